@@ -1,0 +1,40 @@
+"""Switch a capture on and off from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vtrain_plugin import arming
+from vtrain_plugin.session import Session
+from vtrain_plugin.settings import Settings
+
+
+def enable(out: str = "", **options: Any) -> Session | None:
+    """Arm a capture; it starts after the warm-up steps and ends by itself.
+
+    out: output directory or URI; the other options are the fields of `Settings`. Returns the
+    session, or the one that is already armed. Raises `SettingsError` for a setting that cannot be
+    honoured (at this call, before training), never later.
+    """
+    return arming.arm(Settings(out=out, **options))
+
+
+def disable() -> None:
+    """End the capture now, write what it holds and remove every hook."""
+    arming.disarm()
+
+
+@contextmanager
+def profile(out: str = "", **options: Any) -> Iterator[Session | None]:
+    """Capture the training steps inside the block.
+
+    Optimizer steps mark the end of a training step; a loop without Megatron's optimizer calls
+    ``session.step()`` at the end of each instead.
+    """
+    session = enable(out, **options)
+    try:
+        yield session
+    finally:
+        disable()

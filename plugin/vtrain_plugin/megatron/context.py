@@ -1,0 +1,73 @@
+"""What the plugin learns of the model and of the parallel layout while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ModelContext:
+    """Configuration objects and sizes, filled in as hooks see them."""
+
+    def __init__(self) -> None:
+        self.config: Any = None
+        self.ddp_config: Any = None
+        self.optimizer_config: Any = None
+        self.gpt: Any = None
+        self.parameters = 0
+        self.seq_length = 0
+        self.micro_batch_size = 0
+        self.padded_vocab_size = 0
+        self.max_position_embeddings: int | None = None
+        self.position_embedding_type: str | None = None
+        self.tied_embeddings: bool | None = None
+        self.transformer_impl = "local"
+        self.main_grads_dtype: str | None = None
+        self.params_dtype: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one microbatch, before sequence or context sharding."""
+        return self.seq_length * self.micro_batch_size
+
+    def learn(self, model: Any) -> None:
+        """Read a (wrapped) model chunk."""
+        inner = model
+        while True:
+            if self.config is None or hasattr(getattr(inner, "config", None), "num_layers"):
+                self.config = getattr(inner, "config", self.config)
+            self.ddp_config = getattr(inner, "ddp_config", None) or self.ddp_config
+            if not hasattr(inner, "module"):
+                break
+            inner = inner.module
+        self.gpt = inner
+        parameters = list(inner.parameters())
+        self.parameters += sum(p.numel() for p in parameters)
+        if parameters:
+            self.params_dtype = dtype_name(parameters[0].dtype)
+            main = getattr(parameters[0], "main_grad", None)
+            self.main_grads_dtype = dtype_name(main.dtype) if main is not None else None
+        kind = getattr(inner, "position_embedding_type", None)
+        self.position_embedding_type = kind if isinstance(kind, str) else self.position_embedding_type
+        tied = getattr(inner, "share_embeddings_and_output_weights", None)
+        self.tied_embeddings = tied if isinstance(tied, bool) else self.tied_embeddings
+        vocabulary = getattr(inner, "vocab_size", None)
+        if isinstance(vocabulary, int):
+            self.padded_vocab_size = vocabulary
+        positions = getattr(inner, "max_sequence_length", None)
+        if self.position_embedding_type == "learned_absolute" and isinstance(positions, int):
+            self.max_position_embeddings = positions
+
+    def see_hidden_states(self, shape: tuple[int, ...]) -> None:
+        """Learn sequence length and micro batch from a layer's input, [s / (tp*cp), b, h]."""
+        if self.seq_length or len(shape) != 3 or self.config is None:
+            return
+        shards = getattr(self.config, "context_parallel_size", 1) or 1
+        if getattr(self.config, "sequence_parallel", False):
+            shards *= getattr(self.config, "tensor_model_parallel_size", 1) or 1
+        self.seq_length, self.micro_batch_size = shape[0] * shards, shape[1]
+
+
+def dtype_name(dtype: Any) -> str:
+    """``torch.bfloat16`` -> ``bfloat16``; the float8 types -> ``float8``."""
+    name = str(dtype).removeprefix("torch.")
+    return "float8" if name.startswith("float8") else name

@@ -1,0 +1,73 @@
+"""Rows -> Parquet. A file is whole or absent; a failed write never reaches training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from vtrain_schemas import arrow_schema
+from vtrain_schemas.layout import file_path
+
+
+class Sink:
+    """Writes the tables of one rank of one run.
+
+    out: a local directory or a URI that pyarrow (or, failing that, fsspec) can open.
+    Each `write` makes one new part; parts of a killed process are whole files.
+    """
+
+    def __init__(self, out: str, run_id: str, rank: int) -> None:
+        self.run_id = run_id
+        self.rank = rank
+        self._filesystem, self._root = _open_filesystem(out)
+        self._parts: dict[str, int] = {}
+
+    def write(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Write rows as the next part of `table`. Raises OSError where the disk refuses."""
+        if not rows:
+            return
+        schema = arrow_schema(table)
+        columns = {f.name: pa.array([r.get(f.name) for r in rows], f.type) for f in schema}
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
+        part = self._parts.get(table, 0)
+        path = f"{self._root}/{file_path(self.run_id, table, self.rank, part)}"
+        self._store(path, buffer.getvalue())
+        self._parts[table] = part + 1
+
+    def _store(self, path: str, data: pa.Buffer) -> None:
+        folder, _, name = path.rpartition("/")
+        self._filesystem.create_dir(folder, recursive=True)
+        if not isinstance(self._filesystem, pafs.LocalFileSystem):
+            # Object stores show an object only once its upload is complete.
+            with self._filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        hidden = f"{folder}/.{name}.{os.getpid()}.tmp"
+        try:
+            with open(hidden, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(hidden, path)
+        except OSError:
+            try:
+                os.unlink(hidden)
+            except OSError:
+                pass
+            raise
+
+
+def _open_filesystem(out: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in out:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(out))
+    try:
+        return pafs.FileSystem.from_uri(out)
+    except (pa.ArrowInvalid, NotImplementedError):
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(out)
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path

@@ -1,0 +1,36 @@
+"""Where a profile's files lie: ``run_id=<id>/table=<name>/rank=<00000>.parquet``.
+
+A long capture adds parts, ``rank=<00000>.part001.parquet``. Every file is whole: it is written
+under a hidden name and renamed.
+"""
+
+from __future__ import annotations
+
+import re
+
+RUN_PREFIX = "run_id="
+TABLE_PREFIX = "table="
+_FILE = re.compile(r"rank=(\d+)(?:\.part(\d+))?\.parquet$")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+def file_path(run_id: str, table: str, rank: int, part: int = 0) -> str:
+    """Path of one file, relative to the output directory."""
+    suffix = f".part{part:03d}" if part else ""
+    return f"{RUN_PREFIX}{run_id}/{TABLE_PREFIX}{table}/rank={rank:05d}{suffix}.parquet"
+
+
+def parse_file_name(name: str) -> tuple[int, int] | None:
+    """``rank=00003.part001.parquet`` -> ``(3, 1)``; None for a name that is not ours."""
+    match = _FILE.match(name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def check_run_id(run_id: str) -> str:
+    """The run id itself, if it can be a directory name; raises ValueError otherwise."""
+    if not _RUN_ID.match(run_id):
+        raise ValueError(
+            f"run id {run_id!r} is not usable: it takes up to 100 letters, digits, '.', '_' and '-', "
+            "and begins with a letter or digit"
+        )
+    return run_id

@@ -1,0 +1,260 @@
+"""Arrow schema of every profile table, with the unit and the meaning of each column.
+
+Source of the table set: the project's design; times are nanoseconds, sizes bytes. ``start_ns`` is
+nanoseconds since the Unix epoch, so that ranks of one host line up (monotonic within a rank).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import pyarrow as pa
+
+from vtrain_schemas.version import SCHEMA_VERSION
+
+I16, I32, I64 = pa.int16(), pa.int32(), pa.int64()
+F64, STR, BOOL = pa.float64(), pa.string(), pa.bool_()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, unit ("" where it has none) and meaning."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    unit: str = ""
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """One profile table: what a row is, and its columns."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def _key(name: str, type_: pa.DataType, doc: str, unit: str = "") -> Column:
+    return Column(name, type_, doc, unit, nullable=False)
+
+
+RUN_ID = _key("run_id", STR, "run that the row belongs to")
+RANK = _key("rank", I32, "global rank of the process")
+STEP = _key("step", I32, "training step since the capture was armed (0 is the first warm-up step)")
+START = _key("start_ns", I64, "start, since the Unix epoch", "ns")
+DURATION = _key("duration_ns", I64, "duration on the clock that `runs.clock_source` names", "ns")
+
+RUNS = Table(
+    "runs",
+    "a capture",
+    (
+        RUN_ID,
+        _key("schema_version", STR, "version of the profile schema, MAJOR.MINOR"),
+        _key("source", STR, "what wrote it: plugin, rank (fake world), ops, collectives"),
+        _key("created_ns", I64, "when the capture began, since the Unix epoch", "ns"),
+        _key("world_size", I32, "number of ranks of the (real or played) world"),
+        Column("tensor_model_parallel_size", I32, "tensor parallel size (tp)"),
+        Column("pipeline_model_parallel_size", I32, "pipeline parallel size (pp)"),
+        Column("virtual_pipeline_chunks", I32, "model chunks a stage (vpp); 1 without interleaving"),
+        Column("context_parallel_size", I32, "context parallel size (cp)"),
+        Column("expert_model_parallel_size", I32, "expert parallel size (ep)"),
+        Column("expert_tensor_parallel_size", I32, "tensor parallel size of the experts"),
+        Column("data_parallel_size", I32, "data parallel size (dp), without context parallel ranks"),
+        Column("sequence_parallel", BOOL, "sequence parallelism on"),
+        Column("distributed_optimizer", BOOL, "optimizer state sharded over data parallel ranks"),
+        Column("overlap_grad_reduce", BOOL, "gradient reduction overlapped with backward"),
+        Column("overlap_param_gather", BOOL, "parameter gather overlapped with forward"),
+        Column("overlap_p2p_comm", BOOL, "pipeline communication overlapped with compute"),
+        Column("num_layers", I32, "transformer layers of the whole model"),
+        Column("hidden_size", I32, "hidden size"),
+        Column("ffn_hidden_size", I32, "feed-forward hidden size"),
+        Column("num_attention_heads", I32, "attention heads"),
+        Column("num_query_groups", I32, "key/value heads (equal to the heads without GQA)"),
+        Column("kv_channels", I32, "dimension of an attention head"),
+        Column("seq_length", I32, "tokens a sequence", "tokens"),
+        Column("padded_vocab_size", I32, "vocabulary size after padding"),
+        Column("max_position_embeddings", I32, "rows of a learned position embedding; null without one"),
+        Column("num_experts", I32, "experts a layer; null for a dense model"),
+        Column("moe_router_topk", I32, "experts a token; null for a dense model"),
+        Column("moe_ffn_hidden_size", I32, "feed-forward hidden size of an expert"),
+        Column("swiglu", BOOL, "gated linear unit in the feed-forward block"),
+        Column("add_bias_linear", BOOL, "biases on the linear layers"),
+        Column("normalization", STR, "LayerNorm or RMSNorm"),
+        Column("position_embedding_type", STR, "rope, learned_absolute or none"),
+        Column("untie_embeddings_and_output_weights", BOOL, "separate input and output embeddings"),
+        Column("params_dtype", STR, "type of the parameters: float32, bfloat16, float16"),
+        Column("fp8", STR, "fp8 recipe; null without"),
+        Column("main_grads_dtype", STR, "type of the gradient buffers"),
+        Column("optimizer", STR, "optimizer name"),
+        Column("recompute_granularity", STR, "null, selective or full"),
+        Column("recompute_method", STR, "null, uniform or block"),
+        Column("recompute_num_layers", I32, "layers a recompute unit"),
+        Column("micro_batch_size", I32, "sequences a microbatch and data parallel rank"),
+        Column("global_batch_size", I32, "sequences a step over all ranks"),
+        Column("num_microbatches", I32, "microbatches a step and data parallel rank"),
+        Column("transformer_impl", STR, "local or transformer_engine"),
+        Column("device_name", STR, "name of the GPU, or of the processor for CPU runs"),
+        Column("device_memory_bytes", I64, "memory of one device", "bytes"),
+        Column("devices_per_host", I32, "ranks on the first host"),
+        Column("backend", STR, "communication backend: nccl, gloo, fake"),
+        Column("hosts", pa.list_(STR), "host names seen by this rank"),
+        Column("torch_version", STR, "version of torch"),
+        Column("megatron_core_version", STR, "version of megatron-core"),
+        Column("cuda_version", STR, "version of CUDA that torch was built for"),
+        Column("nccl_version", STR, "version of NCCL"),
+        _key("vtrain_version", STR, "version of the plugin"),
+        _key("clock_source", STR, "where durations come from: host, cuda_event, cupti"),
+        Column("warmup_steps", I32, "steps before the capture"),
+        Column("active_steps", I32, "steps asked for"),
+        Column("config_json", STR, "the whole transformer configuration as JSON"),
+    ),
+)
+
+RANKS = Table(
+    "ranks",
+    "a process",
+    (
+        RUN_ID,
+        RANK,
+        _key("host", STR, "host name"),
+        _key("local_rank", I32, "rank within the host"),
+        _key("tp_rank", I32, "tensor parallel coordinate"),
+        _key("pp_rank", I32, "pipeline stage"),
+        _key("dp_rank", I32, "data parallel coordinate"),
+        _key("cp_rank", I32, "context parallel coordinate"),
+        _key("ep_rank", I32, "expert parallel coordinate"),
+        Column("device_name", STR, "device of this rank"),
+        Column("parameters", I64, "parameters that this rank holds", "elements"),
+        Column("dropped_rows", I64, "rows that were lost because of the memory bound", "rows"),
+    ),
+)
+
+STEPS = Table(
+    "steps",
+    "one training step on one rank",
+    (
+        RUN_ID,
+        RANK,
+        STEP,
+        START,
+        DURATION,
+        Column("interval_ns", I64, "from the end of the step before to the end of this one", "ns"),
+        Column("num_microbatches", I32, "microbatches that ran"),
+        Column("tokens", I64, "tokens that this rank's data parallel replica processed", "tokens"),
+        Column("peak_allocated_bytes", I64, "peak memory in use since the process began", "bytes"),
+        Column("peak_reserved_bytes", I64, "peak memory reserved by the allocator", "bytes"),
+    ),
+)
+
+SPANS = Table(
+    "spans",
+    "a module or a phase inside a step",
+    (
+        RUN_ID,
+        RANK,
+        STEP,
+        _key("span_id", I64, "unique within a rank"),
+        Column("parent_id", I64, "span that encloses it; null for the step"),
+        _key("name", STR, "module path in the model, or name of the phase"),
+        _key("kind", STR, "see the span kinds"),
+        _key("phase", STR, "see the phases"),
+        Column("layer_number", I32, "number of the layer in the whole model, from 1"),
+        Column("microbatch", I32, "microbatch within the step, from 0"),
+        Column("chunk", I32, "virtual pipeline chunk on this rank, from 0"),
+        START,
+        DURATION,
+        _key("self_ns", I64, "duration less that of enclosed spans and of blocking communication", "ns"),
+    ),
+)
+
+OPERATORS = Table(
+    "operators",
+    "an operator call",
+    (
+        RUN_ID,
+        RANK,
+        STEP,
+        Column("span_id", I64, "span that the operator is, or is the remainder of"),
+        _key("name", STR, "module name, or name of the framework operator"),
+        _key("kind", STR, "see the operator kinds"),
+        _key("phase", STR, "see the phases"),
+        _key("source", STR, "module (hooks), kineto (torch.profiler), microbench (vtrain-profile ops)"),
+        Column("m", I64, "rows: tokens on this rank, or elements for the once-a-step kinds"),
+        Column("n", I64, "columns"),
+        Column("k", I64, "inner dimension"),
+        Column("batch", I64, "independent problems"),
+        Column("seq_q", I64, "query tokens a sequence", "tokens"),
+        Column("seq_kv", I64, "key tokens a sequence", "tokens"),
+        Column("heads", I64, "query heads on this rank"),
+        Column("kv_heads", I64, "key/value heads on this rank"),
+        Column("head_dim", I64, "dimension of a head"),
+        Column("dtype", STR, "element type of the inputs"),
+        Column("fused", STR, "what else runs inside, for example layernorm"),
+        Column("flops", F64, "floating point operations, see the formula of the kind", "FLOP"),
+        Column("bytes", F64, "memory traffic of a perfect implementation", "bytes"),
+        Column("input_dims", STR, "input shapes as JSON, where the profiler gave them"),
+        START,
+        DURATION,
+    ),
+)
+
+KERNELS = Table(
+    "kernels",
+    "a GPU kernel, from CUPTI",
+    (
+        RUN_ID,
+        RANK,
+        STEP,
+        _key("name", STR, "kernel name"),
+        Column("stream", I64, "CUDA stream"),
+        Column("correlation", I64, "CUPTI correlation id of the launch"),
+        Column("operator", STR, "framework operator that launched it"),
+        START,
+        DURATION,
+    ),
+)
+
+COLLECTIVES = Table(
+    "collectives",
+    "one collective or point-to-point call on one rank",
+    (
+        RUN_ID,
+        RANK,
+        STEP,
+        Column("span_id", I64, "span that it was issued in"),
+        _key("op", STR, "all_reduce, reduce_scatter, all_gather, all_to_all, send, recv, ..."),
+        _key("role", STR, "see the roles"),
+        _key("source", STR, "hook, kineto or microbench"),
+        Column("bytes", I64, "payload: the largest of input and output on one rank", "bytes"),
+        Column("dtype", STR, "element type"),
+        Column("group_ranks", pa.list_(I32), "global ranks of the group; sender and receiver for p2p"),
+        Column("nodes", I32, "hosts that the group spans, as far as this rank knows"),
+        _key("sequence", I64, "ordinal of the call in its group and step; equal on all its ranks"),
+        _key("is_async", BOOL, "the caller did not wait at once"),
+        START,
+        DURATION,
+        Column("exposed_ns", I64, "time that the issuing stream or thread was blocked by it", "ns"),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES)
+}
+
+
+@cache
+def arrow_schema(name: str) -> pa.Schema:
+    """Arrow schema of a table; unit and meaning are in each field's metadata."""
+    table = TABLES[name]
+    fields = [
+        pa.field(c.name, c.type, c.nullable, {"unit": c.unit, "doc": c.doc}) for c in table.columns
+    ]
+    return pa.schema(fields, {"vtrain.schema_version": SCHEMA_VERSION, "vtrain.table": name})

@@ -1,0 +1,39 @@
+"""Version of the profile tables.
+
+A minor version adds nullable columns; a reader of a newer minor version fills what an older file
+lacks with nulls. A major version changes the meaning of a column; it is refused.
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = "1.0"
+
+
+class SchemaVersionError(ValueError):
+    """A file was written with a schema that this version of vtrain cannot read."""
+
+
+def parse_version(version: str) -> tuple[int, int]:
+    """``"1.2"`` -> ``(1, 2)``; raises `SchemaVersionError` for anything else."""
+    major, dot, minor = version.partition(".")
+    if not dot or not major.isdigit() or not minor.isdigit():
+        raise SchemaVersionError(
+            f"schema version {version!r} is not of the form MAJOR.MINOR, for example {SCHEMA_VERSION!r}"
+        )
+    return int(major), int(minor)
+
+
+def check_version(found: str, where: str = "the profile") -> None:
+    """Accept any file of our major version; refuse another major version with one sentence."""
+    major, _ = parse_version(found)
+    ours, _ = parse_version(SCHEMA_VERSION)
+    if major > ours:
+        raise SchemaVersionError(
+            f"{where} was written with profile schema {found}, newer than the {SCHEMA_VERSION} that "
+            "this vtrain reads: upgrade vtrain to read it"
+        )
+    if major < ours:
+        raise SchemaVersionError(
+            f"{where} was written with profile schema {found}, older than the oldest ({ours}.0) that "
+            "this vtrain reads: capture it again, or read it with the vtrain that wrote it"
+        )

@@ -1,0 +1,83 @@
+"""The SQL views: queries that everybody needs, with a comment on each view and each column.
+
+A view is a file in ``views/``: comment lines say what a row is, ``-- @column NAME: TEXT`` lines
+say what each column is, and the query follows. The comments become DuckDB comments and the
+reference documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+# A view may use the ones before it.
+VIEW_ORDER = (
+    "collective_transfers",
+    "exposed_communication",
+    "step_breakdown",
+    "layer_summary",
+    "operator_times",
+    "operator_roofline",
+    "pipeline_bubble",
+    "run_comparison",
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: what a row is, what its columns are, and its query."""
+
+    name: str
+    doc: str
+    columns: dict[str, str]
+    query: str
+
+
+@cache
+def load_view(name: str) -> View:
+    """Read and parse ``views/NAME.sql``."""
+    text = (files("vtrain_schemas") / "views" / f"{name}.sql").read_text(encoding="utf-8")
+    return parse_view(name, text)
+
+
+def parse_view(name: str, text: str) -> View:
+    """Split a view file into documentation and query."""
+    doc: list[str] = []
+    columns: dict[str, str] = {}
+    query: list[str] = []
+    for line in text.splitlines():
+        comment = line.removeprefix("--").strip() if line.startswith("--") and not query else None
+        if comment is None:
+            query.append(line)
+        elif comment.startswith("@column "):
+            column, _, meaning = comment.removeprefix("@column ").partition(":")
+            columns[column.strip()] = meaning.strip()
+        elif columns:
+            last = next(reversed(columns))
+            columns[last] += " " + comment
+        else:
+            doc.append(comment)
+    return View(name, " ".join(doc).strip(), columns, "\n".join(query).strip().rstrip(";"))
+
+
+def views() -> list[View]:
+    """All views, in the order in which they must be created."""
+    return [load_view(name) for name in VIEW_ORDER]
+
+
+def create_statements(view: View, temporary: bool = False) -> list[str]:
+    """SQL that creates a view and its comments."""
+    kind = "TEMPORARY VIEW" if temporary else "VIEW"
+    statements = [f"CREATE OR REPLACE {kind} {view.name} AS {view.query}"]
+    if not temporary:
+        statements.append(f"COMMENT ON VIEW {view.name} IS {_quote(view.doc)}")
+        statements += [
+            f"COMMENT ON COLUMN {view.name}.{column} IS {_quote(meaning)}"
+            for column, meaning in view.columns.items()
+        ]
+    return statements
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

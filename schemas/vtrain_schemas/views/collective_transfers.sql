@@ -1,0 +1,31 @@
+-- One collective or point-to-point call on one rank, with the transfer separated from the wait for
+-- the slowest peer. The transfer is the shortest duration over the ranks of the call; the rest of
+-- each rank's duration is waiting for others to arrive.
+-- @column run_id: run
+-- @column step: training step
+-- @column rank: global rank
+-- @column op: operation; both ends of a point-to-point call are "p2p"
+-- @column role: what the group is for (tp, dp, pp, cp, ep, embedding, ...)
+-- @column group_ranks: global ranks of the call; sender and receiver for p2p
+-- @column sequence: ordinal of the call in its group and step
+-- @column bytes: payload, bytes
+-- @column ranks_seen: ranks of the call whose rows are in the catalog
+-- @column duration_ns: duration on this rank, ns
+-- @column transfer_ns: shortest duration over the ranks seen, ns
+-- @column wait_ns: duration on this rank beyond the transfer, ns
+-- @column is_async: the caller did not wait at once
+-- @column exposed_ns: time for which this rank's stream or thread was blocked, ns
+WITH calls AS (
+    SELECT *, CASE WHEN op IN ('send', 'recv') THEN 'p2p' ELSE op END AS operation
+    FROM collectives
+    WHERE source <> 'kineto'
+)
+SELECT
+    run_id, step, rank, operation AS op, role, group_ranks, sequence, bytes,
+    count(DISTINCT rank) OVER call AS ranks_seen,
+    duration_ns,
+    min(duration_ns) OVER call AS transfer_ns,
+    duration_ns - min(duration_ns) OVER call AS wait_ns,
+    is_async, exposed_ns
+FROM calls
+WINDOW call AS (PARTITION BY run_id, step, operation, group_ranks, sequence)
