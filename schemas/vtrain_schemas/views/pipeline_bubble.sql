@@ -15,4 +15,4 @@ FROM steps s
 JOIN ranks r USING (run_id, rank)
 LEFT JOIN collectives c
     ON c.run_id = s.run_id AND c.rank = s.rank AND c.step = s.step AND c.role = 'pp'
-GROUP BY ALL
+GROUP BY s.run_id, s.rank, r.pp_rank, s.step, s.duration_ns

@@ -1,0 +1,282 @@
+"""`Catalog`: the verbs of ``vtrain-catalog`` as a Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from vtrain_schemas import TABLES
+
+from vtrain_sim.catalog import database
+from vtrain_sim.catalog.scan import Found, read_fully, scan
+from vtrain_sim.errors import UserError, nearest
+
+
+class CatalogError(UserError):
+    """A catalog operation that cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about an indexed run that its reader should know."""
+
+    run_id: str
+    rank: int | None
+    what: str
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What `Catalog.add` did."""
+
+    runs: tuple[str, ...]
+    files_added: int
+    files_unchanged: int
+    rows_added: int
+    problems: tuple[Problem, ...]
+
+
+class Catalog:
+    """A DuckDB file that indexes profiles.
+
+    path: the catalog file; `add` creates it. Every method opens and closes the file itself, so
+    that several people can read one catalog at a time.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def add(self, locations: Sequence[str]) -> AddReport:
+        """Index the profiles below each directory or URI, in one transaction. Idempotent.
+
+        A damaged file is recorded with its problem and left out of the tables. Raises
+        `UserError` when a location holds no profile at all; nothing is added then.
+        """
+        found: list[Found] = []
+        for location in locations:
+            found.extend(scan(location))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with database.connect(self.path, read_only=False) as connection:
+            connection.begin()
+            try:
+                database.create(connection)
+                known = {
+                    row[0]: row[1:]
+                    for row in connection.execute("SELECT path, bytes, modified_ns FROM files").fetchall()
+                }
+                unchanged = [f for f in found if known.get(f.path) == (f.bytes, f.modified_ns)]
+                fresh = [f for f in found if known.get(f.path) != (f.bytes, f.modified_ns)]
+                self._forget_missing(connection, found)
+                for f in fresh:
+                    connection.execute(
+                        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        [f.run_id, f.table, f.rank, f.part, f.path, f.remote, f.rows, f.bytes,
+                         f.modified_ns, f.schema_version, f.problem],
+                    )  # fmt: skip
+                database.create_views(connection)
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+        damaged = [Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in found if f.problem]
+        return AddReport(
+            runs=tuple(sorted({f.run_id for f in found})),
+            files_added=len(fresh),
+            files_unchanged=len(unchanged),
+            rows_added=sum(f.rows for f in fresh if not f.problem),
+            problems=tuple(damaged),
+        )
+
+    @staticmethod
+    def _forget_missing(connection: duckdb.DuckDBPyConnection, found: list[Found]) -> None:
+        """A run that was captured again may have fewer files: drop those that are gone."""
+        present = {f.path for f in found}
+        for run_id in {f.run_id for f in found}:
+            for (path,) in connection.execute("SELECT path FROM files WHERE run_id = ?", [run_id]).fetchall():
+                same_root = any(
+                    path.rsplit("/", 3)[0] == p.rsplit("/", 3)[0] for p in present if f"run_id={run_id}/" in p
+                )
+                if same_root and path not in present:
+                    connection.execute("DELETE FROM files WHERE path = ?", [path])
+
+    def runs(self) -> list[dict[str, Any]]:
+        """One entry a run: id, source, layout, device, ranks and steps captured, problems."""
+        query = """
+            WITH f AS (
+                SELECT run_id, count(DISTINCT rank) FILTER (table_name <> 'runs') AS ranks,
+                       sum(bytes)::BIGINT AS bytes, count(*) FILTER (problem <> '') AS damaged
+                FROM files GROUP BY run_id
+            ),
+            s AS (SELECT run_id, count(DISTINCT step) AS steps, median(duration_ns) / 1e9 AS step_s
+                  FROM steps GROUP BY run_id)
+            SELECT f.run_id, r.source, r.device_name, r.world_size,
+                   r.tensor_model_parallel_size AS tp, r.pipeline_model_parallel_size AS pp,
+                   r.virtual_pipeline_chunks AS vpp, r.data_parallel_size AS dp,
+                   r.num_layers, r.hidden_size, r.global_batch_size AS gbs,
+                   f.ranks, s.steps, s.step_s, f.bytes, f.damaged
+            FROM f LEFT JOIN runs r USING (run_id) LEFT JOIN s USING (run_id)
+            ORDER BY r.created_ns, f.run_id
+        """
+        with self._reading() as connection:
+            return _dictionaries(connection.execute(query))
+
+    def show(self, run_id: str) -> dict[str, Any]:
+        """Everything about one run: its row, ranks, steps, rows per table and problems."""
+        with self._reading() as connection:
+            self._require_run(connection, run_id)
+            row = _dictionaries(connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id]))
+            files = _dictionaries(
+                connection.execute(
+                    "SELECT table_name, count(*) AS files, sum(rows)::BIGINT AS rows, "
+                    "sum(bytes)::BIGINT AS bytes FROM files WHERE run_id = ? GROUP BY 1 ORDER BY 1",
+                    [run_id],
+                )
+            )
+            ranks = _dictionaries(
+                connection.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", [run_id])
+            )
+            steps = _dictionaries(
+                connection.execute("SELECT * FROM steps WHERE run_id = ? ORDER BY step, rank", [run_id])
+            )
+        problems = [p for p in self.check(deep=False) if p.run_id == run_id]
+        return {"run": row[0] if row else None, "tables": files, "ranks": ranks, "steps": steps,
+                "problems": problems}  # fmt: skip
+
+    def check(self, deep: bool = True) -> list[Problem]:
+        """Missing ranks, steps that differ between ranks, clock mismatches, damaged files.
+
+        deep: also read every page of every file.
+        """
+        problems: list[Problem] = []
+        with self._reading() as connection:
+            files = connection.execute(
+                "SELECT run_id, rank, path, problem, remote FROM files ORDER BY path"
+            ).fetchall()
+            worlds = dict(connection.execute("SELECT run_id, world_size FROM runs").fetchall())
+            sources = dict(connection.execute("SELECT run_id, source FROM runs").fetchall())
+            seen: dict[str, set[int]] = {}
+            for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
+                seen.setdefault(run_id, set()).add(rank)
+            # Wall-clock starts of one step on one host agree within the step itself.
+            clocks = connection.execute(
+                """
+                SELECT run_id, step, max(start_ns) - min(start_ns) AS spread, max(duration_ns) AS longest
+                FROM steps GROUP BY ALL HAVING spread > longest AND count(*) > 1
+                """
+            ).fetchall()
+            steps = connection.execute(
+                """
+                WITH p AS (SELECT run_id, rank, list(step ORDER BY step) AS steps FROM steps GROUP BY ALL)
+                SELECT run_id, rank, steps, mode(steps) OVER (PARTITION BY run_id) AS usual
+                FROM p QUALIFY steps <> usual
+                """
+            ).fetchall()
+        for run_id, rank, path, problem, _remote in files:
+            if not problem and deep:
+                problem = read_fully(path)
+            if problem:
+                problems.append(Problem(run_id, rank, f"{path}: {problem}"))
+        for run_id in sorted({f[0] for f in files}):
+            if run_id not in worlds:
+                problems.append(Problem(run_id, None, "its runs table is missing: rank 0 wrote nothing"))
+                continue
+            if sources[run_id] in ("rank", "ops"):  # one process plays or measures for all
+                continue
+            missing = sorted(set(range(worlds[run_id] or 0)) - seen.get(run_id, set()))
+            if missing:
+                shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+                problems.append(
+                    Problem(run_id, None, f"{len(missing)} of {worlds[run_id]} ranks are missing: {shown}")
+                )
+        for run_id, rank, own, usual in steps:
+            problems.append(Problem(run_id, rank, f"has steps {own}, other ranks have {usual}"))
+        for run_id, step, spread, longest in clocks:
+            problems.append(
+                Problem(
+                    run_id, None,
+                    f"step {step} starts {spread / 1e9:.3f} s apart on different ranks, longer than the step "
+                    f"({longest / 1e9:.3f} s): clocks are not synchronised, compare durations only",
+                )
+            )  # fmt: skip
+        return problems
+
+    def sql(self, query: str) -> pa.Table:
+        """Run SQL, read-only and confined to the indexed files; raises `CatalogError` on an error."""
+        if not query.strip():
+            raise CatalogError("the query is empty")
+        with self._reading() as connection:
+            try:
+                return _arrow(connection, query)
+            except (duckdb.Error, RuntimeError, NotImplementedError) as error:
+                raise CatalogError(f"the query failed: {_sentence(error)}") from None
+
+    def schema(self) -> list[dict[str, Any]]:
+        """Every table and view with its columns, types and comments."""
+        with self._reading() as connection:
+            return _dictionaries(
+                connection.execute(
+                    """
+                    SELECT c.table_name, v.comment AS table_comment, c.column_name, c.data_type, c.comment
+                    FROM duckdb_columns() c
+                    LEFT JOIN duckdb_views() v
+                        ON v.view_name = c.table_name AND v.schema_name = c.schema_name
+                    WHERE NOT c.internal AND c.schema_name = 'main' AND c.database_name NOT IN ('system', 'temp')
+                    ORDER BY c.table_name, c.column_index
+                    """
+                )
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A confined read-only connection, for code that asks several questions."""
+        with self._reading() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        if not self.path.exists():
+            raise CatalogError(
+                f"there is no catalog {self.path}: create it with vtrain-catalog add DIR --catalog {self.path}"
+            )
+        with database.connect_confined(self.path) as connection:
+            yield connection
+
+    def _require_run(self, connection: duckdb.DuckDBPyConnection, run_id: str) -> None:
+        known = [r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()]
+        if run_id not in known:
+            raise CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, known)}")
+
+
+def _dictionaries(result: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    names = [d[0] for d in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+_READING = ("SELECT", "EXPLAIN", "PRAGMA", "SHOW", "DESCRIBE")
+
+
+def _arrow(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    for statement in connection.extract_statements(query):
+        # Copying out would be allowed into the very directories that may be read.
+        kind = str(statement.type).rpartition(".")[2]
+        if not kind.startswith(_READING):
+            raise CatalogError(f"a catalog is read-only: {kind} is not allowed, only queries are")
+    relation: Any = connection.sql(query)
+    if relation is None:
+        raise CatalogError("the query returns no rows to show")
+    fetch = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
+    table: pa.Table = fetch()
+    return table
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).split("\n\nLINE")[0].strip()
+    return " ".join(text.split())
+
+
+__all__ = ["TABLES", "AddReport", "Catalog", "CatalogError", "Problem"]

@@ -1,0 +1,144 @@
+"""The DuckDB side: the list of files, the tables as views over them, and safe connections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+from vtrain_schemas import TABLES, arrow_schema
+from vtrain_schemas.views import create_statements, views
+
+from vtrain_sim.catalog.scan import open_filesystem
+from vtrain_sim.errors import UserError
+
+_FILES = """
+CREATE TABLE IF NOT EXISTS files (
+    run_id VARCHAR, table_name VARCHAR, rank INTEGER, part INTEGER, path VARCHAR PRIMARY KEY,
+    remote BOOLEAN, rows BIGINT, bytes BIGINT, modified_ns BIGINT, schema_version VARCHAR,
+    problem VARCHAR
+)
+"""
+_COMMENTS = {
+    "run_id": "run that the file belongs to",
+    "table_name": "profile table",
+    "rank": "global rank",
+    "part": "part of the rank's rows, from 0",
+    "path": "where the file is",
+    "remote": "not on a local disk",
+    "rows": "rows",
+    "bytes": "size, bytes",
+    "modified_ns": "modification time, ns since the Unix epoch",
+    "schema_version": "schema that it was written with",
+    "problem": "why it is not indexed; empty for a usable file",
+}
+
+
+def quote(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def create(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create what a new catalog holds; harmless in an old one."""
+    connection.execute(_FILES)
+    connection.execute("COMMENT ON TABLE files IS 'every file that was added, usable or not'")
+    for column, meaning in _COMMENTS.items():
+        connection.execute(f"COMMENT ON COLUMN files.{column} IS {quote(meaning)}")
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """(Re)create the profile tables over the usable local files, and the documented views."""
+    for name, table in TABLES.items():
+        rows = connection.execute(
+            "SELECT path FROM files WHERE table_name = ? AND problem = '' AND NOT remote ORDER BY path",
+            [name],
+        ).fetchall()
+        connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_table_query(name, [r[0] for r in rows])}")
+        connection.execute(f"COMMENT ON VIEW {name} IS {quote('one row is ' + table.row)}")
+        for column in table.columns:
+            meaning = column.doc + (f", {column.unit}" if column.unit else "")
+            connection.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {quote(meaning)}")
+    for view in views():
+        for statement in create_statements(view):
+            connection.execute(statement)
+
+
+def _table_query(name: str, paths: list[str]) -> str:
+    columns = ", ".join(f'"{c}"' for c in TABLES[name].column_names)
+    # An empty relation with all columns: what an older file lacks becomes null.
+    empty = ", ".join(f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in arrow_schema(name))
+    query = f"SELECT {empty} WHERE false"
+    if paths:
+        listed = ", ".join(quote(p) for p in paths)
+        read = f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+        query = f"{query} UNION ALL BY NAME {read}"
+    return f"SELECT {columns} FROM ({query})"
+
+
+def _sql_type(type_: pa.DataType) -> str:
+    if pa.types.is_list(type_):
+        return _sql_type(type_.value_type) + "[]"
+    names = {"int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "double": "DOUBLE",
+             "string": "VARCHAR", "bool": "BOOLEAN"}  # fmt: skip
+    return names[str(type_)]
+
+
+@contextmanager
+def connect(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a catalog file; a file that is not one is refused with a sentence."""
+    try:
+        connection = duckdb.connect(str(path), read_only=read_only)
+    except duckdb.Error as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"cannot open the catalog {path}: {first}") from None
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a catalog for other people's SQL: read-only, and no reach beyond the indexed files."""
+    with connect(path, read_only=True) as connection:
+        try:
+            rows = connection.execute("SELECT path, remote FROM files WHERE problem = ''").fetchall()
+        except duckdb.CatalogException:
+            raise UserError(f"{path} is a DuckDB file but not a vtrain catalog") from None
+        if any(remote for _, remote in rows):
+            _shadow_remote(connection)
+        folders = sorted({os.path.dirname(p) for p, remote in rows if not remote})
+        listed = ", ".join(quote(f + os.sep) for f in folders)
+        connection.execute(f"SET allowed_directories = [{listed}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        yield connection
+
+
+def _shadow_remote(connection: duckdb.DuckDBPyConnection) -> None:
+    """Temporary views that read remote files through Arrow; they hide the persistent ones."""
+    for name in TABLES:
+        rows = connection.execute(
+            "SELECT path FROM files WHERE table_name = ? AND problem = '' AND remote ORDER BY path", [name]
+        ).fetchall()
+        local = connection.execute(
+            "SELECT path FROM files WHERE table_name = ? AND problem = '' AND NOT remote", [name]
+        ).fetchall()
+        query = _table_query(name, [r[0] for r in local])
+        if rows:
+            filesystem, _, _ = open_filesystem(rows[0][0])
+            inner = [open_filesystem(r[0])[1] for r in rows]
+            dataset = pads.dataset(
+                inner, schema=arrow_schema(name), format="parquet", filesystem=filesystem
+            )
+            connection.register(f"remote_{name}", dataset)
+            query = f"{query} UNION ALL BY NAME SELECT * FROM remote_{name}"
+        connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {name} AS {query}")
+    for view in views():
+        for statement in create_statements(view, temporary=True):
+            connection.execute(statement)

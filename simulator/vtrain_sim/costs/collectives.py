@@ -1,0 +1,160 @@
+"""Price of a collective or point-to-point transfer: measured sizes, or alpha-beta over the links.
+
+bytes is the payload: the larger of input and output on one rank. Ring algorithms move
+bus_factor(op, n) times that over each link (NCCL's performance notes).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+import duckdb
+
+from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
+from vtrain_sim.errors import UserError
+from vtrain_sim.specs import ClusterSpec
+
+_P2P = "p2p"
+
+
+def bus_factor(op: str, size: int) -> float:
+    """Payloads that cross one rank's link in a ring of `size` ranks."""
+    if op == "all_reduce":
+        return 2.0 * (size - 1) / size
+    if op in ("reduce_scatter", "all_gather", "all_to_all"):
+        return (size - 1) / size
+    return 1.0
+
+
+@dataclass
+class MeasuredCollectives:
+    """Transfer times: (op, ranks) -> sorted [(bytes, seconds, spread)]."""
+
+    points: dict[tuple[str, int], list[tuple[int, float, float]]] = field(default_factory=dict)
+
+    def add(self, op: str, size: int, nbytes: int, seconds: float, spread: float) -> None:
+        """Add one measured size; points are kept sorted."""
+        found = self.points.setdefault((op, size), [])
+        found.append((nbytes, seconds, spread))
+        found.sort()
+
+    def price(self, op: str, size: int, nbytes: int) -> Price | None:
+        """Price of an op that was measured with this number of ranks, or None."""
+        points = self.points.get((op, size))
+        if not points:
+            return None
+        sizes = [p[0] for p in points]
+        at = bisect_left(sizes, nbytes)
+        if at < len(points) and points[at][0] == nbytes:
+            return Price(points[at][1], max(0.02, points[at][2]), MEASURED)
+        if at == 0:
+            return Price(points[0][1], 0.15, INTERPOLATED)
+        if at == len(points):
+            return self._beyond(points, nbytes)
+        (b0, s0, d0), (b1, s1, d1) = points[at - 1], points[at]
+        share = (math.log(nbytes) - math.log(b0)) / (math.log(b1) - math.log(b0))
+        seconds = math.exp(math.log(s0) + share * (math.log(s1) - math.log(s0)))
+        return Price(seconds, max(0.04, d0, d1), INTERPOLATED)
+
+    @staticmethod
+    def _beyond(points: list[tuple[int, float, float]], nbytes: int) -> Price:
+        """Above the largest size: the time grows with the bytes at the rate of the last two."""
+        b1, s1, _ = points[-1]
+        rate = b1 / s1
+        if len(points) > 1:
+            b0, s0, _ = points[-2]
+            if s1 > s0:
+                rate = (b1 - b0) / (s1 - s0)
+        distance = math.log(nbytes / b1)
+        return Price(s1 + (nbytes - b1) / rate, 0.05 + 0.1 * distance, INTERPOLATED if distance < 1 else MODELLED)
+
+    def alpha_beta(self) -> tuple[float, float] | None:
+        """Latency (s) and bus bandwidth (bytes/s) that the measurements of any op suggest."""
+        largest = [
+            (s, n * bus_factor(op, size)) for (op, size), ps in self.points.items() for n, s, _ in ps[-1:]
+        ]
+        smallest = [s for ps in self.points.values() for _, s, _ in ps[:1]]
+        if not largest:
+            return None
+        rates = sorted(moved / s for s, moved in largest if s > 0)
+        return min(smallest), rates[len(rates) // 2]
+
+
+def load_collectives(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> MeasuredCollectives:
+    """Transfers of microbenchmarks: the shortest duration over the ranks of each call, then the
+    middle over the repetitions."""
+    rows = connection.execute(
+        """
+        WITH transfers AS (
+            SELECT DISTINCT run_id, step, op, group_ranks, sequence, bytes, transfer_ns,
+                   len(group_ranks) AS size
+            FROM collective_transfers
+            WHERE list_contains(?, run_id) AND bytes > 0 AND len(group_ranks) > 1 AND ranks_seen > 1
+        )
+        SELECT op, size, bytes, median(transfer_ns), quantile_cont(transfer_ns, 0.84), count(*)
+        FROM transfers GROUP BY op, size, bytes ORDER BY ALL
+        """,
+        [run_ids],
+    ).fetchall()
+    measured = MeasuredCollectives()
+    for op, size, nbytes, median, high, calls in rows:
+        if median and median > 0:
+            spread = max(0.0, high / median - 1) / math.sqrt(max(1, calls))
+            measured.add(op, size, nbytes, median / 1e9, spread)
+    return measured
+
+
+class CollectiveCosts:
+    """Prices communication on one cluster."""
+
+    def __init__(self, cluster: ClusterSpec, measured: MeasuredCollectives | None = None) -> None:
+        self.cluster = cluster
+        self.measured = measured or MeasuredCollectives()
+        self._prices: dict[tuple[str, int, int, int, int], Price] = {}
+
+    def price(self, op: str, size: int, nbytes: int, nodes: int = 1, sharers: int = 1) -> Price:
+        """Duration of one call.
+
+        size: ranks of the group; nodes: nodes that it spans; sharers: groups of the same kind that
+        use one node's network at once. Raises `UserError` where nothing says how fast it is.
+        """
+        key = (op, size, nbytes, nodes, sharers)
+        found = self._prices.get(key)
+        if found is None:
+            found = self._price(*key)
+            self._prices[key] = found
+        return found
+
+    def _price(self, op: str, size: int, nbytes: int, nodes: int, sharers: int) -> Price:
+        if size <= 1 or nbytes <= 0:
+            return Price(0.0, 0.0, MEASURED)
+        if nodes == 1:
+            measured = self.measured.price(op, size, nbytes)
+            if measured is not None:
+                return measured
+        network = self.cluster.intra_node if nodes == 1 else self.cluster.inter_node
+        if network.bandwidth <= 1.0:
+            guess = self.measured.alpha_beta()
+            if guess is None:
+                raise UserError(
+                    f"nothing says how long {op} among {size} ranks takes on {self.cluster.name}: measure it "
+                    f"with vtrain-profile collectives and add that to the catalog, or give --cluster"
+                )
+            latency, bandwidth = guess
+            return Price(latency + nbytes * bus_factor(op, size) / bandwidth, 0.5, MODELLED)
+        if op in (_P2P, "send", "recv"):
+            rate = network.p2p_bandwidth or network.bandwidth
+            return Price(network.latency_s + nbytes / rate, 0.15, MODELLED)
+        rate = network.bandwidth
+        if nodes > 1 and network.node_bandwidth:
+            # A group's rings leave a node through as many links as it has ranks there.
+            ranks_per_node = max(1, size // nodes)
+            rate = min(
+                network.bandwidth * ranks_per_node, network.node_bandwidth / max(1, sharers)
+            )
+        hops = size - 1 if nodes == 1 else nodes - 1
+        factor = bus_factor(op, size)
+        seconds = network.latency_s + hops * network.hop_latency_s + nbytes * factor / rate
+        return Price(seconds, 0.15, MODELLED)

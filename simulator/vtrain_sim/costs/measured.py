@@ -1,0 +1,101 @@
+"""Operator times from a catalog, by kind, phase, type and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import duckdb
+from vtrain_schemas.operators import Operator
+
+# The recomputed forward pass costs what the forward pass costs.
+_SAME_AS = {"recompute": "forward"}
+
+
+def canonical(operator: Operator) -> tuple[str, str, str, str, tuple[int, ...]]:
+    """The identity under which times are looked up."""
+    phase = _SAME_AS.get(operator.phase, operator.phase)
+    return operator.kind, phase, operator.dtype, operator.fused, operator.dims
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Duration of one operator at one shape: typical value and spread over calls."""
+
+    seconds: float
+    spread: float
+    calls: int
+
+
+class MeasuredOperators:
+    """A look-up of measured operators."""
+
+    def __init__(self, entries: Iterable[tuple[Operator, Measurement]] = ()) -> None:
+        self._entries: dict[tuple[str, str, str, str, tuple[int, ...]], tuple[Operator, Measurement]] = {}
+        for operator, measurement in entries:
+            key = canonical(operator)
+            held = self._entries.get(key)
+            # The forward pass proper says more of itself than its recomputation does.
+            if held is None or held[0].phase == "recompute" or operator.phase != "recompute":
+                self._entries[key] = (operator, measurement)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[Operator, Measurement]]:
+        return iter(self._entries.values())
+
+    def get(self, operator: Operator) -> Measurement | None:
+        """The measurement at exactly this kind, phase, type and shape."""
+        found = self._entries.get(canonical(operator))
+        return found[1] if found is not None else None
+
+    def merged(self, other: MeasuredOperators) -> MeasuredOperators:
+        """These, and where they have nothing the other's."""
+        return MeasuredOperators([*other, *self])
+
+
+def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> MeasuredOperators:
+    """All module-level and microbenchmark operator times of the given runs.
+
+    A shape's time is the mean of the middle of its calls (first to ninth decile): a step is the sum
+    of its operators, so a mean is needed, and a rare interruption must not count.
+    """
+    rows = connection.execute(
+        """
+        WITH called AS (
+            SELECT kind, phase, coalesce(dtype, '') AS dtype, coalesce(fused, '') AS fused,
+                   coalesce(m, 0) AS m, coalesce(n, 0) AS n, coalesce(k, 0) AS k,
+                   coalesce(batch, 1) AS batch, coalesce(seq_q, 0) AS seq_q,
+                   coalesce(seq_kv, 0) AS seq_kv, coalesce(heads, 0) AS heads,
+                   coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, duration_ns
+            FROM operators
+            WHERE list_contains(?, run_id) AND source IN ('module', 'microbench')
+              AND kind <> 'other' AND name NOT LIKE 'reference%'
+        ),
+        ranked AS (
+            SELECT *,
+                   quantile_cont(duration_ns, 0.1) OVER shape AS low,
+                   quantile_cont(duration_ns, 0.9) OVER shape AS high
+            FROM called
+            WINDOW shape AS (PARTITION BY kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv,
+                             heads, kv_heads, head_dim)
+        )
+        SELECT kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim,
+               avg(duration_ns) FILTER (duration_ns BETWEEN low AND high),
+               stddev_pop(duration_ns) FILTER (duration_ns BETWEEN low AND high), count(*)
+        FROM ranked
+        GROUP BY kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim
+        ORDER BY ALL
+        """,
+        [run_ids],
+    ).fetchall()
+    entries = []
+    for kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim, mean, std, calls in rows:
+        if mean is None or mean <= 0:
+            continue
+        operator = Operator(
+            kind, phase, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim, dtype, fused
+        )
+        entries.append((operator, Measurement(mean / 1e9, (std or 0.0) / mean, calls)))
+    return MeasuredOperators(entries)

@@ -1,0 +1,81 @@
+"""Price of an operator: measured, else interpolated from what is near, else modelled."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from vtrain_schemas.operators import Operator
+
+from vtrain_sim.costs.measured import MeasuredOperators, canonical
+from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
+from vtrain_sim.costs.residual import ResidualField
+from vtrain_sim.costs.surfaces import DeviceSurface
+
+# Kinds whose time is the host's and does not follow FLOPs or bytes.
+_CONSTANT = ("microbatch", "step_overhead")
+# Below this uncertainty a prediction rests on measurements nearby rather than on the surface.
+_INTERPOLATED_BELOW = 0.5
+
+
+class OperatorCosts:
+    """Prices operators on one device. Each distinct operator is priced once.
+
+    contention: factor on measured and modelled times alike, see `ClusterSpec.contention`.
+    """
+
+    def __init__(
+        self, surface: DeviceSurface, measured: MeasuredOperators | None = None, contention: float = 1.0
+    ) -> None:
+        self.surface = surface
+        self.measured = measured or MeasuredOperators()
+        self.contention = contention
+        self._prices: dict[Operator, Price] = {}
+        self._fields: dict[tuple[str, str, str, str], ResidualField] = {}
+        self._constants: dict[tuple[str, str], float] = {}
+        self._fit()
+
+    def price(self, operator: Operator) -> Price:
+        """Duration of one call of an operator."""
+        found = self._prices.get(operator)
+        if found is None:
+            found = self._price(operator).scaled(self.contention)
+            self._prices[operator] = found
+        return found
+
+    def _price(self, operator: Operator) -> Price:
+        exact = self.measured.get(operator)
+        if exact is not None:
+            sigma = max(0.01, exact.spread / math.sqrt(max(1, exact.calls)))
+            return Price(exact.seconds, sigma, MEASURED)
+        kind, phase, dtype, fused, _ = canonical(operator)
+        if operator.kind in _CONSTANT:
+            constant = self._constants.get((kind, phase))
+            if constant is not None:
+                return Price(constant, 0.3, INTERPOLATED)
+            return Price(self.surface.seconds(operator), 0.5, MODELLED)
+        base = self.surface.seconds(operator)
+        field = self._fields.get((kind, phase, dtype, fused))
+        if field is None or base <= 0:
+            return Price(base, self.surface.sigma(operator), MODELLED)
+        mean, sigma = field.predict(_point(operator))
+        near = sigma < _INTERPOLATED_BELOW * self.surface.sigma(operator)
+        return Price(base * math.exp(mean), sigma, INTERPOLATED if near else MODELLED)
+
+    def _fit(self) -> None:
+        groups: dict[tuple[str, str, str, str], list[tuple[Operator, float]]] = {}
+        for operator, measurement in self.measured:
+            kind, phase, dtype, fused, _ = canonical(operator)
+            if operator.kind in _CONSTANT:
+                self._constants[kind, phase] = measurement.seconds
+            elif measurement.seconds > 0 and self.surface.seconds(operator) > 0:
+                groups.setdefault((kind, phase, dtype, fused), []).append((operator, measurement.seconds))
+        for key, members in groups.items():
+            points = np.array([_point(operator) for operator, _ in members])
+            residuals = np.array([math.log(s / self.surface.seconds(o)) for o, s in members])
+            self._fields[key] = ResidualField(points, residuals, self.surface.sigma(members[0][0]))
+
+
+def _point(operator: Operator) -> np.ndarray:
+    """Coordinates of a shape: logarithms of its sizes, 0 for those that its kind lacks."""
+    return np.array([math.log(d) if d > 0 else 0.0 for d in operator.dims])

@@ -1,0 +1,140 @@
+"""A captured profile as the simulator uses it: configuration, device, operator and network times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+from vtrain_schemas.operators import Operator
+
+from vtrain_sim.catalog import Catalog
+from vtrain_sim.costs.collectives import MeasuredCollectives, load_collectives
+from vtrain_sim.costs.measured import MeasuredOperators, Measurement, load_operators
+from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.specs import ClusterSpec, Configuration, DeviceSpec, NetworkSpec
+from vtrain_sim.specs.from_run import configuration_from_run
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run says."""
+
+    run: dict[str, Any]
+    configuration: Configuration
+    operators: MeasuredOperators
+    collectives: MeasuredCollectives
+    cluster: ClusterSpec
+    step_s: float
+
+
+def load_profile(catalog: Catalog, run_id: str, use_run_ids: tuple[str, ...] = ()) -> Profile:
+    """Read a run, and the microbenchmarks of the same device in the same catalog.
+
+    use_run_ids: other runs whose operators are used too. Raises `UserError` for an unknown run or
+    one without operators.
+    """
+    with catalog.reading() as connection:
+        runs = _rows(connection, "SELECT * FROM runs")
+        by_id = {r["run_id"]: r for r in runs}
+        for wanted in (run_id, *use_run_ids):
+            if wanted not in by_id:
+                raise UserError(f"there is no run {wanted!r} in {catalog.path}{nearest(wanted, by_id)}")
+        run = by_id[run_id]
+        same_device = [r for r in runs if r["device_name"] == run["device_name"]]
+        benches = [r["run_id"] for r in same_device if r["source"] in ("ops", "rank", "collectives")]
+        own = load_operators(connection, [run_id])
+        if not len(own):
+            raise UserError(
+                f"run {run_id!r} has no operators: capture it with operators on, or add runs of "
+                "vtrain-profile ops or rank"
+            )
+        others = load_operators(connection, [*use_run_ids, *benches])
+        overhead = _step_overhead(connection, run_id)
+        collectives = load_collectives(
+            connection, [r["run_id"] for r in same_device if r["source"] == "collectives"]
+        )
+        contention = _contention(connection, benches) if run["world_size"] == 1 else 1.0
+        step_s = connection.execute(
+            "SELECT median(d) / 1e9 FROM (SELECT max(duration_ns) AS d FROM steps WHERE run_id = ? GROUP BY step)",
+            [run_id],
+        ).fetchall()[0][0]
+    extra = MeasuredOperators(
+        [(Operator("step_overhead", "update", dtype="float32"), Measurement(overhead, 0.2, 1))]
+        if overhead > 0
+        else []
+    )
+    operators = own.merged(extra).merged(others)
+    per_node = max(int(r["devices_per_host"] or 1) for r in same_device)
+    cluster = _cluster(run, operators, contention, per_node)
+    return Profile(run, configuration_from_run(run), operators, collectives, cluster, float(step_s or 0.0))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    result = connection.execute(query)
+    names = [d[0] for d in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _step_overhead(connection: duckdb.DuckDBPyConnection, run_id: str) -> float:
+    """Seconds of a step that are neither an operator nor communication."""
+    value = connection.execute(
+        """
+        WITH o AS (SELECT rank, step, sum(duration_ns) AS ns FROM operators
+                   WHERE run_id = ? AND source = 'module' GROUP BY ALL),
+        c AS (SELECT rank, step, sum(exposed_ns) AS ns FROM collectives
+              WHERE run_id = ? AND source = 'hook' GROUP BY ALL)
+        SELECT median(s.duration_ns - o.ns - coalesce(c.ns, 0)) / 1e9
+        FROM steps s JOIN o USING (rank, step) LEFT JOIN c USING (rank, step) WHERE s.run_id = ?
+        """,
+        [run_id, run_id, run_id],
+    ).fetchall()[0][0]
+    return max(0.0, float(value or 0.0))
+
+
+def _contention(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> float:
+    """How much slower compute is when all devices of a node work at once (see microbench)."""
+    rows = connection.execute(
+        """
+        SELECT name, m, median(duration_ns) FROM operators
+        WHERE list_contains(?, run_id) AND name IN ('reference_alone', 'reference_together')
+        GROUP BY name, m
+        """,
+        [run_ids],
+    ).fetchall()
+    times = {(name, m): float(ns) for name, m, ns in rows}
+    ratios = [
+        times["reference_together", m] / ns
+        for (name, m), ns in times.items()
+        if name == "reference_alone" and ("reference_together", m) in times
+    ]
+    return max(1.0, sum(ratios) / len(ratios)) if ratios else 1.0
+
+
+def _cluster(
+    run: dict[str, Any], operators: MeasuredOperators, contention: float, per_node: int
+) -> ClusterSpec:
+    """The machine of a run: nominal peaks are the best that was seen on it."""
+    rate = max((o.flops() / m.seconds for o, m in operators if o.kind == "gemm"), default=1e12)
+    streamed = [
+        o.bytes() / m.seconds for o, m in operators if o.kind in ("norm", "activation", "optimizer", "grad_norm")
+    ]
+    device = DeviceSpec(
+        name=str(run["device_name"]),
+        peak_flops={str(run["params_dtype"]): rate},
+        memory_bandwidth=max(streamed, default=rate / 100),
+        memory_bytes=int(run["device_memory_bytes"] or 1 << 40),
+    )
+    nothing = NetworkSpec("unknown", 1.0, 0.0)
+    backend = str(run["backend"] or "gloo")
+    return ClusterSpec(
+        name=f"the machine of run {run['run_id']}",
+        device=device,
+        gpus_per_node=per_node,
+        intra_node=nothing,
+        inter_node=nothing,
+        # gloo moves and reduces data on the cores that compute: nothing really hides.
+        overlap_efficiency=0.0 if backend == "gloo" else 1.0,
+        contention=contention,
+        backend=backend if backend in ("nccl", "gloo", "mpi", "ucc", "fake") else "gloo",
+    )

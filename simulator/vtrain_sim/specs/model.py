@@ -1,0 +1,87 @@
+"""The model: a decoder-only transformer, dense or mixture of experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_sim.specs.validation import divides, one_of, positive
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Sizes and choices of the model, named as Megatron's flags name them.
+
+    A 0 in ffn_hidden_size, num_query_groups or kv_channels means Megatron's default: 4 x hidden
+    (8/3 x hidden rounded to 64 with SwiGLU), as many as heads, hidden / heads.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    seq_length: int
+    vocab_size: int
+    ffn_hidden_size: int = 0
+    num_query_groups: int = 0
+    kv_channels: int = 0
+    max_position_embeddings: int = 0
+    swiglu: bool = False
+    add_bias_linear: bool = True
+    normalization: str = "LayerNorm"
+    position_embedding_type: str = "learned_absolute"
+    untie_embeddings_and_output_weights: bool = False
+    num_experts: int = 0
+    moe_router_topk: int = 0
+    moe_ffn_hidden_size: int = 0
+    make_vocab_size_divisible_by: int = 128
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--num-layers", self.num_layers),
+            ("--hidden-size", self.hidden_size),
+            ("--num-attention-heads", self.num_attention_heads),
+            ("--seq-length", self.seq_length),
+            ("--vocab-size", self.vocab_size),
+            ("--make-vocab-size-divisible-by", self.make_vocab_size_divisible_by),
+        ):
+            positive(flag, value)
+        fill = object.__setattr__
+        if not self.kv_channels:
+            divides("--num-attention-heads", self.num_attention_heads, "--hidden-size", self.hidden_size)
+            fill(self, "kv_channels", self.hidden_size // self.num_attention_heads)
+        if not self.num_query_groups:
+            fill(self, "num_query_groups", self.num_attention_heads)
+        if not self.ffn_hidden_size:
+            gated = -(-int(4 * self.hidden_size * 2 / 3) // 64) * 64
+            fill(self, "ffn_hidden_size", gated if self.swiglu else 4 * self.hidden_size)
+        positive("--kv-channels", self.kv_channels)
+        positive("--ffn-hidden-size", self.ffn_hidden_size)
+        positive("--num-query-groups", self.num_query_groups)
+        divides(
+            "--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads
+        )
+        one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
+        one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
+        if self.num_experts:
+            positive("--num-experts", self.num_experts)
+            positive("--moe-router-topk", self.moe_router_topk)
+            one_of("--moe-router-topk", self.moe_router_topk, tuple(range(1, self.num_experts + 1)))
+            if not self.moe_ffn_hidden_size:
+                fill(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
+        if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
+            fill(self, "max_position_embeddings", self.seq_length)
+
+    @property
+    def qkv_width(self) -> int:
+        """Columns of the fused query, key and value projection."""
+        return (self.num_attention_heads + 2 * self.num_query_groups) * self.kv_channels
+
+    @property
+    def attention_width(self) -> int:
+        """Columns of the attention output before its projection."""
+        return self.num_attention_heads * self.kv_channels
+
+    def padded_vocab_size(self, tp: int) -> int:
+        """Vocabulary padded as Megatron pads it: to a multiple of the divisor times tp."""
+        multiple = self.make_vocab_size_divisible_by * tp
+        return -(-self.vocab_size // multiple) * multiple

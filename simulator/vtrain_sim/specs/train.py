@@ -1,0 +1,54 @@
+"""The training step: batch, precision, recomputation, kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_schemas.operators import DTYPE_BYTES
+
+from vtrain_sim.specs.validation import SpecError, divides, one_of, positive
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """Batch sizes in sequences; dtypes by their torch names.
+
+    attention_kernel: "flash" (fused) or "unfused" (separate GEMMs and softmax).
+    recompute_granularity: "none", "selective" (core attention) or "full".
+    """
+
+    micro_batch_size: int
+    global_batch_size: int
+    params_dtype: str = "bfloat16"
+    main_grads_dtype: str = "float32"
+    attention_kernel: str = "flash"
+    recompute_granularity: str = "none"
+    recompute_method: str = "uniform"
+    recompute_num_layers: int = 1
+    schedule: str = "auto"
+
+    def __post_init__(self) -> None:
+        positive("--micro-batch-size", self.micro_batch_size)
+        positive("--global-batch-size", self.global_batch_size)
+        divides(
+            "--micro-batch-size", self.micro_batch_size, "--global-batch-size", self.global_batch_size
+        )
+        one_of("parameter type", self.params_dtype, ("float32", "bfloat16", "float16"))
+        one_of("gradient type", self.main_grads_dtype, tuple(DTYPE_BYTES))
+        one_of("attention kernel", self.attention_kernel, ("flash", "unfused"))
+        one_of("--recompute-granularity", self.recompute_granularity, ("none", "selective", "full"))
+        one_of("--recompute-method", self.recompute_method, ("uniform", "block"))
+        positive("--recompute-num-layers", self.recompute_num_layers)
+        one_of("--schedule", self.schedule, ("auto", "gpipe", "1f1b", "interleaved"))
+
+    def num_microbatches(self, dp: int) -> int:
+        """Microbatches a step on each data parallel rank."""
+        per_step = self.micro_batch_size * dp
+        if self.global_batch_size % per_step:
+            below = self.global_batch_size // per_step * per_step
+            raise SpecError(
+                f"--global-batch-size is {self.global_batch_size}, which is not a multiple of "
+                f"--micro-batch-size times data parallel size ({self.micro_batch_size} x {dp}): "
+                f"{below or per_step} or {below + per_step} would be"
+            )
+        return self.global_batch_size // per_step
