@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vtrain_schemas.operators import Operator
+
 from vtrain_sim.costs import MEASURED, CollectiveCosts, OperatorCosts, Price
 from vtrain_sim.memory import MemoryVerdict, memory
 from vtrain_sim.operators import Communication, Compute, Item, Program, StepProgram, build_step
@@ -141,10 +143,14 @@ class Projector:
         self.cluster = cluster
         self.operators = operators
         self.collectives = collectives
+        self._contention = 1.0
 
     def project(self, configuration: Configuration) -> Projection:
         """Project one configuration; raises `UserError` where a cost is not known."""
         step = build_step(configuration)
+        # Alone on its node a device is not held up by its neighbours.
+        shared = min(configuration.parallel.world_size, self.cluster.gpus_per_node) > 1
+        self._contention = self.cluster.contention if shared else 1.0
         parallel = configuration.parallel
         parts: dict[str, tuple[_Tally, _Tally]] = {}
         forward: list[list[_Tally]] = []
@@ -205,17 +211,20 @@ class Projector:
 
     # -- pricing ---------------------------------------------------------------------------
 
+    def _price(self, operator: Operator) -> Price:
+        return self.operators.price(operator).scaled(self._contention)
+
     def _program(self, step: StepProgram, program: Program) -> tuple[_Tally, _Tally]:
         return self._items(step, program.forward, "forward"), self._items(step, program.backward, "backward")
 
     def _items(self, step: StepProgram, items: Iterable[Item], direction: str) -> _Tally:
         tally = _Tally()
         items = list(items)
-        durations = {i.name: self.operators.price(i.operator).seconds for i in items if isinstance(i, Compute)}
+        durations = {i.name: self._price(i.operator).seconds for i in items if isinstance(i, Compute)}
         # Names repeat when a layer is recomputed: the backward operator comes last.
         for item in items:
             if isinstance(item, Compute):
-                price = self.operators.price(item.operator)
+                price = self._price(item.operator)
                 category = "recompute" if item.operator.phase == "recompute" else direction
                 tally.add(category, f"{item.operator.kind}/{item.operator.phase}", price, price.seconds)
                 tally.flops += item.operator.flops()
@@ -233,7 +242,7 @@ class Projector:
         tally = _Tally()
         for item in items:
             if isinstance(item, Compute):
-                price = self.operators.price(item.operator)
+                price = self._price(item.operator)
                 name = "step overhead" if item.operator.kind == "step_overhead" else "optimizer"
                 tally.add(name, item.operator.kind, price, price.seconds)
             else:

@@ -75,8 +75,8 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
         ),
         ranked AS (
             SELECT *,
-                   quantile_cont(duration_ns, 0.1) OVER shape AS low,
-                   quantile_cont(duration_ns, 0.9) OVER shape AS high
+                   quantile_disc(duration_ns, 0.1) OVER shape AS low,
+                   quantile_disc(duration_ns, 0.9) OVER shape AS high
             FROM called
             WINDOW shape AS (PARTITION BY kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv,
                              heads, kv_heads, head_dim)

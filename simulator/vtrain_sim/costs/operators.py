@@ -19,17 +19,11 @@ _INTERPOLATED_BELOW = 0.5
 
 
 class OperatorCosts:
-    """Prices operators on one device. Each distinct operator is priced once.
+    """Prices operators on one device. Each distinct operator is priced once."""
 
-    contention: factor on measured and modelled times alike, see `ClusterSpec.contention`.
-    """
-
-    def __init__(
-        self, surface: DeviceSurface, measured: MeasuredOperators | None = None, contention: float = 1.0
-    ) -> None:
+    def __init__(self, surface: DeviceSurface, measured: MeasuredOperators | None = None) -> None:
         self.surface = surface
         self.measured = measured or MeasuredOperators()
-        self.contention = contention
         self._prices: dict[Operator, Price] = {}
         self._fields: dict[tuple[str, str, str, str], ResidualField] = {}
         self._constants: dict[tuple[str, str], float] = {}
@@ -39,7 +33,7 @@ class OperatorCosts:
         """Duration of one call of an operator."""
         found = self._prices.get(operator)
         if found is None:
-            found = self._price(operator).scaled(self.contention)
+            found = self._price(operator)
             self._prices[operator] = found
         return found
 

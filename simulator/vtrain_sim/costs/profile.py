@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,29 +29,36 @@ class Profile:
     step_s: float
 
 
-def load_profile(catalog: Catalog, run_id: str, use_run_ids: tuple[str, ...] = ()) -> Profile:
-    """Read a run, and the microbenchmarks of the same device in the same catalog.
+def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
+    """Read one or more runs, and the microbenchmarks of the same device in the same catalog.
 
-    use_run_ids: other runs whose operators are used too. Raises `UserError` for an unknown run or
-    one without operators.
+    The first run gives the configuration to start from; the operators of all are pooled. Raises
+    `UserError` for an unknown run, one on another device, or runs without operators.
     """
+    run_id = run_ids[0]
     with catalog.reading() as connection:
         runs = _rows(connection, "SELECT * FROM runs")
         by_id = {r["run_id"]: r for r in runs}
-        for wanted in (run_id, *use_run_ids):
+        for wanted in run_ids:
             if wanted not in by_id:
                 raise UserError(f"there is no run {wanted!r} in {catalog.path}{nearest(wanted, by_id)}")
         run = by_id[run_id]
+        for other in run_ids[1:]:
+            if by_id[other]["device_name"] != run["device_name"]:
+                raise UserError(
+                    f"run {other!r} is from {by_id[other]['device_name']}, run {run_id!r} from "
+                    f"{run['device_name']}: operator times of different devices cannot be pooled"
+                )
         same_device = [r for r in runs if r["device_name"] == run["device_name"]]
         benches = [r["run_id"] for r in same_device if r["source"] in ("ops", "rank", "collectives")]
-        own = load_operators(connection, [run_id])
+        own = load_operators(connection, list(run_ids))
         if not len(own):
             raise UserError(
                 f"run {run_id!r} has no operators: capture it with operators on, or add runs of "
                 "vtrain-profile ops or rank"
             )
-        others = load_operators(connection, [*use_run_ids, *benches])
-        overhead = _step_overhead(connection, run_id)
+        others = load_operators(connection, benches)
+        overhead = _step_overhead(connection, list(run_ids))
         collectives = load_collectives(
             connection, [r["run_id"] for r in same_device if r["source"] == "collectives"]
         )
@@ -76,18 +84,19 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, A
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def _step_overhead(connection: duckdb.DuckDBPyConnection, run_id: str) -> float:
+def _step_overhead(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> float:
     """Seconds of a step that are neither an operator nor communication."""
     value = connection.execute(
         """
-        WITH o AS (SELECT rank, step, sum(duration_ns) AS ns FROM operators
-                   WHERE run_id = ? AND source = 'module' GROUP BY ALL),
-        c AS (SELECT rank, step, sum(exposed_ns) AS ns FROM collectives
-              WHERE run_id = ? AND source = 'hook' GROUP BY ALL)
+        WITH o AS (SELECT run_id, rank, step, sum(duration_ns) AS ns FROM operators
+                   WHERE source = 'module' GROUP BY ALL),
+        c AS (SELECT run_id, rank, step, sum(exposed_ns) AS ns FROM collectives
+              WHERE source = 'hook' GROUP BY ALL)
         SELECT median(s.duration_ns - o.ns - coalesce(c.ns, 0)) / 1e9
-        FROM steps s JOIN o USING (rank, step) LEFT JOIN c USING (rank, step) WHERE s.run_id = ?
+        FROM steps s JOIN o USING (run_id, rank, step) LEFT JOIN c USING (run_id, rank, step)
+        WHERE list_contains(?, s.run_id)
         """,
-        [run_id, run_id, run_id],
+        [run_ids],
     ).fetchall()[0][0]
     return max(0.0, float(value or 0.0))
 

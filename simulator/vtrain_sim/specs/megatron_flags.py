@@ -123,25 +123,28 @@ def parse_flags(tokens: Sequence[str]) -> Flags:
 
 
 def configuration_from_flags(
-    tokens: Sequence[str], base: Configuration | None = None, num_gpus: int = 0
+    tokens: Sequence[str],
+    base: Configuration | None = None,
+    num_gpus: int = 0,
+    base_model: ModelSpec | None = None,
 ) -> Configuration:
-    """The configuration that flags describe, on top of `base` where there is one.
+    """The configuration that flags describe, on top of `base` (or of a model) where there is one.
 
     num_gpus: world size; 0: as many as tp x pp x cp x dp. Raises `SpecError`.
     """
     flags = parse_flags(tokens)
     values = dict(flags.values)
-    model = _model(values, base)
+    model = _model(values, base.model if base is not None else base_model)
     layers_per_chunk = values.pop("layers_per_chunk", 0)
     parallel = _parallel(values, flags, base, model, layers_per_chunk, num_gpus)
     train = _train(values, base)
     return Configuration(model, parallel, train)
 
 
-def _model(values: dict[str, Any], base: Configuration | None) -> ModelSpec:
+def _model(values: dict[str, Any], old: ModelSpec | None) -> ModelSpec:
     own = {k: values[k] for k in values if k in _MODEL}
     values.pop("group_query_attention", None)
-    if base is None:
+    if old is None:
         needed = {
             "num_layers": "--num-layers", "hidden_size": "--hidden-size",
             "num_attention_heads": "--num-attention-heads", "seq_length": "--seq-length",
@@ -152,7 +155,6 @@ def _model(values: dict[str, Any], base: Configuration | None) -> ModelSpec:
         own.setdefault("vocab_size", 50257)
         return ModelSpec(**own)
     # Defaults that follow other sizes follow their new values, as in Megatron itself.
-    old = base.model
     if "hidden_size" in own or "swiglu" in own:
         own.setdefault("ffn_hidden_size", 0)
     if "hidden_size" in own or "num_attention_heads" in own:
@@ -218,7 +220,7 @@ def _train(values: dict[str, Any], base: Configuration | None) -> TrainSpec:
     for name, flag in (("micro_batch_size", "--micro-batch-size"), ("global_batch_size", "--global-batch-size")):
         if name not in own:
             raise SpecError(f"the training step is incomplete: {flag} missing")
-    own.setdefault("params_dtype", "float32")
+    own.setdefault("params_dtype", "bfloat16")
     return TrainSpec(**own)
 
 

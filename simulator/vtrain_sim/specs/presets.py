@@ -44,16 +44,15 @@ def device(name: str) -> DeviceSpec:
     return DeviceSpec(**{k: v for k, v in _load("devices", name)["device"].items() if k != "source"})
 
 
-def device_surfaces(name: str) -> dict[str, Any]:
-    """Calibrated coefficients of a device, as `costs.surfaces` reads them; empty where there are none."""
-    surfaces: dict[str, Any] = _load("devices", name).get("surfaces", {})
+def cluster_surfaces(name: str) -> dict[str, Any]:
+    """Calibrated coefficients of a cluster's device, as `costs.surfaces` reads them."""
+    surfaces: dict[str, Any] = _load("devices", _load("clusters", name)["device"]).get("surfaces", {})
     return surfaces
 
 
 def cluster(name: str) -> ClusterSpec:
     """A cluster preset, with its device."""
-    values = dict(_load("clusters", name))
-    values.pop("source", None)
+    values = {k: v for k, v in _load("clusters", name).items() if k != "source"}
     return ClusterSpec(
         name=name,
         device=device(values.pop("device")),

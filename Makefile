@@ -1,0 +1,37 @@
+# `make demo` and `make test` are the only set-up: each makes the environment that it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test e2e lint benchmark docs clean
+
+$(STAMP): pyproject.toml requirements-test.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+demo: $(STAMP)  ## profile, query, project and check, on this machine's CPU
+	cd tests && ../$(BIN)/python -m e2e.demo --out ../demo-output
+
+test: $(STAMP)  ## everything but the minutes-long comparison with real runs and the GPU tests
+	$(BIN)/python -m pytest -m "not e2e and not gpu" --benchmark-skip
+
+e2e: $(STAMP)  ## projections against real runs
+	$(BIN)/python -m pytest -m e2e -s
+
+lint: $(STAMP)  ## style, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: $(STAMP)  ## speed, as ratios against a baseline of the same run
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+
+docs: $(STAMP)  ## regenerate the schema reference
+	$(BIN)/python -m vtrain_schemas.reference > docs/schema.md
+
+clean:
+	rm -rf $(VENV) demo-output build dist

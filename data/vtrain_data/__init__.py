@@ -1,0 +1,1 @@
+"""Presets and calibrated coefficients that ship with vtrain. Data only: no code imports from here."""

@@ -1,0 +1,1 @@
+"""The command lines. Each command parses, calls one function, and prints."""

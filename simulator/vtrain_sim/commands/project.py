@@ -1,0 +1,107 @@
+"""``vtrain-sim project``: what one configuration would do."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.specs.config import Configuration
+
+
+def project(
+    context: typer.Context,
+    catalog: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile."),
+    run: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several."),
+    cluster: str = typer.Option("", "--cluster", help="Cluster preset, for example dgx-a100-80gb."),
+    model: str = typer.Option("", "--model", help="Model preset, for example gpt3-175b."),
+    num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
+    train_tokens: float = typer.Option(0.0, "--train-tokens", help="Tokens to train on: days and dollars."),
+    price_per_gpu_hour: float = typer.Option(-1.0, "--price-per-gpu-hour", help="US dollars."),
+    as_json: bool = typer.Option(False, "--json", help="Print vtrain.projection/1 as JSON."),
+    emit_megatron: bool = typer.Option(False, "--emit-megatron", help="Print Megatron's flags and stop."),
+) -> None:
+    """Project a configuration, given with Megatron's own flags.
+
+    From a captured run (--catalog, --run), where the flags say what changes; or from bundled data
+    (--cluster, with --model or the model's flags).
+    """
+    from vtrain_sim.projection import Projector
+    from vtrain_sim.specs.megatron_flags import emit_flags
+
+    if num_gpus < 0:
+        raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
+    if not math.isfinite(train_tokens) or train_tokens < 0:
+        raise UserError(f"--train-tokens is {train_tokens}: it takes a positive number")
+    if not math.isfinite(price_per_gpu_hour):
+        raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}: it takes a number of dollars")
+    projector: Projector
+    if run:
+        projector, configuration = _from_run(catalog, run, cluster, model, num_gpus, context.args)
+    elif catalog is not None:
+        raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")
+    else:
+        projector, configuration = _from_presets(cluster, model, num_gpus, context.args)
+    if emit_megatron:
+        print(shlex.join(emit_flags(configuration)))
+        return
+    if price_per_gpu_hour >= 0:
+        projector.cluster = replace(projector.cluster, price_per_gpu_hour=price_per_gpu_hour)
+    projection = projector.project(configuration)
+    if as_json:
+        result = projection.to_dict()
+        if train_tokens:
+            result["train_tokens"] = train_tokens
+            result["days"] = projection.days(train_tokens)
+            result["cost_usd"] = projection.cost_usd(train_tokens)
+        print(json.dumps(result, indent=2))
+        return
+    from vtrain_sim.report.projection import print_projection
+    from vtrain_sim.report.tables import console
+
+    print_projection(projection, console(), train_tokens or None)
+
+
+def _from_run(catalog, run, cluster, model, num_gpus, flags):  # type: ignore[no-untyped-def]
+    from vtrain_sim.catalog import Catalog
+    from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
+    from vtrain_sim.costs.surfaces import DeviceSurface
+    from vtrain_sim.projection import Projector
+    from vtrain_sim.specs.megatron_flags import configuration_from_flags
+
+    if catalog is None:
+        raise UserError("--run needs --catalog: the file that vtrain-catalog add made")
+    if cluster or model:
+        raise UserError("--run brings its own cluster and model: leave out --cluster and --model")
+    profile = load_profile(Catalog(catalog), run)
+    configuration = configuration_from_flags(flags, profile.configuration, num_gpus)
+    operators = OperatorCosts(DeviceSurface(profile.cluster.device), profile.operators)
+    collectives = CollectiveCosts(profile.cluster, profile.collectives)
+    return Projector(profile.cluster, operators, collectives), configuration
+
+
+def _from_presets(cluster, model, num_gpus, flags):  # type: ignore[no-untyped-def]
+    from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.projection import Projector
+    from vtrain_sim.specs import presets
+    from vtrain_sim.specs.megatron_flags import configuration_from_flags
+
+    if not cluster:
+        raise UserError(
+            "nothing to project on: give --catalog and --run, or --cluster "
+            f"({', '.join(presets.names('clusters'))})"
+        )
+    machine, surfaces = presets.cluster(cluster), presets.cluster_surfaces(cluster)
+    base = presets.model(model) if model else None
+    configuration = configuration_from_flags(flags, None, num_gpus, base)
+    operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
+    return Projector(machine, operators, CollectiveCosts(machine)), configuration
+
+
+__all__ = ["Configuration", "project"]

@@ -1,0 +1,30 @@
+"""``vtrain-sim``."""
+
+from __future__ import annotations
+
+import typer
+
+from vtrain_sim.commands import failures
+from vtrain_sim.commands.project import project
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Project LLM training on clusters and configurations that were not run.",
+)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(project)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `project` a named command while it is the only one."""
+
+
+def main() -> None:
+    """Entry point of ``vtrain-sim``."""
+    failures.run(app, "vtrain-sim")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A projection for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from vtrain_sim.projection import BAND_PROBABILITY, Projection
+from vtrain_sim.report.tables import duration, gib, table
+
+
+def print_projection(projection: Projection, console: Console, tokens: float | None = None) -> None:
+    """Print what the configuration would do, where the time goes, and where the numbers come from."""
+    c = projection.configuration
+    p, t = c.parallel, c.train
+    ranks = f"{p.world_size} device" + ("s" if p.world_size > 1 else "")
+    layout = f"tp {p.tp}, pp {p.pp}" + (f" x {p.vpp} chunks" if p.vpp > 1 else "") + f", dp {p.dp}"
+    layout += f", cp {p.cp}" if p.cp > 1 else ""
+    layout += f", ep {p.ep}" if p.ep > 1 else ""
+    console.print(f"[bold]{ranks}[/bold] on {projection.cluster.name} ({projection.cluster.device.name})")
+    console.print(
+        f"{layout}; micro batch {t.micro_batch_size}, global batch {t.global_batch_size} sequences "
+        f"({c.num_microbatches} microbatches), schedule {c.schedule}"
+    )
+    console.print(
+        f"iteration time [bold]{duration(projection.iteration_time_s)}[/bold], "
+        f"{BAND_PROBABILITY:.0%} band {duration(projection.iteration_time_low_s)} to "
+        f"{duration(projection.iteration_time_high_s)}"
+    )
+    total = projection.iteration_time_s
+    rows = [
+        (name, duration(seconds), f"{seconds / total:.1%}")
+        for name, seconds in sorted(projection.breakdown_s.items(), key=lambda i: -i[1])
+    ]
+    rows.append(("iteration", duration(sum(projection.breakdown_s.values())), "100.0%"))
+    console.print(table(f"where the time goes (stage {projection.critical_stage})", ("", "time", "share"), rows))
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in projection.provenance.items())
+    console.print(f"provenance of the time: {shares}")
+    console.print(
+        f"MFU {projection.mfu:.1%} (model FLOPs over peak, modelled), HFU {projection.hfu:.1%}, "
+        f"{projection.tokens_per_s_per_gpu:,.0f} tokens/s per device"
+    )
+    worst = projection.memory.worst
+    console.print(f"memory (modelled): {projection.memory.sentence()}")
+    terms = ", ".join(f"{name} {gib(size)}" for name, size in worst.terms().items())
+    console.print(f"  stage {worst.stage}: {terms}")
+    if tokens is not None:
+        line = f"{tokens:.3g} tokens take {projection.days(tokens):.2f} days"
+        if projection.cluster.price_per_gpu_hour:
+            line += f" and ${projection.cost_usd(tokens):,.0f} at ${projection.cluster.price_per_gpu_hour:g} per GPU-hour"
+        console.print(line)
