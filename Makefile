@@ -10,6 +10,7 @@ $(STAMP): pyproject.toml requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/megatron-core-0.12 megatron-core==0.12.3
 	touch $@
 
 demo: $(STAMP)  ## profile, query, project and check, on this machine's CPU

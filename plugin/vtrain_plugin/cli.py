@@ -93,6 +93,96 @@ def collectives(
     raise typer.Exit(done.returncode)
 
 
+@app.command()
+def ops(
+    out: str = typer.Option(..., "--out", help="Output directory or URI."),
+    hidden_size: int = typer.Option(..., help="Hidden size of the model."),
+    num_attention_heads: int = typer.Option(..., help="Attention heads."),
+    seq_length: int = typer.Option(..., help="Tokens a sequence."),
+    vocab_size: int = typer.Option(50304, help="Vocabulary."),
+    num_layers: int = typer.Option(1, help="Layers on one rank, for the optimizer's size."),
+    ffn_hidden_size: int = typer.Option(0, help="Feed-forward hidden size (default: 4 x hidden)."),
+    num_query_groups: int = typer.Option(0, help="Key/value heads (default: as many as heads)."),
+    swiglu: bool = typer.Option(False, "--swiglu", help="Gated feed-forward block."),
+    all_tp: str = typer.Option("1", help="Tensor parallel sizes, comma separated."),
+    micro_batch_sizes: str = typer.Option("1", help="Micro batch sizes, comma separated."),
+    dtype: str = typer.Option("", help="Element type (default: bfloat16 on a GPU, float32 elsewhere)."),
+    seconds: float = typer.Option(0.2, min=0.0, help="Time to spend on each operator and direction."),
+    pin: bool = typer.Option(True, help="On CPU, pin to a core."),
+    run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
+) -> None:
+    """Measure the operators of a model, for all tensor parallel and micro batch sizes, on ONE device."""
+    from vtrain_plugin.bench_ops import OperatorBench
+    from vtrain_plugin.bench_output import BenchOutput
+    from vtrain_plugin.device import BenchDevice
+    from vtrain_plugin.shapes import ModelShape, ShapeError, operators_of
+
+    try:
+        model = ModelShape(
+            hidden_size, num_attention_heads, seq_length, vocab_size, ffn_hidden_size, num_query_groups,
+            num_layers, swiglu, dtype or default_dtype(),
+        )  # fmt: skip
+        tps, sizes = _integers("--all-tp", all_tp), _integers("--micro-batch-sizes", micro_batch_sizes)
+        operators = operators_of(model, tps, sizes)
+    except ShapeError as error:
+        raise refuse(str(error)) from None
+    device = BenchDevice(pin)
+    name = run_id or "ops-" + new_run_id()
+    output = BenchOutput(out, name, "ops", device.clock_source)
+    bench = OperatorBench(device, output, seconds)
+    rows = sum(bench.measure(operator) for operator in operators)
+    output.write(hidden_size=hidden_size, seq_length=seq_length, params_dtype=model.dtype)
+    print(f"wrote {out}/run_id={name}: {len(operators)} operators, {rows} calls")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def rank(
+    context: typer.Context,
+    out: str = typer.Option(..., "--out", help="Output directory or URI."),
+    world_size: int = typer.Option(..., help="Ranks of the world to play in."),
+    rank: int = typer.Option(0, help="Rank to play."),
+    tensor_model_parallel_size: int = typer.Option(1, help="Tensor parallel size."),
+    micro_batch_size: int = typer.Option(1, help="Micro batch size."),
+    all_tp: str = typer.Option("", help="Several tensor parallel sizes, one run each, comma separated."),
+    micro_batch_sizes: str = typer.Option("", help="Several micro batch sizes, one run each."),
+    run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
+) -> None:
+    """Play one rank of any world on ONE device: Megatron-Core's modules at that rank's shard shapes.
+
+    The model and the rest of the layout follow as Megatron's own flags (--num-layers, --hidden-size,
+    --num-attention-heads, --seq-length, --pipeline-model-parallel-size, --bf16, ...). --layers N builds
+    only N layers of the rank's stage: they are identical.
+    """
+    from vtrain_plugin import fake_rank
+
+    tps = _integers("--all-tp", all_tp) or [tensor_model_parallel_size]
+    sizes = _integers("--micro-batch-sizes", micro_batch_sizes) or [micro_batch_size]
+    base = run_id or "rank-" + new_run_id()
+    for tp in tps:
+        for size in sizes:
+            name = base if len(tps) * len(sizes) == 1 else f"{base}-tp{tp}-mbs{size}"
+            arguments = [
+                "--out", out, "--run-id", name, "--world-size", str(world_size), "--rank", str(rank),
+                "--tensor-model-parallel-size", str(tp), "--micro-batch-size", str(size), *context.args,
+            ]  # fmt: skip
+            parsed = fake_rank.parser().parse_args(arguments)
+            reason = fake_rank.problem(parsed)
+            if reason:
+                raise refuse(reason)
+            # A process each: Megatron's parallel state is global.
+            done = subprocess.run([sys.executable, "-m", "vtrain_plugin.fake_rank", *arguments], check=False)
+            if done.returncode:
+                raise typer.Exit(done.returncode)
+            print(f"wrote {out}/run_id={name}")
+
+
+def _integers(flag: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if any(not part.isdigit() or int(part) < 1 for part in parts):
+        raise refuse(f"{flag} is {text!r}: it takes whole numbers of 1 or more, comma separated")
+    return [int(part) for part in parts]
+
+
 def default_dtype() -> str:
     """bfloat16 on a GPU, float32 elsewhere."""
     import torch

@@ -36,8 +36,7 @@ def rows_of_step(
             rows["operators"].append({**common, **_operator_row(span, begin, own)})
     for call in record.calls:
         row = _call_row(call, resolve)
-        if row is not None:
-            rows["collectives"].append({**common, **row, "nodes": nodes_of(call.ranks)})
+        rows["collectives"].append({**common, **row, "nodes": nodes_of(call.ranks)})
     begin, end = times[record.root.id]
     previous = None if record.previous_end is None else resolve(record.previous_end)
     rows["steps"].append(
@@ -139,10 +138,10 @@ def _operator_row(span: Span, begin: int, own: int) -> dict[str, Any]:
     }
 
 
-def _call_row(call: Call, resolve: Callable[[Any], int]) -> dict[str, Any] | None:
-    if call.end is None:
-        return None
-    begin, end = resolve(call.begin), resolve(call.end)
+def _call_row(call: Call, resolve: Callable[[Any], int]) -> dict[str, Any]:
+    begin = resolve(call.begin)
+    # Nobody waited for it within the step: when it ended is not known.
+    duration = max(0, resolve(call.end) - begin) if call.end is not None else None
     waited = sum(resolve(b) - resolve(a) for _, a, b in call.waits)
     return {
         "span_id": call.span.id if call.span is not None else None,
@@ -155,6 +154,6 @@ def _call_row(call: Call, resolve: Callable[[Any], int]) -> dict[str, Any] | Non
         "sequence": call.sequence,
         "is_async": call.is_async,
         "start_ns": begin,
-        "duration_ns": max(0, end - begin),
-        "exposed_ns": waited if call.is_async else max(0, end - begin),
+        "duration_ns": duration,
+        "exposed_ns": waited if call.is_async else duration,
     }

@@ -22,6 +22,8 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        # What the runs table says wrote the profile; `vtrain-profile rank` says "rank".
+        self.source = "plugin"
         self.guard = Guard()
         self.guard.on_failure = self._abandon
         self.patches = Patches()
@@ -184,10 +186,11 @@ class Session:
 
         context = self._hooks.context
         run = metadata.run_row(context, self._sink.run_id, self.settings, self.recorder.clock.source)
+        run["source"] = self.source
         run["num_microbatches"] = record.microbatches or run.get("num_microbatches")
         metadata.complete_batch(run)
         self._sink.write("ranks", [metadata.rank_row(context, self._sink.run_id, self.recorder.dropped)])
-        if self._sink.rank == 0:
+        if self._sink.rank == 0 or self.source == "rank":
             self._sink.write("runs", [run])
         return run
 

@@ -239,7 +239,7 @@ COLLECTIVES = Table(
         _key("sequence", I64, "ordinal of the call in its group and step; equal on all its ranks"),
         _key("is_async", BOOL, "the caller did not wait at once"),
         START,
-        DURATION,
+        Column("duration_ns", I64, "from the issue to the end; null where nobody waited for it", "ns"),
         Column("exposed_ns", I64, "time that the issuing stream or thread was blocked by it", "ns"),
     ),
 )

@@ -21,6 +21,8 @@ SCHEMA = "vtrain.projection/1"
 # The band holds the true time with this probability, if errors are normal in the logarithm.
 BAND_PROBABILITY = 0.9
 _BAND_SIGMAS = 1.645
+# Model FLOPs are those of matrix multiplications and attention (Narayanan et al., SC'21, appendix).
+MATRIX_KINDS = ("gemm", "grouped_gemm", "attention", "router")
 # What no operator's own band covers: interference, order, clocks.
 _STEP_SIGMA = 0.02
 
@@ -227,7 +229,8 @@ class Projector:
                 price = self._price(item.operator)
                 category = "recompute" if item.operator.phase == "recompute" else direction
                 tally.add(category, f"{item.operator.kind}/{item.operator.phase}", price, price.seconds)
-                tally.flops += item.operator.flops()
+                if item.operator.kind in MATRIX_KINDS:
+                    tally.flops += item.operator.flops()
             else:
                 price = self._communicate(step, item)
                 cover = durations.get(item.hidden_behind, 0.0)

@@ -184,9 +184,11 @@ def main() -> None:
     model = [DDP(config, ddp_config, m, disable_bucketing=(i > 0)) for i, m in enumerate(model)]
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
-            optimizer="adam", lr=1e-3, bf16=args.bf16, params_dtype=dtype, clip_grad=1.0,
-            use_distributed_optimizer=args.use_distributed_optimizer,
-            overlap_param_gather=args.overlap_param_gather,
+            **accepted(
+                OptimizerConfig, optimizer="adam", lr=1e-3, bf16=args.bf16, params_dtype=dtype,
+                clip_grad=1.0, use_distributed_optimizer=args.use_distributed_optimizer,
+                overlap_param_gather=args.overlap_param_gather,
+            )
         ),
         model,
     )  # fmt: skip

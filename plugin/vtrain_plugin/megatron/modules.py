@@ -233,8 +233,13 @@ class ModuleHooks:
             self._end_backward(hooked, None)
 
     def innermost(self) -> Span | None:
-        """The backward span under way that began last: where communication happens."""
-        return self._running[-1].running if self._running else None
+        """The backward span under way that is deepest in the model: where communication happens.
+
+        Not the one that began last: a module whose output is its parent's begins before it.
+        """
+        if not self._running:
+            return None
+        return max(self._running, key=lambda hooked: hooked.path.count(".")).running
 
 
 def operator_name(hooked: Hooked, operator: Operator) -> str:

@@ -12,12 +12,13 @@
 -- @column tflops_per_s: reached arithmetic rate, TFLOP/s
 -- @column gbytes_per_s: reached memory rate, GB/s
 -- @column intensity: arithmetic intensity, FLOP/byte
--- @column share_of_best_rate: arithmetic rate over the best in the run, 0 to 1
+-- @column share_of_best_rate: arithmetic rate over the best GEMM or attention of the run and source
 SELECT
     run_id, source, kind, phase, m, n, k, calls, median_ns,
     flops / nullif(median_ns, 0) / 1e3 AS tflops_per_s,
     bytes / nullif(median_ns, 0) AS gbytes_per_s,
     flops / nullif(bytes, 0) AS intensity,
-    (flops / nullif(median_ns, 0)) / max(flops / nullif(median_ns, 0)) OVER (PARTITION BY run_id)
-        AS share_of_best_rate
+    (flops / nullif(median_ns, 0))
+        / max(flops / nullif(median_ns, 0)) FILTER (kind IN ('gemm', 'grouped_gemm', 'attention'))
+          OVER (PARTITION BY run_id, source) AS share_of_best_rate
 FROM operator_times

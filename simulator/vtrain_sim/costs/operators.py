@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from vtrain_schemas.operators import Operator
@@ -42,6 +43,9 @@ class OperatorCosts:
         if exact is not None:
             sigma = max(0.01, exact.spread / math.sqrt(max(1, exact.calls)))
             return Price(exact.seconds, sigma, MEASURED)
+        parts = self._measured_parts(operator)
+        if parts is not None:
+            return parts
         kind, phase, dtype, fused, _ = canonical(operator)
         if operator.kind in _CONSTANT:
             constant = self._constants.get((kind, phase))
@@ -55,6 +59,15 @@ class OperatorCosts:
         mean, sigma = field.predict(_point(operator))
         near = sigma < _INTERPOLATED_BELOW * self.surface.sigma(operator)
         return Price(base * math.exp(mean), sigma, INTERPOLATED if near else MODELLED)
+
+    def _measured_parts(self, operator: Operator) -> Price | None:
+        """A backward GEMM whose two gradients were measured one by one."""
+        if operator.phase != "backward":
+            return None
+        parts = [self.measured.get(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad")]
+        if parts[0] is None or parts[1] is None:
+            return None
+        return Price(parts[0].seconds + parts[1].seconds, max(0.01, parts[0].spread, parts[1].spread), MEASURED)
 
     def _fit(self) -> None:
         groups: dict[tuple[str, str, str, str], list[tuple[Operator, float]]] = {}

@@ -1,0 +1,282 @@
+"""Real training runs of Megatron-Core under the plugin: what is captured is what ran."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
+
+from vtrain_sim.operators import Compute, build_step
+from vtrain_sim.specs.from_run import configuration_from_run
+
+pytestmark = pytest.mark.slow
+Capturing = Callable[..., Capture]
+
+LAYOUTS = {
+    "plain": (1, ()),
+    "llama": (
+        1,
+        ("--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear", "--num-query-groups", "2",
+         "--untie-embeddings-and-output-weights"),
+    ),
+    "bf16": (1, ("--bf16",)),
+    "full-recompute": (1, ("--recompute-full",)),
+    "selective": (1, ("--recompute-selective",)),
+    "tp2": (2, ("--tensor-model-parallel-size", "2")),
+    "tp2-sp": (2, ("--tensor-model-parallel-size", "2", "--sequence-parallel")),
+    "pp2": (2, ("--pipeline-model-parallel-size", "2")),
+    "pp2-vpp2": (2, ("--pipeline-model-parallel-size", "2", "--num-layers-per-virtual-pipeline-stage", "1")),
+    "dp2": (2, ()),
+    "dp2-zero": (2, ("--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather")),
+}  # fmt: skip
+
+
+def layout(capture: Capturing, name: str) -> Capture:
+    processes, flags = LAYOUTS[name]
+    return capture(name, processes, *flags)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_captured_operators_are_the_simulators_program(capture: Capturing, name: str) -> None:
+    """Kinds, phases, shapes and counts of every operator of every rank, against the program."""
+    run = layout(capture, name)
+    row = run.catalog.show(name)["run"]
+    configuration = configuration_from_run(row)
+    step = build_step(configuration)
+    with run.catalog.reading() as connection:
+        ranks = connection.execute("SELECT rank, pp_rank FROM ranks").fetchall()
+        captured: dict[int, Counter[tuple[object, ...]]] = {rank: Counter() for rank, _ in ranks}
+        for rank, *identity in connection.execute(
+            """
+            SELECT rank, kind, phase, coalesce(m, 0), coalesce(n, 0), coalesce(k, 0), batch,
+                   coalesce(seq_q, 0), coalesce(seq_kv, 0), coalesce(heads, 0), coalesce(kv_heads, 0),
+                   coalesce(head_dim, 0)
+            FROM operators WHERE step = 2 AND source = 'module' AND kind NOT IN ('microbatch', 'step_overhead')
+            """
+        ).fetchall():
+            captured[rank][tuple(identity)] += 1
+    for rank, stage in ranks:
+        expected: Counter[tuple[object, ...]] = Counter()
+        program = step.stages[stage]
+        for chunk in program.chunks:
+            for part, count in chunk:
+                for item in (*part.forward, *part.backward):
+                    if isinstance(item, Compute) and item.operator.kind != "microbatch":
+                        o = item.operator
+                        expected[o.kind, o.phase, *o.dims] += count * configuration.num_microbatches
+        once = {"zero_grad", "grad_prepare", "grad_norm", "grad_clip", "optimizer"}
+        assert {k: v for k, v in captured[rank].items() if k[0] not in once} == expected, f"rank {rank}"
+        for item in (*program.before, *program.update):
+            if isinstance(item, Compute) and item.operator.kind in ("zero_grad", "optimizer"):
+                elements = sum(k[2] * v for k, v in captured[rank].items() if k[0] == item.operator.kind)
+                # Shards of a distributed optimizer are padded.
+                assert elements == pytest.approx(item.operator.m, rel=0.02), item.operator.kind
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_parameter_count_is_megatrons(capture: Capturing, name: str) -> None:
+    run = layout(capture, name)
+    step = build_step(configuration_from_run(run.catalog.show(name)["run"]))
+    for rank in run.catalog.show(name)["ranks"]:
+        stage = step.stages[rank["pp_rank"]]
+        assert rank["parameters"] == stage.parameters + stage.expert_parameters
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_time_is_conserved(capture: Capturing, name: str) -> None:
+    """Parts of a step add up to it, and no span lies outside its step."""
+    run = layout(capture, name)
+    rows = run.catalog.sql("SELECT * FROM step_breakdown").to_pylist()
+    assert rows
+    for row in rows:
+        parts = [v for k, v in row.items() if k.endswith("_ns") and k not in ("duration_ns", "other_ns")]
+        assert sum(parts) + row["other_ns"] == row["duration_ns"]
+        assert all(p >= 0 for p in parts)
+        # What no part covers is small, and nothing is counted twice.
+        assert -0.03 * row["duration_ns"] <= row["other_ns"] <= 0.5 * row["duration_ns"]
+    outside = run.catalog.sql(
+        """
+        SELECT count(*) AS n FROM spans x JOIN steps s USING (run_id, rank, step)
+        WHERE x.start_ns < s.start_ns OR x.start_ns + x.duration_ns > s.start_ns + s.duration_ns
+        """
+    ).to_pylist()
+    assert outside[0]["n"] == 0
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layers_microbatches_and_chunks_are_complete(capture: Capturing, name: str) -> None:
+    run = layout(capture, name)
+    row = run.catalog.show(name)["run"]
+    found = run.catalog.sql(
+        "SELECT DISTINCT layer_number, microbatch, phase FROM spans WHERE kind = 'transformer_layer'"
+    ).to_pylist()
+    seen = {(r["layer_number"], r["microbatch"], r["phase"]) for r in found}
+    phases = {"forward", "backward"} | ({"recompute"} if row["recompute_granularity"] == "full" else set())
+    layers, microbatches = range(1, 5), range(row["num_microbatches"])
+    assert seen == {(layer, m, phase) for layer in layers for m in microbatches for phase in phases}
+    chunks = run.catalog.sql("SELECT DISTINCT chunk FROM spans WHERE chunk IS NOT NULL").to_pylist()
+    assert {r["chunk"] for r in chunks} == set(range(row["virtual_pipeline_chunks"]))
+
+
+def test_collectives_have_role_bytes_and_group(capture: Capturing) -> None:
+    run = layout(capture, "tp2-sp")
+    rows = run.catalog.sql(
+        "SELECT DISTINCT op, bytes, group_ranks FROM collectives "
+        "WHERE role = 'tp' AND op IN ('all_gather', 'reduce_scatter')"
+    ).to_pylist()
+    assert {r["op"] for r in rows} == {"all_gather", "reduce_scatter"}
+    assert all(r["group_ranks"] == [0, 1] for r in rows)
+    # [s, b, h] in fp32.
+    assert {r["bytes"] for r in rows} == {32 * 1 * 64 * 4}
+
+
+def test_both_ends_of_a_call_have_one_sequence_number(capture: Capturing) -> None:
+    for name in ("tp2", "pp2", "pp2-vpp2", "dp2", "dp2-zero"):
+        run = layout(capture, name)
+        rows = run.catalog.sql(
+            "SELECT ranks_seen, transfer_ns, wait_ns, duration_ns FROM collective_transfers WHERE len(group_ranks) > 1"
+        ).to_pylist()
+        assert rows
+        assert all(r["ranks_seen"] == 2 for r in rows), name
+        assert all(r["transfer_ns"] + r["wait_ns"] == r["duration_ns"] for r in rows)
+
+
+def test_roles_of_every_layout(capture: Capturing) -> None:
+    expected = {"tp2": "tp", "pp2": "pp", "pp2-vpp2": "pp", "dp2": "dp", "dp2-zero": "dp"}
+    for name, role in expected.items():
+        rows = layout(capture, name).catalog.sql(
+            "SELECT DISTINCT role FROM collectives WHERE len(group_ranks) > 1"
+        ).to_pylist()
+        assert role in {r["role"] for r in rows}, name
+
+
+def test_gradient_sync_moves_every_gradient(capture: Capturing) -> None:
+    run = layout(capture, "dp2")
+    parameters = run.catalog.show("dp2")["ranks"][0]["parameters"]
+    rows = run.catalog.sql(
+        "SELECT sum(bytes) AS bytes FROM collectives WHERE role = 'dp' AND rank = 0 AND step = 2"
+    ).to_pylist()
+    assert rows[0]["bytes"] == 4 * parameters
+
+
+def test_mixture_of_experts(capture: Capturing) -> None:
+    run = capture("moe", 2, "--num-experts", "4", "--expert-model-parallel-size", "2")
+    kinds = {r["kind"] for r in run.catalog.sql("SELECT DISTINCT kind FROM operators").to_pylist()}
+    assert {"router", "permute", "gemm", "activation", "attention"} <= kinds
+    roles = {r["role"] for r in run.catalog.sql("SELECT DISTINCT role FROM collectives").to_pylist()}
+    assert "ep" in roles
+    parameters = run.catalog.show("moe")["ranks"][0]["parameters"]
+    stage = build_step(configuration_from_run(run.catalog.show("moe")["run"])).stages[0]
+    assert parameters == stage.parameters + stage.expert_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "flags"),
+    [
+        ("old-plain", 1, ()),
+        ("old-tp2", 2, ("--tensor-model-parallel-size", "2")),
+        ("old-vpp", 2, LAYOUTS["pp2-vpp2"][1]),
+    ],
+)
+def test_oldest_supported_megatron(capture: Capturing, name: str, processes: int, flags: tuple[str, ...]) -> None:
+    if not OLD_MEGATRON.exists():
+        pytest.skip("megatron-core 0.12 is not beside the environment: make test installs it")
+    run = capture(name, processes, *flags, env={"PYTHONPATH": str(OLD_MEGATRON)})
+    row = run.catalog.show(name)["run"]
+    assert row["megatron_core_version"].startswith("0.12")
+    kinds = {r["kind"] for r in run.catalog.sql("SELECT DISTINCT kind FROM spans").to_pylist()}
+    assert {"transformer_layer", "self_attention", "mlp", "embedding", "loss", "optimizer"} <= kinds
+    assert len(run.catalog.show(name)["steps"]) == 2 * processes
+
+
+def losses(text: str) -> list[str]:
+    return re.findall(r"loss (\S+) grad norm (\S+)", text)
+
+
+@pytest.mark.parametrize("name", ["plain", "pp2-vpp2", "dp2-zero"])
+def test_training_is_not_changed(capture: Capturing, name: str) -> None:
+    """Losses and gradient norms are the same to the last printed digit with and without the plugin."""
+    processes, flags = LAYOUTS[name]
+    without = run_python([str(SCRIPT), *SMALL, *flags], processes)
+    assert losses(without.stdout)
+    assert losses(layout(capture, name).stdout) == losses(without.stdout)
+
+
+def test_environment_variable_arms_an_unmodified_command(tmp_path: Path) -> None:
+    env = {"VTRAIN_OUT": str(tmp_path), "VTRAIN_WARMUP": "1", "VTRAIN_STEPS": "1", "VTRAIN_RUN_ID": "env"}
+    run_python([str(SCRIPT), *SMALL], env=env)
+    assert (tmp_path / "run_id=env" / "table=spans" / "rank=00000.parquet").exists()
+
+
+def test_vtrain_profile_run(tmp_path: Path) -> None:
+    run_python(
+        ["-m", "vtrain_plugin.cli", "run", "--out", str(tmp_path), "--run-id", "cli", "--warmup", "1", "--steps", "1",
+         "--", sys.executable, str(SCRIPT), *SMALL]
+    )  # fmt: skip
+    assert (tmp_path / "run_id=cli" / "table=runs" / "rank=00000.parquet").exists()
+
+
+def test_python_api_leaves_nothing_behind(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("api_script.py")
+    done = run_python([str(script), str(tmp_path)])
+    assert "clean" in done.stdout
+    assert (tmp_path / "run_id=api" / "table=steps").exists()
+
+
+def test_spans_only(capture: Capturing) -> None:
+    run = capture("spans-only", 1, plugin=("--no-operators",))
+    assert run.catalog.sql("SELECT * FROM operators").num_rows == 0
+    kinds = {r["kind"] for r in run.catalog.sql("SELECT DISTINCT kind FROM spans").to_pylist()}
+    assert "transformer_layer" in kinds
+    assert "linear" not in kinds
+
+
+def test_kernels_record_framework_operators_with_shapes(capture: Capturing) -> None:
+    run = capture("kernels", 1, plugin=("--kernels",))
+    rows = run.catalog.sql(
+        "SELECT name, kind, m, n, k FROM operators WHERE source = 'kineto' AND kind = 'gemm'"
+    ).to_pylist()
+    assert any((r["m"], r["n"], r["k"]) == (32, 192, 64) for r in rows), "the QKV projection"
+
+
+def test_read_only_disk_is_reported_once_and_training_goes_on() -> None:
+    done = run_python(
+        ["-m", "vtrain_plugin", "--out", "/proc/nowhere", "--warmup", "1", "--steps", "2", str(SCRIPT), *SMALL]
+    )
+    reports = [line for line in done.stderr.splitlines() if line.startswith("vtrain")]
+    assert len(reports) == 1
+    assert "training goes on" in reports[0]
+    assert len(losses(done.stdout)) == 4
+
+
+def test_killed_process_leaves_whole_files_only(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "vtrain_plugin", "--out", str(tmp_path), "--warmup", "0", "--steps", "100000",
+        "--run-id", "killed", str(SCRIPT), *SMALL[:-2], "--train-iters", "100000", "--quiet",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and len(list(tmp_path.rglob("table=steps/*.parquet"))) < 5:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    files = list(tmp_path.rglob("*.parquet"))
+    assert len(files) > 10
+    for file in files:
+        assert pq.read_table(file).num_rows > 0
+
+
+def test_script_that_is_not_there_is_refused() -> None:
+    done = run_python(["-m", "vtrain_plugin", "--out", "x", "nowhere.py"], check=False)
+    assert done.returncode == 2
+    assert "there is no script" in done.stderr
+    assert "Traceback" not in done.stderr

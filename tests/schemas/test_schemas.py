@@ -1,0 +1,129 @@
+"""The contract: every field documented, versions handled, views matching their documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from vtrain_schemas import SCHEMA_VERSION, TABLES, SchemaVersionError, arrow_schema, check_version
+from vtrain_schemas.layout import check_run_id, file_path, parse_file_name
+from vtrain_schemas.operators import Operator, UnknownDtypeError, dtype_bytes
+from vtrain_schemas.reference import schema_reference
+from vtrain_schemas.views import create_statements, load_view, views
+from vtrain_schemas.words import OPERATOR_KINDS
+from vtrain_sim.catalog.database import create, create_views
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "schema.md"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_field_has_a_meaning_and_times_and_sizes_a_unit(name: str) -> None:
+    for field in arrow_schema(name):
+        metadata = field.metadata or {}
+        assert metadata[b"doc"], field.name
+        if field.name.endswith("_ns"):
+            assert metadata[b"unit"] == b"ns"
+        if field.name.endswith("bytes"):
+            assert metadata[b"unit"] == b"bytes"
+
+
+def test_schema_carries_its_version() -> None:
+    assert arrow_schema("spans").metadata[b"vtrain.schema_version"].decode() == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.7"])
+def test_same_major_version_is_read(version: str) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize(
+    ("version", "word"), [("2.0", "upgrade"), ("0.9", "older"), ("x", "MAJOR.MINOR"), ("1", "MAJOR.MINOR")]
+)
+def test_other_versions_are_refused_in_one_sentence(version: str, word: str) -> None:
+    with pytest.raises(SchemaVersionError, match=word) as caught:
+        check_version(version, "file.parquet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def empty_catalog() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    create(connection)
+    create_views(connection)
+    return connection
+
+
+@pytest.mark.parametrize("view", views(), ids=lambda v: v.name)
+def test_view_columns_are_documented(view, empty_catalog) -> None:
+    found = [r[0] for r in empty_catalog.execute(f"DESCRIBE {view.name}").fetchall()]
+    assert found == list(view.columns)
+    assert view.doc
+    assert all(view.columns.values())
+
+
+def test_comments_reach_the_database(empty_catalog) -> None:
+    rows = empty_catalog.execute(
+        "SELECT comment FROM duckdb_columns() WHERE table_name IN ('steps', 'step_breakdown') AND schema_name = 'main'"
+    ).fetchall()
+    assert rows
+    assert all(comment for (comment,) in rows)
+
+
+def test_quotes_in_comments_are_escaped() -> None:
+    view = load_view("step_breakdown")
+    assert any("COMMENT ON VIEW" in s and "''" in s for s in create_statements(view))
+
+
+def test_reference_documentation_is_current() -> None:
+    assert DOCS.read_text() == schema_reference(), "run `make docs`"
+
+
+def test_file_names_round_trip() -> None:
+    assert parse_file_name(file_path("a", "spans", 12, 3).rpartition("/")[2]) == (12, 3)
+    assert parse_file_name(file_path("a", "spans", 12).rpartition("/")[2]) == (12, 0)
+    assert parse_file_name(".rank=00000.parquet.1.tmp") is None
+
+
+@pytest.mark.parametrize("bad", ["", "a/b", "../x", ".hidden", "x" * 101, "a b"])
+def test_run_ids_that_cannot_be_directories_are_refused(bad: str) -> None:
+    with pytest.raises(ValueError, match="run id"):
+        check_run_id(bad)
+
+
+def test_gemm_work_by_hand() -> None:
+    forward = Operator("gemm", "forward", 4, 6, 8, dtype="bfloat16")
+    assert forward.flops() == 2 * 4 * 6 * 8
+    assert forward.bytes() == 2 * (4 * 8 + 8 * 6 + 4 * 6)
+    backward = Operator("gemm", "backward", 4, 6, 8, dtype="bfloat16")
+    dgrad, wgrad = (Operator("gemm", p, 4, 6, 8, dtype="bfloat16") for p in ("dgrad", "wgrad"))
+    assert backward.flops() == dgrad.flops() + wgrad.flops() == 2 * forward.flops()
+    assert backward.bytes() == dgrad.bytes() + wgrad.bytes()
+
+
+def test_attention_work_by_hand() -> None:
+    shape = {"batch": 2, "seq_q": 16, "seq_kv": 16, "heads": 4, "kv_heads": 2, "head_dim": 8}
+    flash = Operator("attention", "forward", **shape, dtype="float32", fused="flash")
+    assert flash.flops() == 4 * 2 * 4 * 16 * 16 * 8
+    assert flash.bytes() == 4 * (2 * 2 * 16 * 4 * 8 + 2 * 2 * 16 * 2 * 8)
+    unfused = Operator("attention", "forward", **shape, dtype="float32")
+    assert unfused.bytes() > flash.bytes()
+
+
+@pytest.mark.parametrize("kind", OPERATOR_KINDS)
+def test_every_kind_has_work_that_is_not_negative(kind: str) -> None:
+    operator = Operator(kind, "forward", 8, 8, 8, seq_q=8, seq_kv=8, heads=1, kv_heads=1, head_dim=8)
+    assert operator.flops() >= 0
+    assert operator.bytes() >= 0
+
+
+def test_unknown_dtype_is_refused() -> None:
+    with pytest.raises(UnknownDtypeError, match="known are"):
+        dtype_bytes("float3")
+
+
+def test_arrow_types_survive_an_empty_table() -> None:
+    for name in TABLES:
+        assert pa.Table.from_pylist([], schema=arrow_schema(name)).schema.equals(arrow_schema(name))
