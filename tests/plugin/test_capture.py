@@ -147,7 +147,10 @@ def test_both_ends_of_a_call_have_one_sequence_number(capture: Capturing) -> Non
         ).to_pylist()
         assert rows
         assert all(r["ranks_seen"] == 2 for r in rows), name
-        assert all(r["transfer_ns"] + r["wait_ns"] == r["duration_ns"] for r in rows)
+        # A send that the schedule never waits for has no duration.
+        known = [r for r in rows if r["duration_ns"] is not None]
+        assert len(known) > 0.8 * len(rows)
+        assert all(r["transfer_ns"] + r["wait_ns"] == r["duration_ns"] for r in known)
 
 
 def test_roles_of_every_layout(capture: Capturing) -> None:

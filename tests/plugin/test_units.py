@@ -1,0 +1,265 @@
+"""The plugin's parts, without Megatron."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vtrain_plugin.bench_collectives import default_sizes, group_sizes
+from vtrain_plugin.clock import HostClock
+from vtrain_plugin.guard import Guard
+from vtrain_plugin.kineto import gemm_of, trace_rows
+from vtrain_plugin.megatron.groups import role_of_description
+from vtrain_plugin.patches import Patches
+from vtrain_plugin.ranges import NoRanges
+from vtrain_plugin.recorder import Call, Recorder
+from vtrain_plugin.rows import rows_of_step
+from vtrain_plugin.settings import Settings, SettingsError
+from vtrain_plugin.shapes import ModelShape, ShapeError, operators_of
+from vtrain_plugin.sink import Sink
+from vtrain_schemas.operators import Operator
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"out": ""}, "--out"), ({"out": "x", "warmup": -1}, "warmup"), ({"out": "x", "steps": 0}, "steps"),
+     ({"out": "x", "run_id": "a/b"}, "run id"), ({"out": "x", "max_rows": 1}, "max_rows")],
+)  # fmt: skip
+def test_bad_settings_are_refused(options: dict[str, object], word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        Settings(**options)  # type: ignore[arg-type]
+
+
+def test_settings_pass_through_the_environment() -> None:
+    settings = Settings(out="d", warmup=5, steps=7, operators=False, kernels=True, nvtx=False, run_id="r")
+    assert Settings.from_environment(settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize("name", ["VTRAIN_STEPS", "VTRAIN_KERNELS"])
+def test_malformed_environment_is_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({"VTRAIN_OUT": "d", name: "many"})
+
+
+def test_guard_reports_once_and_switches_off(capsys: pytest.CaptureFixture[str]) -> None:
+    guard, off = Guard(), []
+    guard.on_failure = lambda: off.append(1)
+
+    def broken() -> None:
+        raise RuntimeError("disk full")
+
+    assert guard.run(broken) is None
+    assert guard.run(lambda: 5) is None
+    assert off == [1]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "disk full" in err
+
+
+def test_patches_restore_functions_and_their_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, alias = types.ModuleType("megatron_owner"), types.ModuleType("megatron_alias")
+
+    def original() -> int:
+        return 1
+
+    owner.function = alias.other_name = original  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "megatron_owner", owner)
+    monkeypatch.setitem(sys.modules, "megatron_alias", alias)
+    patches = Patches()
+    assert patches.wrap_function(owner, "function", lambda f: lambda: f() + 1)
+    assert owner.function() == 2
+    assert alias.other_name() == 2
+    patches.remove()
+    assert owner.function is original
+    assert alias.other_name is original
+
+
+def test_patching_an_inherited_method_leaves_the_parent_alone() -> None:
+    class Parent:
+        def step(self) -> int:
+            return 1
+
+    class Child(Parent):
+        pass
+
+    patches = Patches()
+    assert not patches.wrap(Child, "step", lambda f: lambda self: 2)
+    assert Child().step() == 1
+
+
+class _Ticks:
+    """A clock that the test advances."""
+
+    source = "host"
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def now(self) -> int:
+        return self.at
+
+    def start_step(self) -> None:
+        pass
+
+
+trees = st.recursive(
+    st.integers(0, 50), lambda inner: st.lists(inner, min_size=1, max_size=4), max_leaves=20
+)
+
+
+def _grow(recorder: Recorder, clock: _Ticks, tree: object) -> None:
+    span = recorder.new_span("x", "mlp", "forward")
+    recorder.open(span)
+    clock.at += 3
+    if isinstance(tree, list):
+        for part in tree:
+            _grow(recorder, clock, part)
+            clock.at += 1
+    else:
+        assert isinstance(tree, int)
+        begin = clock.now()
+        clock.at += tree
+        recorder.add_call(Call("all_reduce", "tp", 8, "float32", (0, 1), 0, False, span, begin, clock.now()))
+    recorder.close(span)
+
+
+@given(trees)
+def test_self_times_and_communication_add_up_to_the_step(tree: object) -> None:
+    clock = _Ticks()
+    recorder = Recorder(clock, NoRanges(), 10_000)  # type: ignore[arg-type]
+    recorder.start_step(0, None)
+    _grow(recorder, clock, tree)
+    rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+    accounted = sum(s["self_ns"] for s in rows["spans"]) + sum(c["duration_ns"] for c in rows["collectives"])
+    assert accounted == rows["steps"][0]["duration_ns"] == clock.at
+
+
+def test_rows_beyond_the_bound_are_counted() -> None:
+    clock = _Ticks()
+    recorder = Recorder(clock, NoRanges(), 1000)  # type: ignore[arg-type]
+    recorder.start_step(0, None)
+    for _ in range(1500):
+        span = recorder.new_span("x", "mlp", "forward")
+        recorder.open(span)
+        recorder.close(span)
+    rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+    assert len(rows["spans"]) == 1001  # and the step itself
+    assert recorder.dropped == 500
+
+
+def test_sink_writes_whole_parts(tmp_path: Path) -> None:
+    sink = Sink(str(tmp_path), "run", 3)
+    row = {"run_id": "run", "rank": 3, "step": 0, "start_ns": 1, "duration_ns": 2}
+    sink.write("steps", [row])
+    sink.write("steps", [row, row])
+    sink.write("steps", [])
+    files = sorted(p.name for p in tmp_path.rglob("*"))
+    assert files == ["rank=00003.parquet", "rank=00003.part001.parquet", "run_id=run", "table=steps"]
+    assert pq.read_table(tmp_path / "run_id=run/table=steps/rank=00003.part001.parquet").num_rows == 2
+
+
+def test_sink_leaves_nothing_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        Sink(str(tmp_path), "run", 0).write(
+            "steps", [{"run_id": "run", "rank": 0, "step": 0, "start_ns": 1, "duration_ns": 2}]
+        )
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_sink_writes_to_any_filesystem() -> None:
+    import fsspec
+
+    sink = Sink("memory://profiles", "run", 0)
+    sink.write("steps", [{"run_id": "run", "rank": 0, "step": 0, "start_ns": 1, "duration_ns": 2}])
+    found = fsspec.filesystem("memory").find("/profiles")
+    assert found == ["/profiles/run_id=run/table=steps/rank=00000.parquet"]
+
+
+def test_host_clock_gives_time_of_day() -> None:
+    import time
+
+    clock = HostClock()
+    assert abs(clock.resolver(None)(clock.now()) - time.time_ns()) < 1e9
+
+
+@pytest.mark.parametrize(
+    ("description", "role"),
+    [("TENSOR_MODEL_PARALLEL_GROUP", "tp"), ("DATA_PARALLEL_GROUP_WITH_CP", "dp"), ("EXPERT_DATA_PARALLEL_GROUP", "expert_dp"),
+     ("EXPERT_MODEL_PARALLEL_GROUP", "ep"), ("PIPELINE_MODEL_PARALLEL_GROUP", "pp"), ("EMBEDDING_GROUP", "embedding"),
+     ("CONTEXT_PARALLEL_GROUP", "cp"), ("MODEL_PARALLEL_GROUP", "mp"), ("EXPERT_TENSOR_PARALLEL_GROUP", "expert_tp"),
+     ("something else", None)],
+)  # fmt: skip
+def test_roles_by_group_description(description: str, role: str | None) -> None:
+    assert role_of_description(description) == role
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "shape"),
+    [("aten::mm", [[4, 8], [8, 6]], (4, 6, 8)), ("aten::addmm", [[6], [4, 8], [8, 6], [], []], (4, 6, 8)),
+     ("aten::bmm", [[2, 4, 8], [2, 8, 6]], (8, 6, 8)), ("aten::mm", [[4, 8], [7, 6]], None), ("aten::add", [[4], [4]], None)],
+)  # fmt: skip
+def test_gemms_of_framework_operators(name: str, dims: list[object], shape: tuple[int, ...] | None) -> None:
+    operator = gemm_of(name, dims, "float32")
+    assert (None if operator is None else (operator.m, operator.n, operator.k)) == shape
+
+
+def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
+    """A GPU trace by hand: one GEMM with its kernel, one NCCL kernel with its metadata."""
+    trace = {
+        "baseTimeNanoseconds": 1_000_000,
+        "traceEvents": [
+            {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "ts": 10, "dur": 5,
+             "args": {"External id": 7, "Input Dims": [[4, 8], [8, 6]], "Input type": ["c10::BFloat16", "c10::BFloat16"]}},
+            {"ph": "X", "cat": "kernel", "name": "gemm_kernel", "ts": 20, "dur": 2.5,
+             "args": {"External id": 7, "stream": 7, "correlation": 99}},
+            {"ph": "X", "cat": "kernel", "name": "ncclDevKernel_AllReduce", "ts": 30, "dur": 4,
+             "args": {"stream": 20, "correlation": 100, "Collective name": "allreduce", "In msg nelems": 1024,
+                      "Out msg nelems": 1024, "dtype": "BFloat16", "Process Group Description": "TENSOR_MODEL_PARALLEL_GROUP",
+                      "Process Group Ranks": "[0, 1]"}},
+            {"ph": "X", "cat": "kernel", "name": "outside", "ts": 5000, "dur": 1, "args": {}},
+            {"ph": "i", "name": "instant", "ts": 1},
+        ],
+    }  # fmt: skip
+    rows = trace_rows(trace, [[3, 1_000_000, 1_100_000]], "r", 0)
+    assert [(k["name"], k["stream"], k["correlation"], k["operator"], k["duration_ns"]) for k in rows["kernels"]] == [
+        ("gemm_kernel", 7, 99, "aten::mm", 2500), ("ncclDevKernel_AllReduce", 20, 100, None, 4000)
+    ]  # fmt: skip
+    (operator,) = rows["operators"]
+    assert (operator["kind"], operator["m"], operator["n"], operator["k"], operator["dtype"]) == ("gemm", 4, 6, 8, "bfloat16")
+    assert operator["duration_ns"] == 2500, "a GPU operator takes as long as its kernels"
+    assert json.loads(operator["input_dims"]) == [[4, 8], [8, 6]]
+    (collective,) = rows["collectives"]
+    assert (collective["op"], collective["role"], collective["bytes"], collective["group_ranks"], collective["step"]) == (
+        "all_reduce", "tp", 2048, [0, 1], 3
+    )  # fmt: skip
+
+
+def test_operator_list_covers_all_sizes_once() -> None:
+    model = ModelShape(512, 8, 256, 1024)
+    one = operators_of(model, [1], [1])
+    several = operators_of(model, [1, 2, 4], [1, 2])
+    assert len(set(several)) == len(several) > 3 * len(one)
+    assert Operator("gemm", "forward", 512, 384, 512, dtype="bfloat16") in several  # QKV at tp 4, mbs 2
+
+
+def test_operator_list_refuses_sizes_that_do_not_divide() -> None:
+    with pytest.raises(ShapeError, match="does not divide"):
+        operators_of(ModelShape(512, 8, 256, 1024), [3], [1])
+
+
+def test_default_collective_sizes_and_groups() -> None:
+    assert default_sizes(1 << 20)[-1] == 1 << 20
+    assert group_sizes(8) == [2, 4, 8]
+    assert group_sizes(6) == [2, 4, 6]

@@ -1,0 +1,134 @@
+"""Operator programs against figures derived by hand. Real modules: tests/plugin/test_capture.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from simulator.test_specs import configurations
+from vtrain_sim.operators import Communication, Compute, build_step
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+
+GPT3 = ModelSpec(96, 12288, 96, 2048, 51200, make_vocab_size_divisible_by=1)
+
+
+def flops(configuration: Configuration, direction: str) -> float:
+    total = 0.0
+    for stage in build_step(configuration).stages:
+        for chunk in stage.chunks:
+            for program, count in chunk:
+                for item in getattr(program, direction):
+                    if isinstance(item, Compute) and item.operator.kind in ("gemm", "attention"):
+                        total += item.operator.flops() * count
+    return total * configuration.num_microbatches * configuration.parallel.dp * configuration.parallel.tp
+
+
+@pytest.mark.parametrize(("tp", "pp", "dp"), [(1, 1, 1), (8, 1, 1), (8, 16, 1), (2, 4, 8)])
+def test_flops_of_gpt3_are_the_published_formula(tp: int, pp: int, dp: int) -> None:
+    """Narayanan et al., SC'21, eq. 2 without recomputation: 72 B s l h^2 (1 + s/6h + V/12lh)."""
+    batch = 64
+    configuration = Configuration(GPT3, ParallelSpec(tp=tp, pp=pp, dp=dp), TrainSpec(1, batch))
+    layers, h, s, v = 96, 12288, 2048, 51200
+    expected = 72 * batch * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
+    assert flops(configuration, "forward") == pytest.approx(expected / 3, rel=1e-12)
+    assert flops(configuration, "backward") == pytest.approx(expected * 2 / 3, rel=1e-12)
+
+
+def test_full_recomputation_runs_every_layer_again() -> None:
+    plain = Configuration(GPT3, ParallelSpec(tp=8), TrainSpec(1, 8))
+    full = replace(plain, train=replace(plain.train, recompute_granularity="full"))
+    head = 2 * 2048 * 51200 * 12288 * 8
+    assert flops(full, "backward") == pytest.approx(flops(plain, "backward") + flops(plain, "forward") - head)
+
+
+def test_block_recomputation_covers_the_layers_asked_for() -> None:
+    train = TrainSpec(1, 8, recompute_granularity="full", recompute_method="block", recompute_num_layers=3)
+    some = Configuration(GPT3, ParallelSpec(tp=8, pp=4), train)
+    none = replace(some, train=TrainSpec(1, 8))
+    all_ = replace(some, train=TrainSpec(1, 8, recompute_granularity="full"))
+    extra = flops(some, "backward") - flops(none, "backward")
+    assert extra == pytest.approx((flops(all_, "backward") - flops(none, "backward")) * 3 / 24)
+
+
+def test_parameters_of_gpt3() -> None:
+    """12 h^2 + 13 h a layer, the embeddings, and the final norm: 175 billion."""
+    h, v = 12288, 51200
+    step = build_step(Configuration(GPT3, ParallelSpec(), TrainSpec(1, 1)))
+    assert step.stages[0].parameters == 96 * (12 * h * h + 13 * h) + (v + 2048) * h + 2 * h
+    assert 174e9 < step.stages[0].parameters < 176e9
+
+
+def messages(configuration: Configuration) -> dict[tuple[str, str], int]:
+    """Bytes of one layer's blocking and overlapped communication, by direction and operation."""
+    (program,) = {p for chunk in build_step(configuration).stages[0].chunks for p, _ in chunk if p.name == "layer"}
+    found: dict[tuple[str, str], int] = {}
+    for direction in ("forward", "backward"):
+        for item in getattr(program, direction):
+            if isinstance(item, Communication):
+                key = (direction, item.op)
+                found[key] = found.get(key, 0) + item.bytes
+    return found
+
+
+def test_tensor_parallel_messages_of_a_layer() -> None:
+    """Two all-reduces of [s, b, h] each way (Shoeybi et al.); the same bytes as gathers and scatters
+    with sequence parallelism, and two more gathers in the backward pass (Korthikanti et al.)."""
+    hidden = 2048 * 1 * 12288 * 2
+    train = TrainSpec(1, 8)
+    plain = messages(Configuration(GPT3, ParallelSpec(tp=8), train))
+    assert plain == {("forward", "all_reduce"): 2 * hidden, ("backward", "all_reduce"): 2 * hidden}
+    sharded = messages(Configuration(GPT3, ParallelSpec(tp=8, sequence_parallel=True), train))
+    assert sharded == {
+        ("forward", "all_gather"): 2 * hidden, ("forward", "reduce_scatter"): 2 * hidden,
+        ("backward", "all_gather"): 4 * hidden, ("backward", "reduce_scatter"): 2 * hidden,
+    }  # fmt: skip
+
+
+def test_gradients_are_reduced_once_and_optimizer_states_sharded() -> None:
+    train = TrainSpec(1, 8)
+    for zero in (False, True):
+        c = Configuration(GPT3, ParallelSpec(tp=8, dp=4, distributed_optimizer=zero), train)
+        stage = build_step(c).stages[0]
+        (sync,) = [i for i in stage.sync if isinstance(i, Communication)]
+        assert sync.bytes == 4 * stage.parameters
+        assert sync.op == ("reduce_scatter" if zero else "all_reduce")
+        gathered = [i for i in stage.update if isinstance(i, Communication) and i.role == "dp"]
+        assert [g.bytes for g in gathered] == ([2 * stage.parameters] if zero else [])
+        (adam,) = [i for i in stage.update if isinstance(i, Compute) and i.operator.kind == "optimizer"]
+        assert adam.operator.m == -(-stage.parameters // 4) if zero else stage.parameters
+
+
+def test_tied_embeddings_are_synchronised_between_first_and_last_stage() -> None:
+    stages = build_step(Configuration(GPT3, ParallelSpec(tp=8, pp=4), TrainSpec(1, 8))).stages
+    tied = [[i.bytes for i in s.sync if isinstance(i, Communication) and i.role == "embedding"] for s in stages]
+    assert tied == [[51200 // 8 * 12288 * 4], [], [], [51200 // 8 * 12288 * 4]]
+
+
+@given(configurations())
+def test_no_layer_is_lost_whatever_the_layout(configuration: Configuration) -> None:
+    step = build_step(configuration)
+    layers = sum(
+        count for stage in step.stages for chunk in stage.chunks for program, count in chunk
+        if program.name.startswith("layer")
+    )  # fmt: skip
+    assert layers == configuration.model.num_layers
+    heads = [p.name for s in step.stages for chunk in s.chunks for p, _ in chunk if p.name in ("embedding", "head")]
+    assert sorted(heads) == ["embedding", "head"]
+
+
+@given(configurations())
+def test_shards_add_up_to_the_whole_model(configuration: Configuration) -> None:
+    """Sharded matrices over tp x ep, plus what is replicated: never less than the unsharded model."""
+    whole = replace(
+        configuration, parallel=ParallelSpec(), train=replace(configuration.train, global_batch_size=1)
+    )
+    padded = replace(
+        whole, model=replace(whole.model, vocab_size=configuration.model.padded_vocab_size(configuration.parallel.tp))
+    )
+    total = build_step(padded).stages[0]
+    step = build_step(configuration)
+    tp, ep = configuration.parallel.tp, configuration.parallel.ep
+    assert sum(s.expert_parameters for s in step.stages) * ep == total.expert_parameters
+    assert sum(s.parameters for s in step.stages) * tp >= total.parameters
