@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from vtrain_sim.commands import failures
+from vtrain_sim.commands.calibrate import calibrate
 from vtrain_sim.commands.project import project
 
 app = typer.Typer(
@@ -14,11 +15,7 @@ app = typer.Typer(
     help="Project LLM training on clusters and configurations that were not run.",
 )
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(project)
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `project` a named command while it is the only one."""
+app.command()(calibrate)
 
 
 def main() -> None:

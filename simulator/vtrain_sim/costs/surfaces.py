@@ -6,11 +6,11 @@ without any, are all 1: then only measurements say what it really reaches.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from vtrain_schemas.operators import Operator
 
 from vtrain_sim.specs import DeviceSpec
@@ -33,14 +33,17 @@ class Surfaces:
     """Coefficients of one device.
 
     compute_units: streaming multiprocessors that share the tiles of a GEMM (0: no quantisation).
-    tiles: kernels to choose from. wave_s: fixed time of one wave. efficiency: by kind, or by
-    "kind/phase", of the roofline's bound. overhead_s: fixed time of one call of a kind.
+    tiles: kernels to choose from. wave_s: fixed time of one wave. half_seq, half_dim: sequence length
+    and head dimension at which fused attention reaches half of its efficiency. efficiency: by kind,
+    or by "kind/phase", of the roofline's bound. overhead_s: fixed time of one call of a kind.
     sigma: uncertainty by kind, standard deviation of the logarithm.
     """
 
     compute_units: int = 0
     tiles: tuple[Tile, ...] = ()
     wave_s: float = 0.0
+    half_seq: float = 0.0
+    half_dim: float = 0.0
     efficiency: Mapping[str, float] = field(default_factory=dict)
     overhead_s: Mapping[str, float] = field(default_factory=dict)
     sigma: Mapping[str, float] = field(default_factory=dict)
@@ -53,6 +56,8 @@ class Surfaces:
             compute_units=int(values.get("compute_units", 0)),
             tiles=tiles,
             wave_s=float(values.get("wave_s", 0.0)),
+            half_seq=float(values.get("half_seq", 0.0)),
+            half_dim=float(values.get("half_dim", 0.0)),
             efficiency=dict(values.get("efficiency", {})),
             overhead_s=dict(values.get("overhead_s", {})),
             sigma=dict(values.get("sigma", {})),
@@ -82,6 +87,10 @@ class DeviceSurface:
         memory_s = nbytes / self.device.memory_bandwidth
         if operator.kind in ("gemm", "grouped_gemm", "router") and surfaces.tiles:
             return overhead + max(self._gemm(operator) / efficiency, memory_s)
+        if operator.kind == "attention" and operator.fused:
+            efficiency *= attention_efficiency(
+                operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim
+            )
         if operator.kind in ("gemm", "grouped_gemm", "router", "attention"):
             return overhead + max(flops / self.device.peak(operator.dtype), memory_s) / efficiency
         return overhead + memory_s / efficiency
@@ -104,13 +113,30 @@ class DeviceSurface:
         return self._tiled(operator, operator.m, operator.n, operator.k)
 
     def _tiled(self, operator: Operator, m: int, n: int, k: int) -> float:
-        units = self.surfaces.compute_units
-        per_unit = self.device.peak(operator.dtype) / units
+        surfaces = self.surfaces
         experts = operator.batch if operator.kind == "grouped_gemm" else 1
-        best = math.inf
-        for tile in self.surfaces.tiles:
-            tiles = experts * math.ceil(m / experts / tile.m) * math.ceil(n / tile.n)
-            waves = math.ceil(tiles / units)
-            wave = 2.0 * tile.m * tile.n * k / (per_unit * tile.efficiency) + self.surfaces.wave_s
-            best = min(best, waves * wave)
-        return best
+        per_unit = self.device.peak(operator.dtype) / surfaces.compute_units
+        return float(
+            min(
+                tile_seconds(m / experts, n, k, tile, surfaces.compute_units, per_unit, surfaces.wave_s, experts)
+                for tile in surfaces.tiles
+            )
+        )
+
+
+def tile_seconds(
+    m: Any, n: Any, k: Any, tile: Tile, units: int, flops_per_unit: float, wave_s: float, problems: int = 1
+) -> Any:
+    """Time of a GEMM with one kind of tile: whole waves of whole tiles over the compute units.
+
+    m, n, k may be numbers or arrays. NVIDIA, "Matrix multiplication background user's guide", tile
+    and wave quantisation.
+    """
+    tiles = problems * np.ceil(m / tile.m) * np.ceil(n / tile.n)
+    waves = np.ceil(tiles / units)
+    return waves * (2.0 * tile.m * tile.n * k / (flops_per_unit * tile.efficiency) + wave_s)
+
+
+def attention_efficiency(seq: Any, head_dim: Any, half_seq: float, half_dim: float) -> Any:
+    """Share of its best rate that fused attention reaches: it saturates with sequence and head size."""
+    return 1.0 / ((1.0 + half_seq / seq) * (1.0 + half_dim / head_dim))
