@@ -55,7 +55,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Capture]:
     made: dict[str, Capture] = {}
 
     def make(
-        name: str, processes: int = 1, *flags: str, plugin: tuple[str, ...] = (), env: dict[str, str] | None = None
+        name: str,
+        processes: int = 1,
+        *flags: str,
+        plugin: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
     ) -> Capture:
         if name not in made:
             directory = tmp_path_factory.mktemp(name)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from vtrain_schemas.operators import Operator
-
 from vtrain_plugin.bench_output import BenchOutput
 from vtrain_plugin.device import BenchDevice
 from vtrain_plugin.rows import operator_columns
+from vtrain_schemas.operators import Operator
 
 Measured = tuple[Operator, Callable[[], Any]]
 
@@ -76,7 +75,10 @@ class OperatorBench:
 
     def _norm(self, operator: Operator) -> Iterator[Measured]:
         x = self._tensor(operator, operator.m, operator.n, grad=True)
-        weight, bias = self._tensor(operator, operator.n, grad=True), self._tensor(operator, operator.n, grad=True)
+        weight, bias = (
+            self._tensor(operator, operator.n, grad=True),
+            self._tensor(operator, operator.n, grad=True),
+        )
         norm = self.torch.nn.functional.layer_norm
         yield operator, lambda: norm(x, (operator.n,), weight, bias)
         yield from self._backward(operator, lambda: norm(x, (operator.n,), weight, bias), (x, weight, bias))
@@ -112,9 +114,7 @@ class OperatorBench:
         adam = torch.optim.Adam([parameter], lr=1e-4, fused=self.device.cuda)
         yield replace(operator, m=count), adam.step
 
-    def _backward(
-        self, operator: Operator, forward: Callable[[], Any], inputs: tuple[Any, ...]
-    ) -> Iterator[Measured]:
+    def _backward(self, operator: Operator, forward: Callable[[], Any], inputs: tuple[Any, ...]) -> Iterator[Measured]:
         output = forward()
         gradient = self.torch.ones_like(output)
         yield (

@@ -73,9 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     from vtrain_plugin.device import BenchDevice
 
     device = BenchDevice(args.pin)
-    session = api.enable(
-        args.out, run_id=args.run_id, warmup=args.warmup, steps=args.steps, kernels=args.kernels
-    )
+    session = api.enable(args.out, run_id=args.run_id, warmup=args.warmup, steps=args.steps, kernels=args.kernels)
     assert session is not None
     session.source = "rank"
     Player(args, device).train(args.warmup + args.steps)
@@ -117,7 +115,11 @@ class Player:
         if args.swiglu:
             more |= {"gated_linear_unit": True, "activation_func": torch.nn.functional.silu}
         if args.recompute_full:
-            more |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+            more |= {
+                "recompute_granularity": "full",
+                "recompute_method": "uniform",
+                "recompute_num_layers": 1,
+            }
         if args.num_experts:
             more |= {
                 "num_moe_experts": args.num_experts, "moe_router_topk": args.moe_router_topk,
@@ -144,8 +146,11 @@ class Player:
         return TransformerConfig(**_accepted(TransformerConfig, **options))
 
     def _model(self) -> tuple[Any, Any]:
-        from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-        from megatron.core.distributed import finalize_model_grads
+        from megatron.core.distributed import (
+            DistributedDataParallel,
+            DistributedDataParallelConfig,
+            finalize_model_grads,
+        )
         from megatron.core.enums import ModelType
         from megatron.core.models.gpt.gpt_model import GPTModel
         from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer

@@ -32,9 +32,7 @@ class Patches:
         self.replace(owner, name, functools.wraps(original)(make(original)))
         return True
 
-    def wrap_function(
-        self, module: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> bool:
+    def wrap_function(self, module: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
         """Like `wrap`, and also wherever a module of the training stack holds the same function."""
         original = getattr(module, name, None)
         if not callable(original):

@@ -5,18 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtrain_schemas.operators import Operator
-
 from vtrain_plugin.clock import Clock
 from vtrain_plugin.ranges import NoRanges, NvtxRanges
+from vtrain_schemas.operators import Operator
 
 
 class Span:
     """One interval. `begin` and `end` are marks of the clock; None until taken."""
 
     __slots__ = (
-        "begin", "chunk", "end", "id", "kind", "layer", "microbatch", "name", "operator", "parent",
-        "phase", "remainder", "range",
+        "begin",
+        "chunk",
+        "end",
+        "id",
+        "kind",
+        "layer",
+        "microbatch",
+        "name",
+        "operator",
+        "parent",
+        "phase",
+        "range",
+        "remainder",
     )  # fmt: skip
 
     def __init__(

@@ -172,9 +172,7 @@ class Session:
             if not wait and not clock.ready(token):
                 return
             self._pending.pop(0)
-            rows = rows_of_step(
-                record, clock.resolver(token), self._sink.run_id, self._sink.rank, metadata.nodes_of
-            )
+            rows = rows_of_step(record, clock.resolver(token), self._sink.run_id, self._sink.rank, metadata.nodes_of)
             if not self._run:
                 self._run = self._describe_run(record)
             for table, table_rows in rows.items():
@@ -212,7 +210,9 @@ class Session:
             for table, rows in self._kineto.rows(self._sink.run_id, self._sink.rank).items():
                 self._sink.write(table, rows)
         if recorder.dropped:
-            report(f"{recorder.dropped} rows were dropped: the bound of {self.settings.max_rows} rows a step was reached")
+            report(
+                f"{recorder.dropped} rows were dropped: the bound of {self.settings.max_rows} rows a step was reached"
+            )
         if self._captured and self._sink.rank == 0:
             report(f"captured {self._captured} steps to {self.settings.out}/run_id={self._sink.run_id}")
 

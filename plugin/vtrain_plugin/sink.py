@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
 from vtrain_schemas import arrow_schema
 from vtrain_schemas.layout import file_path
 
@@ -65,9 +66,10 @@ def _open_filesystem(out: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in out:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(out))
     try:
-        return pafs.FileSystem.from_uri(out)
+        filesystem, path = pafs.FileSystem.from_uri(out)
+        return filesystem, str(path)
     except (pa.ArrowInvalid, NotImplementedError):
         import fsspec
 
-        filesystem, path = fsspec.core.url_to_fs(out)
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+        inner, path = fsspec.core.url_to_fs(out)
+        return pafs.PyFileSystem(pafs.FSSpecHandler(inner)), str(path)

@@ -35,9 +35,7 @@ def dtype_bytes(dtype: str) -> int:
     try:
         return DTYPE_BYTES[dtype]
     except KeyError:
-        raise UnknownDtypeError(
-            f"unknown element type {dtype!r}: known are {', '.join(DTYPE_BYTES)}"
-        ) from None
+        raise UnknownDtypeError(f"unknown element type {dtype!r}: known are {', '.join(DTYPE_BYTES)}") from None
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ class Operator:
             io = size * (2.0 * q + kv) * (2.5 if backward else 1.0)
             if self.fused == "flash":
                 return io
-            # Unfused attention streams the score matrix through memory.
+            # Unfused attention streams the score matrix through memory: scale, mask, softmax, dropout.
             scores = size * float(self.batch * self.heads * self.seq_q * self.seq_kv)
-            return io + scores * (8.0 if backward else 8.0)
+            return io + scores * 8.0
         if self.kind in _STREAMED:
             return size * self.m * self.n * _STREAMED[self.kind][1 if backward else 0]
         if self.kind == "loss":

@@ -26,10 +26,7 @@ def schema_reference() -> str:
     for table in TABLES.values():
         lines += ["", f"### `{table.name}`", "", f"One row is {table.row}.", ""]
         lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
-        lines += [
-            f"| `{c.name}`{'' if c.nullable else ' *'} | {c.type} | {c.unit} | {c.doc} |"
-            for c in table.columns
-        ]
+        lines += [f"| `{c.name}`{'' if c.nullable else ' *'} | {c.type} | {c.unit} | {c.doc} |" for c in table.columns]
     lines += ["", "\\* never null", "", "## Views"]
     for view in views():
         lines += ["", f"### `{view.name}`", "", view.doc, "", "| column | meaning |", "|---|---|"]

@@ -244,17 +244,12 @@ COLLECTIVES = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES)
-}
+TABLES: dict[str, Table] = {table.name: table for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES)}
 
 
 @cache
 def arrow_schema(name: str) -> pa.Schema:
     """Arrow schema of a table; unit and meaning are in each field's metadata."""
     table = TABLES[name]
-    fields = [
-        pa.field(c.name, c.type, c.nullable, {"unit": c.unit, "doc": c.doc}) for c in table.columns
-    ]
+    fields = [pa.field(c.name, c.type, c.nullable, {"unit": c.unit, "doc": c.doc}) for c in table.columns]
     return pa.schema(fields, {"vtrain.schema_version": SCHEMA_VERSION, "vtrain.table": name})

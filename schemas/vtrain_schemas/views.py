@@ -73,8 +73,7 @@ def create_statements(view: View, temporary: bool = False) -> list[str]:
     if not temporary:
         statements.append(f"COMMENT ON VIEW {view.name} IS {_quote(view.doc)}")
         statements += [
-            f"COMMENT ON COLUMN {view.name}.{column} IS {_quote(meaning)}"
-            for column, meaning in view.columns.items()
+            f"COMMENT ON COLUMN {view.name}.{column} IS {_quote(meaning)}" for column, meaning in view.columns.items()
         ]
     return statements
 

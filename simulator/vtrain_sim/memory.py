@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vtrain_schemas.operators import dtype_bytes
-
 from vtrain_sim.operators import StageProgram, StepProgram
 from vtrain_sim.schedules.interleaved import warmup_steps
 from vtrain_sim.specs import Configuration
@@ -103,9 +102,7 @@ def layer_activation_bytes(configuration: Configuration) -> tuple[int, int]:
     if train.attention_kernel == "unfused":
         heads = model.num_attention_heads // tp
         # Softmax output, its dropout mask and the dropout's output.
-        scores = train.micro_batch_size * heads * (model.seq_length // parallel.cp) * model.seq_length * (
-            2 * size + 1
-        )
+        scores = train.micro_batch_size * heads * (model.seq_length // parallel.cp) * model.seq_length * (2 * size + 1)
     everything = kept + scores
     if train.recompute_granularity == "full":
         return local * h * size, everything

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtrain_schemas.operators import Operator
-
 from vtrain_sim.costs import MEASURED, CollectiveCosts, OperatorCosts, Price
 from vtrain_sim.memory import MemoryVerdict, memory
 from vtrain_sim.operators import Communication, Compute, Item, Program, StepProgram, build_step
@@ -188,9 +187,8 @@ class Projector:
         iteration = max(ready) + last
         critical = max(range(parallel.pp), key=lambda s: (ready[s], timeline.busy_s[s]))
         total = _Tally()
-        for chunk in range(parallel.vpp):
-            total.merge(forward[critical][chunk], configuration.num_microbatches)
-            total.merge(backward[critical][chunk], configuration.num_microbatches)
+        for tally in (*forward[critical], *backward[critical]):
+            total.merge(tally, configuration.num_microbatches)
         for tally in (before[critical], sync[critical], update[critical]):
             total.merge(tally)
         breakdown = dict(total.category)

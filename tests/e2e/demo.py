@@ -51,7 +51,7 @@ def main() -> None:
     proof = Proof(arguments.out, say)
     outcomes = proof.compare()
     for question, query in QUERIES:
-        print(f"\n{question}\n$ vtrain-catalog sql \"{query}\"")
+        print(f'\n{question}\n$ vtrain-catalog sql "{query}"')
         print(proof.sql(query), end="")
     print("\nProjected from the base run, then run for real (iteration time):\n")
     print(f"{'':20s}{'projected':>10s}  {'90% band':>16s}{'measured':>10s}{'error':>8s}")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch.distributed as dist  # noqa: E402
-from support import train_gpt  # noqa: E402
+import torch.distributed as dist
 
-import vtrain_plugin  # noqa: E402
+import vtrain_plugin
+from support import train_gpt
 
 
 def fingerprint() -> dict[str, object]:

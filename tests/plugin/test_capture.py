@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
 
+from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
 from vtrain_sim.operators import Compute, build_step
 from vtrain_sim.specs.from_run import configuration_from_run
 
@@ -72,7 +72,7 @@ def test_captured_operators_are_the_simulators_program(capture: Capturing, name:
                 for item in (*part.forward, *part.backward):
                     if isinstance(item, Compute) and item.operator.kind != "microbatch":
                         o = item.operator
-                        expected[o.kind, o.phase, *o.dims] += count * configuration.num_microbatches
+                        expected[(o.kind, o.phase, *o.dims)] += count * configuration.num_microbatches
         once = {"zero_grad", "grad_prepare", "grad_norm", "grad_clip", "optimizer"}
         assert {k: v for k, v in captured[rank].items() if k[0] not in once} == expected, f"rank {rank}"
         for item in (*program.before, *program.update):
@@ -156,9 +156,11 @@ def test_both_ends_of_a_call_have_one_sequence_number(capture: Capturing) -> Non
 def test_roles_of_every_layout(capture: Capturing) -> None:
     expected = {"tp2": "tp", "pp2": "pp", "pp2-vpp2": "pp", "dp2": "dp", "dp2-zero": "dp"}
     for name, role in expected.items():
-        rows = layout(capture, name).catalog.sql(
-            "SELECT DISTINCT role FROM collectives WHERE len(group_ranks) > 1"
-        ).to_pylist()
+        rows = (
+            layout(capture, name)
+            .catalog.sql("SELECT DISTINCT role FROM collectives WHERE len(group_ranks) > 1")
+            .to_pylist()
+        )
         assert role in {r["role"] for r in rows}, name
 
 
@@ -253,7 +255,18 @@ def test_kernels_record_framework_operators_with_shapes(capture: Capturing) -> N
 
 def test_read_only_disk_is_reported_once_and_training_goes_on() -> None:
     done = run_python(
-        ["-m", "vtrain_plugin", "--out", "/proc/nowhere", "--warmup", "1", "--steps", "2", str(SCRIPT), *SMALL]
+        [
+            "-m",
+            "vtrain_plugin",
+            "--out",
+            "/proc/nowhere",
+            "--warmup",
+            "1",
+            "--steps",
+            "2",
+            str(SCRIPT),
+            *SMALL,
+        ]
     )
     reports = [line for line in done.stderr.splitlines() if line.startswith("vtrain")]
     assert len(reports) == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import run_python
 
+from conftest import run_python
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.collectives import load_collectives
 from vtrain_sim.operators import Compute, build_step

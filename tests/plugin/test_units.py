@@ -110,9 +110,7 @@ class _Ticks:
         pass
 
 
-trees = st.recursive(
-    st.integers(0, 50), lambda inner: st.lists(inner, min_size=1, max_size=4), max_leaves=20
-)
+trees = st.recursive(st.integers(0, 50), lambda inner: st.lists(inner, min_size=1, max_size=4), max_leaves=20)
 
 
 def _grow(recorder: Recorder, clock: _Ticks, tree: object) -> None:
@@ -237,7 +235,13 @@ def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
         ("gemm_kernel", 7, 99, "aten::mm", 2500), ("ncclDevKernel_AllReduce", 20, 100, None, 4000)
     ]  # fmt: skip
     (operator,) = rows["operators"]
-    assert (operator["kind"], operator["m"], operator["n"], operator["k"], operator["dtype"]) == ("gemm", 4, 6, 8, "bfloat16")
+    assert (operator["kind"], operator["m"], operator["n"], operator["k"], operator["dtype"]) == (
+        "gemm",
+        4,
+        6,
+        8,
+        "bfloat16",
+    )
     assert operator["duration_ns"] == 2500, "a GPU operator takes as long as its kernels"
     assert json.loads(operator["input_dims"]) == [[4, 8], [8, 6]]
     (collective,) = rows["collectives"]

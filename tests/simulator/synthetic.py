@@ -13,9 +13,7 @@ from vtrain_sim.operators import Compute, build_step
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
 MODEL = ModelSpec(4, 256, 4, 128, 512, position_embedding_type="rope", make_vocab_size_divisible_by=1)
-BASE = Configuration(
-    MODEL, ParallelSpec(), TrainSpec(1, 4, params_dtype="float32", attention_kernel="unfused")
-)
+BASE = Configuration(MODEL, ParallelSpec(), TrainSpec(1, 4, params_dtype="float32", attention_kernel="unfused"))
 
 
 def true_seconds(operator: Operator) -> float:

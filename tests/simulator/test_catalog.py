@@ -72,7 +72,10 @@ def test_missing_ranks_and_unequal_steps_are_found(tmp_path: Path) -> None:
         if rank == 0:
             sink.write("runs", [run_row("r", world_size=4)])
         sink.write("ranks", [rank_row("r", rank)])
-        sink.write("steps", [{"run_id": "r", "rank": rank, "step": s, "start_ns": s * 1000, "duration_ns": 900} for s in steps])
+        sink.write(
+            "steps",
+            [{"run_id": "r", "rank": rank, "step": s, "start_ns": s * 1000, "duration_ns": 900} for s in steps],
+        )
     catalog = Catalog(tmp_path / "c.duckdb")
     catalog.add([str(out)])
     found = [p.what for p in catalog.check()]
@@ -87,7 +90,10 @@ def test_clocks_that_disagree_are_found(tmp_path: Path) -> None:
         if rank == 0:
             sink.write("runs", [run_row("r", world_size=2)])
         sink.write("ranks", [rank_row("r", rank)])
-        sink.write("steps", [{"run_id": "r", "rank": rank, "step": 1, "start_ns": rank * 10**10, "duration_ns": 10**9}])
+        sink.write(
+            "steps",
+            [{"run_id": "r", "rank": rank, "step": 1, "start_ns": rank * 10**10, "duration_ns": 10**9}],
+        )
     catalog = Catalog(tmp_path / "c.duckdb")
     catalog.add([str(out)])
     assert any("clocks are not synchronised" in p.what for p in catalog.check())
@@ -168,7 +174,9 @@ def test_remote_filesystem(tmp_path: Path) -> None:
     assert not catalog.check()
 
 
-@pytest.mark.parametrize(("where", "word"), [("nowhere", "no directory"), (".", "no profile below"), (__file__, "is a file")])
+@pytest.mark.parametrize(
+    ("where", "word"), [("nowhere", "no directory"), (".", "no profile below"), (__file__, "is a file")]
+)
 def test_places_without_profiles_are_refused(tmp_path: Path, where: str, word: str) -> None:
     (tmp_path / "empty").mkdir()
     target = str(tmp_path / "empty") if where == "." else where

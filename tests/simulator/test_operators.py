@@ -121,11 +121,10 @@ def test_no_layer_is_lost_whatever_the_layout(configuration: Configuration) -> N
 @given(configurations())
 def test_shards_add_up_to_the_whole_model(configuration: Configuration) -> None:
     """Sharded matrices over tp x ep, plus what is replicated: never less than the unsharded model."""
-    whole = replace(
-        configuration, parallel=ParallelSpec(), train=replace(configuration.train, global_batch_size=1)
-    )
+    whole = replace(configuration, parallel=ParallelSpec(), train=replace(configuration.train, global_batch_size=1))
     padded = replace(
-        whole, model=replace(whole.model, vocab_size=configuration.model.padded_vocab_size(configuration.parallel.tp))
+        whole,
+        model=replace(whole.model, vocab_size=configuration.model.padded_vocab_size(configuration.parallel.tp)),
     )
     total = build_step(padded).stages[0]
     step = build_step(configuration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import pytest
@@ -94,7 +95,11 @@ def test_replay_equals_brute_force(case) -> None:  # type: ignore[no-untyped-def
     name, stages, chunks, microbatches, forward, backward, transfer = case
     instructions = schedule(name, stages, chunks, microbatches)
     fast = replay(
-        instructions, [[sum(c) for c in s] for s in forward], [[sum(c) for c in s] for s in backward], transfer, True
+        instructions,
+        [[sum(c) for c in s] for s in forward],
+        [[sum(c) for c in s] for s in backward],
+        transfer,
+        True,
     )
     assert fast.end_s == pytest.approx(brute_force(instructions, forward, backward, transfer), rel=1e-9)  # type: ignore[arg-type]
     # Every microbatch runs once forward and once backward on every chunk, and never two at a time.
@@ -102,7 +107,7 @@ def test_replay_equals_brute_force(case) -> None:  # type: ignore[no-untyped-def
         slots = sorted((s for s in fast.slots if s.stage == stage), key=lambda s: s.start_s)
         keys = {(s.direction, s.chunk, s.microbatch) for s in slots}
         assert len(keys) == len(slots) == 2 * chunks * microbatches
-        for one, two in zip(slots, slots[1:], strict=False):
+        for one, two in itertools.pairwise(slots):
             assert one.end_s <= two.start_s + 1e-9
         # Conservation: busy time is the work.
         work = microbatches * sum(sum(f) + sum(b) for f, b in zip(forward[stage], backward[stage], strict=True))
@@ -116,7 +121,9 @@ def test_slower_work_never_ends_earlier(case, factor: float) -> None:  # type: i
     instructions = schedule(name, stages, chunks, microbatches)
     f, b = [[sum(c) for c in s] for s in forward], [[sum(c) for c in s] for s in backward]
     slower = [row if i else [x * factor for x in row] for i, row in enumerate(f)]
-    assert max(replay(instructions, slower, b, transfer).end_s) >= max(replay(instructions, f, b, transfer).end_s) - 1e-9
+    assert (
+        max(replay(instructions, slower, b, transfer).end_s) >= max(replay(instructions, f, b, transfer).end_s) - 1e-9
+    )
 
 
 @pytest.mark.parametrize(("stages", "microbatches"), [(2, 4), (4, 8), (8, 32)])
@@ -128,7 +135,10 @@ def test_bubble_of_equal_stages_is_the_textbooks(stages: int, microbatches: int)
     chunks = 2
     end = max(
         replay(
-            schedule("interleaved", stages, chunks, microbatches), [[0.5] * chunks] * stages, [[1.0] * chunks] * stages, 0.0
+            schedule("interleaved", stages, chunks, microbatches),
+            [[0.5] * chunks] * stages,
+            [[1.0] * chunks] * stages,
+            0.0,
         ).end_s
     )
     assert end == pytest.approx(3.0 * (microbatches + (stages - 1) / chunks))
@@ -139,9 +149,17 @@ def test_microbatches_in_flight_are_what_memory_counts(name: str) -> None:
     stages, chunks, microbatches = 4, 2 if name == "interleaved" else 1, 8
     model = ModelSpec(8, 64, 4, 32, 128)
     configuration = Configuration(
-        model, ParallelSpec(pp=stages, vpp=chunks), TrainSpec(1, microbatches, schedule=name if chunks == 1 else "auto")
+        model,
+        ParallelSpec(pp=stages, vpp=chunks),
+        TrainSpec(1, microbatches, schedule=name if chunks == 1 else "auto"),
     )
-    result = replay(schedule(name, stages, chunks, microbatches), [[1.0] * chunks] * stages, [[2.0] * chunks] * stages, 0.1, True)
+    result = replay(
+        schedule(name, stages, chunks, microbatches),
+        [[1.0] * chunks] * stages,
+        [[2.0] * chunks] * stages,
+        0.1,
+        True,
+    )
     for stage in range(stages):
         held = most = 0
         for slot in sorted((s for s in result.slots if s.stage == stage), key=lambda s: s.start_s):

@@ -204,9 +204,7 @@ def main() -> None:
 
     def batches() -> Any:
         while True:
-            yield torch.randint(
-                0, args.vocab_size, (args.micro_batch_size, args.seq_length + 1), generator=generator
-            )
+            yield torch.randint(0, args.vocab_size, (args.micro_batch_size, args.seq_length + 1), generator=generator)
 
     def forward_step(iterator: Any, chunk: Any) -> Any:
         tokens = next(iterator)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vtrain_schemas.operators import Operator
-
 from vtrain_plugin.megatron.context import ModelContext, dtype_name
+from vtrain_schemas.operators import Operator
 
 # (span kind, is recorded only with operators) by class name, the most specific first.
 _BY_CLASS_NAME = {

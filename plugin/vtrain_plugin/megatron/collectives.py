@@ -122,9 +122,7 @@ class CallRecorder:
 
         return wrap
 
-    def wrap_point_to_point(
-        self, op: str, is_async: bool
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrap_point_to_point(self, op: str, is_async: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         session = self.session
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,9 +220,7 @@ class CallRecorder:
             self._span(), recorder.clock.now(),
         )  # fmt: skip
 
-    def _begin_p2p(
-        self, op: str, is_async: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Call | None:
+    def _begin_p2p(self, op: str, is_async: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         recorder = self._ready()
         if recorder is None:
             return None
@@ -233,9 +229,7 @@ class CallRecorder:
         group = kwargs.get("group", args[2] if len(args) > 2 else None)
         return self._point_to_point(recorder, op, is_async, tensor, peer, group)
 
-    def _point_to_point(
-        self, recorder: Any, op: str, is_async: bool, tensor: Any, peer: Any, group: Any
-    ) -> Call:
+    def _point_to_point(self, recorder: Any, op: str, is_async: bool, tensor: Any, peer: Any, group: Any) -> Call:
         import torch.distributed as dist
 
         me = dist.get_rank()
@@ -258,9 +252,7 @@ class CallRecorder:
         for operation in operations:
             function = getattr(operation.op, "__name__", "")
             op = "recv" if "recv" in function else "send"
-            calls.append(
-                self._point_to_point(recorder, op, True, operation.tensor, operation.peer, operation.group)
-            )
+            calls.append(self._point_to_point(recorder, op, True, operation.tensor, operation.peer, operation.group))
         return calls
 
     def _span(self) -> Any:

@@ -12,9 +12,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from vtrain_schemas import SCHEMA_VERSION
-
 from vtrain_plugin.megatron.context import ModelContext, dtype_name
+from vtrain_schemas import SCHEMA_VERSION
 
 
 def rank() -> int:
@@ -168,9 +167,11 @@ def environment_columns() -> dict[str, Any]:
 
 def complete_batch(run: dict[str, Any]) -> None:
     """Global batch from micro batch, microbatches and data parallel size."""
-    parts = (run.get("micro_batch_size"), run.get("num_microbatches"), run.get("data_parallel_size"))
-    if all(parts):
-        run["global_batch_size"] = parts[0] * parts[1] * parts[2]
+    size, count, replicas = (
+        int(run.get(name) or 0) for name in ("micro_batch_size", "num_microbatches", "data_parallel_size")
+    )
+    if size and count and replicas:
+        run["global_batch_size"] = size * count * replicas
 
 
 @cache

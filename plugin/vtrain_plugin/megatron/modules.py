@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vtrain_schemas.operators import Operator
-
 from vtrain_plugin.megatron.classify import operator_of, rows_and_width, span_kind
 from vtrain_plugin.megatron.context import ModelContext
 from vtrain_plugin.recorder import Span
+from vtrain_schemas.operators import Operator
 
 
 class Hooked:
@@ -181,9 +180,7 @@ class ModuleHooks:
         hooked, twin = frame.hooked, frame.backward
         operator = None
         if self.session.settings.operators:
-            operator = operator_of(
-                hooked.kind, hooked, frame.tensor_in, output, frame.args, self.context
-            )
+            operator = operator_of(hooked.kind, hooked, frame.tensor_in, output, frame.args, self.context)
         if operator is not None:
             hooked.last = operator
             phase = "forward" if frame.span.phase == "forward" else "recompute"

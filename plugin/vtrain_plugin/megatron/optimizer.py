@@ -24,9 +24,7 @@ def install_step_counter(session: Any) -> None:
             if method in vars(cls):
                 session.patches.wrap(cls, method, _wrap_part(session, method, kind, _owned_elements))
     for function, kind in _FUNCTIONS.items():
-        session.patches.wrap_function(
-            clip_grads, function, _wrap_part(session, function, kind, _listed_elements)
-        )
+        session.patches.wrap_function(clip_grads, function, _wrap_part(session, function, kind, _listed_elements))
 
 
 class _Depth:
@@ -36,10 +34,10 @@ class _Depth:
         self.value = 0
 
 
-def _subclasses(cls: type) -> list[type]:
-    found = [cls]
-    for sub in cls.__subclasses__():
-        found.extend(c for c in _subclasses(sub) if c not in found)
+def _subclasses(cls: Any) -> list[Any]:
+    found: list[Any] = [cls]
+    for child in cls.__subclasses__():
+        found.extend(c for c in _subclasses(child) if c not in found)
     return found
 
 

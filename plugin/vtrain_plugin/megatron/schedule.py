@@ -79,9 +79,7 @@ class MicrobatchState:
         microbatch = self._forward_count.get(chunk, 0)
         self._forward_count[chunk] = microbatch + 1
         self.direction, self.microbatch, self.chunk = "forward", microbatch, chunk
-        span = recorder.new_span(
-            "forward_step", "forward_step", "forward", microbatch=microbatch, chunk=chunk
-        )
+        span = recorder.new_span("forward_step", "forward_step", "forward", microbatch=microbatch, chunk=chunk)
         span.remainder = "microbatch"
         recorder.open(span)
         if chunk == 0:
@@ -111,9 +109,7 @@ class MicrobatchState:
             output = output[0] if output else None
         _, microbatch, chunk = self._outputs.pop(id(output), (None, None, None))
         self.direction, self.microbatch, self.chunk = "backward", microbatch, chunk
-        span = recorder.new_span(
-            "backward_step", "backward_step", "backward", microbatch=microbatch, chunk=chunk
-        )
+        span = recorder.new_span("backward_step", "backward_step", "backward", microbatch=microbatch, chunk=chunk)
         span.remainder = "microbatch"
         session.hooks_describe_microbatch(span)
         recorder.open(span)

@@ -10,8 +10,8 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from vtrain_schemas import TABLES
 
+from vtrain_schemas import TABLES
 from vtrain_sim.catalog import database
 from vtrain_sim.catalog.scan import Found, read_fully, scan
 from vtrain_sim.errors import UserError, nearest
@@ -137,9 +137,7 @@ class Catalog:
                     [run_id],
                 )
             )
-            ranks = _dictionaries(
-                connection.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", [run_id])
-            )
+            ranks = _dictionaries(connection.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", [run_id]))
             steps = _dictionaries(
                 connection.execute("SELECT * FROM steps WHERE run_id = ? ORDER BY step, rank", [run_id])
             )
@@ -154,9 +152,7 @@ class Catalog:
         """
         problems: list[Problem] = []
         with self._reading() as connection:
-            files = connection.execute(
-                "SELECT run_id, rank, path, problem, remote FROM files ORDER BY path"
-            ).fetchall()
+            files = connection.execute("SELECT run_id, rank, path, problem, remote FROM files ORDER BY path").fetchall()
             worlds = dict(connection.execute("SELECT run_id, world_size FROM runs").fetchall())
             sources = dict(connection.execute("SELECT run_id, source FROM runs").fetchall())
             seen: dict[str, set[int]] = {}
@@ -190,9 +186,7 @@ class Catalog:
             missing = sorted(set(range(worlds[run_id] or 0)) - seen.get(run_id, set()))
             if missing:
                 shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-                problems.append(
-                    Problem(run_id, None, f"{len(missing)} of {worlds[run_id]} ranks are missing: {shown}")
-                )
+                problems.append(Problem(run_id, None, f"{len(missing)} of {worlds[run_id]} ranks are missing: {shown}"))
         for run_id, rank, own, usual in steps:
             problems.append(Problem(run_id, rank, f"has steps {own}, other ranks have {usual}"))
         for run_id, step, spread, longest in clocks:

@@ -10,9 +10,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
+
 from vtrain_schemas import TABLES, arrow_schema
 from vtrain_schemas.views import create_statements, views
-
 from vtrain_sim.catalog.scan import open_filesystem
 from vtrain_sim.errors import UserError
 
@@ -133,9 +133,7 @@ def _shadow_remote(connection: duckdb.DuckDBPyConnection) -> None:
         if rows:
             filesystem, _, _ = open_filesystem(rows[0][0])
             inner = [open_filesystem(r[0])[1] for r in rows]
-            dataset = pads.dataset(
-                inner, schema=arrow_schema(name), format="parquet", filesystem=filesystem
-            )
+            dataset = pads.dataset(inner, schema=arrow_schema(name), format="parquet", filesystem=filesystem)
             connection.register(f"remote_{name}", dataset)
             query = f"{query} UNION ALL BY NAME SELECT * FROM remote_{name}"
         connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {name} AS {query}")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
 from vtrain_schemas import TABLES, SchemaVersionError, check_version
 from vtrain_schemas.layout import RUN_PREFIX, TABLE_PREFIX, parse_file_name
-
 from vtrain_sim.errors import UserError
 
 
@@ -68,9 +68,7 @@ def scan(where: str) -> list[Found]:
     # A run directory may itself be given: its own name is then the last part of the root.
     found = [f for e in entries if (f := _judge(filesystem, e, prefix)) is not None]
     if not found:
-        raise UserError(
-            f"no profile below {where}: expected {RUN_PREFIX}<id>/{TABLE_PREFIX}<name>/rank=<n>.parquet"
-        )
+        raise UserError(f"no profile below {where}: expected {RUN_PREFIX}<id>/{TABLE_PREFIX}<name>/rank=<n>.parquet")
     return found
 
 

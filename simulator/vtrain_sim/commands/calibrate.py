@@ -14,7 +14,9 @@ def calibrate(
     compute_units: int = typer.Option(..., min=1, help="Streaming multiprocessors of the device."),
     gemm: Path = typer.Option(..., "--gemm", help="Parquet or CSV with m, n, k, duration_us (and source)."),
     gemm_source: str = typer.Option("", help="Use only the rows of this source."),
-    attention: Path = typer.Option(None, help="Parquet or CSV with batch_size, isl, num_heads, head_dim, latency (ms)."),
+    attention: Path = typer.Option(
+        None, help="Parquet or CSV with batch_size, isl, num_heads, head_dim, latency (ms)."
+    ),
     in_layer_source: str = typer.Option("", help="Source of --gemm that was timed inside a running layer."),
     attention_backward_ratio: float = typer.Option(2.9, min=1.0, help="Time of attention backward over forward."),
 ) -> None:

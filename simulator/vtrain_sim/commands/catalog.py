@@ -46,7 +46,20 @@ def ls(catalog: Path = _CATALOG, as_json: bool = typer.Option(False, "--json")) 
         return
     from vtrain_sim.report.tables import console, duration, table
 
-    columns = ("run", "source", "device", "ranks", "tp", "pp", "vpp", "dp", "layers", "hidden", "steps", "step")
+    columns = (
+        "run",
+        "source",
+        "device",
+        "ranks",
+        "tp",
+        "pp",
+        "vpp",
+        "dp",
+        "layers",
+        "hidden",
+        "steps",
+        "step",
+    )
     rows = [
         (
             r["run_id"], r["source"], r["device_name"], f"{r['ranks']}/{r['world_size']}",

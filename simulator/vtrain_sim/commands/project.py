@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from vtrain_sim.errors import UserError
+from vtrain_sim.projection import Projector
 from vtrain_sim.specs.config import Configuration
 
 
@@ -31,7 +32,6 @@ def project(
     From a captured run (--catalog, --run), where the flags say what changes; or from bundled data
     (--cluster, with --model or the model's flags).
     """
-    from vtrain_sim.projection import Projector
     from vtrain_sim.specs.megatron_flags import emit_flags
 
     if num_gpus < 0:
@@ -40,7 +40,6 @@ def project(
         raise UserError(f"--train-tokens is {train_tokens}: it takes a positive number")
     if not math.isfinite(price_per_gpu_hour):
         raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}: it takes a number of dollars")
-    projector: Projector
     if run:
         projector, configuration = _from_run(catalog, run, cluster, model, num_gpus, context.args)
     elif catalog is not None:
@@ -67,11 +66,12 @@ def project(
     print_projection(projection, console(), train_tokens or None)
 
 
-def _from_run(catalog, run, cluster, model, num_gpus, flags):  # type: ignore[no-untyped-def]
+def _from_run(
+    catalog: Path | None, run: list[str], cluster: str, model: str, num_gpus: int, flags: list[str]
+) -> tuple[Projector, Configuration]:
     from vtrain_sim.catalog import Catalog
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
     from vtrain_sim.costs.surfaces import DeviceSurface
-    from vtrain_sim.projection import Projector
     from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
     if catalog is None:
@@ -85,23 +85,18 @@ def _from_run(catalog, run, cluster, model, num_gpus, flags):  # type: ignore[no
     return Projector(profile.cluster, operators, collectives), configuration
 
 
-def _from_presets(cluster, model, num_gpus, flags):  # type: ignore[no-untyped-def]
+def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> tuple[Projector, Configuration]:
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts
     from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-    from vtrain_sim.projection import Projector
     from vtrain_sim.specs import presets
     from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
     if not cluster:
         raise UserError(
-            "nothing to project on: give --catalog and --run, or --cluster "
-            f"({', '.join(presets.names('clusters'))})"
+            f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
         )
     machine, surfaces = presets.cluster(cluster), presets.cluster_surfaces(cluster)
     base = presets.model(model) if model else None
     configuration = configuration_from_flags(flags, None, num_gpus, base)
     operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
     return Projector(machine, operators, CollectiveCosts(machine)), configuration
-
-
-__all__ = ["Configuration", "project"]

@@ -14,8 +14,8 @@ from typing import Any
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from vtrain_schemas.operators import Operator
 
+from vtrain_schemas.operators import Operator
 from vtrain_sim.costs.surfaces import (
     DeviceSurface,
     Surfaces,
@@ -44,9 +44,15 @@ def read_gemms(path: Path, source: str = "") -> Array:
     """[count, 4] m, n, k, seconds from a Parquet or CSV table with m, n, k and duration_us columns."""
     where = "WHERE m >= $least AND n >= $least AND k >= $least" + (" AND source = $source" if source else "")
     values: dict[str, Any] = {"least": SMALLEST, **({"source": source} if source else {})}
-    rows = _query(path, f"SELECT m, n, k, median(duration_us) / 1e6 FROM table {where} GROUP BY m, n, k ORDER BY ALL", values)
+    rows = _query(
+        path,
+        f"SELECT m, n, k, median(duration_us) / 1e6 FROM table {where} GROUP BY m, n, k ORDER BY ALL",
+        values,
+    )
     if not rows:
-        raise UserError(f"{path} has no GEMM of {SMALLEST} or more in every dimension" + (f" from {source}" if source else ""))
+        raise UserError(
+            f"{path} has no GEMM of {SMALLEST} or more in every dimension" + (f" from {source}" if source else "")
+        )
     return np.array(rows, dtype=np.float64)
 
 
@@ -74,7 +80,9 @@ def _query(path: Path, query: str, values: dict[str, Any]) -> list[tuple[Any, ..
     reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
     connection = duckdb.connect()
     try:
-        connection.execute(f"CREATE VIEW \"table\" AS SELECT * FROM {reader}('{str(path).replace(chr(39), chr(39) * 2)}')")
+        connection.execute(
+            f"CREATE VIEW \"table\" AS SELECT * FROM {reader}('{str(path).replace(chr(39), chr(39) * 2)}')"
+        )
         return connection.execute(query.replace("FROM table", 'FROM "table"'), values).fetchall()
     except duckdb.Error as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
@@ -123,7 +131,8 @@ def fit_gemms(device: DeviceSpec, units: int, table: Array, most: int = 6000) ->
 
 def _descend(loss: Callable[[Array], float], start: Array, rounds: int = 40) -> Array:
     """Coordinate descent with a step that halves when no coordinate improves."""
-    best, value, step = start.copy(), loss(start), 0.2
+    best: Array = start.copy()
+    value, step = loss(start), 0.2
     for _ in range(rounds):
         improved = False
         for index in range(len(best)):

@@ -72,9 +72,7 @@ class MeasuredCollectives:
 
     def alpha_beta(self) -> tuple[float, float] | None:
         """Latency (s) and bus bandwidth (bytes/s) that the measurements of any op suggest."""
-        largest = [
-            (s, n * bus_factor(op, size)) for (op, size), ps in self.points.items() for n, s, _ in ps[-1:]
-        ]
+        largest = [(s, n * bus_factor(op, size)) for (op, size), ps in self.points.items() for n, s, _ in ps[-1:]]
         smallest = [s for ps in self.points.values() for _, s, _ in ps[:1]]
         if not largest:
             return None
@@ -151,9 +149,7 @@ class CollectiveCosts:
         if nodes > 1 and network.node_bandwidth:
             # A group's rings leave a node through as many links as it has ranks there.
             ranks_per_node = max(1, size // nodes)
-            rate = min(
-                network.bandwidth * ranks_per_node, network.node_bandwidth / max(1, sharers)
-            )
+            rate = min(network.bandwidth * ranks_per_node, network.node_bandwidth / max(1, sharers))
         hops = size - 1 if nodes == 1 else nodes - 1
         factor = bus_factor(op, size)
         seconds = network.latency_s + hops * network.hop_latency_s + nbytes * factor / rate

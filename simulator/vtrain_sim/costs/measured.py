@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import duckdb
+
 from vtrain_schemas.operators import Operator
 
 # The recomputed forward pass costs what the forward pass costs.
@@ -91,11 +92,26 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
         [run_ids],
     ).fetchall()
     entries = []
-    for kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim, mean, std, calls in rows:
+    for (
+        kind,
+        phase,
+        dtype,
+        fused,
+        m,
+        n,
+        k,
+        batch,
+        seq_q,
+        seq_kv,
+        heads,
+        kv_heads,
+        head_dim,
+        mean,
+        std,
+        calls,
+    ) in rows:
         if mean is None or mean <= 0:
             continue
-        operator = Operator(
-            kind, phase, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim, dtype, fused
-        )
+        operator = Operator(kind, phase, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim, dtype, fused)
         entries.append((operator, Measurement(mean / 1e9, (std or 0.0) / mean, calls)))
     return MeasuredOperators(entries)

@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from vtrain_schemas.operators import Operator
 
+from vtrain_schemas.operators import Operator
 from vtrain_sim.costs.measured import MeasuredOperators, canonical
 from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
 from vtrain_sim.costs.residual import ResidualField

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-from vtrain_schemas.operators import Operator
 
+from vtrain_schemas.operators import Operator
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.collectives import MeasuredCollectives, load_collectives
 from vtrain_sim.costs.measured import MeasuredOperators, Measurement, load_operators
@@ -59,18 +59,14 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
             )
         others = load_operators(connection, benches)
         overhead = _step_overhead(connection, list(run_ids))
-        collectives = load_collectives(
-            connection, [r["run_id"] for r in same_device if r["source"] == "collectives"]
-        )
+        collectives = load_collectives(connection, [r["run_id"] for r in same_device if r["source"] == "collectives"])
         contention = _contention(connection, benches) if run["world_size"] == 1 else 1.0
         step_s = connection.execute(
             "SELECT median(d) / 1e9 FROM (SELECT max(duration_ns) AS d FROM steps WHERE run_id = ? GROUP BY step)",
             [run_id],
         ).fetchall()[0][0]
     extra = MeasuredOperators(
-        [(Operator("step_overhead", "update", dtype="float32"), Measurement(overhead, 0.2, 1))]
-        if overhead > 0
-        else []
+        [(Operator("step_overhead", "update", dtype="float32"), Measurement(overhead, 0.2, 1))] if overhead > 0 else []
     )
     operators = own.merged(extra).merged(others)
     per_node = max(int(r["devices_per_host"] or 1) for r in same_device)
@@ -120,9 +116,7 @@ def _contention(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> fl
     return max(1.0, sum(ratios) / len(ratios)) if ratios else 1.0
 
 
-def _cluster(
-    run: dict[str, Any], operators: MeasuredOperators, contention: float, per_node: int
-) -> ClusterSpec:
+def _cluster(run: dict[str, Any], operators: MeasuredOperators, contention: float, per_node: int) -> ClusterSpec:
     """The machine of a run: nominal peaks are the best that was seen on it."""
     rate = max((o.flops() / m.seconds for o, m in operators if o.kind == "gemm"), default=1e12)
     streamed = [

@@ -24,9 +24,7 @@ class ResidualField:
     prior_sigma: uncertainty of the surface, the spread of the shared offset.
     """
 
-    def __init__(
-        self, points: NDArray[np.float64], residuals: NDArray[np.float64], prior_sigma: float
-    ) -> None:
+    def __init__(self, points: NDArray[np.float64], residuals: NDArray[np.float64], prior_sigma: float) -> None:
         self._points = points
         self._prior = prior_sigma
         covariance = self._covariance(points, points) + NOISE**2 * np.eye(len(points))
@@ -42,4 +40,5 @@ class ResidualField:
 
     def _covariance(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(-1)
-        return self._prior**2 + LOCAL_SIGMA**2 * np.exp(-0.5 * squared / LENGTH**2)
+        covariance: NDArray[np.float64] = self._prior**2 + LOCAL_SIGMA**2 * np.exp(-0.5 * squared / LENGTH**2)
+        return covariance

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from vtrain_schemas.operators import Operator
 
+from vtrain_schemas.operators import Operator
 from vtrain_sim.specs import DeviceSpec
 
 # Uncertainty (standard deviation of the logarithm) of a surface that nothing was fitted to.
@@ -88,9 +88,7 @@ class DeviceSurface:
         if operator.kind in ("gemm", "grouped_gemm", "router") and surfaces.tiles:
             return overhead + max(self._gemm(operator) / efficiency, memory_s)
         if operator.kind == "attention" and operator.fused:
-            efficiency *= attention_efficiency(
-                operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim
-            )
+            efficiency *= attention_efficiency(operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim)
         if operator.kind in ("gemm", "grouped_gemm", "router", "attention"):
             return overhead + max(flops / self.device.peak(operator.dtype), memory_s) / efficiency
         return overhead + memory_s / efficiency

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from vtrain_schemas.operators import Operator, dtype_bytes
-
 from vtrain_sim.operators.program import Communication, Compute, Item, Program
 from vtrain_sim.specs import Configuration
 
@@ -31,8 +30,8 @@ class LayerBuilder:
 
     # -- pieces ----------------------------------------------------------------------------
 
-    def _op(self, kind: str, m: int, n: int = 0, k: int = 0, **more: int) -> Operator:
-        return Operator(kind, "forward", m, n, k, dtype=self.dtype, **more)
+    def _op(self, kind: str, m: int, n: int = 0, k: int = 0, batch: int = 1) -> Operator:
+        return Operator(kind, "forward", m, n, k, batch, dtype=self.dtype)
 
     def _enter(self, name: str, backward: bool, behind: str = "") -> list[Item]:
         """Communication at the entry of a tensor-parallel region (conjugate of `_leave`)."""
@@ -133,7 +132,10 @@ class LayerBuilder:
         router = Compute("router", self._op("router", self.local_tokens, model.num_experts, model.hidden_size))
         permute = Compute("permute", self._op("permute", routed, model.hidden_size))
         ffn = model.moe_ffn_hidden_size
-        fc1 = Compute("experts_fc1", self._op("grouped_gemm", routed, gate * ffn, model.hidden_size, batch=local_experts))
+        fc1 = Compute(
+            "experts_fc1",
+            self._op("grouped_gemm", routed, gate * ffn, model.hidden_size, batch=local_experts),
+        )
         activation = Compute("activation", self._op("activation", routed, ffn))
         fc2 = Compute("experts_fc2", self._op("grouped_gemm", routed, model.hidden_size, ffn, batch=local_experts))
         swap: list[Item] = []

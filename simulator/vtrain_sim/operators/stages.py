@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vtrain_schemas.operators import Operator, dtype_bytes
-
 from vtrain_sim.operators.layers import LayerBuilder, run_again
 from vtrain_sim.operators.program import Communication, Compute, Item, Program
 from vtrain_sim.specs import Configuration
@@ -72,9 +71,7 @@ def _chunk_layers(configuration: Configuration, layer: Program, count: int) -> l
     train = configuration.train
     if train.recompute_granularity != "full" or train.recompute_method != "block":
         return [(layer, count)]
-    again = replace(
-        layer, name="layer_recomputed", backward=(*run_again(layer.forward), *layer.backward)
-    )
+    again = replace(layer, name="layer_recomputed", backward=(*run_again(layer.forward), *layer.backward))
     recomputed = min(count, train.recompute_num_layers)
     parts = [(again, recomputed)]
     return [*parts, (layer, count - recomputed)] if count > recomputed else parts

@@ -46,5 +46,7 @@ def print_projection(projection: Projection, console: Console, tokens: float | N
     if tokens is not None:
         line = f"{tokens:.3g} tokens take {projection.days(tokens):.2f} days"
         if projection.cluster.price_per_gpu_hour:
-            line += f" and ${projection.cost_usd(tokens):,.0f} at ${projection.cluster.price_per_gpu_hour:g} per GPU-hour"
+            line += (
+                f" and ${projection.cost_usd(tokens):,.0f} at ${projection.cluster.price_per_gpu_hour:g} per GPU-hour"
+            )
         console.print(line)

@@ -47,8 +47,7 @@ class Configuration:
             divides("--expert-model-parallel-size", parallel.ep, "--num-experts", model.num_experts)
             if parallel.tp > 1 and not parallel.sequence_parallel:
                 raise SpecError(
-                    "a mixture of experts with --tensor-model-parallel-size of 2 or more needs "
-                    "--sequence-parallel"
+                    "a mixture of experts with --tensor-model-parallel-size of 2 or more needs --sequence-parallel"
                 )
         microbatches = train.num_microbatches(parallel.dp)
         if vpp > 1 and microbatches % parallel.pp:
@@ -57,9 +56,7 @@ class Configuration:
                 f"{pp} ({parallel.pp}) divides: change --global-batch-size or --micro-batch-size"
             )
         if train.schedule == "interleaved" and vpp == 1:
-            raise SpecError(
-                "--schedule interleaved needs --num-layers-per-virtual-pipeline-stage"
-            )
+            raise SpecError("--schedule interleaved needs --num-layers-per-virtual-pipeline-stage")
         if train.schedule in ("gpipe", "1f1b") and vpp > 1:
             raise SpecError(f"--schedule {train.schedule} does not interleave: leave out the virtual stages")
         positive("--recompute-num-layers", train.recompute_num_layers)

@@ -20,9 +20,7 @@ def configuration_from_run(run: dict[str, Any]) -> Configuration:
     """Configuration of a row of the runs table; raises `UserError` where the row lacks a size."""
     missing = [name for name in _NEEDED if not run.get(name)]
     if missing:
-        raise UserError(
-            f"run {run.get('run_id')!r} does not say its {', '.join(missing)}: it cannot be projected from"
-        )
+        raise UserError(f"run {run.get('run_id')!r} does not say its {', '.join(missing)}: it cannot be projected from")
     model = ModelSpec(
         num_layers=run["num_layers"],
         hidden_size=run["hidden_size"],

@@ -179,9 +179,7 @@ def _parallel(
     pp = own.get("pp", old.pp)
     if layers_per_chunk:
         if "vpp" in own:
-            raise SpecError(
-                f"{flags.given['vpp']} and --num-layers-per-virtual-pipeline-stage say the same: give one"
-            )
+            raise SpecError(f"{flags.given['vpp']} and --num-layers-per-virtual-pipeline-stage say the same: give one")
         if layers_per_chunk < 0 or pp < 1 or model.num_layers % pp or (model.num_layers // pp) % layers_per_chunk:
             raise SpecError(
                 f"--num-layers-per-virtual-pipeline-stage is {layers_per_chunk}, which does not divide the "
@@ -217,7 +215,10 @@ def _train(values: dict[str, Any], base: Configuration | None) -> TrainSpec:
     own = {k: values[k] for k in values if k in _TRAIN}
     if base is not None:
         return replace(base.train, **own)
-    for name, flag in (("micro_batch_size", "--micro-batch-size"), ("global_batch_size", "--global-batch-size")):
+    for name, flag in (
+        ("micro_batch_size", "--micro-batch-size"),
+        ("global_batch_size", "--global-batch-size"),
+    ):
         if name not in own:
             raise SpecError(f"the training step is incomplete: {flag} missing")
     own.setdefault("params_dtype", "bfloat16")

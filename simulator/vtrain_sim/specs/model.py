@@ -57,9 +57,7 @@ class ModelSpec:
         positive("--kv-channels", self.kv_channels)
         positive("--ffn-hidden-size", self.ffn_hidden_size)
         positive("--num-query-groups", self.num_query_groups)
-        divides(
-            "--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads
-        )
+        divides("--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads)
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
         one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
         if self.num_experts:

@@ -27,10 +27,10 @@ def names(kind: str) -> list[str]:
 def _load(kind: str, name: str) -> dict[str, Any]:
     known = names(kind)
     if name not in known:
-        raise UserError(
-            f"there is no {kind.rstrip('s')} {name!r}{nearest(name, known)}; known are {', '.join(known)}"
-        )
-    return tomllib.loads((files("vtrain_data") / kind / f"{name}.toml").read_text(encoding="utf-8"))
+        raise UserError(f"there is no {kind.rstrip('s')} {name!r}{nearest(name, known)}; known are {', '.join(known)}")
+    text = (files("vtrain_data") / kind / f"{name}.toml").read_text(encoding="utf-8")
+    values: dict[str, Any] = tomllib.loads(text)
+    return values
 
 
 def model(name: str) -> ModelSpec:

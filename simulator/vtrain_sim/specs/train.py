@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vtrain_schemas.operators import DTYPE_BYTES
-
 from vtrain_sim.specs.validation import SpecError, divides, one_of, positive
 
 
@@ -30,9 +29,7 @@ class TrainSpec:
     def __post_init__(self) -> None:
         positive("--micro-batch-size", self.micro_batch_size)
         positive("--global-batch-size", self.global_batch_size)
-        divides(
-            "--micro-batch-size", self.micro_batch_size, "--global-batch-size", self.global_batch_size
-        )
+        divides("--micro-batch-size", self.micro_batch_size, "--global-batch-size", self.global_batch_size)
         one_of("parameter type", self.params_dtype, ("float32", "bfloat16", "float16"))
         one_of("gradient type", self.main_grads_dtype, tuple(DTYPE_BYTES))
         one_of("attention kernel", self.attention_kernel, ("flash", "unfused"))

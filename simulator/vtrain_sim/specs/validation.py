@@ -49,6 +49,5 @@ def divides(flag: str, value: int, of_flag: str, of_value: int) -> None:
         fitting = [d for d in range(1, min(of_value, 4096) + 1) if of_value % d == 0]
         close = sorted(sorted(fitting, key=lambda d: abs(d - value))[:4])
         raise SpecError(
-            f"{flag} is {value}, which does not divide {of_flag} ({of_value}): "
-            f"{', '.join(map(str, close))} would"
+            f"{flag} is {value}, which does not divide {of_flag} ({of_value}): {', '.join(map(str, close))} would"
         )
