@@ -9,9 +9,9 @@ COPY schemas ./schemas
 COPY simulator ./simulator
 COPY data ./data
 RUN python -m pip install --no-cache-dir . \
-    && useradd --create-home vtrain
+    && useradd --create-home --uid 1000 vtrain
 
-USER vtrain
+USER 1000
 WORKDIR /home/vtrain
 ENTRYPOINT ["vtrain-sim"]
 CMD ["--help"]

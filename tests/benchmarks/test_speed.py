@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from vtrain_sim.specs import presets
 from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
 SIZE = ("--num-layers", "4", "--hidden-size", "512", "--num-attention-heads", "8", "--seq-length", "512", "--vocab-size", "4096",
-        "--global-batch-size", "2", "--train-iters", "26", "--pin", "--quiet")  # fmt: skip
+        "--global-batch-size", "2", "--train-iters", "50", "--pin", "--quiet")  # fmt: skip
 GPT3 = (
     "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 16 --num-layers-per-virtual-pipeline-stage 3 "
     "--sequence-parallel --use-distributed-optimizer --micro-batch-size 1 --global-batch-size 1536 --bf16"
@@ -35,7 +34,10 @@ def test_overhead_of_a_capture(benchmark, tmp_path: Path, mode: str) -> None:
     times = tmp_path / "t.json"
 
     def measure() -> float:
-        run_python([str(script), str(SCRIPT), mode, str(times), *SIZE])
+        # Large tensors from mmap: on the heap, the profiler's small allocations among them fragment
+        # it, and what is measured is page faults. (A GPU's tensors are not on the heap.)
+        env = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        run_python([str(script), str(SCRIPT), mode, str(times), *SIZE], env=env)
         found = json.loads(times.read_text())
         ratio = statistics.median(found["captured"]) / statistics.median(found["plain"]) - 1
         print(
@@ -74,23 +76,12 @@ def test_projection_of_gpt3(benchmark) -> None:
 
     parallel = configuration.parallel
     instructions = schedule(configuration.schedule, parallel.pp, parallel.vpp, configuration.num_microbatches)
-    sys.setrecursionlimit(10_000_000)
-    import threading
-
-    threading.stack_size(1 << 30)
-    found: list[float] = []
-
-    def baseline() -> None:
-        begin = time.perf_counter()
-        brute_force(instructions, durations("forward"), durations("backward"), 1e-4)  # type: ignore[arg-type]
-        found.append(time.perf_counter() - begin)
-
-    thread = threading.Thread(target=baseline)
-    thread.start()
-    thread.join()
+    begin = time.perf_counter()
+    brute_force(instructions, durations("forward"), durations("backward"), 1e-4)  # type: ignore[arg-type]
+    baseline = time.perf_counter() - begin
     ours = benchmark.stats.stats.median
     print(f"\nGPT-3 175B on 1,024 GPUs: {answer.iteration_time_s:.2f} s projected in {ours * 1e3:.1f} ms, "
-          f"{found[0] / ours:.0f} times faster than the brute-force operator-level replay ({found[0]:.2f} s)")  # fmt: skip
+          f"{baseline / ours:.0f} times faster than the brute-force operator-level replay ({baseline:.2f} s)")  # fmt: skip
 
 
 def test_cold_start_from_the_shell(benchmark) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -61,18 +60,23 @@ def brute_force(
         weight[transfer_node] = transfer
         before[transfer_node] = [node, *([received_after[message]] if message in received_after else [])]
 
-    @cache
-    def finish(node: object) -> float:
-        return weight[node] + max((finish(p) for p in before[node]), default=0.0)
-
-    import sys
-
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)
-    try:
-        return [finish(node) for node in last]
-    finally:
-        sys.setrecursionlimit(limit)
+    # Longest path in topological order.
+    after: dict[object, list[object]] = {node: [] for node in weight}
+    missing = {node: len(found) for node, found in before.items()}
+    for node, found in before.items():
+        for earlier in found:
+            after[earlier].append(node)
+    end = dict.fromkeys(weight, 0.0)
+    ready = [node for node, count in missing.items() if count == 0]
+    while ready:
+        node = ready.pop()
+        end[node] += weight[node]
+        for later in after[node]:
+            end[later] = max(end[later], end[node])
+            missing[later] -= 1
+            if missing[later] == 0:
+                ready.append(later)
+    return [end[node] for node in last]
 
 
 durations = st.floats(0.01, 10.0)
