@@ -22,8 +22,9 @@ BAND_PROBABILITY = 0.9
 _BAND_SIGMAS = 1.645
 # Model FLOPs are those of matrix multiplications and attention (Narayanan et al., SC'21, appendix).
 MATRIX_KINDS = ("gemm", "grouped_gemm", "attention", "router")
-# What no operator's own band covers: interference, order, clocks.
-_STEP_SIGMA = 0.02
+# What no operator's own band covers: interference, order, clocks. A profile whose own steps differ by
+# more says so.
+LEAST_STEP_SIGMA = 0.02
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,20 @@ class _Tally:
 
 
 class Projector:
-    """Projects configurations on one cluster; operators are priced once and shared."""
+    """Projects configurations on one cluster; operators are priced once and shared.
 
-    def __init__(self, cluster: ClusterSpec, operators: OperatorCosts, collectives: CollectiveCosts) -> None:
+    step_sigma: how much whole steps vary, standard deviation of the logarithm.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterSpec,
+        operators: OperatorCosts,
+        collectives: CollectiveCosts,
+        step_sigma: float = LEAST_STEP_SIGMA,
+    ) -> None:
         self.cluster = cluster
+        self.step_sigma = max(step_sigma, LEAST_STEP_SIGMA)
         self.operators = operators
         self.collectives = collectives
         self._contention = 1.0
@@ -263,13 +274,12 @@ class Projector:
         nodes, _ = placement(step.configuration, "pp", 2, self.cluster.gpus_per_node)
         return self.collectives.price("p2p", 2, step.boundary_bytes, nodes)
 
-    @staticmethod
-    def _sigma(total: _Tally, waiting_s: float, iteration_s: float) -> float:
+    def _sigma(self, total: _Tally, waiting_s: float, iteration_s: float) -> float:
         # The bubble is made of the same operators: it carries the same relative error.
         busy = max(total.seconds, 1e-30)
         grow = 1.0 + waiting_s / busy
         variance = sum((grow * e / iteration_s) ** 2 for e in total.error.values())
-        return math.sqrt(variance + _STEP_SIGMA**2)
+        return math.sqrt(variance + self.step_sigma**2)
 
 
 def placement(configuration: Configuration, role: str, size: int, per_node: int) -> tuple[int, int]:

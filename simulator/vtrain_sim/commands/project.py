@@ -82,7 +82,7 @@ def _from_run(
     configuration = configuration_from_flags(flags, profile.configuration, num_gpus)
     operators = OperatorCosts(DeviceSurface(profile.cluster.device), profile.operators)
     collectives = CollectiveCosts(profile.cluster, profile.collectives)
-    return Projector(profile.cluster, operators, collectives), configuration
+    return Projector(profile.cluster, operators, collectives, profile.step_spread), configuration
 
 
 def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> tuple[Projector, Configuration]:

@@ -19,7 +19,10 @@ from vtrain_sim.specs.from_run import configuration_from_run
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run says."""
+    """What a run says.
+
+    step_spread: standard deviation of the logarithm of the captured steps' durations.
+    """
 
     run: dict[str, Any]
     configuration: Configuration
@@ -27,6 +30,7 @@ class Profile:
     collectives: MeasuredCollectives
     cluster: ClusterSpec
     step_s: float
+    step_spread: float
 
 
 def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
@@ -61,17 +65,28 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
         overhead = _step_overhead(connection, list(run_ids))
         collectives = load_collectives(connection, [r["run_id"] for r in same_device if r["source"] == "collectives"])
         contention = _contention(connection, benches) if run["world_size"] == 1 else 1.0
-        step_s = connection.execute(
-            "SELECT median(d) / 1e9 FROM (SELECT max(duration_ns) AS d FROM steps WHERE run_id = ? GROUP BY step)",
-            [run_id],
-        ).fetchall()[0][0]
+        step_s, step_spread = connection.execute(
+            """
+            SELECT median(ns) / 1e9, stddev_pop(ln(ns))
+            FROM (SELECT max(duration_ns) AS ns FROM steps WHERE list_contains(?, run_id) GROUP BY run_id, step)
+            """,
+            [list(run_ids)],
+        ).fetchall()[0]
     extra = MeasuredOperators(
         [(Operator("step_overhead", "update", dtype="float32"), Measurement(overhead, 0.2, 1))] if overhead > 0 else []
     )
     operators = own.merged(extra).merged(others)
     per_node = max(int(r["devices_per_host"] or 1) for r in same_device)
     cluster = _cluster(run, operators, contention, per_node)
-    return Profile(run, configuration_from_run(run), operators, collectives, cluster, float(step_s or 0.0))
+    return Profile(
+        run,
+        configuration_from_run(run),
+        operators,
+        collectives,
+        cluster,
+        float(step_s or 0.0),
+        float(step_spread or 0.0),
+    )
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
