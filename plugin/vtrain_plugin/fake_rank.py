@@ -18,7 +18,8 @@ from vtrain_plugin import api
 
 _INTEGERS = {
     "world-size": 0, "rank": 0, "tensor-model-parallel-size": 1, "pipeline-model-parallel-size": 1,
-    "expert-model-parallel-size": 1, "num-layers": 0, "layers": 0, "hidden-size": 0, "ffn-hidden-size": 0,
+    "expert-model-parallel-size": 1,
+    "context-parallel-size": 1, "num-layers": 0, "layers": 0, "hidden-size": 0, "ffn-hidden-size": 0,
     "num-attention-heads": 0, "num-query-groups": 0, "seq-length": 0, "vocab-size": 50304,
     "micro-batch-size": 1, "num-microbatches": 2, "num-experts": 0, "moe-router-topk": 2,
     "warmup": 2, "steps": 3,
@@ -54,6 +55,11 @@ def problem(args: argparse.Namespace) -> str:
         return f"--world-size is {world}: it must be a multiple of tensor x pipeline parallel size ({tp * pp})"
     if not 0 <= args.rank < world:
         return f"--rank is {args.rank}: the world of {world} has ranks 0 to {world - 1}"
+    if args.context_parallel_size > 1 and world % (tp * pp * args.context_parallel_size):
+        return (
+            f"--context-parallel-size is {args.context_parallel_size}: tensor x pipeline x context parallel size "
+            f"must divide --world-size ({world})"
+        )
     if args.num_attention_heads % tp:
         return f"--tensor-model-parallel-size is {tp}, which does not divide the {args.num_attention_heads} heads"
     if args.num_layers % pp:
@@ -98,6 +104,7 @@ class Player:
             args.tensor_model_parallel_size,
             args.pipeline_model_parallel_size,
             expert_model_parallel_size=args.expert_model_parallel_size,
+            context_parallel_size=args.context_parallel_size,
             **_accepted(parallel_state.initialize_model_parallel, create_gloo_process_groups=False),
         )
         tensor_parallel.model_parallel_cuda_manual_seed(1)
@@ -140,6 +147,7 @@ class Player:
             "tensor_model_parallel_size": args.tensor_model_parallel_size,
             "pipeline_model_parallel_size": pp, "sequence_parallel": args.sequence_parallel,
             "expert_model_parallel_size": args.expert_model_parallel_size,
+            "context_parallel_size": args.context_parallel_size,
             "hidden_dropout": 0.0, "attention_dropout": 0.0,
             "add_bias_linear": not (args.disable_bias_linear or args.num_experts), **more,
         }  # fmt: skip

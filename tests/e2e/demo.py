@@ -19,13 +19,13 @@ QUERIES = (
     (
         "Which operators are slow for what they do?",
         "SELECT kind, phase, m, n, k, calls, median_ns / 1e6 AS median_ms, tflops_per_s * 1e3 AS gflops_per_s, "
-        "share_of_best_rate FROM operator_roofline WHERE run_id = 'base' AND kind = 'gemm' "
+        "share_of_best_rate FROM operator_roofline WHERE run_id = 'base-0' AND kind = 'gemm' "
         "ORDER BY median_ns DESC LIMIT 6",
     ),
     (
         "How fast is communication, apart from waiting?",
         "SELECT op, bytes / 1048576 AS mib, count(*) AS calls, median(transfer_ns) / 1e6 AS transfer_ms, "
-        "median(wait_ns) / 1e6 AS wait_ms FROM collective_transfers WHERE run_id = 'collectives' "
+        "median(wait_ns) / 1e6 AS wait_ms FROM collective_transfers WHERE run_id = 'collectives-0' "
         "AND bytes >= 1048576 GROUP BY ALL ORDER BY op, mib LIMIT 8",
     ),
 )

@@ -21,8 +21,8 @@ BASE = (
     "--num-layers", "4", "--hidden-size", "512", "--num-attention-heads", "8", "--seq-length", "512",
     "--vocab-size", "4096", "--micro-batch-size", "1", "--global-batch-size", "4",
 )  # fmt: skip
-WARMUP, CAPTURED = 2, 4
-REAL_ITERATIONS, REAL_SKIPPED = 8, 2
+WARMUP, CAPTURED = 2, 3
+REAL_ITERATIONS, REAL_SKIPPED = 6, 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class Outcome:
     low_s: float
     high_s: float
     measured_s: float
-    measured_share: float
 
     @property
     def error(self) -> float:
@@ -119,11 +118,11 @@ class Proof:
             ]
         )  # fmt: skip
 
-    def collectives(self) -> None:
-        """Measure communication between two processes."""
+    def collectives(self, run_id: str, *more: str) -> None:
+        """Measure communication, and contention, between two processes."""
         call(
-            [*command("vtrain-profile"), "collectives", "--out", str(self.profiles),
-             "--run-id", "collectives", "--ops", "all_reduce,p2p", "--max-bytes", str(64 << 20)]
+            [*command("vtrain-profile"), "collectives", "--out", str(self.profiles), "--run-id", run_id,
+             "--ops", "all_reduce,p2p", *more]
         )  # fmt: skip
 
     def index(self) -> str:
@@ -144,42 +143,43 @@ class Proof:
         answer: dict[str, object] = json.loads(text)
         return answer
 
-    def run(self, case: Case) -> float:
-        """Run a case for real, without the plugin; the median step, seconds."""
+    def run(self, case: Case) -> list[float]:
+        """Run a case for real, without the plugin; seconds of its steps after the first ones."""
         times = self.directory / "times.json"
         call(
             [*torchrun(case.processes), SCRIPT, *BASE, *case.flags, "--train-iters", str(REAL_ITERATIONS),
              "--times-out", str(times), "--pin", "--quiet"]
         )  # fmt: skip
         seconds: list[float] = json.loads(times.read_text())
-        return statistics.median(seconds[REAL_SKIPPED:])
+        return seconds[REAL_SKIPPED:]
 
     def compare(self) -> list[Outcome]:
-        """All of it. The base is captured twice, before and amid the real runs: machines drift."""
-        self.say("capturing the base run: tp=1 pp=1 dp=1 under the plugin")
-        self.capture("base")
-        self.say("measuring collectives between two processes")
-        self.collectives()
-        measured = {}
-        for number, case in enumerate(CASES):
-            if number == len(CASES) // 2:
-                self.say("capturing the base run again")
-                self.capture("base-again")
-            self.say(f"running {case.name} for real")
-            measured[case.name] = self.run(case)
+        """All of it. Shared machines drift by several per cent within minutes, so the base run, the
+        communication and every case are measured before and after each other, in opposite order."""
+        steps: dict[str, list[float]] = {case.name: [] for case in CASES}
+        runs = []
+        for turn, cases in enumerate((CASES, CASES[::-1])):
+            runs.append(f"base-{turn}")
+            self.say(f"capturing the base run under the plugin: tp=1 pp=1 dp=1, as {runs[-1]}")
+            self.capture(runs[-1])
+            self.say("measuring communication between two processes")
+            # The second time only contention and the sizes that the cases use.
+            sizes = ("--max-bytes", str(64 << 20)) if turn == 0 else ("--sizes", f"{1 << 20},{4 << 20}")
+            self.collectives(f"collectives-{turn}", *sizes)
+            for case in cases:
+                self.say(f"running {case.name} for real")
+                steps[case.name] += self.run(case)
+        runs.append("base-2")
+        self.say(f"capturing the base run once more, as {runs[-1]}")
+        self.capture(runs[-1])
         self.say(self.index().strip())
-        outcomes = []
-        for case in CASES:
-            answer = self.project(case, ("base", "base-again"))
-            shares = answer["provenance"]
-            assert isinstance(shares, dict)
-            outcomes.append(
-                Outcome(
-                    case, float(str(answer["iteration_time_s"])), float(str(answer["iteration_time_low_s"])),
-                    float(str(answer["iteration_time_high_s"])), measured[case.name], shares["measured"],
-                )
-            )  # fmt: skip
-        return outcomes
+        return [self.outcome(case, tuple(runs), statistics.median(steps[case.name])) for case in CASES]
+
+    def outcome(self, case: Case, runs: tuple[str, ...], measured_s: float) -> Outcome:
+        """Project a case and put it beside its measurement."""
+        answer = self.project(case, runs)
+        time, low, high = (float(str(answer[f"iteration_time{part}_s"])) for part in ("", "_low", "_high"))
+        return Outcome(case, time, low, high, measured_s)
 
 
 def mean_absolute_error(outcomes: list[Outcome]) -> float:

@@ -274,6 +274,16 @@ def test_read_only_disk_is_reported_once_and_training_goes_on() -> None:
     assert len(losses(done.stdout)) == 4
 
 
+@pytest.mark.parametrize("place", ["classify", "stop", "backward", "collective", "rows", "metadata"])
+def test_a_defect_of_the_plugin_never_reaches_training(capture: Capturing, tmp_path: Path, place: str) -> None:
+    script = Path(__file__).with_name("broken_script.py")
+    done = run_python([str(script), place, str(tmp_path), *SMALL])
+    reports = [line for line in done.stderr.splitlines() if line.startswith("vtrain")]
+    assert len(reports) == 1
+    assert "a defect of the plugin" in reports[0]
+    assert losses(done.stdout) == losses(layout(capture, "plain").stdout)
+
+
 def test_killed_process_leaves_whole_files_only(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "vtrain_plugin", "--out", str(tmp_path), "--warmup", "0", "--steps", "100000",

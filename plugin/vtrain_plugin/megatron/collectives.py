@@ -103,31 +103,20 @@ class CallRecorder:
     def wrap_collective(
         self, name: str, op: str, tensors: tuple[str, ...]
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        session = self.session
-
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def collective(*args: Any, **kwargs: Any) -> Any:
-                call = session.guard.run(self._begin, name, op, tensors, args, kwargs)
-                if call is None:
-                    return original(*args, **kwargs)
-                self._inside = True
-                try:
-                    result = original(*args, **kwargs)
-                finally:
-                    self._inside = False
-                session.guard.run(self._issued, call, result)
-                return result
-
-            return collective
-
-        return wrap
+        return self._wrapper(lambda args, kwargs: self._begin(name, op, tensors, args, kwargs))
 
     def wrap_point_to_point(self, op: str, is_async: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        return self._wrapper(lambda args, kwargs: self._begin_p2p(op, is_async, args, kwargs))
+
+    def _wrapper(
+        self, begin: Callable[[tuple[Any, ...], dict[str, Any]], Call | None]
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """A function that is recorded as the call that `begin` describes."""
         session = self.session
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def point_to_point(*args: Any, **kwargs: Any) -> Any:
-                call = session.guard.run(self._begin_p2p, op, is_async, args, kwargs)
+            def recorded(*args: Any, **kwargs: Any) -> Any:
+                call = session.guard.run(begin, args, kwargs)
                 if call is None:
                     return original(*args, **kwargs)
                 self._inside = True
@@ -138,7 +127,7 @@ class CallRecorder:
                 session.guard.run(self._issued, call, result)
                 return result
 
-            return point_to_point
+            return recorded
 
         return wrap
 
