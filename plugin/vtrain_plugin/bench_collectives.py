@@ -137,29 +137,33 @@ class CollectiveBench:
             return None
         raise SystemExit(f"unknown operation {op!r}: known are {', '.join(OPS)}")
 
-    def contention(self) -> None:
-        """Time a few transformer layers alone, and on all ranks at once."""
+    def contention(self, repetitions: int = 16) -> None:
+        """Time a few transformer layers alone, and on all ranks at once.
+
+        Every rank's time is kept: synchronous training goes at the pace of the slowest.
+        """
         from vtrain_schemas.operators import Operator
 
         dist = self.dist
         work = ReferenceWork(self.device, self.dtype)
         operator = Operator("other", "forward", work.tokens, work.hidden, dtype=self.dtype_name)
+        for _ in range(3):
+            work.run()
         # Alternate the two conditions, so that a slow drift of the machine meets both alike.
-        for _ in range(8):
+        for repetition in range(repetitions):
             for name in ("reference_alone", "reference_together"):
                 dist.barrier()
-                times = []
-                if name == "reference_together" or dist.get_rank() == 0:
-                    times = self.device.repeat(work.run, 0.0, 3)
-                dist.barrier()
-                if dist.get_rank() != 0:
+                # Ranks take turns at being alone.
+                alone = repetition % dist.get_world_size() == dist.get_rank()
+                if name == "reference_alone" and not alone:
                     continue
-                for start, duration in times:
-                    self.output.add(
-                        "operators",
-                        {"name": name, "source": "microbench", **operator_columns(operator),
-                         "start_ns": start, "duration_ns": duration},
-                    )  # fmt: skip
+                start, duration = self.device.time_ns(work.run)
+                self.output.add(
+                    "operators",
+                    {"name": name, "source": "microbench", **operator_columns(operator),
+                     "step": repetition, "start_ns": start, "duration_ns": duration},
+                )  # fmt: skip
+        dist.barrier()
 
 
 class ReferenceWork:
@@ -177,7 +181,7 @@ class ReferenceWork:
         shapes = ((h, 3 * h), (h, h), (h, 4 * h), (4 * h, h))
         self._weights = [
             [torch.randn(*s, device=device.device, dtype=dtype).mul_(0.02).requires_grad_() for s in shapes]
-            for _ in range(4)
+            for _ in range(2)
         ]
         self._input = torch.randn(self.tokens, h, device=device.device, dtype=dtype)
 

@@ -22,7 +22,7 @@ BASE = (
     "--vocab-size", "4096", "--micro-batch-size", "1", "--global-batch-size", "4",
 )  # fmt: skip
 WARMUP, CAPTURED = 2, 3
-REAL_ITERATIONS, REAL_SKIPPED = 6, 2
+REAL_ITERATIONS, REAL_SKIPPED = 5, 2
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Proof:
         """Measure communication, and contention, between two processes."""
         call(
             [*command("vtrain-profile"), "collectives", "--out", str(self.profiles), "--run-id", run_id,
-             "--ops", "all_reduce,p2p", *more]
+             "--ops", "all_reduce,p2p", "--repeats", "8", *more]
         )  # fmt: skip
 
     def index(self) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support import train_gpt
-
 import vtrain_plugin
+from support import train_gpt
 from vtrain_plugin import rows
 from vtrain_plugin.megatron import metadata, modules
 from vtrain_plugin.megatron.collectives import CallRecorder

@@ -113,22 +113,23 @@ def _step_overhead(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
 
 
 def _contention(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> float:
-    """How much slower compute is when all devices of a node work at once (see microbench)."""
+    """How much slower compute is when all devices of a node work at once and wait for the slowest.
+
+    The microbenchmark times the same work on one rank while the others wait, and on all together.
+    """
     rows = connection.execute(
         """
-        SELECT name, m, median(duration_ns) FROM operators
-        WHERE list_contains(?, run_id) AND name IN ('reference_alone', 'reference_together')
-        GROUP BY name, m
+        WITH slowest AS (
+            SELECT run_id, name, step, max(duration_ns) AS ns FROM operators
+            WHERE list_contains(?, run_id) AND name IN ('reference_alone', 'reference_together')
+            GROUP BY ALL
+        )
+        SELECT median(ns) FILTER (name = 'reference_together') / median(ns) FILTER (name = 'reference_alone')
+        FROM slowest
         """,
         [run_ids],
     ).fetchall()
-    times = {(name, m): float(ns) for name, m, ns in rows}
-    ratios = [
-        times["reference_together", m] / ns
-        for (name, m), ns in times.items()
-        if name == "reference_alone" and ("reference_together", m) in times
-    ]
-    return max(1.0, sum(ratios) / len(ratios)) if ratios else 1.0
+    return max(1.0, float(rows[0][0] or 1.0))
 
 
 def _cluster(run: dict[str, Any], operators: MeasuredOperators, contention: float, per_node: int) -> ClusterSpec:
