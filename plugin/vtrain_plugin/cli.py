@@ -193,7 +193,18 @@ def default_dtype() -> str:
 
 def main() -> None:
     """Entry point of ``vtrain-profile``."""
-    app(prog_name="vtrain-profile")
+    try:
+        app(prog_name="vtrain-profile")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in ("torch", "megatron"):
+            raise
+        print(
+            f"vtrain-profile: {missing} is not installed here: measure in the environment that trains "
+            "(pip install 'vtrain[plugin]' beside its torch)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

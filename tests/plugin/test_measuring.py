@@ -122,3 +122,14 @@ def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:
     assert len(message) == 1
     assert word in message[0]
     assert "Traceback" not in done.stderr
+
+
+def test_without_torch_the_command_says_where_to_run_it(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')")
+    done = run_python(
+        ["-m", "vtrain_plugin.cli", "collectives", "--out", str(tmp_path)],
+        env={"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("vtrain-profile: torch is not installed here")
