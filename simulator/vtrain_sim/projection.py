@@ -10,7 +10,7 @@ from typing import Any
 
 from vtrain_schemas.operators import Operator
 from vtrain_sim.costs import MEASURED, CollectiveCosts, OperatorCosts, Price
-from vtrain_sim.memory import MemoryVerdict, memory
+from vtrain_sim.memory import RUNTIME_BYTES, MemoryVerdict, memory
 from vtrain_sim.operators import Communication, Compute, Item, Program, StepProgram, build_step
 from vtrain_sim.replay import Replay, replay
 from vtrain_sim.schedules import schedule
@@ -188,11 +188,11 @@ class Projector:
             transfer.seconds,
             keep_slots=True,
         )
-        before = [self._once(step, s.before, "update", 0.0) for s in step.stages]
+        before = [self._once(step, s.before, 0.0) for s in step.stages]
         hidden = [sum(t.seconds for t in backward[s.stage]) for s in step.stages]
-        sync = [self._once(step, s.sync, "grad_sync", hidden[s.stage]) for s in step.stages]
+        sync = [self._once(step, s.sync, hidden[s.stage]) for s in step.stages]
         shown = [sum(t.seconds for t in forward[s.stage]) for s in step.stages]
-        update = [self._once(step, s.update, "update", shown[s.stage]) for s in step.stages]
+        update = [self._once(step, s.update, shown[s.stage]) for s in step.stages]
         ready = [before[s].seconds + timeline.end_s[s] + sync[s].seconds for s in range(parallel.pp)]
         last = max(u.seconds for u in update)
         iteration = max(ready) + last
@@ -216,8 +216,6 @@ class Projector:
         )  # fmt: skip
 
     def _runtime_bytes(self) -> int:
-        from vtrain_sim.memory import RUNTIME_BYTES
-
         return RUNTIME_BYTES if self.cluster.backend == "nccl" else 400 << 20
 
     # -- pricing ---------------------------------------------------------------------------
@@ -241,16 +239,14 @@ class Projector:
                 if item.operator.kind in MATRIX_KINDS:
                     tally.flops += item.operator.flops()
             else:
-                price = self._communicate(step, item)
                 cover = durations.get(item.hidden_behind, 0.0)
                 if direction == "backward" and item.role == "tp":
                     # Only the weight gradient, half of a linear layer's backward, runs beside it.
                     cover *= 0.5
-                exposed = price.seconds - min(price.seconds, cover) * self.cluster.overlap_efficiency
-                tally.add(f"{item.role} communication", item.op, price, exposed)
+                self._communicate(step, item, cover, tally)
         return tally
 
-    def _once(self, step: StepProgram, items: Iterable[Item], category: str, cover_s: float) -> _Tally:
+    def _once(self, step: StepProgram, items: Iterable[Item], cover_s: float) -> _Tally:
         tally = _Tally()
         for item in items:
             if isinstance(item, Compute):
@@ -258,15 +254,15 @@ class Projector:
                 name = "step overhead" if item.operator.kind == "step_overhead" else "optimizer"
                 tally.add(name, item.operator.kind, price, price.seconds)
             else:
-                price = self._communicate(step, item)
-                cover = cover_s if item.hidden_behind else 0.0
-                exposed = price.seconds - min(price.seconds, cover) * self.cluster.overlap_efficiency
-                tally.add(f"{item.role} communication", item.op, price, exposed)
+                self._communicate(step, item, cover_s if item.hidden_behind else 0.0, tally)
         return tally
 
-    def _communicate(self, step: StepProgram, item: Communication) -> Price:
+    def _communicate(self, step: StepProgram, item: Communication, cover_s: float, tally: _Tally) -> None:
+        """Add what of a communication shows beside `cover_s` seconds of compute that could hide it."""
         nodes, sharers = placement(step.configuration, item.role, item.size, self.cluster.gpus_per_node)
-        return self.collectives.price(item.op, item.size, item.bytes, nodes, sharers)
+        price = self.collectives.price(item.op, item.size, item.bytes, nodes, sharers)
+        exposed = price.seconds - min(price.seconds, cover_s) * self.cluster.overlap_efficiency
+        tally.add(f"{item.role} communication", item.op, price, exposed)
 
     def _transfer(self, step: StepProgram) -> Price:
         if step.configuration.parallel.pp == 1:
@@ -297,8 +293,7 @@ def placement(configuration: Configuration, role: str, size: int, per_node: int)
         return max(1, -(-parallel.world_size // per_node)) if parallel.pp > 1 else max(1, -(-size // per_node)), 1
     if role in ("pp", "embedding"):
         apart = stride if role == "pp" else stride * (parallel.pp - 1)
-        nodes = 1 if apart < per_node and parallel.world_size <= per_node else (1 if apart < per_node else 2)
-        return nodes, 1
+        return 1 if apart < per_node else 2, 1
     in_node = max(1, min(size, per_node // stride)) if stride < per_node else 1
     nodes = -(-size // in_node)
     return nodes, max(1, min(per_node, stride))

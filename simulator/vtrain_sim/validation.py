@@ -17,7 +17,7 @@ from typing import Any
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.errors import UserError
-from vtrain_sim.projection import BAND_PROBABILITY, Projector
+from vtrain_sim.projection import Projector
 from vtrain_sim.specs import ClusterSpec, Configuration, ModelSpec, ParallelSpec, TrainSpec, presets
 
 SCHEMA = "vtrain.validation/1"
@@ -240,6 +240,3 @@ def _regret(group: Sequence[tuple[float, float]]) -> float:
     """How much slower the plan projected to be fastest is than the fastest one."""
     chosen = min(group, key=lambda pair: pair[1])[0]
     return chosen / min(measured for measured, _ in group) - 1
-
-
-__all__ = ["BAND_PROBABILITY", "SCHEMA", "FileResult", "Row", "summarise", "validate"]

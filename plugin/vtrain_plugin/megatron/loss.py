@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vtrain_plugin.megatron.classify import rows_and_width
 from vtrain_plugin.megatron.context import dtype_name
-from vtrain_plugin.megatron.modules import Hooked, ModuleHooks, rows_and_width
+from vtrain_plugin.megatron.modules import Hooked, ModuleHooks
 from vtrain_schemas.operators import Operator
 
 

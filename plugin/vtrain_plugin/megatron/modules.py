@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vtrain_plugin.megatron.classify import operator_of, rows_and_width, span_kind
+from vtrain_plugin.megatron.classify import operator_of, span_kind
 from vtrain_plugin.megatron.context import ModelContext
 from vtrain_plugin.recorder import Span
 from vtrain_schemas.operators import Operator
@@ -36,14 +36,12 @@ class Hooked:
         hooked = self.children.get(child)
         return hooked.last if hooked is not None else None
 
-    def nearest_running(self, stop: int | None = None) -> tuple[Span | None, int]:
-        """Backward span under way of the nearest ancestor, and how far up that is."""
-        distance, ancestor = 1, self.parent
-        while ancestor is not None:
-            if ancestor.running is not None:
-                return ancestor.running, distance
-            ancestor, distance = ancestor.parent, distance + 1
-        return None, distance
+    def nearest_running(self) -> Span | None:
+        """Backward span under way of the nearest ancestor that has one."""
+        ancestor = self.parent
+        while ancestor is not None and ancestor.running is None:
+            ancestor = ancestor.parent
+        return ancestor.running if ancestor is not None else None
 
 
 class Frame:
@@ -141,7 +139,7 @@ class ModuleHooks:
         phase = "recompute" if state.direction == "backward" else "forward"
         parent = None
         if phase == "recompute" and not self.frames:
-            parent, _ = hooked.nearest_running()
+            parent = hooked.nearest_running()
         span = self._span(hooked, phase, parent)
         frame = Frame(hooked, span, tensor, args)
         self.frames.append(frame)
@@ -201,7 +199,7 @@ class ModuleHooks:
         recorder = self.session.recorder
         if recorder is None or not recorder.recording or twin.begin is not None:
             return
-        twin.parent = hooked.nearest_running()[0] or recorder.current()
+        twin.parent = hooked.nearest_running() or recorder.current()
         hooked.running = twin
         self._running.append(hooked)
         recorder.start(twin)
@@ -215,7 +213,7 @@ class ModuleHooks:
         if span is None or (twin is not None and span is not twin):
             return
         # A child whose output is its parent's began before it: the parent is known only now.
-        ancestor, _ = hooked.nearest_running()
+        ancestor = hooked.nearest_running()
         if ancestor is not None and (span.parent is None or span.parent.kind == "backward_step"
                                      or _encloses(span.parent.name, ancestor.name)):  # fmt: skip
             span.parent = ancestor
@@ -267,6 +265,3 @@ def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 if hasattr(item, "register_hook"):
                     return item
     return None
-
-
-__all__ = ["Frame", "Hooked", "ModuleHooks", "rows_and_width"]

@@ -11,7 +11,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from vtrain_schemas import TABLES
 from vtrain_sim.catalog import database
 from vtrain_sim.catalog.scan import Found, read_fully, scan
 from vtrain_sim.errors import UserError, nearest
@@ -96,13 +95,11 @@ class Catalog:
     def _forget_missing(connection: duckdb.DuckDBPyConnection, found: list[Found]) -> None:
         """A run that was captured again may have fewer files: drop those that are gone."""
         present = {f.path for f in found}
-        for run_id in {f.run_id for f in found}:
-            for (path,) in connection.execute("SELECT path FROM files WHERE run_id = ?", [run_id]).fetchall():
-                same_root = any(
-                    path.rsplit("/", 3)[0] == p.rsplit("/", 3)[0] for p in present if f"run_id={run_id}/" in p
-                )
-                if same_root and path not in present:
-                    connection.execute("DELETE FROM files WHERE path = ?", [path])
+        # A run is its directory: the same run id below another directory stays.
+        directories = {path.rsplit("/", 2)[0] for path in present}
+        for (path,) in connection.execute("SELECT path FROM files").fetchall():
+            if path not in present and path.rsplit("/", 2)[0] in directories:
+                connection.execute("DELETE FROM files WHERE path = ?", [path])
 
     def runs(self) -> list[dict[str, Any]]:
         """One entry a run: id, source, layout, device, ranks and steps captured, problems."""
@@ -271,6 +268,3 @@ def _arrow(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 def _sentence(error: BaseException) -> str:
     text = str(error).split("\n\nLINE")[0].strip()
     return " ".join(text.split())
-
-
-__all__ = ["TABLES", "AddReport", "Catalog", "CatalogError", "Problem"]

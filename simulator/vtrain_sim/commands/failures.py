@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +27,6 @@ def run(app: typer.Typer, name: str) -> None:
 
 def write_file(path: str, write: Callable[[Any], None]) -> None:
     """Write a file whole or not at all; a refusal of the disk is a sentence."""
-    import os
-
     hidden = f"{path}.{os.getpid()}.tmp"
     try:
         with open(hidden, "wb") as stream:

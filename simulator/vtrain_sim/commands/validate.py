@@ -16,6 +16,7 @@ def validate(
 ) -> None:
     """Project every row of the tables on bundled data, and compare with what was measured."""
     from vtrain_sim import validation
+    from vtrain_sim.projection import BAND_PROBABILITY
 
     results = validation.validate(files)
     if as_json:
@@ -23,7 +24,7 @@ def validate(
             json.dumps(
                 {
                     "schema": validation.SCHEMA,
-                    "band_probability": validation.BAND_PROBABILITY,
+                    "band_probability": BAND_PROBABILITY,
                     "files": [r.to_dict() for r in results],
                     "rows": [{"file": r.file, **row.to_dict()} for r in results for row in r.rows],
                 },

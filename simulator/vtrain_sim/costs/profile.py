@@ -29,7 +29,6 @@ class Profile:
     operators: MeasuredOperators
     collectives: MeasuredCollectives
     cluster: ClusterSpec
-    step_s: float
     step_spread: float
 
 
@@ -65,13 +64,13 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
         overhead = _step_overhead(connection, list(run_ids))
         collectives = load_collectives(connection, [r["run_id"] for r in same_device if r["source"] == "collectives"])
         contention = _contention(connection, benches) if run["world_size"] == 1 else 1.0
-        step_s, step_spread = connection.execute(
+        ((step_spread,),) = connection.execute(
             """
-            SELECT median(ns) / 1e9, stddev_pop(ln(ns))
+            SELECT stddev_pop(ln(ns))
             FROM (SELECT max(duration_ns) AS ns FROM steps WHERE list_contains(?, run_id) GROUP BY run_id, step)
             """,
             [list(run_ids)],
-        ).fetchall()[0]
+        ).fetchall()
     extra = MeasuredOperators(
         [(Operator("step_overhead", "update", dtype="float32"), Measurement(overhead, 0.2, 1))] if overhead > 0 else []
     )
@@ -84,7 +83,6 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
         operators,
         collectives,
         cluster,
-        float(step_s or 0.0),
         float(step_spread or 0.0),
     )
 

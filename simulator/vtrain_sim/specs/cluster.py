@@ -12,15 +12,12 @@ class DeviceSpec:
     """One GPU (or processor): published peaks. Efficiencies are in the cost surfaces.
 
     peak_flops: FLOP/s by dtype; memory_bandwidth: bytes/s; memory_bytes: capacity.
-    launch_overhead_s: host time to launch one kernel. modelled_only: no measurement stands behind it.
     """
 
     name: str
     peak_flops: dict[str, float] = field(hash=False)
     memory_bandwidth: float
     memory_bytes: int
-    launch_overhead_s: float = 0.0
-    modelled_only: bool = False
 
     def __post_init__(self) -> None:
         for dtype, rate in self.peak_flops.items():
