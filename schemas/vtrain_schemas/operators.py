@@ -21,6 +21,7 @@ _STREAMED = {
     "activation": (2.0, 3.0),
     "bias_dropout_add": (6.0, 4.0),
     "permute": (2.0, 2.0),
+    "cast": (2.0, 2.0),
 }
 # Bytes per element of the once-a-step kinds with fp32 main gradients and Adam.
 _PER_ELEMENT = {"zero_grad": 4.0, "grad_prepare": 8.0, "grad_norm": 4.0, "grad_clip": 8.0, "optimizer": 28.0}
@@ -87,6 +88,17 @@ class Operator:
             return 2.0 * self.m
         return 0.0
 
+    def score_bytes(self) -> float:
+        """Traffic of the score matrix of unfused attention, bytes.
+
+        Forward: written by the first product, read and written by softmax and by dropout (with a mask of
+        one byte), read by the second product. Backward: the same for the gradient, and the softmax and
+        dropout outputs read once more (Megatron's fused scale, mask and softmax).
+        """
+        size = dtype_bytes(self.dtype)
+        scores = float(self.batch * self.heads * self.seq_q * self.seq_kv)
+        return scores * (9 * size + 1 if self.phase == "backward" else 6 * size + 1)
+
     def bytes(self) -> float:
         """Memory traffic of one call, bytes."""
         size = dtype_bytes(self.dtype)
@@ -103,11 +115,7 @@ class Operator:
             q = self.batch * self.seq_q * self.heads * self.head_dim
             kv = 2 * self.batch * self.seq_kv * self.kv_heads * self.head_dim
             io = size * (2.0 * q + kv) * (2.5 if backward else 1.0)
-            if self.fused == "flash":
-                return io
-            # Unfused attention streams the score matrix through memory: scale, mask, softmax, dropout.
-            scores = size * float(self.batch * self.heads * self.seq_q * self.seq_kv)
-            return io + scores * 8.0
+            return io if self.fused == "flash" else io + self.score_bytes()
         if self.kind in _STREAMED:
             return size * self.m * self.n * _STREAMED[self.kind][1 if backward else 0]
         if self.kind == "loss":
@@ -118,4 +126,7 @@ class Operator:
             return io + (4.0 * self.k * self.n * 3.0 if backward else 0.0)
         if self.kind in _PER_ELEMENT:
             return _PER_ELEMENT[self.kind] * self.m
+        if self.kind == "grad_accumulate":
+            # Gradients kept in fp32 are converted first (2 + 4 bytes), then added (4 + 4 + 4).
+            return (18.0 if size == 4 else 3.0 * size) * self.m
         return 0.0

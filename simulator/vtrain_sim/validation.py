@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -17,16 +17,25 @@ from typing import Any
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.errors import UserError
+from vtrain_sim.memory import MemoryVerdict
 from vtrain_sim.projection import Projector
 from vtrain_sim.specs import ClusterSpec, Configuration, ModelSpec, ParallelSpec, TrainSpec, presets
+from vtrain_sim.tuning import Sample
 
 SCHEMA = "vtrain.validation/1"
 # Two measurements closer than this are a tie: which is faster says nothing.
 TIE = 0.05
 _NEEDED = ("id", "num_gpus", "num_layers", "hidden_size", "micro_batch_size", "global_batch_size", "iteration_time_s")
-_PRECISION = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-# Cluster preset by GPU, and the inter-node bandwidth of a node that it describes, Gb/s.
-_CLUSTERS = {"A100-SXM4-80GB": ("dgx-a100-80gb", 1600.0)}
+_PRECISION = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp8": "bfloat16"}
+# Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
+_CLUSTERS = {
+    ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
+    ("A100-SXM4-80GB", "800"): "a100-80gb-4x200",
+    ("A100-SXM4-80GB", "400"): "a100-80gb-4x100",
+    ("A100-SXM4-80GB", ""): "a100-80gb-4x200",
+    ("H100-SXM5-80GB", "3200"): "dgx-h100",
+    ("H100-SXM5-80GB", ""): "dgx-h100",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Row:
     low_s: float | None = None
     high_s: float | None = None
     predicted_memory_gb: float | None = None
+    # Where the source does not say whether it recomputed: the projection with full recomputation.
+    full_recompute_s: float | None = None
     reason: str = ""
 
     @property
@@ -51,7 +62,10 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """The row of the machine-readable result."""
         names = ("id", "measured_s", "predicted_s", "low_s", "high_s", "measured_memory_gb", "predicted_memory_gb")
-        return {name: getattr(self, name) for name in names} | ({"reason": self.reason} if self.reason else {})
+        found = {name: getattr(self, name) for name in names}
+        if self.full_recompute_s is not None:
+            found["full_recompute_s"] = self.full_recompute_s
+        return found | ({"reason": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True)
@@ -77,12 +91,15 @@ class FileResult:
         return {"file": self.file, "rows": len(self.rows), "simulated": simulated, **figures}
 
 
-def validate(paths: Sequence[Path]) -> list[FileResult]:
-    """Project every row of every file; raises `UserError` for a file that is not such a table."""
+def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None = None) -> list[FileResult]:
+    """Project every row of every file; raises `UserError` for a file that is not such a table.
+
+    cluster: where all rows were measured; None: the preset with each row's GPU and network.
+    """
     projectors: dict[tuple[str, str, str], Projector] = {}
     results = []
     for path in paths:
-        rows = [_project(values, projectors) for values in read_table(path)]
+        rows = [_project(values, projectors, cluster) for values in read_table(path)]
         results.append(summarise(path.name, rows))
     return results
 
@@ -103,17 +120,36 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def cluster_of(gpu: str, gpus_per_node: str, node_gbps: str) -> tuple[ClusterSpec, Surfaces]:
-    """The cluster of a row: its GPU's preset, with the row's network. Raises `UserError`."""
-    if gpu not in _CLUSTERS:
-        raise UserError(f"no calibrated surfaces for {gpu or 'an unnamed GPU'}: known are {', '.join(_CLUSTERS)}")
-    name, preset_gbps = _CLUSTERS[gpu]
+    """The cluster of a row: the preset with its GPU and network. Raises `UserError`."""
+    name = cluster_name(gpu, node_gbps)
     cluster = presets.cluster(name)
-    share = float(node_gbps) / preset_gbps if node_gbps else 1.0
-    network = cluster.inter_node
-    node_bandwidth = network.node_bandwidth * share
-    slower = replace(network, node_bandwidth=node_bandwidth, bandwidth=min(network.bandwidth, node_bandwidth))
-    cluster = replace(cluster, gpus_per_node=int(gpus_per_node or 8), inter_node=slower)
-    return cluster, Surfaces.from_dict(presets.cluster_surfaces(name))
+    return replace(cluster, gpus_per_node=int(gpus_per_node or 8)), Surfaces.from_dict(presets.cluster_surfaces(name))
+
+
+def cluster_name(gpu: str, node_gbps: str) -> str:
+    """The cluster preset with this GPU and inter-node bandwidth a node, Gb/s. Raises `UserError`."""
+    name = _CLUSTERS.get((gpu, node_gbps))
+    if name is None:
+        known = ", ".join(f"{g} with {b or 'unknown'} Gb/s a node" for g, b in _CLUSTERS)
+        raise UserError(
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s a node: "
+            f"known are {known}"
+        )
+    return name
+
+
+def samples_of(path: Path) -> list[Sample]:
+    """The rows of a table that can be simulated, for `vtrain_sim.tuning`."""
+    found = []
+    for row in read_table(path):
+        try:
+            cluster = cluster_name(row.get("gpu", ""), row.get("inter_node_gbps_per_node", ""))
+            configuration = configuration_of(row)
+        except UserError:
+            continue
+        size = f"{row['num_layers']} x {row['hidden_size']}"
+        found.append(Sample(configuration, cluster, float(row["iteration_time_s"]), path.name, size))
+    return found
 
 
 def configuration_of(row: dict[str, str]) -> Configuration:
@@ -123,7 +159,7 @@ def configuration_of(row: dict[str, str]) -> Configuration:
         text = row.get(name, "") or ""
         try:
             return int(float(text)) if text else default
-        except ValueError:
+        except (ValueError, OverflowError):
             raise UserError(f"{name} is {text!r}, not a number") from None
 
     precision = row.get("precision", "bf16")
@@ -132,33 +168,86 @@ def configuration_of(row: dict[str, str]) -> Configuration:
     recompute = row.get("recompute_granularity") or "none"
     schedule = row.get("pipeline_schedule") or "1f1b"
     vpp = max(1, number("virtual_pipeline_chunks", 1))
+    pp, tp = number("pipeline_model_parallel_size", 1), number("tensor_model_parallel_size", 1)
     gated = bool(number("swiglu"))
+    notes, framework = row.get("notes", ""), row.get("framework", "")
+    num_layers = number("num_layers")
+    if schedule == "interleaved" and vpp == 1:
+        # The source does not say: a layer a chunk, as many as the largest stage has.
+        vpp = max(_pipeline_layers(num_layers, pp, notes))
     model = ModelSpec(
-        num_layers=number("num_layers"), hidden_size=number("hidden_size"),
+        num_layers=num_layers, hidden_size=number("hidden_size"),
         num_attention_heads=number("num_attention_heads"), seq_length=number("seq_length"),
         vocab_size=number("vocab_size"), ffn_hidden_size=number("ffn_hidden_size"),
         num_query_groups=number("num_query_groups"), swiglu=gated, add_bias_linear=not gated,
         normalization="RMSNorm" if gated else "LayerNorm",
         position_embedding_type="rope" if gated else "learned_absolute",
+        untie_embeddings_and_output_weights=gated, dropout=not gated,
         num_experts=number("num_experts"), moe_router_topk=number("moe_router_topk"),
     )  # fmt: skip
+    # Before Megatron-Core, pipeline stages scattered and gathered what they passed on (as DeepSpeed's engine
+    # partitions it). Software of 2021 did not yet run the backward all-reduce beside the weight gradient.
+    scatter = framework in ("Megatron-LM", "Megatron-DeepSpeed") and not number("sequence_parallel")
+    old = any(word in row.get("source", "") for word in ("SC21", "MT-NLG", "BigScience"))
+    deepspeed = framework == "Megatron-DeepSpeed"
+    fp16 = precision == "fp16"
+    # Sharded optimizers (Megatron-LM's, and DeepSpeed's as BLOOM ran it) keep gradients in fp32.
+    sharded = bool(number("distributed_optimizer"))
     parallel = ParallelSpec(
-        tp=number("tensor_model_parallel_size", 1), pp=number("pipeline_model_parallel_size", 1), vpp=vpp,
-        cp=number("context_parallel_size", 1), ep=number("expert_model_parallel_size", 1),
-        dp=number("data_parallel_size", 1),
-        sequence_parallel=bool(number("sequence_parallel")) and number("tensor_model_parallel_size", 1) > 1,
+        tp=tp, pp=pp, vpp=vpp, cp=number("context_parallel_size", 1), ep=number("expert_model_parallel_size", 1),
+        dp=_data_parallel(number), sequence_parallel=bool(number("sequence_parallel")) and tp > 1,
         distributed_optimizer=bool(number("distributed_optimizer")), overlap_p2p=vpp > 1,
+        overlap_grad_reduce=framework == "NeMo/Megatron-Core", overlap_param_gather=framework == "NeMo/Megatron-Core",
+        tp_comm_overlap=framework == "NeMo/Megatron-Core" and bool(number("sequence_parallel")) and tp > 1,
+        async_tp_allreduce=not old, scatter_gather=scatter and tp > 1 and pp > 1,
+        batch_p2p=not deepspeed,
+        layers=_interleave(_pipeline_layers(num_layers, pp, notes), vpp) if num_layers % (pp * vpp) else (),
     )  # fmt: skip
     train = TrainSpec(
         number("micro_batch_size"), number("global_batch_size"), params_dtype=_PRECISION[precision],
+        main_grads_dtype="float16" if fp16 and not sharded else "float32", fp8="hybrid" if precision == "fp8" else "",
         attention_kernel=row.get("attention_kernel") or "flash",
         recompute_granularity="none" if recompute == "unknown" else recompute,
-        schedule=schedule if vpp == 1 else "auto",
+        schedule=schedule if vpp == 1 else "auto", gradient_accumulation_fusion=not deepspeed,
     )  # fmt: skip
     return Configuration(model, parallel, train)
 
 
-def _project(values: dict[str, str], projectors: dict[tuple[str, str, str], Projector]) -> Row:
+def _data_parallel(number: Callable[[str, int], int]) -> int:
+    """Data parallel size: what the number of GPUs leaves, where a row's own disagrees with it."""
+    own = number("data_parallel_size", 1)
+    model_ranks = (
+        number("tensor_model_parallel_size", 1) * number("pipeline_model_parallel_size", 1)
+        * number("context_parallel_size", 1)
+    )  # fmt: skip
+    gpus = number("num_gpus", 0)
+    return gpus // model_ranks if model_ranks and gpus and gpus % model_ranks == 0 else own
+
+
+def _pipeline_layers(num_layers: int, pp: int, notes: str) -> list[int]:
+    """Layers of each stage: as even as can be, one fewer at both ends where the notes say so."""
+    if "first & last stages have one fewer layer" in notes and (num_layers + 2) % pp == 0 and pp > 1:
+        each = (num_layers + 2) // pp
+        return [each - 1, *[each] * (pp - 2), each - 1]
+    return [num_layers // pp + (stage < num_layers % pp) for stage in range(pp)]
+
+
+def _interleave(stages: list[int], vpp: int) -> tuple[int, ...]:
+    """Layers of each virtual stage: those of a stage shared out over its chunks, the end ones short.
+
+    The first stage lacks layers in its first chunk, beside the embedding, the last in its last.
+    """
+    pp = len(stages)
+    chunks = [[held // vpp + (chunk < held % vpp) for chunk in range(vpp)] for held in stages]
+    chunks[0].reverse()
+    return tuple(chunks[stage][chunk] for chunk in range(vpp) for stage in range(pp))
+
+
+def _project(
+    values: dict[str, str],
+    projectors: dict[tuple[str, str, str], Projector],
+    given: tuple[ClusterSpec, Surfaces] | None,
+) -> Row:
     sizes = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "num_gpus", "global_batch_size")
     try:
         measured = float(values["iteration_time_s"])
@@ -169,17 +258,31 @@ def _project(values: dict[str, str], projectors: dict[tuple[str, str, str], Proj
     where = (values.get("gpu", ""), values.get("gpus_per_node", ""), values.get("inter_node_gbps_per_node", ""))
     try:
         if where not in projectors:
-            cluster, surfaces = cluster_of(*where)
+            cluster, surfaces = given or cluster_of(*where)
             projectors[where] = Projector(
                 cluster, OperatorCosts(DeviceSurface(cluster.device, surfaces)), CollectiveCosts(cluster)
             )
-        answer = projectors[where].project(configuration_of(values))
+        configuration = configuration_of(values)
+        answer = projectors[where].project(configuration)
+        full = None
+        if values.get("recompute_granularity") == "unknown":
+            most = replace(configuration, train=replace(configuration.train, recompute_granularity="full"))
+            full = float(projectors[where].evaluate([most]).iteration_time_s[0])
     except UserError as error:
         return replace(row, reason=str(error))
     return replace(
         row, predicted_s=answer.iteration_time_s, low_s=answer.iteration_time_low_s,
-        high_s=answer.iteration_time_high_s, predicted_memory_gb=answer.memory.worst.peak_bytes / 2**30,
+        high_s=answer.iteration_time_high_s, full_recompute_s=full,
+        predicted_memory_gb=_memory(values, answer.memory) / 2**30,
     )  # fmt: skip
+
+
+def _memory(values: dict[str, str], verdict: MemoryVerdict) -> float:
+    """Bytes of the fullest stage, as the row's source counts them: logs of the device show the whole
+    process, the Zero Bubble paper what tensors take."""
+    if "Zero Bubble" in values.get("source", ""):
+        return max(s.allocated_bytes for s in verdict.stages)
+    return verdict.worst.peak_bytes
 
 
 def summarise(file: str, rows: Sequence[Row]) -> FileResult:

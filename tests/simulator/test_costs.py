@@ -23,7 +23,7 @@ from vtrain_sim.costs import (
 from vtrain_sim.costs.calibrate import fit_gemms, read_gemms, to_toml
 from vtrain_sim.costs.collectives import bus_factor
 from vtrain_sim.costs.measured import Measurement
-from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces, Tile, tile_seconds
+from vtrain_sim.costs.surfaces import DeviceSurface, GemmSurface, Surfaces, Tile, tile_seconds
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import DeviceSpec, presets
 
@@ -114,7 +114,8 @@ def test_tile_and_wave_quantisation() -> None:
 def test_calibration_recovers_the_device_that_made_the_table(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     device = presets.device("a100-sxm-80gb")
-    true = Surfaces(108, (Tile(256, 128, 0.8), Tile(128, 128, 0.7), Tile(64, 64, 0.4)), 2e-6, overhead_s={"gemm": 4e-6})
+    tiles = (Tile(256, 128, 0.8), Tile(128, 128, 0.7), Tile(64, 64, 0.4))
+    true = Surfaces(108, {"bfloat16": GemmSurface(tiles, 2e-6)}, overhead_s={"gemm": 4e-6})
     surface = DeviceSurface(device, true)
     shapes = rng.choice([256, 512, 768, 1024, 2048, 4096, 8192], size=(400, 3))
     path = tmp_path / "gemm.csv"

@@ -128,6 +128,6 @@ def test_shards_add_up_to_the_whole_model(configuration: Configuration) -> None:
     )
     total = build_step(padded).stages[0]
     step = build_step(configuration)
-    tp, ep = configuration.parallel.tp, configuration.parallel.ep
-    assert sum(s.expert_parameters for s in step.stages) * ep == total.expert_parameters
+    tp, experts = configuration.parallel.tp, configuration.parallel.ep * configuration.parallel.etp
+    assert sum(s.expert_parameters for s in step.stages) * experts == total.expert_parameters
     assert sum(s.parameters for s in step.stages) * tp >= total.parameters

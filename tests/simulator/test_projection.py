@@ -17,7 +17,8 @@ from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.projection import Projection, Projector, placement
+from vtrain_sim.placement import placement
+from vtrain_sim.projection import Projection, Projector
 from vtrain_sim.specs import Configuration, ParallelSpec, presets
 from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
@@ -160,7 +161,7 @@ def test_command_emits_flags_that_it_reads(catalog: Path) -> None:
         (["--catalog", "CATALOG", "--run", "bsae"], "did you mean 'base'"),
         (["--catalog", "CATALOG", "--run", "collectives"], "no operators"),
         (["--catalog", "nowhere.duckdb", "--run", "base"], "there is no catalog"),
-        (["--catalog", "CATALOG", "--run", "base", "--cluster", "dgx-a100-80gb"], "leave out --cluster"),
+        (["--catalog", "CATALOG", "--run", "base", "--cluster", "dgx-a100-80gb"], "do not sharpen"),
         (["--catalog", "CATALOG", "--run", "base", "--hiden-size", "8"], "--hidden-size"),
         (["--catalog", "CATALOG", "--run", "base", "--tensor-model-parallel-size", "3"], "--tensor-model-parallel-size"),
         (["--catalog", "CATALOG", "--run", "base", "--num-gpus", "-1"], "--num-gpus"),

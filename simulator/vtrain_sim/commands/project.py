@@ -19,8 +19,16 @@ def project(
     context: typer.Context,
     catalog: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile."),
     run: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several."),
-    cluster: str = typer.Option("", "--cluster", help="Cluster preset, for example dgx-a100-80gb."),
-    model: str = typer.Option("", "--model", help="Model preset, for example gpt3-175b."),
+    cluster: str = typer.Option(
+        "", "--cluster", help="Cluster preset, for example dgx-a100-80gb, or a TOML or YAML file."
+    ),
+    model: str = typer.Option(
+        "", "--model", help="Model preset, for example gpt3-175b, or a Hugging Face config.json."
+    ),
+    megatron_args: Path = typer.Option(
+        None, "--megatron-args", help="Launch script, or file with Megatron's arguments."
+    ),
+    spec: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags."),
     num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
     train_tokens: float = typer.Option(0.0, "--train-tokens", help="Tokens to train on: days and dollars."),
     price_per_gpu_hour: float = typer.Option(-1.0, "--price-per-gpu-hour", help="US dollars."),
@@ -30,7 +38,8 @@ def project(
     """Project a configuration, given with Megatron's own flags.
 
     From a captured run (--catalog, --run), where the flags say what changes; or from bundled data
-    (--cluster, with --model or the model's flags).
+    (--cluster, with --model or the model's flags). With both a run and a cluster, the run's measurements
+    sharpen the cluster's device. Flags on the command line go before those of files.
     """
     from vtrain_sim.specs.megatron_flags import emit_flags
 
@@ -40,18 +49,31 @@ def project(
         raise UserError(f"--train-tokens is {train_tokens}: it takes a positive number")
     if not math.isfinite(price_per_gpu_hour):
         raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}: it takes a number of dollars")
+    flags = list(context.args)
+    if spec is not None:
+        from vtrain_sim.specs.spec_file import read_flags
+
+        more, own = read_flags(spec)
+        flags = more + flags
+        cluster, model = cluster or own.get("cluster", ""), model or own.get("preset", "")
+        num_gpus = num_gpus or _whole(spec, "num_gpus", own.get("num-gpus", "0"))
+    if megatron_args is not None:
+        from vtrain_sim.specs.launch_script import read_arguments
+
+        more, processes = read_arguments(megatron_args)
+        flags, num_gpus = more + flags, num_gpus or processes
     if run:
-        projector, configuration = _from_run(catalog, run, cluster, model, num_gpus, context.args)
+        projector, configuration = _from_run(catalog, run, cluster, model, num_gpus, flags)
     elif catalog is not None:
         raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")
     else:
-        projector, configuration = _from_presets(cluster, model, num_gpus, context.args)
+        projector, configuration = _from_presets(cluster, model, num_gpus, flags)
     if emit_megatron:
         print(shlex.join(emit_flags(configuration)))
         return
-    if price_per_gpu_hour >= 0:
-        projector.cluster = replace(projector.cluster, price_per_gpu_hour=price_per_gpu_hour)
     projection = projector.project(configuration)
+    if price_per_gpu_hour >= 0:
+        projection = replace(projection, cluster=replace(projection.cluster, price_per_gpu_hour=price_per_gpu_hour))
     if as_json:
         result = projection.to_dict()
         if train_tokens:
@@ -66,37 +88,56 @@ def project(
     print_projection(projection, console(), train_tokens or None)
 
 
+def _whole(spec: Path, name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{spec}: {name} is {text!r}: it takes a whole number") from None
+
+
 def _from_run(
     catalog: Path | None, run: list[str], cluster: str, model: str, num_gpus: int, flags: list[str]
 ) -> tuple[Projector, Configuration]:
     from vtrain_sim.catalog import Catalog
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
-    from vtrain_sim.costs.surfaces import DeviceSurface
+    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.specs.machines import find_cluster
     from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
     if catalog is None:
         raise UserError("--run needs --catalog: the file that vtrain-catalog add made")
-    if cluster or model:
-        raise UserError("--run brings its own cluster and model: leave out --cluster and --model")
+    if model:
+        raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
     profile = load_profile(Catalog(catalog), run)
     configuration = configuration_from_flags(flags, profile.configuration, num_gpus)
-    operators = OperatorCosts(DeviceSurface(profile.cluster.device), profile.operators)
-    collectives = CollectiveCosts(profile.cluster, profile.collectives)
-    return Projector(profile.cluster, operators, collectives, profile.step_spread), configuration
+    machine, surfaces = profile.cluster, Surfaces()
+    if cluster:
+        measured_on = machine.device.name
+        machine, held = find_cluster(cluster)
+        surfaces = Surfaces.from_dict(held)
+        if machine.device.name not in measured_on:
+            raise UserError(
+                f"the run is from {measured_on}, {machine.name} has {machine.device.name}: measurements of one "
+                "device do not sharpen another's"
+            )
+    operators = OperatorCosts(DeviceSurface(machine.device, surfaces), profile.operators)
+    collectives = CollectiveCosts(machine, profile.collectives)
+    return Projector(machine, operators, collectives, profile.step_spread), configuration
 
 
 def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> tuple[Projector, Configuration]:
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts
     from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
     from vtrain_sim.specs import presets
+    from vtrain_sim.specs.machines import find_cluster, find_model
     from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
     if not cluster:
         raise UserError(
             f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
         )
-    machine, surfaces = presets.cluster(cluster), presets.cluster_surfaces(cluster)
-    base = presets.model(model) if model else None
+    machine, surfaces = find_cluster(cluster)
+    base = find_model(model) if model else None
     configuration = configuration_from_flags(flags, None, num_gpus, base)
     operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
     return Projector(machine, operators, CollectiveCosts(machine)), configuration

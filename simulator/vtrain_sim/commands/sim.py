@@ -7,6 +7,7 @@ import typer
 from vtrain_sim.commands import failures
 from vtrain_sim.commands.calibrate import calibrate
 from vtrain_sim.commands.project import project
+from vtrain_sim.commands.tune import tune
 from vtrain_sim.commands.validate import validate
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(project)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(tune)
 
 
 def main() -> None:

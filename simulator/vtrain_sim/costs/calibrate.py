@@ -15,9 +15,11 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from vtrain_schemas.operators import Operator
+from vtrain_schemas.operators import Operator, dtype_bytes
+from vtrain_sim.costs.measured import MeasuredOperators
 from vtrain_sim.costs.surfaces import (
     DeviceSurface,
+    GemmSurface,
     Surfaces,
     Tile,
     attention_efficiency,
@@ -28,6 +30,10 @@ from vtrain_sim.specs import DeviceSpec
 
 Array = NDArray[np.float64]
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
+MEMORY_BOUND = (
+    "norm", "activation", "bias_dropout_add", "rope", "loss", "embedding", "permute", "cast", "zero_grad",
+    "grad_prepare", "grad_norm", "grad_clip", "optimizer", "grad_accumulate",
+)  # fmt: skip
 # Below this size launch and clock ramps dominate a GEMM: training has no such shapes.
 SMALLEST = 256
 
@@ -40,15 +46,18 @@ class Fit:
     report: tuple[str, ...]
 
 
-def read_gemms(path: Path, source: str = "") -> Array:
-    """[count, 4] m, n, k, seconds from a Parquet or CSV table with m, n, k and duration_us columns."""
-    where = "WHERE m >= $least AND n >= $least AND k >= $least" + (" AND source = $source" if source else "")
-    values: dict[str, Any] = {"least": SMALLEST, **({"source": source} if source else {})}
-    rows = _query(
-        path,
-        f"SELECT m, n, k, median(duration_us) / 1e6 FROM table {where} GROUP BY m, n, k ORDER BY ALL",
-        values,
-    )
+def read_gemms(path: Path, source: str = "", dtype: str = "") -> Array:
+    """[count, 4] m, n, k, seconds from a Parquet or CSV table with columns m, n, k and duration_us, or
+    latency (ms). source, dtype: only rows with this `source`, this `gemm_dtype`."""
+    columns = _columns(path)
+    seconds = "duration_us / 1e6" if "duration_us" in columns else "latency / 1e3"
+    where = "WHERE m >= $least AND n >= $least AND k >= $least"
+    values: dict[str, Any] = {"least": SMALLEST}
+    for column, value in (("source", source), ("gemm_dtype", dtype)):
+        if value:
+            where += f" AND {column} = ${column}"
+            values[column] = value
+    rows = query(path, f"SELECT m, n, k, median({seconds}) FROM table {where} GROUP BY m, n, k ORDER BY ALL", values)
     if not rows:
         raise UserError(
             f"{path} has no GEMM of {SMALLEST} or more in every dimension" + (f" from {source}" if source else "")
@@ -56,12 +65,24 @@ def read_gemms(path: Path, source: str = "") -> Array:
     return np.array(rows, dtype=np.float64)
 
 
+# Whole causal attention in 16 bits, where a table also has windows and 8-bit attention.
+_ATTENTION_FILTER = {True: " AND window_size <= 0 AND attn_dtype IN ('bfloat16', 'float16')"}
+
+
+def _columns(path: Path) -> list[str]:
+    found = query(path, "SELECT column_name FROM (DESCRIBE SELECT * FROM table)", {})
+    return [name for (name,) in found]
+
+
 def read_attention(path: Path) -> list[tuple[Operator, float]]:
     """Causal attention forward from a table with batch_size, isl, num_heads, head_dim and latency (ms)."""
-    rows = _query(
+    columns = _columns(path)
+    rows = query(
         path,
         "SELECT batch_size, isl, num_heads, num_key_value_heads, head_dim, median(latency) / 1e3 FROM table "
-        "WHERE isl >= 1024 AND num_heads >= 4 GROUP BY ALL ORDER BY ALL",
+        "WHERE isl >= 1024 AND num_heads >= 4"
+        + _ATTENTION_FILTER.get("window_size" in columns, "")
+        + " GROUP BY ALL ORDER BY ALL",
         {},
     )
     return [
@@ -74,7 +95,8 @@ def read_attention(path: Path) -> list[tuple[Operator, float]]:
     ]  # fmt: skip
 
 
-def _query(path: Path, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+def query(path: Path, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Rows of a query of ``table``, a Parquet or CSV file. Raises `UserError`."""
     if not path.exists():
         raise UserError(f"there is no file {path}")
     reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
@@ -90,12 +112,13 @@ def _query(path: Path, query: str, values: dict[str, Any]) -> list[tuple[Any, ..
         connection.close()
 
 
-def fit_gemms(device: DeviceSpec, units: int, table: Array, most: int = 6000) -> Fit:
+def fit_gemms(device: DeviceSpec, units: int, table: Array, dtype: str = "bfloat16", most: int = 6000) -> Fit:
     """Efficiency of each tile and time of a wave, by coordinate descent on the mean |log error|."""
     step = max(1, len(table) // most)
     m, n, k, seconds = table[::step].T
-    per_unit = device.peak("bfloat16") / units
-    memory = 2.0 * (m * k + k * n + m * n) / device.memory_bandwidth
+    per_unit = device.peak(dtype) / units
+    size = dtype_bytes(dtype)
+    memory = (size * (m * k + k * n) + max(2, size) * m * n) / device.memory_bandwidth
 
     def predict(parameters: Array) -> Array:
         *efficiencies, wave, overhead = np.exp(parameters)
@@ -112,24 +135,28 @@ def fit_gemms(device: DeviceSpec, units: int, table: Array, most: int = 6000) ->
         return float(np.abs(np.log(predict(parameters) / seconds)).mean())
 
     start = np.log(np.array([0.85, 0.85, 0.8, 0.65, 0.65, 0.45, 2e-6, 3e-6]))
-    found = _descend(loss, start)
+    found = descend(loss, start)
     residual = np.log(predict(found) / seconds)
     *efficiencies, wave, overhead = (float(v) for v in np.exp(found))
     surfaces = Surfaces(
         compute_units=units,
-        tiles=tuple(Tile(tm, tn, round(e, 4)) for (tm, tn), e in zip(TILES, efficiencies, strict=True)),
-        wave_s=float(f"{wave:.3g}"),
+        gemm={
+            dtype: GemmSurface(
+                tuple(Tile(tm, tn, round(e, 4)) for (tm, tn), e in zip(TILES, efficiencies, strict=True)),
+                float(f"{wave:.3g}"),
+            )
+        },
         overhead_s={"gemm": float(f"{overhead:.3g}")},
         sigma={"gemm": round(float(residual.std()), 3)},
     )
     report = (
-        f"gemm: {len(seconds)} shapes, mean error {np.abs(np.expm1(residual)).mean():.1%}, "
+        f"gemm in {dtype}: {len(seconds)} shapes, mean error {np.abs(np.expm1(residual)).mean():.1%}, "
         f"median {np.median(np.abs(np.expm1(residual))):.1%}, bias {np.expm1(residual.mean()):+.1%}"
     )
     return Fit(surfaces, (report,))
 
 
-def _descend(loss: Callable[[Array], float], start: Array, rounds: int = 40) -> Array:
+def descend(loss: Callable[[Array], float], start: Array, rounds: int = 60) -> Array:
     """Coordinate descent with a step that halves when no coordinate improves."""
     best: Array = start.copy()
     value, step = loss(start), 0.2
@@ -170,7 +197,7 @@ def fit_attention(device: DeviceSpec, surfaces: Surfaces, rows: list[tuple[Opera
     def loss(parameters: Array) -> float:
         return float(np.abs(np.log(predict(parameters) / seconds)).mean())
 
-    found = _descend(loss, np.log(np.array([1.3, 700.0, 10.0, 3e-5])))
+    found = descend(loss, np.log(np.array([1.3, 700.0, 10.0, 3e-5])))
     residual = np.log(predict(found) / seconds)
     best, half_seq, half_dim, overhead = (float(v) for v in np.exp(found))
     fitted = replace(
@@ -199,12 +226,31 @@ def in_layer_factor(device: DeviceSpec, surfaces: Surfaces, table: Array) -> flo
     return float(np.median(ratios)) if ratios else 1.0
 
 
+def from_profile(measured: MeasuredOperators, dtype: str) -> tuple[Array, dict[str, float]]:
+    """What a user's own profile says: [count, 4] forward GEMMs (m, n, k, seconds), and the bytes per
+    second that each memory-bound kind reaches, middle over its shapes."""
+    gemms = [
+        (o.m, o.n, o.k, m.seconds)
+        for o, m in measured
+        if o.kind == "gemm" and o.phase == "forward" and o.dtype == dtype and min(o.m, o.n, o.k) >= SMALLEST
+    ]
+    rates: dict[str, list[float]] = {}
+    for operator, measurement in measured:
+        if operator.kind in MEMORY_BOUND and measurement.seconds > 0:
+            phase = "" if operator.phase in ("update", "recompute") else f"/{operator.phase}"
+            rates.setdefault(operator.kind + phase, []).append(operator.bytes() / measurement.seconds)
+    return np.array(gemms, dtype=np.float64).reshape(-1, 4), {k: float(np.median(v)) for k, v in rates.items()}
+
+
 def to_toml(surfaces: Surfaces) -> str:
     """The [surfaces] section of a device preset."""
-    lines = ["[surfaces]", f"compute_units = {surfaces.compute_units}", f"wave_s = {surfaces.wave_s:g}"]
-    lines += [f"half_seq = {surfaces.half_seq:g}", f"half_dim = {surfaces.half_dim:g}", "tiles = ["]
-    lines += [f"    {{ m = {t.m}, n = {t.n}, efficiency = {t.efficiency:g} }}," for t in surfaces.tiles]
-    lines.append("]")
+    lines = ["[surfaces]", f"compute_units = {surfaces.compute_units}"]
+    lines += [f"half_seq = {surfaces.half_seq:g}", f"half_dim = {surfaces.half_dim:g}"]
+    lines += [f"launch_s = {surfaces.launch_s:g}"]
+    for dtype, gemm in surfaces.gemm.items():
+        lines += ["", f"[surfaces.gemm.{dtype}]", f"wave_s = {gemm.wave_s:g}", "tiles = ["]
+        lines += [f"    {{ m = {t.m}, n = {t.n}, efficiency = {t.efficiency:g} }}," for t in gemm.tiles]
+        lines.append("]")
     for name in ("efficiency", "overhead_s", "sigma"):
         table = getattr(surfaces, name)
         if table:

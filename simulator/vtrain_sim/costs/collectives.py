@@ -14,7 +14,7 @@ import duckdb
 
 from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.specs import ClusterSpec, NetworkSpec
 
 _P2P = "p2p"
 
@@ -142,15 +142,42 @@ class CollectiveCosts:
                 )
             latency, bandwidth = guess
             return Price(latency + nbytes * bus_factor(op, size) / bandwidth, 0.5, MODELLED)
+        return Price(self._alpha_beta(network, op, size, nbytes, nodes, sharers), network.sigma, MODELLED)
+
+    def _alpha_beta(self, network: NetworkSpec, op: str, size: int, nbytes: int, nodes: int, sharers: int) -> float:
+        """Latency of the algorithm's steps, and bytes over the slowest link that they cross."""
+        per_node = max(1, size // nodes)
+        node_rate = network.node_bandwidth / network.oversubscription
+        ramp = network.ramp_s * nbytes / (nbytes + network.ramp_bytes) if network.ramp_s else 0.0
+        start = network.latency_s + ramp
+        if network.copy_bandwidth:
+            # Every rank also reads and writes the whole payload in its own memory.
+            start += nbytes / network.copy_bandwidth
         if op in (_P2P, "send", "recv"):
             rate = network.p2p_bandwidth or network.bandwidth
-            return Price(network.latency_s + nbytes / rate, 0.15, MODELLED)
+            if nodes > 1 and network.p2p_node_bandwidth:
+                rate = min(rate, network.p2p_node_bandwidth / network.oversubscription / sharers)
+            return network.latency_s + nbytes / rate
+        if op == "all_to_all":
+            # Pairwise: what stays in the node goes over its links, the rest out of the node.
+            inside = self.cluster.intra_node.bandwidth
+            local_s = nbytes * (per_node - 1) / size / inside
+            if nodes == 1:
+                return start + (size - 1) * network.hop_latency_s + local_s
+            leaving = nbytes * (size - per_node) / size
+            out_s = leaving / network.bandwidth
+            if node_rate:
+                out_s = max(out_s, leaving * per_node * sharers / node_rate)
+            return start + (nodes - 1) * network.hop_latency_s + max(local_s, out_s)
         rate = network.bandwidth
-        if nodes > 1 and network.node_bandwidth:
+        if nodes > 1 and node_rate:
             # A group's rings leave a node through as many links as it has ranks there.
-            ranks_per_node = max(1, size // nodes)
-            rate = min(network.bandwidth * ranks_per_node, network.node_bandwidth / max(1, sharers))
+            rate = min(network.bandwidth * per_node, node_rate / max(1, sharers))
+            rate = min(rate, self.cluster.intra_node.bandwidth) if per_node > 1 else rate
         hops = size - 1 if nodes == 1 else nodes - 1
-        factor = bus_factor(op, size)
-        seconds = network.latency_s + hops * network.hop_latency_s + nbytes * factor / rate
-        return Price(seconds, 0.15, MODELLED)
+        ring = start + hops * network.hop_latency_s + nbytes * bus_factor(op, size) / rate
+        if op != "all_reduce" or nodes == 1:
+            return ring
+        # Double binary tree: fewer steps, every byte up and down (NCCL 2.4).
+        steps = 2 * math.ceil(math.log2(nodes))
+        return min(ring, start + steps * network.hop_latency_s + nbytes * 2.0 / rate)

@@ -4,6 +4,26 @@ Sharding rules live here and nowhere else. Time does not: see `vtrain_sim.costs`
 """
 
 from vtrain_sim.operators.program import Communication, Compute, Item, Program
-from vtrain_sim.operators.stages import StageProgram, StepProgram, build_step
+from vtrain_sim.operators.stages import (
+    OnceProgram,
+    Parts,
+    StageProgram,
+    StepProgram,
+    build_step,
+    chunk_contents,
+    once_a_step,
+)
 
-__all__ = ["Communication", "Compute", "Item", "Program", "StageProgram", "StepProgram", "build_step"]
+__all__ = [
+    "Communication",
+    "Compute",
+    "Item",
+    "OnceProgram",
+    "Parts",
+    "Program",
+    "StageProgram",
+    "StepProgram",
+    "build_step",
+    "chunk_contents",
+    "once_a_step",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-FORWARD, BACKWARD = "F", "B"
+FORWARD, BACKWARD, WEIGHT = "F", "B", "W"
 
 
 class Message(NamedTuple):
@@ -17,7 +17,7 @@ class Message(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Run a chunk forward or backward for one microbatch."""
+    """Run a chunk forward (F), backward (B) or its weight gradients (W) for one microbatch."""
 
     direction: str
     chunk: int

@@ -11,13 +11,15 @@ from vtrain_sim.specs.validation import finite, one_of, positive, whole
 class DeviceSpec:
     """One GPU (or processor): published peaks. Efficiencies are in the cost surfaces.
 
-    peak_flops: FLOP/s by dtype; memory_bandwidth: bytes/s; memory_bytes: capacity.
+    peak_flops: FLOP/s by dtype; memory_bandwidth: bytes/s; memory_bytes: capacity. modelled_only: no
+    end-to-end measurement stands behind its coefficients; reports say so.
     """
 
     name: str
     peak_flops: dict[str, float] = field(hash=False)
     memory_bandwidth: float
     memory_bytes: int
+    modelled_only: bool = False
 
     def __post_init__(self) -> None:
         for dtype, rate in self.peak_flops.items():
@@ -36,7 +38,11 @@ class NetworkSpec:
 
     bandwidth: bytes/s that one rank reaches in a ring over this level (bus bandwidth).
     latency_s: per collective call. hop_latency_s: per step of a ring. p2p_bandwidth: bytes/s of one
-    point-to-point transfer. node_bandwidth: bytes/s that all ranks of a node share, 0: not shared.
+    point-to-point transfer. node_bandwidth, p2p_node_bandwidth: bytes/s of collectives, and of transfers,
+    that all ranks of a node share, 0: not shared.
+    oversubscription: of the switches above the nodes. ramp_s, ramp_bytes: further latency of calls that
+    are large against ramp_bytes (NCCL's protocols). sigma: uncertainty of a modelled time, standard
+    deviation of its logarithm.
     """
 
     name: str
@@ -45,12 +51,21 @@ class NetworkSpec:
     hop_latency_s: float = 0.0
     p2p_bandwidth: float = 0.0
     node_bandwidth: float = 0.0
+    p2p_node_bandwidth: float = 0.0
+    oversubscription: float = 1.0
+    ramp_s: float = 0.0
+    ramp_bytes: float = 1.0
+    copy_bandwidth: float = 0.0
+    sigma: float = 0.15
     source: str = ""
 
     def __post_init__(self) -> None:
         finite(f"bandwidth of network {self.name}", self.bandwidth, 1.0)
         finite(f"latency of network {self.name}", self.latency_s)
         finite(f"hop latency of network {self.name}", self.hop_latency_s)
+        finite(f"point-to-point bandwidth of network {self.name}", self.p2p_bandwidth)
+        finite(f"node bandwidth of network {self.name}", self.node_bandwidth)
+        finite(f"oversubscription of network {self.name}", self.oversubscription, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,8 @@ class ClusterSpec:
 
     overlap_efficiency: share of a communication that can really hide behind compute (1 on GPUs with
     their own copy engines, 0 where communication runs on the cores that compute).
-    contention: factor on compute times when all devices of a node work at once.
+    contention: factor on compute times when all devices of a node work at once. overlap_slowdown:
+    factor on the time of communication that runs beside compute, whose cores and memory it shares.
     price_per_gpu_hour: US dollars; 0 where unknown.
     """
 
@@ -71,6 +87,7 @@ class ClusterSpec:
     price_per_gpu_hour: float = 0.0
     overlap_efficiency: float = 1.0
     contention: float = 1.0
+    overlap_slowdown: float = 1.0
     backend: str = "nccl"
 
     def __post_init__(self) -> None:
@@ -78,4 +95,5 @@ class ClusterSpec:
         finite("--price-per-gpu-hour", self.price_per_gpu_hour)
         finite("overlap efficiency", self.overlap_efficiency)
         finite("contention", self.contention, 0.5)
+        finite("overlap slowdown", self.overlap_slowdown, 1.0)
         one_of("backend", self.backend, ("nccl", "gloo", "mpi", "ucc", "fake"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from vtrain_sim.specs.validation import divides, one_of, positive
+from vtrain_sim.specs.moe_pattern import moe_layers
+from vtrain_sim.specs.validation import SpecError, divides, finite, one_of, positive, whole
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,11 @@ class ModelSpec:
 
     A 0 in ffn_hidden_size, num_query_groups or kv_channels means Megatron's default: 4 x hidden
     (8/3 x hidden rounded to 64 with SwiGLU), as many as heads, hidden / heads.
+
+    moe_layer_freq: Megatron's pattern of mixture-of-experts layers: "2" (every second one), or a list
+    such as "([0]*3+[1]*58)". moe_imbalance_factor: tokens of the busiest expert parallel rank over the
+    average; 1 is balanced. Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of
+    the compressed queries (0: not compressed) and keys and values, and head sizes.
     """
 
     num_layers: int
@@ -32,8 +39,19 @@ class ModelSpec:
     num_experts: int = 0
     moe_router_topk: int = 0
     moe_ffn_hidden_size: int = 0
+    moe_layer_freq: str = "1"
+    moe_shared_expert_intermediate_size: int = 0
+    moe_imbalance_factor: float = 1.0
+    qk_layernorm: bool = False
+    dropout: bool = True
+    multi_latent_attention: bool = False
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    qk_head_dim: int = 0
+    qk_pos_emb_head_dim: int = 0
+    v_head_dim: int = 0
     make_vocab_size_divisible_by: int = 128
-    name: str = ""
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -66,8 +84,29 @@ class ModelSpec:
             one_of("--moe-router-topk", self.moe_router_topk, tuple(range(1, self.num_experts + 1)))
             if not self.moe_ffn_hidden_size:
                 fill(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
+            whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
+            finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
+            moe_layers(self.moe_layer_freq, self.num_layers)
+        elif self.moe_shared_expert_intermediate_size:
+            raise SpecError("--moe-shared-expert-intermediate-size needs --num-experts")
+        if self.multi_latent_attention:
+            for flag, size in (
+                ("--kv-lora-rank", self.kv_lora_rank),
+                ("--qk-head-dim", self.qk_head_dim),
+                ("--qk-pos-emb-head-dim", self.qk_pos_emb_head_dim),
+                ("--v-head-dim", self.v_head_dim),
+            ):
+                positive(flag, size)
+            whole("--q-lora-rank", self.q_lora_rank, 0)
+            if self.num_query_groups != self.num_attention_heads:
+                raise SpecError("--multi-latent-attention has no query groups: leave out --group-query-attention")
         if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
             fill(self, "max_position_embeddings", self.seq_length)
+
+    @cached_property
+    def moe_layers(self) -> tuple[bool, ...]:
+        """For each layer, whether its feed-forward block is a mixture of experts."""
+        return moe_layers(self.moe_layer_freq, self.num_layers) if self.num_experts else (False,) * self.num_layers
 
     @property
     def qkv_width(self) -> int:
@@ -77,7 +116,7 @@ class ModelSpec:
     @property
     def attention_width(self) -> int:
         """Columns of the attention output before its projection."""
-        return self.num_attention_heads * self.kv_channels
+        return self.num_attention_heads * (self.v_head_dim if self.multi_latent_attention else self.kv_channels)
 
     def padded_vocab_size(self, tp: int) -> int:
         """Vocabulary padded as Megatron pads it: to a multiple of the divisor times tp."""

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vtrain_sim.specs.validation import SpecError, positive
+from vtrain_sim.specs.validation import SpecError, positive, whole
 
 
 @dataclass(frozen=True)
 class ParallelSpec:
     """Parallel sizes; the world has tp x cp x dp x pp ranks.
 
-    vpp: model chunks a stage (1: no interleaving). ep: expert parallel size, part of dp x cp.
+    vpp: model chunks a stage (1: no interleaving). ep: expert parallel size, part of dp x cp x tp.
+    expert_tp: tensor parallel size of the experts (0: as tp). fsdp: parameters, gradients and optimizer states
+    sharded over the data parallel ranks (ZeRO-3). tp_comm_overlap: tensor parallel communication runs
+    in pieces beside its GEMM (Transformer Engine's user buffers). async_tp_allreduce: the backward
+    all-reduce of a column-parallel layer runs beside its weight gradient. scatter_gather: stages send
+    each other 1/tp of the activations, gathered again on the other side (Narayanan et al., SC'21,
+    section 4.1). batch_p2p: a stage sends and receives at the same time where its schedule lets it.
+    layers: transformer layers of each virtual stage, in the order in which a microbatch passes them
+    (pp x vpp numbers); empty: the same everywhere.
     """
 
     tp: int = 1
@@ -25,6 +33,13 @@ class ParallelSpec:
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     overlap_p2p: bool = False
+    expert_tp: int = 0
+    fsdp: bool = False
+    tp_comm_overlap: bool = False
+    async_tp_allreduce: bool = True
+    scatter_gather: bool = False
+    batch_p2p: bool = True
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -45,11 +60,35 @@ class ParallelSpec:
             raise SpecError("--overlap-param-gather needs --use-distributed-optimizer")
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             raise SpecError("--overlap-param-gather needs --overlap-grad-reduce")
-        if (self.dp * self.cp) % self.ep:
+        whole("--expert-tensor-parallel-size", self.expert_tp, 0)
+        if (self.dp * self.cp * self.tp) % (self.ep * self.etp):
             raise SpecError(
-                f"--expert-model-parallel-size is {self.ep}, which does not divide the "
-                f"{self.dp * self.cp} data and context parallel ranks"
+                f"--expert-model-parallel-size times --expert-tensor-parallel-size is {self.ep} x {self.etp}, which "
+                f"does not divide the {self.dp * self.cp * self.tp} ranks of a pipeline stage"
             )
+        if self.tp_comm_overlap and not self.sequence_parallel:
+            raise SpecError("--tp-comm-overlap needs --sequence-parallel")
+        if self.fsdp and self.pp > 1:
+            raise SpecError("fully sharded data parallelism takes --pipeline-model-parallel-size of 1")
+        if self.fsdp and self.distributed_optimizer:
+            raise SpecError(
+                "fully sharded data parallelism shards the optimizer itself: leave out --use-distributed-optimizer"
+            )
+        if self.layers and len(self.layers) != self.pp * self.vpp:
+            raise SpecError(
+                f"the layers of {len(self.layers)} virtual stages are given, there are {self.pp * self.vpp} "
+                "(--pipeline-model-parallel-size times the chunks of a stage)"
+            )
+
+    @property
+    def etp(self) -> int:
+        """Tensor parallel size of the experts."""
+        return self.expert_tp or self.tp
+
+    @property
+    def expert_dp(self) -> int:
+        """Ranks that hold the same experts."""
+        return self.dp * self.cp * self.tp // (self.ep * self.etp)
 
     @property
     def world_size(self) -> int:

@@ -33,6 +33,11 @@ def _load(kind: str, name: str) -> dict[str, Any]:
     return values
 
 
+def priors(name: str) -> dict[str, Any]:
+    """What is known about a GPU's coefficients before training steps are looked at."""
+    return _load("priors", name)
+
+
 def model(name: str) -> ModelSpec:
     """A model preset; raises `UserError` with the nearest name."""
     values = {k: v for k, v in _load("models", name).items() if k != "source"}
@@ -44,10 +49,16 @@ def device(name: str) -> DeviceSpec:
     return DeviceSpec(**{k: v for k, v in _load("devices", name)["device"].items() if k != "source"})
 
 
-def cluster_surfaces(name: str) -> dict[str, Any]:
-    """Calibrated coefficients of a cluster's device, as `costs.surfaces` reads them."""
-    surfaces: dict[str, Any] = _load("devices", _load("clusters", name)["device"]).get("surfaces", {})
+def device_surfaces(name: str) -> dict[str, Any]:
+    """Calibrated coefficients of a device, as `costs.surfaces` reads them; some are another device's."""
+    held = _load("devices", name)
+    surfaces: dict[str, Any] = held["surfaces"] if "surfaces" in held else device_surfaces(held["surfaces_of"])
     return surfaces
+
+
+def cluster_surfaces(name: str) -> dict[str, Any]:
+    """Calibrated coefficients of a cluster's device."""
+    return device_surfaces(_load("clusters", name)["device"])
 
 
 def cluster(name: str) -> ClusterSpec:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim.specs.validation import SpecError, divides, one_of, positive
 
+SCHEDULES = ("auto", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2")
+
 
 @dataclass(frozen=True)
 class TrainSpec:
     """Batch sizes in sequences; dtypes by their torch names.
 
     attention_kernel: "flash" (fused) or "unfused" (separate GEMMs and softmax).
-    recompute_granularity: "none", "selective" (core attention) or "full".
+    recompute_granularity: "none", "selective" (core attention) or "full". fp8: "" or Transformer
+    Engine's format ("hybrid", "e4m3"): the linear layers multiply in 8 bits, the rest stays as it is.
+    gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
     """
 
     micro_batch_size: int
@@ -25,6 +29,8 @@ class TrainSpec:
     recompute_method: str = "uniform"
     recompute_num_layers: int = 1
     schedule: str = "auto"
+    fp8: str = ""
+    gradient_accumulation_fusion: bool = True
 
     def __post_init__(self) -> None:
         positive("--micro-batch-size", self.micro_batch_size)
@@ -36,7 +42,10 @@ class TrainSpec:
         one_of("--recompute-granularity", self.recompute_granularity, ("none", "selective", "full"))
         one_of("--recompute-method", self.recompute_method, ("uniform", "block"))
         positive("--recompute-num-layers", self.recompute_num_layers)
-        one_of("--schedule", self.schedule, ("auto", "gpipe", "1f1b", "interleaved"))
+        one_of("--schedule", self.schedule, SCHEDULES)
+        one_of("--fp8-format", self.fp8, ("", "hybrid", "e4m3"))
+        if self.fp8 and self.params_dtype != "bfloat16":
+            raise SpecError("--fp8-format needs --bf16: Transformer Engine keeps the other operators in bfloat16")
 
     def num_microbatches(self, dp: int) -> int:
         """Microbatches a step on each data parallel rank."""

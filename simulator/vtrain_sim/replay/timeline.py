@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtrain_sim.schedules import Exchange, Instruction, Message, Receive, Run, Send
-from vtrain_sim.schedules.instructions import FORWARD
+from vtrain_sim.schedules.instructions import BACKWARD, FORWARD, WEIGHT
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ def replay(
     backward_s: Sequence[Sequence[float]],
     transfer_s: float,
     keep_slots: bool = False,
+    weight_s: Sequence[Sequence[float]] = (),
+    overlapped: bool = True,
 ) -> Replay:
     """Replay the instructions of all stages.
 
-    forward_s, backward_s: duration by [stage][chunk], seconds. transfer_s: one transfer between
-    stages. Blocking exchanges are a rendezvous: a transfer begins when both sides have come to it.
+    forward_s, backward_s, weight_s: duration by [stage][chunk], seconds. transfer_s: one transfer between
+    stages. overlapped: whether a stage goes on while it sends without waiting. Blocking exchanges are a
+    rendezvous: a transfer begins when both sides have come to it.
     """
+    tables = {FORWARD: forward_s, BACKWARD: backward_s, WEIGHT: weight_s}
     stages = len(instructions)
     clock = [0.0] * stages
     busy = [0.0] * stages
@@ -75,7 +79,7 @@ def replay(
             while position[stage] < len(todo):
                 instruction = todo[position[stage]]
                 if isinstance(instruction, Run):
-                    table = forward_s if instruction.direction == FORWARD else backward_s
+                    table = tables[instruction.direction]
                     duration = table[stage][instruction.chunk]
                     begin = clock[stage]
                     clock[stage] += duration
@@ -87,6 +91,7 @@ def replay(
                         )  # fmt: skip
                 elif isinstance(instruction, Send):
                     sender_at[instruction.message] = clock[stage]
+                    clock[stage] += 0.0 if overlapped else transfer_s
                 elif isinstance(instruction, Receive):
                     sent = sender_at.get(instruction.message)
                     if sent is None:

@@ -1,0 +1,160 @@
+"""Megatron's command-line arguments: those that are read, those that do not matter, those refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from vtrain_sim.specs.validation import SpecError
+
+Reader = Callable[[str, str], Any]
+
+
+def whole_number(flag: str, text: str) -> int:
+    """Read an integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise SpecError(f"{flag} is {text!r}: it takes a whole number") from None
+
+
+def number(flag: str, text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise SpecError(f"{flag} is {text!r}: it takes a number") from None
+
+
+def text(flag: str, text: str) -> str:
+    """Read any word."""
+    return text
+
+
+def choice(values: dict[str, Any]) -> Reader:
+    """Read one of some words."""
+
+    def read(flag: str, text: str) -> Any:
+        if text not in values:
+            raise SpecError(f"{flag} is {text!r}: it takes one of {', '.join(values)}")
+        return values[text]
+
+    return read
+
+
+def only(values: tuple[str, ...], why: str) -> Reader:
+    """Accept some words that change nothing; refuse the others with the reason."""
+
+    def read(flag: str, text: str) -> None:
+        if text not in values:
+            raise SpecError(f"{flag} {text} is not simulated: {why}")
+
+    return read
+
+
+# flag -> (field, reader of its value). A field that starts with "_" is not kept: reading is the check.
+VALUES: dict[str, tuple[str, Reader]] = {
+    "--num-layers": ("num_layers", whole_number),
+    "--hidden-size": ("hidden_size", whole_number),
+    "--ffn-hidden-size": ("ffn_hidden_size", whole_number),
+    "--num-attention-heads": ("num_attention_heads", whole_number),
+    "--num-query-groups": ("num_query_groups", whole_number),
+    "--kv-channels": ("kv_channels", whole_number),
+    "--seq-length": ("seq_length", whole_number),
+    "--max-position-embeddings": ("max_position_embeddings", whole_number),
+    "--vocab-size": ("vocab_size", whole_number),
+    "--padded-vocab-size": ("padded_vocab_size", whole_number),
+    "--make-vocab-size-divisible-by": ("make_vocab_size_divisible_by", whole_number),
+    "--normalization": ("normalization", text),
+    "--position-embedding-type": ("position_embedding_type", choice(
+        {"learned_absolute": "learned_absolute", "rope": "rope", "yarn": "rope", "mrope": "rope", "none": "none"})),
+    "--hidden-dropout": ("hidden_dropout", number),
+    "--attention-dropout": ("attention_dropout", number),
+    "--num-experts": ("num_experts", whole_number),
+    "--moe-router-topk": ("moe_router_topk", whole_number),
+    "--moe-ffn-hidden-size": ("moe_ffn_hidden_size", whole_number),
+    "--moe-layer-freq": ("moe_layer_freq", text),
+    "--moe-shared-expert-intermediate-size": ("moe_shared_expert_intermediate_size", whole_number),
+    "--moe-imbalance-factor": ("moe_imbalance_factor", number),
+    "--q-lora-rank": ("q_lora_rank", whole_number),
+    "--kv-lora-rank": ("kv_lora_rank", whole_number),
+    "--qk-head-dim": ("qk_head_dim", whole_number),
+    "--qk-pos-emb-head-dim": ("qk_pos_emb_head_dim", whole_number),
+    "--v-head-dim": ("v_head_dim", whole_number),
+    "--tensor-model-parallel-size": ("tp", whole_number),
+    "--pipeline-model-parallel-size": ("pp", whole_number),
+    "--context-parallel-size": ("cp", whole_number),
+    "--expert-model-parallel-size": ("ep", whole_number),
+    "--expert-tensor-parallel-size": ("expert_tp", whole_number),
+    "--data-parallel-size": ("dp", whole_number),
+    "--num-layers-per-virtual-pipeline-stage": ("layers_per_chunk", whole_number),
+    "--num-virtual-stages-per-pipeline-rank": ("vpp", whole_number),
+    "--decoder-first-pipeline-num-layers": ("first_stage_layers", whole_number),
+    "--num-layers-in-first-pipeline-stage": ("first_stage_layers", whole_number),
+    "--decoder-last-pipeline-num-layers": ("last_stage_layers", whole_number),
+    "--num-layers-in-last-pipeline-stage": ("last_stage_layers", whole_number),
+    "--pipeline-model-parallel-layout": ("pipeline_layout", text),
+    "--micro-batch-size": ("micro_batch_size", whole_number),
+    "--global-batch-size": ("global_batch_size", whole_number),
+    "--recompute-granularity": ("recompute_granularity", text),
+    "--recompute-method": ("recompute_method", text),
+    "--recompute-num-layers": ("recompute_num_layers", whole_number),
+    "--recompute-modules": ("_modules", only(("core_attn",), "selective recomputation covers core_attn")),
+    "--fp8-format": ("fp8", text),
+    "--data-parallel-sharding-strategy": ("sharding_strategy", choice(
+        {name: name for name in ("no_shard", "optim", "optim_grads_params")})),
+    "--optimizer": ("_optimizer", only(("adam",), "optimizer states are those of Adam")),
+    "--attention-backend": ("attention_kernel", choice(
+        {"flash": "flash", "fused": "flash", "auto": "flash", "unfused": "unfused", "local": "unfused"})),
+    "--schedule": ("schedule", text),
+}  # fmt: skip
+SWITCHES: dict[str, tuple[str, Any]] = {
+    "--swiglu": ("swiglu", True),
+    "--squared-relu": ("squared_relu", True),
+    "--disable-bias-linear": ("add_bias_linear", False),
+    "--untie-embeddings-and-output-weights": ("untie_embeddings_and_output_weights", True),
+    "--group-query-attention": ("group_query_attention", True),
+    "--multi-latent-attention": ("multi_latent_attention", True),
+    "--qk-layernorm": ("qk_layernorm", True),
+    "--use-rotary-position-embeddings": ("position_embedding_type", "rope"),
+    "--no-position-embedding": ("position_embedding_type", "none"),
+    "--sequence-parallel": ("sequence_parallel", True),
+    "--use-distributed-optimizer": ("distributed_optimizer", True),
+    "--use-torch-fsdp2": ("fsdp", True),
+    "--use-megatron-fsdp": ("megatron_fsdp", True),
+    "--use-custom-fsdp": ("megatron_fsdp", True),
+    "--overlap-grad-reduce": ("overlap_grad_reduce", True),
+    "--overlap-param-gather": ("overlap_param_gather", True),
+    "--tp-comm-overlap": ("tp_comm_overlap", True),
+    "--no-async-tensor-model-parallel-allreduce": ("async_tp_allreduce", False),
+    "--scatter-gather-tensors-in-pipeline": ("scatter_gather", True),
+    "--no-batch-p2p-comm": ("batch_p2p", False),
+    "--account-for-embedding-in-pipeline-split": ("embedding_is_a_layer", True),
+    "--account-for-loss-in-pipeline-split": ("loss_is_a_layer", True),
+    "--bf16": ("params_dtype", "bfloat16"),
+    "--fp16": ("params_dtype", "float16"),
+    "--accumulate-allreduce-grads-in-fp32": ("grads_in_fp32", True),
+    "--grad-reduce-in-bf16": ("grads_in_bf16", True),
+    "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),
+    "--use-flash-attn": ("attention_kernel", "flash"),
+    "--recompute-activations": ("recompute_granularity", "selective"),
+    "--no-overlap-p2p-communication": ("overlap_p2p", False),
+}
+
+
+@cache
+def _listed(name: str) -> dict[str, str]:
+    lines = (files("vtrain_data") / "megatron" / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split() for line in lines if line and not line.startswith("#"))
+
+
+def ignored() -> dict[str, str]:
+    """Arguments that change neither time nor memory: what follows each: "switch", "value" or "list"."""
+    return _listed("arguments.txt")
+
+
+def refused() -> dict[str, str]:
+    """Arguments that change what a step does, in ways that are not simulated."""
+    return _listed("refused.txt")

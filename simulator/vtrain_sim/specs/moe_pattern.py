@@ -1,0 +1,50 @@
+"""Which layers are mixtures of experts, from Megatron's --moe-layer-freq."""
+
+from __future__ import annotations
+
+import ast
+
+from vtrain_sim.specs.validation import SpecError
+
+_FLAG = "--moe-layer-freq"
+
+
+def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
+    """One flag a layer. "N": every Nth layer, from the first; a list of 0 and 1: as it says.
+
+    Raises `SpecError` for anything that is neither, or a list of another length.
+    """
+    text = pattern.strip()
+    try:
+        value = _evaluate(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise SpecError(f"{_FLAG} is {pattern!r}: it takes a whole number or a list such as ([0]*3+[1]*58)") from None
+    if isinstance(value, int):
+        if value < 1:
+            raise SpecError(f"{_FLAG} is {value}: it must be 1 or more")
+        return tuple(layer % value == 0 for layer in range(num_layers))
+    if len(value) != num_layers:
+        raise SpecError(f"{_FLAG} lists {len(value)} layers, the model has {num_layers}")
+    if any(v not in (0, 1) for v in value):
+        raise SpecError(f"{_FLAG} lists something else than 0 and 1: {pattern}")
+    return tuple(bool(v) for v in value)
+
+
+def _evaluate(node: ast.expr) -> int | list[int]:
+    """Whole numbers, lists of them, sums of lists, and lists times a number: nothing else."""
+    if isinstance(node, ast.Constant) and type(node.value) is int and 0 <= node.value <= 1 << 16:
+        return node.value
+    if isinstance(node, ast.List):
+        items = [_evaluate(item) for item in node.elts]
+        if all(isinstance(item, int) for item in items):
+            return [item for item in items if isinstance(item, int)]
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluate(node.left), _evaluate(node.right)
+        if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
+            return left + right
+        if isinstance(node.op, ast.Mult):
+            if isinstance(left, int) and isinstance(right, list):
+                left, right = right, left
+            if isinstance(left, list) and isinstance(right, int) and len(left) * right <= 1 << 16:
+                return left * right
+    raise ValueError("not a pattern")

@@ -1,0 +1,96 @@
+"""How many layers each virtual pipeline stage has, from Megatron's several ways to say it."""
+
+from __future__ import annotations
+
+import re
+
+from vtrain_sim.specs.validation import SpecError
+
+_FLAG = "--pipeline-model-parallel-layout"
+_MOST = 1 << 16
+
+
+def uneven(
+    num_layers: int, pp: int, vpp: int, first: int | None, last: int | None, embedding: bool, loss: bool
+) -> tuple[int, ...]:
+    """Layers of each virtual stage, () if they are the same everywhere.
+
+    first, last: layers of the first and last stage (None: as the others). embedding, loss: counted as a
+    layer each. The stage counts follow Megatron-Core's `get_num_layers_to_build`.
+    """
+    if first is None and last is None and not (embedding or loss):
+        return ()
+    if (first is not None or last is not None) and (embedding or loss):
+        raise SpecError(
+            "--decoder-first-pipeline-num-layers and --decoder-last-pipeline-num-layers do not go with "
+            "--account-for-embedding-in-pipeline-split and --account-for-loss-in-pipeline-split"
+        )
+    if embedding or loss:
+        total = num_layers + embedding + loss
+        if total % (pp * vpp):
+            raise SpecError(
+                f"--num-layers with the embedding and the loss counted is {total}, which the {pp * vpp} virtual "
+                "pipeline stages do not divide"
+            )
+        counts = [total // (pp * vpp)] * (pp * vpp)
+        counts[0] -= embedding
+        counts[-1] -= loss
+        return tuple(counts)
+    middle = pp - (first is not None) - (last is not None)
+    left = num_layers - (first or 0) - (last or 0)
+    if left < 0 or (middle == 0 and left) or (middle and left % middle):
+        raise SpecError(
+            f"--decoder-first-pipeline-num-layers and --decoder-last-pipeline-num-layers leave {left} layers, which "
+            f"the {middle} other stages do not divide"
+        )
+    each = left // middle if middle else 0
+    stages = [each] * pp
+    if first is not None:
+        stages[0] = first
+    if last is not None:
+        stages[-1] = last
+    if any(count % vpp for count in stages):
+        raise SpecError(f"stages of {stages} layers cannot be split into {vpp} virtual stages each")
+    return tuple(stages[stage] // vpp for _ in range(vpp) for stage in range(pp))
+
+
+def parse_layout(layout: str, pp: int) -> tuple[int, ...]:
+    """Layers of each virtual stage from Megatron's layout, for example ``"Ett|(tt|)*29,m|L"``.
+
+    t: a transformer layer; E: embedding (first); L: loss (last); m: multi-token prediction (refused);
+    stages are separated by |. Raises `SpecError`.
+    """
+    expanded = _expand(layout.replace(",", "").replace(" ", ""))
+    if "m" in expanded:
+        raise SpecError(f"{_FLAG} has a multi-token prediction layer (m), which is not simulated")
+    if re.search(r"[^EtL|]", expanded):
+        raise SpecError(f"{_FLAG} is {layout!r}: it takes E, t, L, | and repetitions such as (tt|)*4")
+    stages = expanded.rstrip("|").split("|")
+    if len(stages) % pp:
+        raise SpecError(f"{_FLAG} has {len(stages)} stages, which is no multiple of the {pp} pipeline stages")
+    if "E" in "".join(stages[1:]) or "L" in "".join(stages[:-1]):
+        raise SpecError(
+            f"{_FLAG} is {layout!r}: the embedding (E) is simulated in the first stage, the loss (L) in the last"
+        )
+    return tuple(stage.count("t") for stage in stages)
+
+
+def _expand(text: str) -> str:
+    """Repetitions written out: ``x*3`` and ``(xy)*3``."""
+    repeated = re.compile(r"(?:\(([^()]*)\)|([EtLm|]))\*(\d{1,5})")
+    while True:
+        found = repeated.search(text)
+        if found is None:
+            return text
+        once = found[1] if found[1] is not None else found[2]
+        if len(once) * int(found[3]) > _MOST:
+            raise SpecError(f"{_FLAG} is longer than any model")
+        text = text[: found.start()] + once * int(found[3]) + text[found.end() :]
+
+
+def write_layout(layers: tuple[int, ...]) -> str:
+    """Megatron's layout of these virtual stages."""
+    stages = ["t" * count for count in layers]
+    stages[0] = "E" + stages[0]
+    stages[-1] += "L"
+    return "|".join(stages)
