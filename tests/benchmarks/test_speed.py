@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,11 @@ from conftest import SCRIPT, run_python
 from simulator.test_replay import brute_force
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.errors import UserError
 from vtrain_sim.operators import Compute, build_step
 from vtrain_sim.projection import Projector
 from vtrain_sim.schedules import schedule
-from vtrain_sim.specs import presets
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec, presets
 from vtrain_sim.specs.megatron_flags import configuration_from_flags
 
 SIZE = ("--num-layers", "4", "--hidden-size", "512", "--num-attention-heads", "8", "--seq-length", "512", "--vocab-size", "4096",
@@ -56,18 +60,29 @@ def projector() -> Projector:
     return Projector(cluster, OperatorCosts(DeviceSurface(cluster.device, surfaces)), CollectiveCosts(cluster))
 
 
-def test_projection_of_gpt3(benchmark) -> None:
-    """One projection in-process, operators priced, against the brute-force operator-level replay."""
-    configuration = configuration_from_flags(GPT3.split(), None, 1024, presets.model("gpt3-175b"))
-    model = projector()
-    model.project(configuration)
-    answer = benchmark(model.project, configuration)
+LAYOUTS = {
+    "GPT-3 175B on 1,024 GPUs": ("gpt3-175b", 1024, GPT3),
+    "MT-NLG 530B on 3,360 GPUs": (
+        "mt-nlg-530b", 3360,
+        "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 35 --micro-batch-size 1 "
+        "--global-batch-size 1920 --recompute-granularity full --bf16",
+    ),
+    "Megatron 1T on 3,072 GPUs": (
+        "megatron-1t", 3072,
+        "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 64 --sequence-parallel "
+        "--use-distributed-optimizer --micro-batch-size 1 --global-batch-size 3072 --bf16",
+    ),
+}  # fmt: skip
+
+
+def brute_force_seconds(model: Projector, configuration: Configuration) -> float:
+    """Seconds that the brute-force replay of every operator of every stage takes."""
     step = build_step(configuration)
 
     def durations(direction: str) -> list[list[list[float]]]:
         return [
             [
-                [model.operators.price(i.operator).seconds for p, n in chunk for _ in range(n)
+                [model.evaluator.pricer.operators.price(i.operator).seconds for p, n in chunk for _ in range(n)
                  for i in getattr(p, direction) if isinstance(i, Compute)]
                 for chunk in stage.chunks
             ]
@@ -76,12 +91,90 @@ def test_projection_of_gpt3(benchmark) -> None:
 
     parallel = configuration.parallel
     instructions = schedule(configuration.schedule, parallel.pp, parallel.vpp, configuration.num_microbatches)
+    forward, backward = durations("forward"), durations("backward")
     begin = time.perf_counter()
-    brute_force(instructions, durations("forward"), durations("backward"), 1e-4)  # type: ignore[arg-type]
-    baseline = time.perf_counter() - begin
+    brute_force(instructions, forward, backward, 1e-4, [])
+    return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_projection_in_process(benchmark, name: str) -> None:
+    """One projection, memory included, operators priced, against the brute-force operator-level replay."""
+    preset, gpus, flags = LAYOUTS[name]
+    configuration = configuration_from_flags(flags.split(), None, gpus, presets.model(preset))
+    model = projector()
+    for _ in range(5):  # from the fourth on the kernels are compiled
+        model.project(configuration)
+    answer = benchmark(model.project, configuration)
     ours = benchmark.stats.stats.median
-    print(f"\nGPT-3 175B on 1,024 GPUs: {answer.iteration_time_s:.2f} s projected in {ours * 1e3:.1f} ms, "
-          f"{baseline / ours:.0f} times faster than the brute-force operator-level replay ({baseline:.2f} s)")  # fmt: skip
+    # The largest takes the brute force minutes: an eighth of its microbatches, times eight.
+    part = configuration
+    share = 1
+    while part.num_microbatches * part.parallel.pp * part.model.num_layers > 100_000:
+        share *= 2
+        batch = part.train.global_batch_size // 2
+        part = replace(part, train=replace(part.train, global_batch_size=batch))
+    baseline = brute_force_seconds(model, part) * share
+    print(f"\n{name}: {answer.iteration_time_s:.2f} s projected in {ours * 1e3:.2f} ms, {baseline / ours:,.0f} times "
+          f"faster than the brute-force operator-level replay ({baseline:.1f} s)")  # fmt: skip
+
+
+def space(model: ModelSpec, gpus: int, batch: int) -> list[Configuration]:
+    """Everything that Megatron would run: tensor, pipeline, interleaving, micro batch, recomputation, sharding."""
+    found = []
+    for tp, pp, vpp, mbs, recompute, sharded in itertools.product(
+        (1, 2, 4, 8), (1, 2, 4, 8, 16, 32), (1, 2, 3), (1, 2, 4), ("none", "selective", "full"), (False, True)
+    ):
+        dp = gpus // (tp * pp)
+        with contextlib.suppress(UserError):
+            parallel = ParallelSpec(tp, pp, vpp, dp=dp, sequence_parallel=tp > 1, distributed_optimizer=sharded)
+            train = TrainSpec(mbs, batch, recompute_granularity=recompute)
+            found.append(Configuration(model, replace(parallel, overlap_p2p=vpp > 1), train))
+    return found
+
+
+def test_batch_of_configurations(benchmark) -> None:
+    """Many configurations at once, memory check included, against one projection after another."""
+    configurations = [c for gpus in (256, 512, 1024, 2048) for c in space(presets.model("gpt3-175b"), gpus, 1536)]
+    model = projector()
+    begin = time.perf_counter()
+    model.evaluate(configurations)
+    first = time.perf_counter() - begin
+    benchmark(model.evaluate, configurations)
+    ours = benchmark.stats.stats.median / len(configurations)
+    begin = time.perf_counter()
+    for configuration in configurations[::20]:
+        model.project(configuration)
+    one_by_one = (time.perf_counter() - begin) / len(configurations[::20])
+    print(f"\n{len(configurations)} configurations: {1 / ours:,.0f} a second on one core ({len(configurations) / first:,.0f} "
+          f"with pricing and loading the compiler), {one_by_one / ours:.0f} times faster than one by one")  # fmt: skip
+
+
+def test_cost_grows_with_stages_times_microbatches(benchmark) -> None:
+    """The curve: one replay by microbatches, layers and GPUs; the last two cost nothing."""
+    model = projector()
+    base = "--tensor-model-parallel-size 8 --num-layers-per-virtual-pipeline-stage 1 --micro-batch-size 1 --bf16"
+    lines = []
+    for layers, pp, gpus, microbatches in (
+        (96, 8, 64, 64), (96, 8, 64, 256), (96, 8, 64, 1024), (96, 16, 128, 256), (96, 32, 256, 256),
+        (192, 8, 64, 256), (96, 8, 4096, 256),
+    ):  # fmt: skip
+        dp = gpus // (8 * pp)
+        chunks = layers // pp // 12 if layers // pp > 12 else 1
+        flags = base.replace("stage 1", f"stage {chunks}") if pp * chunks * 12 == layers else base
+        flags += f" --num-layers {layers} --pipeline-model-parallel-size {pp} --global-batch-size {microbatches * dp}"
+        configuration = configuration_from_flags(flags.split(), None, gpus, presets.model("gpt3-175b"))
+        for _ in range(4):
+            model.evaluate([configuration])
+        begin = time.perf_counter()
+        for _ in range(10):
+            model.evaluate([configuration])
+        took = (time.perf_counter() - begin) / 10
+        lines.append((layers, pp, configuration.parallel.vpp, gpus, microbatches, took * 1e3))
+    benchmark.pedantic(model.evaluate, args=([configuration],), rounds=3)
+    print("\nlayers stages chunks  GPUs microbatches  ms")
+    for line in lines:
+        print("{:6} {:6} {:6} {:5} {:12} {:5.2f}".format(*line))
 
 
 def test_cold_start_from_the_shell(benchmark) -> None:

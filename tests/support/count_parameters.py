@@ -8,6 +8,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+
 from support import cpu_shims
 
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4}

@@ -96,14 +96,14 @@ def gpipe(
 
 def interleaved(
     offset: Any, place: Any, stages: Any, chunks: Any, microbatches: Any, forward: Any, backward: Any, transfer: Any,
-    overlapped: Any, end: Any, forward_end: Any, backward_end: Any,
+    overlapped: Any, end: Any, forward_end: Any, backward_end: Any, chunk_of: Any,
 ) -> None:  # fmt: skip
     """Interleaved 1F1B; microbatches are a multiple of stages, as Megatron-Core requires.
 
     Step k of a stage's forward (or backward) passes is the same chunk and microbatch on every stage,
     so it needs step k of its neighbour, or, where a chunk begins, step k - stages of the stage at the
     other end. overlapped: whether a stage goes on while it sends. forward_end, backward_end: scratch,
-    stages x chunks x microbatches of the largest configuration.
+    stages x chunks x microbatches of the largest configuration; chunk_of: scratch, as long.
     """
     for i in range(len(stages)):
         p, v, m, t, at, out = stages[i], chunks[i], microbatches[i], transfer[i], offset[i], place[i]
@@ -111,6 +111,12 @@ def interleaved(
         held = 0.0 if overlapped[i] else t
         for s in range(p):
             end[out + s] = 0.0
+        k = 0
+        while k < n:
+            for chunk in range(v):
+                for _ in range(p):
+                    chunk_of[k] = chunk
+                    k += 1
         for slot in range(2 * n):
             # Within a slot forward passes follow the stages down, backward passes up.
             for s in range(p):
@@ -121,7 +127,7 @@ def interleaved(
                     k = warm + (slot - warm) // 2
                 else:
                     continue
-                chunk = k // p % v
+                chunk = chunk_of[k]
                 begin = end[out + s]
                 if s > 0:
                     begin = max(begin, forward_end[(s - 1) * n + k] + t)
@@ -138,7 +144,7 @@ def interleaved(
                     k = (slot - warm) // 2
                 else:
                     continue
-                chunk = v - 1 - k // p % v
+                chunk = v - 1 - chunk_of[k]
                 begin = end[out + s]
                 if s < p - 1:
                     begin = max(begin, backward_end[(s + 1) * n + k] + t)

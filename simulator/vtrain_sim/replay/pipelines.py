@@ -89,7 +89,7 @@ def replay_all(pipelines: Pipelines, compiled: bool) -> tuple[Floats, Integers]:
             kernel, arguments = "gpipe", [*where, m, *times, transfer, end]
         elif name == "interleaved":
             chunks, overlapped = pipelines.chunks[chosen], pipelines.overlapped[chosen]
-            scratch = [np.zeros(held), np.zeros(held)]
+            scratch: list[NDArray[Any]] = [np.zeros(held), np.zeros(held), np.zeros(held, dtype=np.int64)]
             kernel, arguments = "interleaved", [*where, chunks, m, *times, transfer, overlapped, end, *scratch]
         else:
             limit = p if name == "zb-h1" else 2 * p - 1
