@@ -21,11 +21,14 @@ from vtrain_sim.costs import (
     OperatorCosts,
 )
 from vtrain_sim.costs.calibrate import fit_gemms, read_gemms, to_toml
+from vtrain_sim.costs.calibrate_network import fit_inter_node, fit_intra_node, read_collectives
 from vtrain_sim.costs.collectives import bus_factor
 from vtrain_sim.costs.measured import Measurement
 from vtrain_sim.costs.surfaces import DeviceSurface, GemmSurface, Surfaces, Tile, tile_seconds
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs import DeviceSpec, presets
+from vtrain_sim.operators import Parts
+from vtrain_sim.pricing import Pricer, exposed
+from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, TrainSpec, presets
 
 DEVICE = DeviceSpec("d", {"bfloat16": 100e12}, 1e12, 1 << 34)
 sizes = st.sampled_from([256, 512, 1000, 1024, 3000, 4096, 8192])
@@ -191,3 +194,93 @@ def test_nodes_and_shared_links_cost_time() -> None:
     alone = network.price("all_reduce", 16, 1 << 28, nodes=16, sharers=1).seconds
     shared = network.price("all_reduce", 16, 1 << 28, nodes=16, sharers=8).seconds
     assert inside < whole_nodes < alone < shared
+
+
+def test_network_calibration_recovers_the_network_that_made_the_table(tmp_path: Path) -> None:
+    cluster = presets.cluster("dgx-a100-80gb")
+    true = replace(
+        cluster,
+        intra_node=replace(cluster.intra_node, bandwidth=200e9, latency_s=2e-5, ramp_s=5e-5, copy_bandwidth=900e9),
+        inter_node=replace(cluster.inter_node, node_bandwidth=90e9, latency_s=9e-5, hop_latency_s=4e-6),
+    )
+    costs = CollectiveCosts(true)
+    lines = ["collective,gpus,nodes,bytes,duration_us"]
+    for op in ("all_reduce", "all_gather", "reduce_scatter"):
+        for gpus, nodes in ((2, 1), (4, 1), (8, 1), (16, 2), (64, 8)):
+            for exponent in range(18, 30):
+                seconds = costs.price(op, gpus, 1 << exponent, nodes).seconds
+                lines.append(f"{op},{gpus},{nodes},{1 << exponent},{seconds * 1e6}")
+    path = tmp_path / "nccl.csv"
+    path.write_text("\n".join(lines))
+    rows = read_collectives(path)
+    intra, _ = fit_intra_node(cluster, rows)
+    fitted = replace(cluster, intra_node=intra)
+    fitted = replace(fitted, inter_node=fit_inter_node(fitted, rows)[0])
+    for op, gpus, nodes in (("all_reduce", 8, 1), ("all_gather", 4, 1), ("all_reduce", 32, 4)):
+        for size in (3 << 19, 5 << 24):
+            expected = costs.price(op, gpus, size, nodes).seconds
+            assert CollectiveCosts(fitted).price(op, gpus, size, nodes).seconds == pytest.approx(expected, rel=0.05)
+    with pytest.raises(UserError, match="no collective"):
+        read_collectives(_too_small(tmp_path))
+
+
+def _too_small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.csv"
+    path.write_text("collective,gpus,nodes,bytes,duration_us\nall_reduce,8,1,16,1.0\n")
+    return path
+
+
+def test_collectives_over_many_nodes_take_the_tree() -> None:
+    """A ring's latency grows with the nodes, a double binary tree's with their logarithm."""
+    costs = CollectiveCosts(presets.cluster("dgx-a100-80gb"))
+    small = 1 << 20
+    assert costs.price("all_reduce", 1024, small, 128).seconds < costs.price("all_gather", 1024, small, 128).seconds
+    large = 1 << 30
+    ring = large * bus_factor("all_reduce", 1024)
+    tree = large * 2.0
+    assert ring < tree
+
+
+def test_transfers_share_the_nodes_network() -> None:
+    cluster = presets.cluster("dgx-a100-80gb")
+    costs = CollectiveCosts(cluster)
+    alone, together = (costs.price("p2p", 2, 1 << 28, 2, sharers).seconds for sharers in (1, 8))
+    assert together > alone
+    halved = CollectiveCosts(replace(cluster, inter_node=replace(cluster.inter_node, oversubscription=2.0)))
+    assert halved.price("p2p", 2, 1 << 28, 2, 8).seconds == pytest.approx(2 * together, rel=0.01)
+
+
+def test_head_sizes_that_tensor_cores_do_not_take_are_slow() -> None:
+    surface = DeviceSurface(
+        presets.device("a100-sxm-80gb"), Surfaces.from_dict(presets.device_surfaces("a100-sxm-80gb"))
+    )
+
+    def attention(head_dim: int) -> float:
+        return surface.seconds(Operator("attention", "forward", batch=4, seq_q=2048, seq_kv=2048, heads=16, kv_heads=16,
+                                        head_dim=head_dim, dtype="float16"))  # fmt: skip
+
+    assert attention(108) > 3 * attention(112)
+
+
+def test_communication_beside_compute_is_slower_and_hides() -> None:
+    cluster = replace(presets.cluster("dgx-a100-80gb"), overlap_slowdown=1.25)
+    assert exposed(1.0, 0.0, cluster) == 1.0
+    assert exposed(1.0, 1.25, cluster) == 0.0
+    assert exposed(1.0, 0.625, cluster) == pytest.approx(0.5)
+
+
+def test_small_layers_are_bound_by_the_hosts_launches() -> None:
+    cluster = presets.cluster("dgx-a100-80gb")
+    surfaces = Surfaces.from_dict(presets.cluster_surfaces("dgx-a100-80gb"))
+    small = Configuration(ModelSpec(2, 64, 4, 32, 128), ParallelSpec(), TrainSpec(1, 1))
+
+    def layer(launch_s: float) -> float:
+        device = DeviceSurface(cluster.device, replace(surfaces, launch_s=launch_s))
+        pricer = Pricer(cluster, OperatorCosts(device), CollectiveCosts(cluster))
+        return pricer.program(small, Parts(small).layer(False, False)).forward.seconds
+
+    assert layer(20e-6) == pytest.approx(2 * layer(10e-6))
+    large = replace(small, model=ModelSpec(2, 8192, 64, 2048, 128))
+    device = DeviceSurface(cluster.device, surfaces)
+    pricer = Pricer(cluster, OperatorCosts(device), CollectiveCosts(cluster))
+    assert "host launches" not in pricer.program(large, Parts(large).layer(False, False)).forward.category

@@ -11,6 +11,9 @@ from vtrain_sim.specs.train import TrainSpec
 from vtrain_sim.specs.validation import SpecError, divides, positive
 
 
+_MOST_PASSES = 20_000_000
+
+
 @dataclass(frozen=True)
 class Configuration:
     """One thing to project. Validation follows what Megatron-Core itself refuses."""
@@ -78,6 +81,11 @@ class Configuration:
                     "--pipeline-model-parallel-size"
                 )
         microbatches = train.num_microbatches(parallel.dp)
+        if microbatches * parallel.pp * vpp > _MOST_PASSES:
+            raise SpecError(
+                f"{microbatches} microbatches on {parallel.pp * vpp} virtual pipeline stages are more than any run has "
+                f"({_MOST_PASSES} passes at most): lower --global-batch-size or raise --micro-batch-size"
+            )
         if vpp > 1 and microbatches % parallel.pp:
             raise SpecError(
                 f"the interleaved schedule needs a number of microbatches ({microbatches}) that "

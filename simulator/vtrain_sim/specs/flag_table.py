@@ -73,6 +73,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--hidden-dropout": ("hidden_dropout", number),
     "--attention-dropout": ("attention_dropout", number),
     "--num-experts": ("num_experts", whole_number),
+    "--num-moe-experts": ("num_experts", whole_number),
     "--moe-router-topk": ("moe_router_topk", whole_number),
     "--moe-ffn-hidden-size": ("moe_ffn_hidden_size", whole_number),
     "--moe-layer-freq": ("moe_layer_freq", text),
@@ -103,6 +104,9 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--recompute-num-layers": ("recompute_num_layers", whole_number),
     "--recompute-modules": ("_modules", only(("core_attn",), "selective recomputation covers core_attn")),
     "--fp8-format": ("fp8", text),
+    "--fp8": ("fp8", text),
+    "--transformer-impl": ("attention_kernel", choice(
+        {"local": "unfused", "transformer_engine": "flash", "inference_optimized": "flash"})),
     "--data-parallel-sharding-strategy": ("sharding_strategy", choice(
         {name: name for name in ("no_shard", "optim", "optim_grads_params")})),
     "--optimizer": ("_optimizer", only(("adam",), "optimizer states are those of Adam")),
@@ -112,6 +116,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
 }  # fmt: skip
 SWITCHES: dict[str, tuple[str, Any]] = {
     "--swiglu": ("swiglu", True),
+    "--gated-linear-unit": ("swiglu", True),
     "--squared-relu": ("squared_relu", True),
     "--disable-bias-linear": ("add_bias_linear", False),
     "--untie-embeddings-and-output-weights": ("untie_embeddings_and_output_weights", True),

@@ -32,7 +32,9 @@ def read_config(path: Path) -> ModelSpec:
         return ModelSpec(name=str(config.get("_name_or_path") or kind), **fields)
     except KeyError as error:
         raise SpecError(f"{path} does not say {error.args[0]}") from None
-    except TypeError:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, SpecError):
+            raise
         raise SpecError(f"{path} has a size that is not a number") from None
 
 

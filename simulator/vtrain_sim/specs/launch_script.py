@@ -77,7 +77,7 @@ def _split(text: str, path: Path) -> list[str]:
         if token in ("|", "&&", ";", "&", "||") or token.startswith((">", "2>", "&>", "<")):
             break
         # "${ARGS[@]}" inside quotation marks was one token.
-        plain += token.split() if token.startswith("--") and " " in token else [token]
+        plain += token.split() if token.lstrip().startswith("--") and " " in token.strip() else [token]
     return [token for token in plain if token not in ("\\", "\n")]
 
 

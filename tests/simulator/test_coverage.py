@@ -1,0 +1,225 @@
+"""What Megatron can do beyond a plain GPT: counts of FLOPs, bytes, parameters and messages by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from vtrain_sim.evaluation import Evaluator
+from vtrain_sim.memory import activation_bytes
+from vtrain_sim.operators import Communication, Compute, Parts, Program, build_step
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec, presets
+
+S, H, FFN = 1024, 512, 1024
+DENSE = ModelSpec(4, H, 8, S, 1024, ffn_hidden_size=FFN, swiglu=True, add_bias_linear=False, normalization="RMSNorm",
+                  position_embedding_type="rope")  # fmt: skip
+EXPERTS = replace(DENSE, num_experts=8, moe_router_topk=2, moe_ffn_hidden_size=256)
+STEP = TrainSpec(1, 8)
+
+
+def layer(configuration: Configuration, moe: bool = False, recomputed: bool = False) -> Program:
+    return Parts(configuration).layer(moe, recomputed)
+
+
+def shapes(program: Program, direction: str = "forward") -> Counter[tuple[str, int, int, int]]:
+    return Counter(
+        (i.name, i.operator.m, i.operator.n, i.operator.k) for i in getattr(program, direction)
+        if isinstance(i, Compute) and i.operator.kind in ("gemm", "grouped_gemm")
+    )  # fmt: skip
+
+
+def messages(program: Program, direction: str = "forward") -> list[tuple[str, str, str, int]]:
+    return [(i.name, i.op, i.role, i.bytes) for i in getattr(program, direction) if isinstance(i, Communication)]
+
+
+def flops(program: Program, direction: str) -> float:
+    return sum(i.operator.flops() for i in getattr(program, direction) if isinstance(i, Compute)
+               and i.operator.kind in ("gemm", "grouped_gemm", "router", "attention"))  # fmt: skip
+
+
+def test_grouped_queries_share_keys_and_values() -> None:
+    model = replace(DENSE, num_query_groups=2)
+    found = shapes(layer(Configuration(model, ParallelSpec(tp=2), STEP)))
+    # (8 query heads + 2 x 2 groups) of 64 channels, over two ranks.
+    assert found["linear_qkv", S, 384, H] == 1
+    assert found["linear_fc1", S, FFN, H] == 1  # gate and up, over two ranks
+
+
+def test_latent_attention() -> None:
+    """DeepSeek-V3's layer: 187.1 million parameters of attention, its published shapes and messages."""
+    model = presets.model("deepseek-v3")
+    c = Configuration(model, ParallelSpec(tp=4, sequence_parallel=True), TrainSpec(1, 8))
+    program = layer(c)
+    tokens, local, heads = 4096, 1024, 32
+    assert shapes(program)["linear_q_down", local, 1536, 7168] == 1
+    assert shapes(program)["linear_kv_down", local, 512 + 64, 7168] == 1
+    assert shapes(program)["linear_q_up", tokens, heads * 192, 1536] == 1
+    assert shapes(program)["linear_kv_up", tokens, heads * 256, 512] == 1
+    assert shapes(program)["linear_proj", tokens, 7168, heads * 128] == 1
+    # What is gathered is the compressed rows, not the hidden ones.
+    assert ("attention", "all_gather", "tp", tokens * (1536 + 576) * 2) in messages(program)
+    from vtrain_sim.operators.attention import attention_parameters
+    from vtrain_sim.operators.sharding import Shard
+
+    whole = attention_parameters(Shard(replace(c, parallel=ParallelSpec())))
+    assert whole == 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168 + 7168 + 1536 + 512
+
+
+def test_experts_by_hand() -> None:
+    """8 experts over 4 ranks, 2 of them for each token: every rank gets as many rows as it sends."""
+    c = Configuration(EXPERTS, ParallelSpec(dp=4, ep=4), STEP)
+    program = layer(c, moe=True)
+    rows = 2 * S
+    assert shapes(program)["experts_fc1", rows, 2 * 256, H] == 1
+    assert shapes(program)["experts_fc2", rows, H, 256] == 1
+    assert messages(program) == [("dispatch", "all_to_all", "ep", rows * H * 2)] * 2
+    assert program.expert_parameters == 2 * 3 * H * 256
+    stage = build_step(c).stages[0]
+    assert [(i.role, i.size) for i in stage.sync if isinstance(i, Communication)] == [("dp", 4)]
+
+
+def test_shared_experts_and_dense_first_layers() -> None:
+    model = replace(EXPERTS, moe_shared_expert_intermediate_size=384, moe_layer_freq="([0]+[1]*3)")
+    c = Configuration(model, ParallelSpec(), STEP)
+    assert shapes(layer(c, moe=True))["shared_fc1", S, 2 * 384, H] == 1
+    (chunk,) = build_step(c).stages[0].chunks
+    assert {p.name: n for p, n in chunk if p.name.startswith("layer")} == {"layer": 1, "layer_moe": 3}
+
+
+def test_expert_tensor_parallelism() -> None:
+    """With two tensor ranks an expert each has half of its columns, and the rows of both."""
+    c = Configuration(EXPERTS, ParallelSpec(tp=2, dp=2, ep=2, sequence_parallel=True), STEP)
+    program = layer(c, moe=True)
+    rows = S // 2 * 2
+    assert shapes(program)["experts_fc1", 2 * rows, 2 * 128, H] == 1
+    assert ("experts", "all_gather", "etp", 2 * rows * H * 2) in messages(program)
+    alone = replace(c, parallel=replace(c.parallel, expert_tp=1, ep=4))
+    assert shapes(layer(alone, moe=True))["experts_fc1", rows, 2 * 256, H] == 1
+    assert alone.parallel.expert_dp == 1
+
+
+def test_imbalance_loads_the_busiest_rank() -> None:
+    even = Configuration(EXPERTS, ParallelSpec(dp=4, ep=4), STEP)
+    uneven = replace(even, model=replace(EXPERTS, moe_imbalance_factor=1.5))
+    assert shapes(layer(uneven, moe=True))["experts_fc1", 3 * S, 512, H] == 1
+    assert messages(layer(uneven, moe=True))[0][3] == 1.5 * messages(layer(even, moe=True))[0][3]
+    assert activation_bytes(uneven).moe > activation_bytes(even).moe
+
+
+def test_fully_sharded_parameters_are_gathered_twice_and_gradients_scattered_once() -> None:
+    c = Configuration(DENSE, ParallelSpec(dp=4, fsdp=True), STEP)
+    program = layer(c)
+    weights = program.parameters * 2
+    assert messages(program) == [("param_gather", "all_gather", "dp", weights)]
+    assert messages(program, "backward") == [
+        ("param_gather", "all_gather", "dp", weights), ("grad_sync", "reduce_scatter", "dp", 2 * weights),
+    ]  # fmt: skip
+    stage = build_step(c).stages[0]
+    assert not [i for i in (*stage.sync, *stage.update) if isinstance(i, Communication) and i.role == "dp"]
+
+
+def test_tensor_parallel_overlap_hides_the_same_messages() -> None:
+    parallel = ParallelSpec(tp=4, sequence_parallel=True)
+    plain = layer(Configuration(DENSE, parallel, STEP))
+    overlapped = layer(Configuration(DENSE, replace(parallel, tp_comm_overlap=True), STEP))
+    assert messages(plain) == messages(overlapped)
+    behind = [i.hidden_behind for i in overlapped.forward if isinstance(i, Communication)]
+    assert behind == ["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]
+    assert not any(i.hidden_behind for i in plain.forward if isinstance(i, Communication))
+
+
+def test_zero_bubble_splits_the_backward_pass_and_loses_nothing() -> None:
+    whole = Configuration(DENSE, ParallelSpec(pp=2), STEP)
+    split = replace(whole, train=replace(STEP, schedule="zb-h1"))
+    assert not layer(whole).weight
+    assert flops(layer(split), "backward") + flops(layer(split), "weight") == flops(layer(whole), "backward")
+    # Attention has no weights: all of its backward pass is the input's.
+    assert all(i.operator.phase == "wgrad" for i in layer(split).weight if isinstance(i, Compute))
+    with pytest.raises(SpecError, match="splits the backward pass"):
+        replace(split, train=replace(split.train, recompute_granularity="full"))
+
+
+def test_eight_bit_products() -> None:
+    c = Configuration(DENSE, ParallelSpec(), replace(STEP, fp8="hybrid"))
+    kinds = {i.name: i.operator.dtype for i in layer(c).forward if isinstance(i, Compute)}
+    assert {kinds[n] for n in ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")} == {"float8"}
+    assert kinds["core_attention"] == kinds["activation"] == "bfloat16"
+    assert [i.operator.dtype for i in Parts(c).head.forward if isinstance(i, Compute)] == ["bfloat16"] * 3
+    assert activation_bytes(c).dense < activation_bytes(replace(c, train=STEP)).dense
+    with pytest.raises(SpecError, match="--bf16"):
+        replace(STEP, fp8="e4m3", params_dtype="float16")
+
+
+def test_context_parallel_ranks_share_the_sequence() -> None:
+    c = Configuration(DENSE, ParallelSpec(cp=4), STEP)
+    assert shapes(layer(c))["linear_fc2", S // 4, H, FFN] == 1
+    (ring,) = messages(layer(c))
+    assert ring == ("cp_ring", "all_gather", "cp", 2 * S * H * 2)
+    (core,) = [i.operator for i in layer(c).forward if i.name == "core_attention" and isinstance(i, Compute)]
+    assert (core.seq_q, core.seq_kv) == (S // 4, S)
+
+
+def test_uneven_stages_have_their_layers() -> None:
+    c = Configuration(DENSE, ParallelSpec(pp=3, layers=(1, 2, 1)), STEP)
+    held = [sum(n for p, n in stage.chunks[0] if p.name == "layer") for stage in build_step(c).stages]
+    assert held == [1, 2, 1]
+    with pytest.raises(SpecError, match="5 layers in all"):
+        Configuration(DENSE, ParallelSpec(pp=3, layers=(2, 2, 1)), STEP)
+
+
+def test_activations_follow_korthikanti() -> None:
+    """Korthikanti et al. 2022, equations 2 and 4: s b h (34 + 5 a s / h) bytes a layer, and what sequence
+    parallelism divides by t."""
+    s, b, h, a = 2048, 2, 1024, 16
+    model = ModelSpec(4, h, a, s, 1024)
+    train = TrainSpec(b, b, attention_kernel="unfused", params_dtype="float16")
+    assert activation_bytes(Configuration(model, ParallelSpec(), train)).dense == s * b * h * 34 + 5 * a * s * s * b
+    t = 8
+    sharded = activation_bytes(Configuration(model, ParallelSpec(tp=t, sequence_parallel=True), train))
+    assert sharded.dense == (s * b * h * 34 + 5 * a * s * s * b) // t
+    selective = replace(train, recompute_granularity="selective")
+    assert activation_bytes(Configuration(model, ParallelSpec(), selective)).dense == s * b * h * 34
+    full = replace(train, recompute_granularity="full")
+    assert activation_bytes(Configuration(model, ParallelSpec(), full)).checkpoint == s * b * h * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "word"),
+    [
+        (DENSE, {"ep": 2, "dp": 2}, "--num-experts"),
+        (EXPERTS, {"tp": 2}, "needs --sequence-parallel"),
+        (EXPERTS, {"dp": 3, "ep": 3}, "does not divide --num-experts"),
+        (DENSE, {"tp": 2, "tp_comm_overlap": True}, "--tp-comm-overlap needs"),
+        (DENSE, {"pp": 2, "fsdp": True}, "--pipeline-model-parallel-size of 1"),
+        (DENSE, {"fsdp": True, "distributed_optimizer": True}, "shards the optimizer itself"),
+        (DENSE, {"expert_tp": 2, "dp": 2}, "--expert-tensor-parallel-size needs --num-experts"),
+        (DENSE, {"pp": 3}, "does not divide --num-layers"),
+        (DENSE, {"tp": 2, "sequence_parallel": True, "scatter_gather": True}, "nothing to scatter"),
+    ],
+)
+def test_what_megatron_cannot_do_is_refused_with_the_reason(
+    model: ModelSpec, parallel: dict[str, object], word: str
+) -> None:
+    with pytest.raises(SpecError, match=word):
+        Configuration(model, ParallelSpec(**parallel), TrainSpec(1, 12))  # type: ignore[arg-type]
+
+
+def test_everything_prices_on_every_cluster() -> None:
+    from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.pricing import Pricer
+
+    many = [
+        Configuration(EXPERTS, ParallelSpec(tp=2, pp=2, dp=4, ep=4, expert_tp=1, sequence_parallel=True), STEP),
+        Configuration(DENSE, ParallelSpec(dp=8, fsdp=True), replace(STEP, fp8="hybrid")),
+        Configuration(DENSE, ParallelSpec(pp=4, layers=(0, 2, 1, 1)), replace(STEP, schedule="zb-h2")),
+        Configuration(replace(DENSE, seq_length=4096), ParallelSpec(cp=4, tp=2), STEP),
+    ]
+    for name in presets.names("clusters"):
+        cluster = presets.cluster(name)
+        surfaces = DeviceSurface(cluster.device, Surfaces.from_dict(presets.cluster_surfaces(name)))
+        found = Evaluator(Pricer(cluster, OperatorCosts(surfaces), CollectiveCosts(cluster))).evaluate(many)
+        assert (found.iteration_time_s > 0).all()
+        assert found.fits.all()
