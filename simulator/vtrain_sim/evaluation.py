@@ -78,7 +78,8 @@ class Layout:
 class Evaluation:
     """[count] arrays, and arrays with one entry a stage (all stages of the first, then the second, ...).
 
-    first_stage: [count] where a configuration's stages begin. Times in seconds, sizes in bytes.
+    critical_stage: [count] the stage that works longest. first_stage: [count] where a configuration's
+    stages begin. Times in seconds, sizes in bytes.
     """
 
     iteration_time_s: Floats
@@ -256,6 +257,8 @@ class Evaluator:
         free = np.where(schedule[of_stage] >= _FIRST_ZERO_BUBBLE, end - reached, end)
         ready = before + free + sync
         last = np.maximum.reduceat(ready, first_stage)
+        # The stage that works longest sets the pace.
+        busy = before + (last_backward + next_forward) * microbatches[of_stage] + sync
         iteration = last + np.maximum.reduceat(update, first_stage)
         memory = self._memory(rows, counts, once[5:], schedule, pp, vpp, microbatches, of_stage, stage, stage_of_slot)
         totals = memory.sum(axis=0)
@@ -264,7 +267,7 @@ class Evaluator:
         model_flops = np.bincount(of_slot, seconds(3), len(pp)) * ranks
         backward_flops = np.bincount(of_slot, seconds(4), len(pp)) * ranks
         return Evaluation(
-            iteration, _first_at(ready, last, first_stage, of_stage), peak,
+            iteration, _first_at(busy, np.maximum.reduceat(busy, first_stage), first_stage, of_stage), peak,
             _first_at(totals, peak, first_stage, of_stage), peak <= cluster.device.memory_bytes,
             3 * model_flops, model_flops + backward_flops, first_stage, end, before + sync, update, memory,
         )  # fmt: skip
