@@ -41,6 +41,21 @@ def test_every_console_command_of_the_readme_runs(tmp_path: Path) -> None:
         assert done.stdout
 
 
+def test_every_file_and_command_of_the_inputs_page_works(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "inputs.md").read_text()
+    spec, cluster = re.findall(r"```toml\n(.*?)```", text, re.S)
+    (tmp_path / "spec.toml").write_text(spec)
+    (tmp_path / "cluster.toml").write_text(cluster)
+    (block,) = re.findall(r"```console\n(.*?)```", text, re.S)
+    for line in block.splitlines():
+        command = shlex.split(line.removeprefix("$ "))
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert done.stdout
+
+
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
 def test_flags_shown_for_clusters_exist(line: str) -> None:
     """Commands that need a GPU or a training script: their own flags are flags of the command."""

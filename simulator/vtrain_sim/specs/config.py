@@ -10,7 +10,6 @@ from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.train import TrainSpec
 from vtrain_sim.specs.validation import SpecError, divides, positive
 
-
 _MOST_PASSES = 20_000_000
 
 

@@ -87,14 +87,15 @@ def configuration_from_flags(
     """
     flags = parse_flags(tokens)
     values = dict(flags.values)
-    model = _model(values, base.model if base is not None else base_model)
+    model = model_from_flags(values, base.model if base is not None else base_model)
     layers_per_chunk = values.pop("layers_per_chunk", 0)
     parallel = _parallel(values, flags, base, model, layers_per_chunk, num_gpus)
     train = _train(values, base)
     return Configuration(model, parallel, train)
 
 
-def _model(values: dict[str, Any], old: ModelSpec | None) -> ModelSpec:
+def model_from_flags(values: dict[str, Any], old: ModelSpec | None) -> ModelSpec:
+    """The model that the values of flags describe, on top of another one where there is one."""
     own = {k: values[k] for k in values if k in _MODEL}
     if "hidden_dropout" in values or "attention_dropout" in values:
         # Either one keeps masks in memory; Megatron's default for both is 0.1.
@@ -203,16 +204,7 @@ def _pipeline(values: dict[str, Any], flags: Flags, own: dict[str, Any], old: Pa
 
 
 def _train(values: dict[str, Any], base: Configuration | None) -> TrainSpec:
-    own = {k: values[k] for k in values if k in _TRAIN}
-    if values.get("grads_in_fp32") and values.get("grads_in_bf16"):
-        raise SpecError("--accumulate-allreduce-grads-in-fp32 and --grad-reduce-in-bf16 contradict each other")
-    if values.get("grads_in_bf16"):
-        own["main_grads_dtype"] = "bfloat16"
-    elif values.get("grads_in_fp32") or own.get("params_dtype") == "bfloat16":
-        own["main_grads_dtype"] = "float32"
-    elif own.get("params_dtype") == "float16":
-        # Megatron keeps fp32 gradients by default with bf16 only.
-        own["main_grads_dtype"] = "float16"
+    own = step_from_values(values)
     if base is not None:
         return replace(base.train, **own)
     for name, flag in (
@@ -223,6 +215,21 @@ def _train(values: dict[str, Any], base: Configuration | None) -> TrainSpec:
             raise SpecError(f"the training step is incomplete: {flag} missing")
     own.setdefault("params_dtype", "bfloat16")
     return TrainSpec(**own)
+
+
+def step_from_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the training step that the values of flags describe."""
+    own = {k: values[k] for k in values if k in _TRAIN}
+    if values.get("grads_in_fp32") and values.get("grads_in_bf16"):
+        raise SpecError("--accumulate-allreduce-grads-in-fp32 and --grad-reduce-in-bf16 contradict each other")
+    if values.get("grads_in_bf16"):
+        own["main_grads_dtype"] = "bfloat16"
+    elif values.get("grads_in_fp32") or own.get("params_dtype") == "bfloat16":
+        own["main_grads_dtype"] = "float32"
+    elif own.get("params_dtype") == "float16":
+        # Megatron keeps fp32 gradients by default with bf16 only.
+        own["main_grads_dtype"] = "float16"
+    return own
 
 
 def emit_flags(configuration: Configuration) -> list[str]:
