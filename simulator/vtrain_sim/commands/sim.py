@@ -6,7 +6,10 @@ import typer
 
 from vtrain_sim.commands import failures
 from vtrain_sim.commands.calibrate import calibrate
+from vtrain_sim.commands.plan import plan
 from vtrain_sim.commands.project import project
+from vtrain_sim.commands.schedule import schedule
+from vtrain_sim.commands.size import size
 from vtrain_sim.commands.tune import tune
 from vtrain_sim.commands.validate import validate
 
@@ -17,6 +20,9 @@ app = typer.Typer(
     help="Project LLM training on clusters and configurations that were not run.",
 )
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(project)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(plan)
+app.command()(schedule)
+app.command()(size)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(tune)

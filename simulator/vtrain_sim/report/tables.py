@@ -48,6 +48,8 @@ def gib(size: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.1f} h"
     if seconds >= 100:
         return f"{seconds:.1f} s"
     if seconds >= 0.1:

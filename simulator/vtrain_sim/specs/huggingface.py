@@ -32,7 +32,7 @@ def read_config(path: Path) -> ModelSpec:
         return ModelSpec(name=str(config.get("_name_or_path") or kind), **fields)
     except KeyError as error:
         raise SpecError(f"{path} does not say {error.args[0]}") from None
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, SpecError):
             raise
         raise SpecError(f"{path} has a size that is not a number") from None
@@ -64,10 +64,8 @@ def _llama(c: dict[str, Any]) -> dict[str, Any]:
             "multi_latent_attention": True, "qk_layernorm": True, "q_lora_rank": c.get("q_lora_rank") or 0,
             "kv_lora_rank": c["kv_lora_rank"], "qk_head_dim": c["qk_nope_head_dim"],
             "qk_pos_emb_head_dim": c["qk_rope_head_dim"], "v_head_dim": c["v_head_dim"], "num_query_groups": heads,
-            "kv_channels": 0,
+            "kv_channels": c["v_head_dim"],
         }  # fmt: skip
-        if c["hidden_size"] % heads:
-            fields["kv_channels"] = c["v_head_dim"]
     return fields
 
 

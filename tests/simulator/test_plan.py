@@ -1,0 +1,174 @@
+"""``vtrain-sim plan``: the search finds what trying everything finds, and says what would help where nothing is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from vtrain_sim.commands.sim import app
+from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.errors import UserError
+from vtrain_sim.projection import Projector
+from vtrain_sim.search import Bounds, Failures, Request, configurations, plan
+from vtrain_sim.specs import TrainSpec, presets
+from vtrain_sim.specs.megatron_flags import configuration_from_flags
+
+
+def projector(cluster: str = "dgx-a100-80gb") -> Projector:
+    machine = presets.cluster(cluster)
+    surfaces = Surfaces.from_dict(presets.cluster_surfaces(cluster))
+    return Projector(machine, OperatorCosts(DeviceSurface(machine.device, surfaces)), CollectiveCosts(machine))
+
+
+SMALL = Request(presets.model("gpt3-6.7b"), (128,), 1e11, num_gpus=(32, 64))
+
+
+def test_search_finds_what_trying_everything_finds() -> None:
+    model = projector()
+    result = plan(SMALL, model, top=5)
+    tried = [c for n in (32, 64) for c in configurations(SMALL.model, n, SMALL.batches, SMALL.bounds, SMALL.base)]
+    projections = [model.project(c) for c in tried]
+    fitting = [p for p in projections if p.memory.fits]
+    assert (result.evaluated, result.feasible) == (len(tried), len(fitting))
+    best = sorted(p.days(SMALL.tokens) for p in fitting)[:5]
+    assert [p.days for p in result.plans] == pytest.approx(best)
+    assert result.plans[0].cost_usd == pytest.approx(result.plans[0].projection.cost_usd(SMALL.tokens))
+
+
+def test_the_whole_space_is_there() -> None:
+    """Every value of every dimension occurs, and no configuration twice."""
+    moe = presets.model("mixtral-8x7b")
+    space = list(configurations(moe, 64, (64,), Bounds(), TrainSpec(1, 1)))
+    assert len(set(space)) == len(space)
+    assert {c.parallel.world_size for c in space} == {64}
+    for values, expected in (
+        ({c.parallel.tp for c in space}, {1, 2, 4, 8}), ({c.parallel.pp for c in space}, {1, 2, 4, 8, 16, 32}),
+        ({c.parallel.ep for c in space}, {1, 2, 4, 8}), ({c.parallel.cp for c in space}, {1, 2}),
+        ({c.train.recompute_granularity for c in space}, {"none", "full"}),
+        ({c.parallel.distributed_optimizer for c in space}, {False, True}),
+        ({c.schedule for c in space}, {"1f1b", "interleaved"}),
+    ):  # fmt: skip
+        assert values == expected
+    zero_bubble = Bounds(schedules=("zb-h1", "zb-h2"), recompute=("none",))
+    found = configurations(SMALL.model, 8, (64,), zero_bubble, TrainSpec(1, 1))
+    assert {"zb-h1", "zb-h2"} <= {c.schedule for c in found}
+
+
+def test_pipelines_of_a_prime_number_of_layers_are_uneven() -> None:
+    space = configurations(presets.model("deepseek-v3"), 256, (256,), Bounds(max_cp=1), TrainSpec(1, 1))
+    stages = {c.parallel.pp: c.stage_layers for c in space}
+    assert stages[16] == (3, *[4] * 13, 4, 3) or sum(stages[16]) == 61
+    assert max(stages[16]) - min(stages[16]) == 1
+    assert stages[16][0] == stages[16][-1] == 3
+
+
+def test_rankings_and_the_front() -> None:
+    model = projector()
+    wide = replace(SMALL, num_gpus=(), max_gpus=128)
+    cheapest = plan(replace(wide, rank_by="dollars"), model).plans[0]
+    fastest = plan(wide, model)
+    assert cheapest.cost_usd <= fastest.plans[0].cost_usd
+    assert fastest.plans[0].days <= cheapest.days
+    front = fastest.pareto
+    assert front[0].days == pytest.approx(fastest.plans[0].days)
+    assert front[-1].cost_usd == pytest.approx(cheapest.cost_usd)
+    for one, two in itertools.pairwise(front):
+        assert one.days < two.days
+        assert one.cost_usd > two.cost_usd
+    # Bands of 10% around times that differ by less overlap.
+    assert fastest.plans[1].tied_with_best
+
+
+def test_emitted_arguments_are_the_plan() -> None:
+    for found in plan(SMALL, projector()).plans:
+        c = found.projection.configuration
+        assert configuration_from_flags(found.to_dict()["megatron_args"], None, c.parallel.world_size) == c
+
+
+@pytest.mark.parametrize(
+    ("request_", "word"),
+    [
+        (replace(SMALL, num_gpus=(7,)), "no layout of gpt3-6.7b exists"),
+        (replace(SMALL, model=presets.model("megatron-1t"), num_gpus=(8,)), "the smallest needs"),
+        (replace(SMALL, deadline_days=0.01), "the fastest that fits takes"),
+    ],
+)
+def test_an_empty_search_says_what_would_help(request_: Request, word: str) -> None:
+    with pytest.raises(UserError, match=word) as caught:
+        plan(request_, projector())
+    assert "would" in str(caught.value)
+
+
+@given(st.floats(10, 1e6), st.floats(1, 600), st.floats(0, 3600), st.integers(1, 10_000))
+def test_the_suggested_interval_is_the_best(mtbf: float, checkpoint: float, restart: float, gpus: int) -> None:
+    """Young and Daly: no other interval loses less, within what the approximation leaves."""
+    best = Failures(mtbf, checkpoint, restart)
+    if checkpoint > 0.2 * mtbf * 3600 / gpus:
+        return  # beyond the approximation
+    interval = best.best_interval_s(gpus)
+    for factor in (0.3, 0.6, 1.5, 3.0):
+        other = replace(best, interval_s=interval * factor)
+        assert best.stretch(gpus) <= other.stretch(gpus) * 1.01
+
+
+def test_failures_by_hand() -> None:
+    """1,000 GPUs of 10,000 hours fail every 10 hours: sqrt(2 x 60 s x 36,000 s) is 35 minutes between
+    checkpoints, which with a restart of 10 minutes costs about 2 x 60 / 2,078 and 600 / 36,000."""
+    failures = Failures(10_000, 60.0, 600.0)
+    assert failures.best_interval_s(1000) == pytest.approx(math.sqrt(2 * 60 * 36_000), rel=0.03)
+    assert failures.stretch(1000) == pytest.approx(1 + 2 * 60 / 2078 + 600 / 36_000, rel=0.005)
+    without = plan(SMALL, projector()).plans[0]
+    broken = plan(replace(SMALL, failures=failures), projector()).plans[0]
+    assert broken.days == pytest.approx(without.days * failures.stretch(64))
+    assert broken.checkpoint_interval_s == pytest.approx(failures.best_interval_s(64))
+
+
+BASE = ["plan", "--cluster", "dgx-a100-80gb", "--model", "gpt3-1.3b", "--global-batch-size", "64"]
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*BASE, *arguments])
+    return done.exit_code, done.stdout if done.exit_code == 0 else str(done.exception)
+
+
+def test_command_prints_the_documented_json(tmp_path: Path) -> None:
+    code, text = invoke("--num-gpus", "8,16", "--train-tokens", "1e10", "--json", "--table", str(tmp_path / "p.csv"),
+                        "--tensor-model-parallel-size", "2", "--plot", str(tmp_path / "p.svg"))  # fmt: skip
+    assert code == 0, text
+    answer = json.loads(text)
+    assert answer["schema"] == "vtrain.plan/1"
+    assert answer["evaluated"] >= answer["feasible"] >= len(answer["plans"]) == 10
+    needed = {"tp", "pp", "vpp", "dp", "cp", "ep", "mbs", "recompute", "num_gpus", "iteration_time_s", "iteration_time_low_s",
+              "iteration_time_high_s", "days", "cost_usd", "mfu", "peak_bytes", "megatron_args"}  # fmt: skip
+    assert needed <= set(answer["plans"][0])
+    assert {p["tp"] for p in answer["plans"]} == {2}
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 11
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "--num-gpus"), (["--num-gpus", "x"], "whole number"), (["--num-gpus", "0"], "1 or more"),
+        (["--num-gpus", "8", "--rank-by", "speed"], "takes one of"), (["--num-gpus", "8", "--schedules", "zb"], "takes one of"),
+        (["--num-gpus", "8", "--deadline-days", "3"], "needs --train-tokens"),
+        (["--num-gpus", "8", "--train-tokens", "nan"], "finite"), (["--num-gpus", "8", "--hidden-sise", "2"], "did you mean"),
+        (["--num-gpus", "8", "--checkpoint-interval", "3"], "--gpu-mtbf-hours"), (["--max-gpus", "8", "--max-tp", "0"], "--max-tp"),
+        (["--num-gpus", "8", "--table", "x.txt"], "ends in neither"),
+        (["--num-gpus", "8", "--num-layers-per-virtual-pipeline-stage", "2"], "a search chooses"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:
+    code, text = invoke(*arguments)
+    assert code != 0
+    assert word in text
+    assert "\n" not in text

@@ -1,0 +1,189 @@
+"""``vtrain-sim schedule``: whatever the trace and the policy, GPUs are not used twice and no work is lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from vtrain_sim.cluster import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate
+from vtrain_sim.cluster.filling import fill
+from vtrain_sim.cluster.policies import Running, smallest_shares
+from vtrain_sim.commands.sim import app
+from vtrain_sim.errors import UserError
+
+CAPACITY = 32
+TABLES = {
+    ("a", 1): SpeedTable((1, 2, 4, 8, 16), (10.0, 5.5, 3.0, 1.8, 1.2)),
+    ("b", 1): SpeedTable((4, 8, 16, 32), (8.0, 4.2, 2.4, 1.5)),
+}
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> list[Job]:
+    jobs = []
+    for number in range(draw(st.integers(1, 14))):
+        model = draw(st.sampled_from("ab"))
+        arrival = draw(st.floats(0, 500))
+        deadline = draw(st.one_of(st.just(math.inf), st.floats(1, 4000).map(lambda d, a=arrival: a + d)))
+        jobs.append(
+            Job(f"j{number}", arrival, model, 1, draw(st.integers(1, 300)), draw(st.sampled_from([4, 8, 16])), deadline)
+        )
+    return jobs
+
+
+@settings(max_examples=150, deadline=None)
+@given(traces(), st.sampled_from(list(POLICIES)), st.sampled_from([0.0, 5.0, 60.0]))
+def test_invariants(jobs: list[Job], name: str, restart_s: float) -> None:
+    outcome = simulate(jobs, TABLES, CAPACITY, POLICIES[name], restart_s)
+    again = simulate(jobs, TABLES, CAPACITY, POLICIES[name], restart_s)
+    assert outcome == again
+    by_job = defaultdict(list)
+    for stretch in outcome.stretches:
+        by_job[stretch.job_id].append(stretch)
+        assert stretch.start_s <= stretch.resume_s <= stretch.end_s
+    for job in jobs:
+        own = by_job[job.job_id]
+        if job.job_id in outcome.rejected:
+            assert not own
+            continue
+        # Work is conserved: what the stretches trained is the job, on GPUs that it can use, after it came.
+        assert sum(s.iterations for s in own) == pytest.approx(job.iterations, rel=1e-6, abs=1e-5)
+        assert {s.gpus for s in own} <= set(TABLES[job.model, 1].gpus)
+        assert min(s.start_s for s in own) >= job.arrival_s
+        assert outcome.finished_s[job.job_id] == pytest.approx(max(s.end_s for s in own))
+        for one, two in itertools.pairwise(own):
+            assert one.end_s <= two.start_s
+            assert two.resume_s - two.start_s == pytest.approx(min(restart_s, two.end_s - two.start_s))
+    assert set(outcome.finished_s) | set(outcome.rejected) == {j.job_id for j in jobs}
+    # No GPU is used twice at any time.
+    for moment in {s.start_s for s in outcome.stretches}:
+        assert sum(s.gpus for s in outcome.stretches if s.start_s <= moment < s.end_s) <= CAPACITY
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces())
+def test_admitted_jobs_meet_their_deadlines(jobs: list[Job]) -> None:
+    """Without restarts, admission control promises what the allocation keeps."""
+    outcome = simulate(jobs, TABLES, CAPACITY, POLICIES["elastic-plans"], 0.0)
+    for job in jobs:
+        if job.job_id not in outcome.rejected and math.isfinite(job.deadline_s):
+            assert outcome.finished_s[job.job_id] <= job.deadline_s * (1 + 1e-6)
+
+
+def running(remaining: float, deadline: float, model: str = "a") -> Running:
+    return Running(Job("x", 0.0, model, 1, 1, 1, deadline), TABLES[model, 1], remaining, 1)
+
+
+def test_smallest_shares_by_hand() -> None:
+    """100 iterations in 550 s take 2 GPUs (5.5 s each), in 540 s take 4."""
+    assert smallest_shares([running(100, 550.0)], 0.0, CAPACITY)[1].tolist() == [2]
+    assert smallest_shares([running(100, 540.0)], 0.0, CAPACITY)[1].tolist() == [4]
+    # Two jobs that each need all 32 GPUs by the same time: only one can have them.
+    served, _ = smallest_shares([running(100, 150.0, "b"), running(100, 150.0, "b")], 0.0, CAPACITY)
+    assert served == 1
+    # The second one may wait until the first has ended.
+    served, shares = smallest_shares([running(100, 150.0, "b"), running(100, 300.0, "b")], 0.0, CAPACITY)
+    assert (served, shares.tolist()) == (2, [32, 0])
+
+
+@given(st.lists(st.tuples(st.floats(1, 200), st.floats(1, 900), st.sampled_from("ab")), min_size=1, max_size=8))
+def test_plain_and_compiled_filling_agree(jobs: list[tuple[float, float, str]]) -> None:
+    urgent = sorted((running(*j) for j in jobs), key=lambda r: r.job.deadline_s)
+    served, shares = smallest_shares(urgent, 0.0, CAPACITY)
+    levels = [len(r.table.gpus) for r in urgent]
+    plain = [0] * len(urgent)
+    count = fill(
+        0.0, CAPACITY, [r.remaining for r in urgent], [r.job.deadline_s for r in urgent],
+        np.cumsum([0, *levels[:-1]]).tolist(), levels, [g for r in urgent for g in r.table.gpus],
+        [s for r in urgent for s in r.table.seconds], plain, [0.0] * 64, [0] * 64,
+    )  # fmt: skip
+    assert count == served
+    assert plain[:count] == shares.tolist()[:count]
+
+
+def test_faster_plans_end_no_later_on_the_whole() -> None:
+    """The same trace and policy with speeds that are better everywhere: completion and makespan fall."""
+    speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in TABLES.items()}
+    faster = {kind: SpeedTable(t.gpus, tuple(0.8 * s for s in t.seconds)) for kind, t in TABLES.items()}
+    jobs = [Job(**{**vars(j), "deadline_s": math.inf}) for j in generate(60, 3, speeds, 200.0, 0.5)]
+    slow, fast = (simulate(jobs, t, CAPACITY, POLICIES["elastic-plans"], 5.0) for t in (TABLES, faster))
+    assert np.mean(fast.completion_s) < np.mean(slow.completion_s)
+    assert fast.makespan_s <= slow.makespan_s
+
+
+def test_first_in_first_out_by_hand() -> None:
+    jobs = [Job("x", 0.0, "a", 1, 10, 16), Job("y", 1.0, "b", 1, 10, 32), Job("z", 2.0, "a", 1, 10, 4)]
+    outcome: Outcome = simulate(jobs, TABLES, CAPACITY, POLICIES["fifo"], 0.0)
+    # y waits for all 32 GPUs, and z behind it.
+    assert outcome.finished_s == pytest.approx({"x": 12.0, "y": 12.0 + 15.0, "z": 27.0 + 30.0})
+    figures = outcome.to_dict(price_per_gpu_hour=3600.0)
+    assert figures["makespan_s"] == pytest.approx(57.0)
+    assert figures["cost_usd"] == pytest.approx(16 * 12 + 32 * 15 + 4 * 30)
+    assert figures["deadline_satisfactory_ratio"] is None
+
+
+def test_generated_traces_repeat_and_can_be_written_and_read(tmp_path: Path) -> None:
+    speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in TABLES.items()}
+    jobs = generate(50, 7, speeds, 100.0)
+    assert jobs == generate(50, 7, speeds, 100.0)
+    assert jobs != generate(50, 8, speeds, 100.0)
+    from vtrain_sim.cluster.jobs import write_trace
+    from vtrain_sim.report.rows import write_rows
+
+    for name in ("t.csv", "t.parquet"):
+        with (tmp_path / name).open("wb") as stream:
+            write_rows(stream, Path(name).suffix, write_trace(jobs))
+        assert read_trace(tmp_path / name) == jobs
+
+
+HEADER = "job_id,arrival_s,model,global_batch_size,iterations,gpus,deadline_s"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("job_id,arrival_s\nx,1\n", "no column model"), (f"{HEADER}\n", "no jobs"),
+        (f"{HEADER}\nx,1,a,1,10,4,\nx,1,a,1,10,4,\n", "same job_id"), (f"{HEADER}\nx,5,a,1,10,4,3\n", "not after its arrival"),
+        (f"{HEADER}\nx,1,a,1,0,4,\n", "iterations is 0"), (f"{HEADER}\nx,-1,a,1,1,4,\n", "arrival_s is -1"),
+        (f"{HEADER}\nx,,a,1,1,4,\n", "arrival_s is empty"), (f"{HEADER}\nx,1,a,many,1,4,\n", "not a number"),
+    ],
+)  # fmt: skip
+def test_malformed_traces_are_one_sentence(tmp_path: Path, text: str, word: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=word):
+        read_trace(tmp_path / "t.csv")
+
+
+def test_jobs_that_can_never_run_are_named() -> None:
+    with pytest.raises(UserError, match="'x' can never run"):
+        simulate([Job("x", 0.0, "b", 1, 1, 1, max_gpus=2)], TABLES, CAPACITY, POLICIES["fifo"])
+
+
+def test_command_prints_the_documented_json(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, [
+        "schedule", "--cluster", "dgx-a100-80gb", "--num-gpus", "64", "--jobs", "12", "--models", "gpt3-1.3b",
+        "--global-batch-size", "64", "--seeds", "1,2", "--json", "--plot", str(tmp_path / "g.svg"),
+        "--save-trace", str(tmp_path / "t.parquet"), "--table", str(tmp_path / "s.csv"),
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.exception
+    answer = json.loads(done.stdout)
+    assert answer["schema"] == "vtrain.schedule/1"
+    assert set(answer["policies"]) == set(POLICIES)
+    for figures in answer["policies"].values():
+        needed = {"deadline_satisfactory_ratio", "mean_jct_s", "p95_jct_s", "makespan_s", "gpu_utilisation"}
+        assert needed <= set(figures)
+        assert 0 < figures["gpu_utilisation"] <= 1
+        assert figures["traces"] == 2
+    assert len(read_trace(tmp_path / "t.parquet")) == 12
+    assert "<svg" in (tmp_path / "g.svg").read_text()
+    refused = CliRunner().invoke(app, ["schedule", "--cluster", "dgx-a100-80gb", "--num-gpus", "8"])
+    assert isinstance(refused.exception, UserError)
