@@ -56,6 +56,19 @@ def test_every_file_and_command_of_the_inputs_page_works(tmp_path: Path) -> None
         assert done.stdout
 
 
+def test_every_command_of_the_decisions_page_works(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    lines = [line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.S) for line in block.splitlines()]
+    assert len(lines) >= 6
+    for line in lines:
+        command = shlex.split(line)
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert done.stdout
+
+
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
 def test_flags_shown_for_clusters_exist(line: str) -> None:
     """Commands that need a GPU or a training script: their own flags are flags of the command."""

@@ -131,7 +131,7 @@ def smallest_shares(urgent: Sequence[Running], now: float, capacity: int) -> tup
 
 
 def _share_out(jobs: Sequence[Running], level: Allocation, free: int) -> None:
-    """Give free GPUs to whom one more adds most progress, relative to the job's own on its fewest GPUs."""
+    """Start who waits, shortest first; then give free GPUs to whom one more adds most of what is left."""
     by_id = {r.job.job_id: r for r in jobs}
     heap: list[tuple[float, float, str, int]] = []
 
@@ -140,9 +140,9 @@ def _share_out(jobs: Sequence[Running], level: Allocation, free: int) -> None:
         following = next((g for g in r.table.gpus if g > now), 0)
         if following:
             rate = 1 / r.seconds(now) if now else 0.0
-            alone = 1 / r.table.seconds[0] / r.table.gpus[0]
-            gain = (1 / r.seconds(following) - rate) / (following - now) / alone
-            heapq.heappush(heap, (-gain, r.job.arrival_s, r.job.job_id, following))
+            gain = (1 / r.seconds(following) - rate) / (following - now) / max(r.remaining, 1e-9)
+            left = r.remaining * r.table.seconds[0] * r.table.gpus[0]
+            heapq.heappush(heap, (-gain if now else -math.inf, left, r.job.job_id, following))
 
     for r in jobs:
         offer(r)
