@@ -58,6 +58,8 @@ def test_every_file_and_command_of_the_inputs_page_works(tmp_path: Path) -> None
 
 def test_every_command_of_the_decisions_page_works(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "decisions.md").read_text()
+    (study,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    (tmp_path / "study.toml").write_text(study)
     lines = [line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.S) for line in block.splitlines()]
     assert len(lines) >= 6
     for line in lines:

@@ -26,7 +26,7 @@ from vtrain_sim.memory import (
 from vtrain_sim.operators import Parts, chunk_contents, once_a_step
 from vtrain_sim.pricing import PricedOnce, PricedProgram, Pricer, exposed
 from vtrain_sim.replay import SCHEDULES, Pipelines, ends
-from vtrain_sim.specs import Configuration
+from vtrain_sim.specs import ClusterSpec, Configuration
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -259,7 +259,8 @@ class Evaluator:
         last = np.maximum.reduceat(ready, first_stage)
         # The stage that works longest sets the pace.
         busy = before + (last_backward + next_forward) * microbatches[of_stage] + sync
-        iteration = last + np.maximum.reduceat(update, first_stage)
+        world = np.array([c.parallel.world_size for c in configurations])
+        iteration = (last + np.maximum.reduceat(update, first_stage)) * slowest_of(world, cluster)
         memory = self._memory(rows, counts, once[5:], schedule, pp, vpp, microbatches, of_stage, stage, stage_of_slot)
         totals = memory.sum(axis=0)
         peak = np.maximum.reduceat(totals, first_stage)
@@ -290,6 +291,16 @@ class Evaluator:
         )  # fmt: skip
         assert len(terms) == len(TERMS)
         return np.stack(terms)
+
+
+def slowest_of(gpus: Integers, cluster: ClusterSpec) -> Floats:
+    """[count] how much longer a step takes because all wait for the slowest node.
+
+    The largest of n normal deviations is about sigma sqrt(2 ln n).
+    """
+    nodes = np.maximum(1.0, gpus / cluster.gpus_per_node)
+    found: Floats = 1.0 + cluster.straggler_sigma * np.sqrt(2.0 * np.log(nodes))
+    return found
 
 
 def _arrival(forward: Floats, transfer: Floats, first_stage: Integers, of_stage: Integers) -> Floats:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-from vtrain_sim.evaluation import Evaluation, Evaluator
+from vtrain_sim.evaluation import Evaluation, Evaluator, slowest_of
 from vtrain_sim.memory import MemoryVerdict, StageMemory
 from vtrain_sim.pricing import Pricer, Tally, expose
 from vtrain_sim.remedy import nearest_fit
@@ -22,6 +24,7 @@ _BAND_SIGMAS = 1.645
 # more says so.
 LEAST_STEP_SIGMA = 0.02
 WAITING = "pipeline bubble and transfers"
+STRAGGLERS = "waiting for the slowest node"
 
 
 @dataclass(frozen=True)
@@ -137,10 +140,13 @@ class Projector:
         critical = int(found.critical_stage[0])
         total = self._stage_tally(configuration, critical)
         breakdown = {k: v for k, v in total.category.items() if v > 0}
-        waiting = max(0.0, iteration - total.seconds)
+        slow = float(slowest_of(np.array([configuration.parallel.world_size]), self.cluster)[0])
+        if slow > 1:
+            breakdown[STRAGGLERS] = iteration * (1 - 1 / slow)
+        waiting = max(0.0, iteration - sum(breakdown.values()))
         if waiting > 0:
             breakdown[WAITING] = waiting
-        sigma = self._sigma(total, waiting, iteration)
+        sigma = self._sigma(total, iteration - total.seconds, iteration)
         return Projection(
             configuration, self.cluster, iteration,
             iteration * math.exp(-_BAND_SIGMAS * sigma), iteration * math.exp(_BAND_SIGMAS * sigma),

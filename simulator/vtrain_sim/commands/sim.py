@@ -10,6 +10,7 @@ from vtrain_sim.commands.plan import plan
 from vtrain_sim.commands.project import project
 from vtrain_sim.commands.schedule import schedule
 from vtrain_sim.commands.size import size
+from vtrain_sim.commands.study import study
 from vtrain_sim.commands.tune import tune
 from vtrain_sim.commands.validate import validate
 
@@ -23,6 +24,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(plan)
 app.command()(schedule)
 app.command()(size)
+app.command()(study)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(tune)

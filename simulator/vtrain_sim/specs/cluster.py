@@ -76,7 +76,8 @@ class ClusterSpec:
     their own copy engines, 0 where communication runs on the cores that compute).
     contention: factor on compute times when all devices of a node work at once. overlap_slowdown:
     factor on the time of communication that runs beside compute, whose cores and memory it shares.
-    price_per_gpu_hour: US dollars; 0 where unknown.
+    straggler_sigma: how much nodes differ in speed, standard deviation over the mean: all wait for the
+    slowest. price_per_gpu_hour: US dollars; 0 where unknown.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ClusterSpec:
     overlap_efficiency: float = 1.0
     contention: float = 1.0
     overlap_slowdown: float = 1.0
+    straggler_sigma: float = 0.0
     backend: str = "nccl"
 
     def __post_init__(self) -> None:
@@ -96,4 +98,5 @@ class ClusterSpec:
         finite("overlap efficiency", self.overlap_efficiency)
         finite("contention", self.contention, 0.5)
         finite("overlap slowdown", self.overlap_slowdown, 1.0)
+        finite("straggler sigma", self.straggler_sigma)
         one_of("backend", self.backend, ("nccl", "gloo", "mpi", "ucc", "fake"))

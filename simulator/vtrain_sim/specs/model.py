@@ -86,6 +86,11 @@ class ModelSpec:
                 fill(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
             whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
             finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
+            if self.moe_imbalance_factor > self.num_experts:
+                raise SpecError(
+                    f"--moe-imbalance-factor is {self.moe_imbalance_factor}: with all tokens on one of "
+                    f"{self.num_experts} experts it is {self.num_experts}"
+                )
             moe_layers(self.moe_layer_freq, self.num_layers)
         elif self.moe_shared_expert_intermediate_size:
             raise SpecError("--moe-shared-expert-intermediate-size needs --num-experts")
