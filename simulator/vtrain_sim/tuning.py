@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+from vtrain_sim.costs.calibrate import descend
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.projection import Projector
@@ -128,29 +129,17 @@ def tune(
     weights = np.array([1 / math.sqrt(files.count(f)) for f in files])
     weights /= weights.sum()
 
-    def loss(values: Floats) -> float:
+    def loss(deviations: Floats) -> float:
+        values = expected * np.exp(sigma * deviations)
         error = np.log(predict(samples, found, values.tolist()) / measured)
         robust = np.sqrt(error**2 + NOISE**2) - NOISE
-        return float((weights * robust).sum() + PRIOR_WEIGHT * ((np.log(values / expected) / sigma) ** 2).sum())
+        return float((weights * robust).sum() + PRIOR_WEIGHT * (deviations**2).sum())
 
-    values = np.array(start if start is not None else expected, dtype=np.float64)
-    best, step = loss(values), 0.3
-    for number in range(rounds):
-        improved = False
-        for index in range(len(values)):
-            for sign in (step, -step):
-                trial = values.copy()
-                trial[index] *= math.exp(sign * sigma[index])
-                now = loss(trial)
-                if now < best - 1e-7:
-                    best, values, improved = now, trial, True
-                    break
-        progress(f"round {number + 1}: {best:.5f}")
-        if not improved:
-            step /= 2
-            if step < 0.04:
-                break
-    return [float(f"{v:.4g}") for v in values]
+    begin = np.array(start if start is not None else expected, dtype=np.float64)
+    deviations = descend(
+        loss, np.log(begin / expected) / sigma, rounds, 0.3, 0.04, lambda n, v: progress(f"round {n}: {v:.5f}")
+    )
+    return [float(f"{v:.4g}") for v in expected * np.exp(sigma * deviations)]
 
 
 def cross_validate(samples: Sequence[Sample], found: Sequence[Coefficient], start: Sequence[float], by: str) -> Floats:

@@ -156,22 +156,31 @@ def fit_gemms(device: DeviceSpec, units: int, table: Array, dtype: str = "bfloat
     return Fit(surfaces, (report,))
 
 
-def descend(loss: Callable[[Array], float], start: Array, rounds: int = 60) -> Array:
-    """Coordinate descent with a step that halves when no coordinate improves."""
+def descend(
+    loss: Callable[[Array], float],
+    start: Array,
+    rounds: int = 60,
+    step: float = 0.2,
+    least: float = 1e-3,
+    progress: Callable[[int, float], None] = lambda number, value: None,
+) -> Array:
+    """Coordinate descent with a step that halves when no coordinate improves, until it is below `least`."""
     best: Array = start.copy()
-    value, step = loss(start), 0.2
-    for _ in range(rounds):
+    value = loss(start)
+    for number in range(rounds):
         improved = False
         for index in range(len(best)):
             for sign in (step, -step):
                 trial = best.copy()
                 trial[index] += sign
                 found = loss(trial)
-                if found < value:
+                if found < value - 1e-7:
                     best, value, improved = trial, found, True
+                    break
+        progress(number + 1, value)
         if not improved:
             step /= 2
-            if step < 1e-3:
+            if step < least:
                 break
     return best
 
