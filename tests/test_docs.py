@@ -29,16 +29,21 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
+def run_all(lines: list[list[str]], where: Path) -> None:
+    """Run commands of the documentation one after another; each succeeds and prints something."""
+    for command in lines:
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]], cwd=where, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+        assert done.stdout
+
+
 def test_every_console_command_of_the_readme_runs(tmp_path: Path) -> None:
     write_profile(tmp_path / "profiles")
     write_collectives(tmp_path / "profiles")
     assert len(commands()) >= 8
-    for command in commands():
-        done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
-        assert done.stdout
+    run_all(commands(), tmp_path)
 
 
 def test_every_file_and_command_of_the_inputs_page_works(tmp_path: Path) -> None:
@@ -47,13 +52,7 @@ def test_every_file_and_command_of_the_inputs_page_works(tmp_path: Path) -> None
     (tmp_path / "spec.toml").write_text(spec)
     (tmp_path / "cluster.toml").write_text(cluster)
     (block,) = re.findall(r"```console\n(.*?)```", text, re.S)
-    for line in block.splitlines():
-        command = shlex.split(line.removeprefix("$ "))
-        done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-        assert done.stdout
+    run_all([shlex.split(line.removeprefix("$ ")) for line in block.splitlines()], tmp_path)
 
 
 def test_every_command_of_the_decisions_page_works(tmp_path: Path) -> None:
@@ -62,13 +61,7 @@ def test_every_command_of_the_decisions_page_works(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(study)
     lines = [line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.S) for line in block.splitlines()]
     assert len(lines) >= 6
-    for line in lines:
-        command = shlex.split(line)
-        done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-        assert done.stdout
+    run_all([shlex.split(line) for line in lines], tmp_path)
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])

@@ -43,7 +43,6 @@ class PricedParts:
     head: PricedProgram
     layers: tuple[PricedProgram | None, ...]
     transfer_s: float
-    transfer_sigma: float
     # Parameters on one rank: embedding, head, and each kind of layer: shared ones and experts'.
     parameters: tuple[tuple[int, int], ...]
     activations: tuple[int, int, int, int, int]
@@ -76,23 +75,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """[count] arrays, and arrays with one entry a stage (all stages of the first, then the second, ...).
+    """[count] arrays, and one with an entry a stage (all stages of the first, then the second, ...).
 
-    critical_stage: [count] the stage that works longest. first_stage: [count] where a configuration's
-    stages begin. Times in seconds, sizes in bytes.
+    critical_stage: [count] the stage that works longest. Times in seconds, sizes in bytes.
     """
 
     iteration_time_s: Floats
     critical_stage: Integers
     peak_bytes: Floats
-    worst_stage: Integers
     fits: NDArray[np.bool_]
     model_flops: Floats
     hardware_flops: Floats
-    first_stage: Integers
-    stage_end_s: Floats
-    stage_sync_s: Floats
-    stage_update_s: Floats
     stage_memory: Floats  # [terms, stages]
 
 
@@ -141,12 +134,11 @@ class Evaluator:
             for moe, recomputed in LAYER_KINDS
         ]
         programs = [parts.layer(*kind) if need else None for kind, need in zip(LAYER_KINDS, needed, strict=True)]
-        transfer = self.pricer.transfer(c, parts.boundary_bytes)
         held = activation_bytes(c)
         return PricedParts(
             self.pricer.program(c, parts.microbatch), self.pricer.program(c, parts.embedding),
             self.pricer.program(c, parts.head), tuple(self.pricer.program(c, p) if p else None for p in programs),
-            transfer.seconds if transfer else 0.0, transfer.sigma if transfer else 0.0,
+            self.pricer.transfer_s(c, parts.boundary_bytes),
             (
                 (parts.embedding.parameters, 0), (parts.head.parameters, 0),
                 *((p.parameters, p.expert_parameters) if p else (0, 0) for p in programs),
@@ -269,8 +261,7 @@ class Evaluator:
         backward_flops = np.bincount(of_slot, seconds(4), len(pp)) * ranks
         return Evaluation(
             iteration, _first_at(busy, np.maximum.reduceat(busy, first_stage), first_stage, of_stage), peak,
-            _first_at(totals, peak, first_stage, of_stage), peak <= cluster.device.memory_bytes,
-            3 * model_flops, model_flops + backward_flops, first_stage, end, before + sync, update, memory,
+            peak <= cluster.device.memory_bytes, 3 * model_flops, model_flops + backward_flops, memory,
         )  # fmt: skip
 
     def _memory(

@@ -106,22 +106,18 @@ class Pricer:
         update, update_hideable = self._once(configuration, once.update)
         return PricedOnce(self._once(configuration, once.before)[0], sync, sync_hideable, update, update_hideable)
 
-    def transfer(self, configuration: Configuration, nbytes: int) -> Price | None:
-        """One transfer between pipeline stages; None without a pipeline."""
-        if configuration.parallel.pp == 1:
-            return None
+    def transfer_s(self, configuration: Configuration, nbytes: int) -> float:
+        """Seconds of one transfer between pipeline stages; 0 without a pipeline."""
+        parallel = configuration.parallel
+        if parallel.pp == 1:
+            return 0.0
         nodes, sharers = placement(configuration, "pp", 2, self.cluster.gpus_per_node)
-        price = self.collectives.price("p2p", 2, nbytes, nodes, sharers)
-        seconds, sigma = price.seconds, price.sigma
-        tp = configuration.parallel.tp
-        if configuration.parallel.scatter_gather and tp > 1:
-            nodes, sharers = placement(configuration, "tp", tp, self.cluster.gpus_per_node)
-            gather = self.collectives.price("all_gather", tp, nbytes * tp, nodes, sharers)
-            seconds, sigma = seconds + gather.seconds, max(sigma, gather.sigma)
-        if not configuration.parallel.batch_p2p:
-            # The two directions of an exchange follow each other.
-            seconds *= 2
-        return Price(seconds, sigma, price.provenance)
+        seconds = self.collectives.price("p2p", 2, nbytes, nodes, sharers).seconds
+        if parallel.scatter_gather and parallel.tp > 1:
+            nodes, sharers = placement(configuration, "tp", parallel.tp, self.cluster.gpus_per_node)
+            seconds += self.collectives.price("all_gather", parallel.tp, nbytes * parallel.tp, nodes, sharers).seconds
+        # Where they are not issued together, the two directions of an exchange follow each other.
+        return seconds if parallel.batch_p2p else 2 * seconds
 
     def _price(self, configuration: Configuration, operator: Operator) -> Price:
         # Alone on its node a device is not held up by its neighbours.

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.evaluation import Evaluation, Evaluator, slowest_of
 from vtrain_sim.memory import MemoryVerdict, StageMemory
 from vtrain_sim.pricing import Pricer, Tally, expose
 from vtrain_sim.remedy import nearest_fit
-from vtrain_sim.specs import ClusterSpec, Configuration
+from vtrain_sim.specs import ClusterSpec, Configuration, TrainSpec
 
 SCHEMA = "vtrain.projection/1"
 # The band holds the true time with this probability, if errors are normal in the logarithm.
@@ -25,6 +26,21 @@ _BAND_SIGMAS = 1.645
 LEAST_STEP_SIGMA = 0.02
 WAITING = "pipeline bubble and transfers"
 STRAGGLERS = "waiting for the slowest node"
+
+
+def days_to_train(steps: Any, iteration_time_s: Any) -> Any:
+    """Days of so many steps. Like the two below, takes numbers or arrays."""
+    return steps * iteration_time_s / 86400
+
+
+def dollars(days: Any, gpus: Any, cluster: ClusterSpec) -> Any:
+    """US dollars for so many GPUs at the cluster's price per GPU-hour."""
+    return days * 24 * gpus * cluster.price_per_gpu_hour
+
+
+def utilisation(flops: Any, gpus: Any, cluster: ClusterSpec, train: TrainSpec, iteration_time_s: Any) -> Any:
+    """FLOPs of a step per second over the peak of the devices in the parameters' type."""
+    return flops / (gpus * cluster.device.peak(train.params_dtype) * iteration_time_s)
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,7 @@ class Projection:
 
     def _utilisation(self, flops: float) -> float:
         ranks = self.configuration.parallel.world_size
-        peak = self.cluster.device.peak(self.configuration.train.params_dtype)
-        return flops / (ranks * peak * self.iteration_time_s)
+        return float(utilisation(flops, ranks, self.cluster, self.configuration.train, self.iteration_time_s))
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
@@ -66,11 +81,11 @@ class Projection:
 
     def days(self, tokens: float) -> float:
         """Days to train on `tokens` tokens without interruption."""
-        return tokens / self.configuration.tokens_per_step * self.iteration_time_s / 86400
+        return float(days_to_train(tokens / self.configuration.tokens_per_step, self.iteration_time_s))
 
     def cost_usd(self, tokens: float) -> float:
         """Dollars for `tokens` tokens at the cluster's price per GPU-hour."""
-        return self.days(tokens) * 24 * self.configuration.parallel.world_size * self.cluster.price_per_gpu_hour
+        return float(dollars(self.days(tokens), self.configuration.parallel.world_size, self.cluster))
 
     def to_dict(self) -> dict[str, Any]:
         """The machine-readable result, schema vtrain.projection/1."""
@@ -128,6 +143,11 @@ class Projector:
         self.cluster = cluster
         self.step_sigma = max(step_sigma, operators.surface.surfaces.step_sigma, LEAST_STEP_SIGMA)
         self.evaluator = Evaluator(Pricer(cluster, operators, collectives))
+
+    @classmethod
+    def modelled(cls, cluster: ClusterSpec, surfaces: Surfaces) -> Projector:
+        """A projector with a device's coefficients alone: nothing was measured by the user."""
+        return cls(cluster, OperatorCosts(DeviceSurface(cluster.device, surfaces)), CollectiveCosts(cluster))
 
     def evaluate(self, configurations: Sequence[Configuration]) -> Evaluation:
         """Times and memory of many configurations; raises `UserError` where a cost is not known."""

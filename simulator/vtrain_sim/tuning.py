@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.calibrate import descend
-from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.projection import Projector
 from vtrain_sim.specs import ClusterSpec, Configuration, presets
@@ -102,8 +101,7 @@ def predict(samples: Sequence[Sample], found: Sequence[Coefficient], values: Seq
     """[samples] projected seconds."""
     result = np.zeros(len(samples))
     for name in sorted({s.cluster for s in samples}):
-        cluster, surfaces = machine(name, found, values)
-        projector = Projector(cluster, OperatorCosts(DeviceSurface(cluster.device, surfaces)), CollectiveCosts(cluster))
+        projector = Projector.modelled(*machine(name, found, values))
         chosen = [i for i, s in enumerate(samples) if s.cluster == name]
         result[chosen] = projector.evaluate([samples[i].configuration for i in chosen]).iteration_time_s
     return result

@@ -14,8 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.memory import MemoryVerdict
 from vtrain_sim.projection import Projector
@@ -189,16 +188,16 @@ def configuration_of(row: dict[str, str]) -> Configuration:
     # partitions it). Software of 2021 did not yet run the backward all-reduce beside the weight gradient.
     scatter = framework in ("Megatron-LM", "Megatron-DeepSpeed") and not number("sequence_parallel")
     old = any(word in row.get("source", "") for word in ("SC21", "MT-NLG", "BigScience"))
-    deepspeed = framework == "Megatron-DeepSpeed"
+    deepspeed, nemo = framework == "Megatron-DeepSpeed", framework == "NeMo/Megatron-Core"
+    sequence_parallel = bool(number("sequence_parallel")) and tp > 1
     fp16 = precision == "fp16"
     # Sharded optimizers (Megatron-LM's, and DeepSpeed's as BLOOM ran it) keep gradients in fp32.
     sharded = bool(number("distributed_optimizer"))
     parallel = ParallelSpec(
         tp=tp, pp=pp, vpp=vpp, cp=number("context_parallel_size", 1), ep=number("expert_model_parallel_size", 1),
-        dp=_data_parallel(number), sequence_parallel=bool(number("sequence_parallel")) and tp > 1,
-        distributed_optimizer=bool(number("distributed_optimizer")), overlap_p2p=vpp > 1,
-        overlap_grad_reduce=framework == "NeMo/Megatron-Core", overlap_param_gather=framework == "NeMo/Megatron-Core",
-        tp_comm_overlap=framework == "NeMo/Megatron-Core" and bool(number("sequence_parallel")) and tp > 1,
+        dp=_data_parallel(number), sequence_parallel=sequence_parallel,
+        distributed_optimizer=sharded, overlap_p2p=vpp > 1, overlap_grad_reduce=nemo, overlap_param_gather=nemo,
+        tp_comm_overlap=nemo and sequence_parallel,
         async_tp_allreduce=not old, scatter_gather=scatter and tp > 1 and pp > 1,
         batch_p2p=not deepspeed,
         layers=_interleave(_pipeline_layers(num_layers, pp, notes), vpp) if num_layers % (pp * vpp) else (),
@@ -258,10 +257,7 @@ def _project(
     where = (values.get("gpu", ""), values.get("gpus_per_node", ""), values.get("inter_node_gbps_per_node", ""))
     try:
         if where not in projectors:
-            cluster, surfaces = given or cluster_of(*where)
-            projectors[where] = Projector(
-                cluster, OperatorCosts(DeviceSurface(cluster.device, surfaces)), CollectiveCosts(cluster)
-            )
+            projectors[where] = Projector.modelled(*(given or cluster_of(*where)))
         configuration = configuration_of(values)
         answer = projectors[where].project(configuration)
         full = None

@@ -11,6 +11,7 @@ import typer
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.commands import failures
 from vtrain_sim.errors import UserError
+from vtrain_sim.whole_file import write_file
 
 app = typer.Typer(
     add_completion=False,
@@ -138,7 +139,7 @@ def sql(
         return
     data = _render(answer, form)
     if output:
-        failures.write_file(output, lambda stream: stream.write(data))
+        write_file(output, lambda stream: stream.write(data))
     else:
         print(data.decode(), end="")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import typer
 
@@ -23,14 +20,3 @@ def run(app: typer.Typer, name: str) -> None:
         # The reader of a pipe (head, less) went away: nothing to report.
         sys.stderr.close()
         raise SystemExit(0) from None
-
-
-def write_file(path: str, write: Callable[[Any], None]) -> None:
-    """Write a file whole or not at all; a refusal of the disk is a sentence."""
-    hidden = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(hidden, "wb") as stream:
-            write(stream)
-        os.replace(hidden, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None

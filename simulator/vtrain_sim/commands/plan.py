@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vtrain_sim.commands.failures import write_file
 from vtrain_sim.errors import UserError
+from vtrain_sim.whole_file import write_file
 
 if TYPE_CHECKING:
     from vtrain_sim.search import Bounds, Failures
@@ -49,8 +49,7 @@ def plan(
     Megatron's flags, where given, are kept as they are: the model's sizes, kernels and precision, and any
     parallel size or micro batch that is not to be searched.
     """
-    from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.costs.surfaces import Surfaces
     from vtrain_sim.projection import Projector
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
@@ -69,12 +68,12 @@ def plan(
         max_gpus, bounds, base, rank_by, deadline_days,
         failures(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
     )  # fmt: skip
-    operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
+    projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
     with counting("plans evaluated", "feasible", quiet=as_json) as progress:
-        result = search(request, Projector(machine, operators, CollectiveCosts(machine)), top, progress)
+        result = search(request, projector, top, progress)
     if table_file is not None:
         rows = [{**p.to_dict(), "megatron_args": shlex.join(p.to_dict()["megatron_args"])} for p in result.plans]
-        write_file(str(table_file), lambda stream: write_rows(stream, table_file.suffix, rows))
+        write_file(table_file, lambda stream: write_rows(stream, table_file.suffix, rows))
     if plot is not None:
         from vtrain_sim.report.plan import draw_plans
 

@@ -126,8 +126,7 @@ def _from_run(
 
 
 def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> tuple[Projector, Configuration]:
-    from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.costs.surfaces import Surfaces
     from vtrain_sim.specs import presets
     from vtrain_sim.specs.machines import find_cluster, find_model
     from vtrain_sim.specs.megatron_flags import configuration_from_flags
@@ -139,5 +138,4 @@ def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> 
     machine, surfaces = find_cluster(cluster)
     base = find_model(model) if model else None
     configuration = configuration_from_flags(flags, None, num_gpus, base)
-    operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
-    return Projector(machine, operators, CollectiveCosts(machine)), configuration
+    return Projector.modelled(machine, Surfaces.from_dict(surfaces)), configuration

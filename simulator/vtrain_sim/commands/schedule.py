@@ -8,9 +8,9 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.failures import write_file
 from vtrain_sim.commands.plan import numbers
 from vtrain_sim.errors import UserError
+from vtrain_sim.whole_file import write_file
 
 _MODELS = "gpt3-1.3b,gpt3-2.7b,gpt3-6.7b,gpt3-13b,megatron-22b"
 
@@ -40,8 +40,7 @@ def schedule(
     """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count."""
     from vtrain_sim.cluster import POLICIES, generate, read_trace, simulate, speed_tables
     from vtrain_sim.cluster.jobs import offered_gap_s, write_trace
-    from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.costs.surfaces import Surfaces
     from vtrain_sim.projection import Projector
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
@@ -60,13 +59,13 @@ def schedule(
     finite("--load", load, 1e-3)
     finite("--mean-hours", mean_hours, 1e-3)
     machine, surfaces = find_cluster(cluster)
-    operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
+    projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
     given = read_trace(trace) if trace is not None else []
     kinds = {(j.model, j.global_batch_size) for j in given} or {
         (m, b) for m in models.split(",") for b in numbers("--global-batch-size", global_batch_size)
     }
     with counting("kinds of jobs planned", "done", quiet=as_json) as progress:
-        best, scaled = speed_tables(kinds, num_gpus, Projector(machine, operators, CollectiveCosts(machine)), progress)
+        best, scaled = speed_tables(kinds, num_gpus, projector, progress)
     traces = [given]
     if not given:
         speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in scaled.items()}
@@ -82,10 +81,10 @@ def schedule(
         for name in chosen
     }
     if save_trace is not None:
-        write_file(str(save_trace), lambda stream: write_rows(stream, save_trace.suffix, write_trace(traces[-1])))
+        write_file(save_trace, lambda stream: write_rows(stream, save_trace.suffix, write_trace(traces[-1])))
     if table_file is not None:
         rows = [{"policy": name, **vars(s)} for name, found in outcomes.items() for s in found[-1].stretches]
-        write_file(str(table_file), lambda stream: write_rows(stream, table_file.suffix, rows))
+        write_file(table_file, lambda stream: write_rows(stream, table_file.suffix, rows))
     if plot is not None:
         draw_schedule(plot, {name: found[-1] for name, found in outcomes.items()})
     result = summary(outcomes, machine.name, num_gpus, machine.price_per_gpu_hour, restart_seconds)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.failures import write_file
 from vtrain_sim.commands.plan import numbers
+from vtrain_sim.whole_file import write_file
 
 
 def size(
@@ -28,8 +28,7 @@ def size(
     plot: Path = typer.Option(None, "--plot", help="Draw days against parameters: a .png, .svg or .pdf."),
 ) -> None:
     """Find the largest model that satisfies a scaling law at the utilisation that its best plan really reaches."""
-    from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+    from vtrain_sim.costs.surfaces import Surfaces
     from vtrain_sim.projection import Projector
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
@@ -41,18 +40,18 @@ def size(
     if table_file is not None:
         check_name(table_file)
     machine, surfaces = find_cluster(cluster)
-    operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
+    projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
     base = TrainSpec(1, 1, attention_kernel=attention_backend)
     recompute = ("none", "full") if attention_backend == "flash" else ("none", "selective", "full")
     with counting("models planned", "in time", quiet=as_json) as progress:
         result = search(
-            Projector(machine, operators, CollectiveCosts(machine)), num_gpus, days,
+            projector, num_gpus, days,
             numbers("--global-batch-size", global_batch_size), law, seq_length, vocab_size, base,
             Bounds(max_tp=max_tp, recompute=recompute, max_cp=1), progress,
         )  # fmt: skip
     if table_file is not None:
         rows = [{k: v for k, v in c.to_dict().items() if k != "plan"} for c in result.candidates]
-        write_file(str(table_file), lambda stream: write_rows(stream, table_file.suffix, rows))
+        write_file(table_file, lambda stream: write_rows(stream, table_file.suffix, rows))
     if plot is not None:
         from vtrain_sim.report.size import draw_sizes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from vtrain_sim.commands.failures import write_file
+from vtrain_sim.whole_file import write_file
 
 
 def study(
@@ -43,7 +43,7 @@ def study(
             }
         )  # fmt: skip
     if table_file is not None:
-        write_file(str(table_file), lambda stream: write_rows(stream, table_file.suffix, rows))
+        write_file(table_file, lambda stream: write_rows(stream, table_file.suffix, rows))
     if as_json:
         print(json.dumps(results, indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,9 +71,12 @@ def fit_inter_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkS
 
 
 def _fit(
-    cluster: ClusterSpec, level: str, network: object, start: np.ndarray, rows: list[Measured]
+    cluster: ClusterSpec,
+    level: str,
+    network: Callable[[np.ndarray], NetworkSpec],
+    start: np.ndarray,
+    rows: list[Measured],
 ) -> tuple[NetworkSpec, str]:
-    assert callable(network)
     measured = np.array([r[4] for r in rows])
 
     def predict(values: np.ndarray) -> np.ndarray:
@@ -84,7 +88,7 @@ def _fit(
 
     found = descend(loss, start)
     residual = np.log(predict(found) / measured)
-    fitted: NetworkSpec = replace(network(found), sigma=round(float(residual.std()), 3))
+    fitted = replace(network(found), sigma=round(float(residual.std()), 3))
     return fitted, f"{level}: {len(rows)} measurements, mean error {np.abs(np.expm1(residual)).mean():.1%}"
 
 

@@ -7,7 +7,7 @@ without any, are all 1: then only measurements say what it really reaches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ _KERNELS = {
     "norm": (1, 2), "rope": (3, 3), "activation": (1, 1), "bias_dropout_add": (4, 4), "embedding": (3, 2),
     "loss": (8, 2), "permute": (4, 4), "cast": (1, 1), "grad_accumulate": (2, 2),
 }  # fmt: skip
+
+
+def _kind(operator: Operator) -> str:
+    """The kind under which coefficients are kept: attention in separate kernels has its own."""
+    return "unfused attention" if operator.kind == "attention" and not operator.fused else operator.kind
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Surfaces:
 
     def coefficient(self, table: Mapping[str, float], operator: Operator, default: float) -> float:
         """Most specific entry of a table: "kind/phase", then "kind/dtype", then "kind"."""
-        kind = "unfused attention" if operator.kind == "attention" and not operator.fused else operator.kind
+        kind = _kind(operator)
         phase = "forward" if operator.phase == "recompute" else operator.phase
         for key in (f"{kind}/{phase}", f"{kind}/{operator.dtype}", kind):
             if key in table:
@@ -137,8 +142,7 @@ class DeviceSurface:
         """Host time to launch the kernels of one call."""
         if not self.surfaces.launch_s:
             return 0.0
-        kind = "unfused attention" if operator.kind == "attention" and not operator.fused else operator.kind
-        counts = _KERNELS.get(kind, (0, 0))
+        counts = _KERNELS.get(_kind(operator), (0, 0))
         split = operator.phase in ("dgrad", "wgrad")
         return self.surfaces.launch_s * (1 if split else counts[operator.phase == "backward"])
 
@@ -162,8 +166,7 @@ class DeviceSurface:
         experts = operator.batch if operator.kind == "grouped_gemm" else 1
         if experts > 1:
             efficiency *= surfaces.efficiency.get("grouped_gemm", 1.0)
-        once = Operator(operator.kind, phase, operator.m, operator.n, operator.k, operator.batch, dtype=operator.dtype)
-        memory_s = once.bytes() / device.memory_bandwidth
+        memory_s = replace(operator, phase=phase).bytes() / device.memory_bandwidth
         surface = surfaces.gemm.get(operator.dtype) or surfaces.gemm.get("bfloat16")
         if surface is None or not surfaces.compute_units:
             return max(2.0 * m * n * k / device.peak(operator.dtype) / efficiency, memory_s)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vtrain_sim.errors import UserError
+from vtrain_sim.whole_file import write_file
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -26,13 +27,7 @@ def new_figure(path: Path, width: float = 6.4, height: float = 6.0) -> tuple[Any
 
 def save(figure: Any, path: Path) -> None:
     """Write the picture whole or not at all."""
-    part = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        figure.savefig(part, dpi=150)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, lambda stream: figure.savefig(stream, dpi=150, format=path.suffix[1:]))
 
 
 def scatter(path: Path, points: dict[str, list[tuple[float, float]]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.projection import Projection, Projector
+from vtrain_sim.projection import Projection, Projector, days_to_train, dollars, utilisation
 from vtrain_sim.search.failures import Failures
 from vtrain_sim.search.space import Bounds, configurations, gpu_counts
 from vtrain_sim.specs import Configuration, ModelSpec, TrainSpec
@@ -23,7 +23,6 @@ SCHEMA = "vtrain.plan/1"
 RANKINGS = ("days", "dollars", "time", "utilisation")
 # Configurations evaluated together: enough to share, few enough to stay small in memory.
 CHUNK = 8192
-_SECONDS_A_DAY = 86400.0
 
 Floats = NDArray[np.float64]
 
@@ -180,13 +179,12 @@ def _columns(
     gpus = np.array([c.parallel.world_size for c in chunk], dtype=np.float64)
     tokens = np.array([c.tokens_per_step for c in chunk], dtype=np.float64)
     steps = request.tokens / tokens if request.tokens else np.ones(len(chunk))
-    days = steps * seconds / _SECONDS_A_DAY
+    days = days_to_train(steps, seconds)
     if request.failures is not None:
         stretch = {int(n): request.failures.stretch(int(n)) for n in np.unique(gpus)}
         days = days * np.array([stretch[int(n)] for n in gpus])
-    dollars = days * 24 * gpus * cluster.price_per_gpu_hour
-    utilisation = flops / (gpus * cluster.device.peak(request.base.params_dtype) * seconds)
-    return np.stack([seconds, gpus, days, dollars, utilisation])
+    mfu = utilisation(flops, gpus, cluster, request.base, seconds)
+    return np.stack([seconds, gpus, days, dollars(days, gpus, cluster), mfu])
 
 
 def _key(request: Request, table: Floats) -> Floats:
@@ -222,13 +220,10 @@ def _tie(found: Plan, request: Request, best: float, limit: float) -> Plan:
     value = {"time": p.iteration_time_s, "days": found.days, "dollars": found.cost_usd, "utilisation": -p.mfu}[
         request.rank_by
     ]
-    low = p.iteration_time_low_s / p.iteration_time_s
     # A utilisation is the larger the shorter the time is.
-    if request.rank_by == "utilisation":
-        overlap = abs(value) * limit >= abs(best) * low
-    else:
-        overlap = abs(best) * limit >= abs(value) * low
-    return Plan(p, found.days, found.cost_usd, bool(overlap), found.checkpoint_interval_s)
+    longer = best / value if request.rank_by == "utilisation" else value / best
+    low = p.iteration_time_low_s / p.iteration_time_s
+    return replace(found, tied_with_best=bool(limit >= longer * low))
 
 
 def _nothing(

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vtrain_sim.costs import CollectiveCosts, OperatorCosts
-from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.projection import Projector
 from vtrain_sim.search.plan import RANKINGS, Request, plan
 from vtrain_sim.specs import spec_file
 from vtrain_sim.specs.machines import find_cluster, find_model
 from vtrain_sim.specs.validation import one_of
+from vtrain_sim.whole_file import write_file
 
 SCHEMA = "vtrain.study/1"
 EXECUTORS = ("local", "ray")
@@ -90,14 +89,14 @@ def _list(table: dict[str, Any], name: str, path: Path) -> list[Any]:
 def run_unit(unit: Unit) -> dict[str, Any]:
     """The plans of one unit; a search without a result is one, with its reason."""
     machine, surfaces = find_cluster(unit.cluster)
-    operators = OperatorCosts(DeviceSurface(machine.device, Surfaces.from_dict(surfaces)))
+    projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
     request = Request(
         find_model(unit.model), (unit.global_batch_size,), unit.train_tokens, unit.num_gpus, unit.max_gpus,
         rank_by=unit.rank_by,
     )  # fmt: skip
     result: dict[str, Any] = {"schema": SCHEMA, "unit": asdict(unit)}
     try:
-        found = plan(request, Projector(machine, operators, CollectiveCosts(machine)), unit.top).to_dict()
+        found = plan(request, projector, unit.top).to_dict()
     except UserError as error:
         return {**result, "reason": str(error)}
     # How long it took is no part of the result: it is the same wherever it ran.
@@ -124,19 +123,11 @@ def run_study(
     done = len(units) - len(missing)
     progress(done, len(units))
     for unit, result in _on_ray(missing, address) if executor == "ray" else ((u, run_unit(u)) for u in missing):
-        _write(out / unit.name, result)
+        text = json.dumps(result, indent=1)
+        write_file(out / unit.name, lambda stream, text=text: stream.write(text.encode()))
         done += 1
         progress(done, len(units))
     return [json.loads((out / u.name).read_text(encoding="utf-8")) for u in units]
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _on_ray(units: Sequence[Unit], address: str) -> Iterator[tuple[Unit, dict[str, Any]]]:

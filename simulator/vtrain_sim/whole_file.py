@@ -1,0 +1,21 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from vtrain_sim.errors import UserError
+
+
+def write_file(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside its place and move it there; a refusal of the disk is a sentence."""
+    hidden = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(hidden, "wb") as stream:
+            write(stream)
+        os.replace(hidden, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
