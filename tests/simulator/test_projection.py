@@ -243,3 +243,11 @@ def test_simulator_never_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("cluster", "says"), [("dgx-b200", True), ("dgx-h100", False)])
+def test_a_device_that_was_only_modelled_is_called_so(cluster: str, says: bool) -> None:
+    done = run("project", "--cluster", cluster, "--model", "llama3-8b", "--micro-batch-size", "1", "--global-batch-size", "8",
+               "--tensor-model-parallel-size", "8")  # fmt: skip
+    assert done.returncode == 0
+    assert ("modelled only" in done.stdout) is says

@@ -17,6 +17,8 @@ def print_projection(projection: Projection, console: Console, tokens: float | N
     layout += f", cp {p.cp}" if p.cp > 1 else ""
     layout += f", ep {p.ep}" if p.ep > 1 else ""
     console.print(f"[bold]{ranks}[/bold] on {projection.cluster.name} ({projection.cluster.device.name})")
+    if projection.cluster.device.modelled_only:
+        console.print("modelled only: no training step on this device was compared with its coefficients")
     console.print(
         f"{layout}; micro batch {t.micro_batch_size}, global batch {t.global_batch_size} sequences "
         f"({c.num_microbatches} microbatches), schedule {c.schedule}"
