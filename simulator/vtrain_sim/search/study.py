@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
@@ -123,11 +124,14 @@ def run_study(
     done = len(units) - len(missing)
     progress(done, len(units))
     for unit, result in _on_ray(missing, address) if executor == "ray" else ((u, run_unit(u)) for u in missing):
-        text = json.dumps(result, indent=1)
-        write_file(out / unit.name, lambda stream, text=text: stream.write(text.encode()))
+        write_file(out / unit.name, partial(_dump, result))
         done += 1
         progress(done, len(units))
     return [json.loads((out / u.name).read_text(encoding="utf-8")) for u in units]
+
+
+def _dump(result: dict[str, Any], stream: IO[bytes]) -> None:
+    stream.write(json.dumps(result, indent=1).encode())
 
 
 def _on_ray(units: Sequence[Unit], address: str) -> Iterator[tuple[Unit, dict[str, Any]]]:
