@@ -12,20 +12,11 @@ import tempfile
 import time
 from typing import Any
 
-from vtrain_schemas.operators import Operator
+from vtrain_schemas.communication_names import collective_op, nccl_type, role_of_description, type_size
+from vtrain_schemas.framework_operators import COMPOSITE, element_type, shaped_operator
+from vtrain_schemas.kernel_names import kernel_kind
 
 _KERNEL_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset")
-# Framework operators whose input shapes say which GEMM they are.
-_GEMMS = {"aten::mm": "mm", "aten::addmm": "addmm", "aten::bmm": "bmm", "aten::baddbmm": "baddbmm"}
-_COLLECTIVES = {
-    "allreduce": "all_reduce", "_allgather_base": "all_gather", "allgather": "all_gather",
-    "all_gather_into_tensor_coalesced": "all_gather", "_reduce_scatter_base": "reduce_scatter",
-    "reduce_scatter": "reduce_scatter", "reduce_scatter_tensor_coalesced": "reduce_scatter",
-    "all_to_all": "all_to_all", "all_to_allv": "all_to_all", "alltoall": "all_to_all",
-    "broadcast": "broadcast", "reduce": "reduce", "send": "send", "recv": "recv", "barrier": "barrier",
-}  # fmt: skip
-_DTYPES = {"Float": "float32", "BFloat16": "bfloat16", "Half": "float16", "Double": "float64",
-           "Int": "int32", "Long": "int64", "Byte": "uint8", "Bool": "bool"}  # fmt: skip
 
 
 class KinetoCapture:
@@ -109,7 +100,8 @@ def trace_rows(
             rows["kernels"].append(
                 {**common, "name": event["name"], "stream": _integer(args.get("stream")),
                  "correlation": _integer(args.get("correlation")),
-                 "operator": launcher["name"] if launcher is not None else None}
+                 "operator": launcher["name"] if launcher is not None else None,
+                 "kind": kernel_kind(event["name"]), "bytes": _integer(args.get("bytes"))}
             )  # fmt: skip
             if "Collective name" in args:
                 rows["collectives"].append({**common, **_collective(args, sequences, step)})
@@ -149,44 +141,17 @@ def _operator(name: str, args: dict[str, Any]) -> dict[str, Any]:
     from vtrain_plugin.rows import operator_columns
 
     types = args.get("Input type") or []
-    dtype = next((t for t in (_dtype(x) for x in types) if t), "float32")
-    operator = gemm_of(name, args["Input Dims"], dtype)
-    if operator is not None:
+    operator = shaped_operator(name, args["Input Dims"], types)
+    # Only products: the other kinds are taken from modules, which know their phase.
+    if operator is not None and operator.kind == "gemm" and name not in COMPOSITE:
         return operator_columns(operator)
-    return {"kind": "other", "phase": "forward", "dtype": dtype, "batch": 1}
-
-
-def _dtype(name: Any) -> str:
-    text = str(name).lower()
-    known = {"float": "float32", "c10::bfloat16": "bfloat16", "c10::half": "float16", "double": "float64"}
-    return known.get(text, "")
-
-
-def gemm_of(name: str, dims: list[Any], dtype: str) -> Operator | None:
-    """The GEMM that a framework operator with these input dimensions is, or None."""
-    kind = _GEMMS.get(name)
-    if kind is None:
-        return None
-    tensors = [d for d in dims if isinstance(d, list) and len(d) in (2, 3)]
-    if kind in ("addmm", "baddbmm") and len(tensors) > 2:
-        tensors = tensors[-2:]
-    if len(tensors) < 2:
-        return None
-    a, b = tensors[0], tensors[1]
-    if len(a) == 2 and len(b) == 2 and a[1] == b[0]:
-        return Operator("gemm", "forward", a[0], b[1], a[1], dtype=dtype)
-    if len(a) == 3 and len(b) == 3 and a[2] == b[1]:
-        # A batched GEMM does the work of one with batch x m rows.
-        return Operator("gemm", "forward", a[0] * a[1], b[2], a[2], batch=a[0], dtype=dtype)
-    return None
+    return {"kind": "other", "phase": "forward", "dtype": element_type(types) or "float32", "batch": 1}
 
 
 def _collective(args: dict[str, Any], sequences: dict[Any, int], step: int) -> dict[str, Any]:
-    from vtrain_plugin.megatron.groups import role_of_description
-
     name = str(args.get("Collective name", ""))
-    dtype = _DTYPES.get(str(args.get("dtype", "")), "")
-    size = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "uint8": 1, "bool": 1}.get(dtype, 2)
+    dtype = nccl_type(str(args.get("dtype", "")))
+    size = type_size(dtype) or 2
     elements = max(int(args.get("In msg nelems", 0) or 0), int(args.get("Out msg nelems", 0) or 0))
     group = str(args.get("Process Group Name", ""))
     description = str(args.get("Process Group Description", ""))
@@ -194,7 +159,7 @@ def _collective(args: dict[str, Any], sequences: dict[Any, int], step: int) -> d
     sequences[key] = sequences.get(key, 0) + 1
     return {
         "span_id": None,
-        "op": _COLLECTIVES.get(name, name),
+        "op": collective_op(name) or name,
         "role": role_of_description(description) or "world",
         "source": "kineto",
         "bytes": elements * size,

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from vtrain_schemas.framework_operators import OPERATOR_RULES
+from vtrain_schemas.kernel_names import KERNEL_KINDS, KERNEL_RULES
+from vtrain_schemas.range_names import RANGE_RULES
 from vtrain_schemas.tables import TABLES
 from vtrain_schemas.version import SCHEMA_VERSION
 from vtrain_schemas.views import views
@@ -33,11 +36,30 @@ def schema_reference() -> str:
         lines += [f"| `{name}` | {meaning} |" for name, meaning in view.columns.items()]
     for title, words in (
         ("Span kinds", SPAN_KINDS), ("Operator kinds", OPERATOR_KINDS),
-        ("Phases", PHASES), ("Roles of communication", ROLES),
+        ("Kernel kinds", KERNEL_KINDS), ("Phases", PHASES), ("Roles of communication", ROLES),
     ):  # fmt: skip
         lines += ["", f"## {title}", "", "| word | meaning |", "|---|---|"]
         lines += [f"| `{word}` | {meaning} |" for word, meaning in words.items()]
+    lines += ["", "## Names of kernels", "", "The first rule whose pattern is found in the name counts."]
+    lines += ["", "| kind | library | pattern | example |", "|---|---|---|---|"]
+    lines += [_row(r.kind, r.library, r.pattern, r.example) for r in KERNEL_RULES]
+    lines += ["", "## Names of operators", "", "For operators whose input shapes do not say what they are."]
+    lines += ["", "| kind | library | pattern | example |", "|---|---|---|---|"]
+    lines += [_row(r.kind, r.library, r.pattern, r.example) for r in OPERATOR_RULES]
+    lines += [
+        "",
+        "## Names of ranges",
+        "",
+        "| span kind | phase | source | pattern | example |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [_row(r.kind, r.phase, r.source, r.pattern, r.example) for r in RANGE_RULES]
     return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    *texts, pattern, example = (cell.replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join([*texts, f"`{pattern}`", f"`{example}`"]) + " |"
 
 
 if __name__ == "__main__":

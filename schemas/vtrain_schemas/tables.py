@@ -47,7 +47,11 @@ def _key(name: str, type_: pa.DataType, doc: str, unit: str = "") -> Column:
 
 RUN_ID = _key("run_id", STR, "run that the row belongs to")
 RANK = _key("rank", I32, "global rank of the process")
-STEP = _key("step", I32, "training step since the capture was armed (0 is the first warm-up step)")
+STEP = _key(
+    "step",
+    I32,
+    "training step since the capture was armed (0: the first warm-up step); -1 in a foreign trace: outside every step",
+)
 START = _key("start_ns", I64, "start, since the Unix epoch", "ns")
 DURATION = _key("duration_ns", I64, "duration on the clock that `runs.clock_source` names", "ns")
 
@@ -57,7 +61,9 @@ RUNS = Table(
     (
         RUN_ID,
         _key("schema_version", STR, "version of the profile schema, MAJOR.MINOR"),
-        _key("source", STR, "what wrote it: plugin, rank (fake world), ops, collectives"),
+        _key(
+            "source", STR, "what wrote it: plugin, rank (fake world), ops, collectives; kineto or nsys: a foreign trace"
+        ),
         _key("created_ns", I64, "when the capture began, since the Unix epoch", "ns"),
         _key("world_size", I32, "number of ranks of the (real or played) world"),
         Column("tensor_model_parallel_size", I32, "tensor parallel size (tp)"),
@@ -171,6 +177,14 @@ SPANS = Table(
         START,
         DURATION,
         _key("self_ns", I64, "duration less that of enclosed spans and of blocking communication", "ns"),
+        Column(
+            "host_duration_ns",
+            I64,
+            "time between the marks on the host; start and duration are the device's where "
+            "the range launched anything there (foreign traces)",
+            "ns",
+        ),
+        Column("busy_ns", I64, "device time of all that was launched inside, added up (foreign traces)", "ns"),
     ),
 )
 
@@ -185,7 +199,7 @@ OPERATORS = Table(
         _key("name", STR, "module name, or name of the framework operator"),
         _key("kind", STR, "see the operator kinds"),
         _key("phase", STR, "see the phases"),
-        _key("source", STR, "module (hooks), kineto (torch.profiler), microbench (vtrain-profile ops)"),
+        _key("source", STR, "module (hooks), kineto (torch.profiler), nsys, microbench (vtrain-profile ops)"),
         Column("m", I64, "rows: tokens on this rank, or elements for the once-a-step kinds"),
         Column("n", I64, "columns"),
         Column("k", I64, "inner dimension"),
@@ -202,6 +216,23 @@ OPERATORS = Table(
         Column("input_dims", STR, "input shapes as JSON, where the profiler gave them"),
         START,
         DURATION,
+        Column(
+            "self_ns",
+            I64,
+            "duration less that of operators inside: add this up, not the duration (foreign traces)",
+            "ns",
+        ),
+        Column(
+            "host_duration_ns",
+            I64,
+            "time on the host; the duration is the device's where there is one (foreign traces)",
+            "ns",
+        ),
+        Column(
+            "sequence_number",
+            I64,
+            "links a backward operator to its forward operator (autograd): its own, or that of the operator around it",
+        ),
     ),
 )
 
@@ -218,6 +249,10 @@ KERNELS = Table(
         Column("operator", STR, "framework operator that launched it"),
         START,
         DURATION,
+        Column("kind", STR, "see the kernel kinds"),
+        Column("bytes", I64, "bytes of a copy or fill", "bytes"),
+        Column("span_id", I64, "innermost span that launched it"),
+        Column("launch_ns", I64, "when the host launched it, since the Unix epoch", "ns"),
     ),
 )
 
@@ -231,7 +266,7 @@ COLLECTIVES = Table(
         Column("span_id", I64, "span that it was issued in"),
         _key("op", STR, "all_reduce, reduce_scatter, all_gather, all_to_all, send, recv, ..."),
         _key("role", STR, "see the roles"),
-        _key("source", STR, "hook, kineto or microbench"),
+        _key("source", STR, "hook, kineto, nsys or microbench"),
         Column("bytes", I64, "payload: the largest of input and output on one rank", "bytes"),
         Column("dtype", STR, "element type"),
         Column("group_ranks", pa.list_(I32), "global ranks of the group; sender and receiver for p2p"),
@@ -244,7 +279,23 @@ COLLECTIVES = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES)}
+INGEST = Table(
+    "ingest",
+    "one remark about a foreign trace: something that was kept, left out or noticed, how often, and why",
+    (
+        RUN_ID,
+        RANK,
+        _key("subject", STR, "kernels, operators, ranges, collectives, steps, events, file"),
+        _key("outcome", STR, "kept, dropped or noted"),
+        _key("count", I64, "how many"),
+        _key("reason", STR, "why, or what it means for the numbers"),
+        Column("example", STR, "one of them"),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES, INGEST)
+}
 
 
 @cache

@@ -6,7 +6,7 @@ lacks with nulls. A major version changes the meaning of a column; it is refused
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class SchemaVersionError(ValueError):

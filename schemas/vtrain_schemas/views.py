@@ -21,6 +21,9 @@ VIEW_ORDER = (
     "operator_roofline",
     "pipeline_bubble",
     "run_comparison",
+    "gpu_breakdown",
+    "gpu_step_breakdown",
+    "kernel_times",
 )
 
 

@@ -22,6 +22,8 @@ SPAN_KINDS = {
     "param_sync": "gather of updated parameters across data-parallel ranks",
     "zero_grad": "reset of the gradient buffers",
     "optimizer": "the optimizer step and its parts",
+    "dispatch": "tokens on their way to their experts, or back",
+    "other": "a range of a foreign trace whose name no rule knows",
 }
 
 PHASES = {
@@ -55,6 +57,15 @@ OPERATOR_KINDS = {
     "optimizer": "parameter update of m elements",
     "step_overhead": "per-step work outside everything else",
     "other": "an operator that vtrain does not model",
+    # Of foreign traces, by the operator's name alone.
+    "communication": "a call of a communication library, see the collectives table",
+    "view": "an operator that changes shapes or allocates, without work on the device",
+    "memory": "a copy or a fill",
+    "softmax": "softmax or cross entropy",
+    "convolution": "convolution",
+    "reduction": "a sum or another reduction",
+    "elementwise": "element by element: adds, products, activations",
+    "autograd": "a node of the backward pass, around its operators",
 }
 
 ROLES = {

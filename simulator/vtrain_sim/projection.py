@@ -158,7 +158,7 @@ class Projector:
         found = self.evaluate([configuration])
         iteration = float(found.iteration_time_s[0])
         critical = int(found.critical_stage[0])
-        total = self._stage_tally(configuration, critical)
+        total = self.stage_tally(configuration, critical)
         breakdown = {k: v for k, v in total.category.items() if v > 0}
         slow = float(slowest_of(np.array([configuration.parallel.world_size]), self.cluster)[0])
         if slow > 1:
@@ -174,7 +174,7 @@ class Projector:
             float(found.model_flops[0]), float(found.hardware_flops[0]),
         )  # fmt: skip
 
-    def _stage_tally(self, configuration: Configuration, stage: int) -> Tally:
+    def stage_tally(self, configuration: Configuration, stage: int) -> Tally:
         """Everything that one stage does in a step, by category."""
         evaluator = self.evaluator
         parts, layout = evaluator.parts(configuration), evaluator.layout(configuration)

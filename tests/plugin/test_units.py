@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from vtrain_plugin.bench_collectives import default_sizes, group_sizes
 from vtrain_plugin.clock import HostClock
 from vtrain_plugin.guard import Guard
-from vtrain_plugin.kineto import gemm_of, trace_rows
-from vtrain_plugin.megatron.groups import role_of_description
+from vtrain_plugin.kineto import trace_rows
 from vtrain_plugin.patches import Patches
 from vtrain_plugin.ranges import NoRanges
 from vtrain_plugin.recorder import Call, Recorder
@@ -25,6 +24,8 @@ from vtrain_plugin.rows import rows_of_step
 from vtrain_plugin.settings import Settings, SettingsError
 from vtrain_plugin.shapes import ModelShape, ShapeError, operators_of
 from vtrain_plugin.sink import Sink
+from vtrain_schemas.communication_names import role_of_description
+from vtrain_schemas.framework_operators import shaped_operator
 from vtrain_schemas.operators import Operator
 
 
@@ -209,7 +210,7 @@ def test_roles_by_group_description(description: str, role: str | None) -> None:
      ("aten::bmm", [[2, 4, 8], [2, 8, 6]], (8, 6, 8)), ("aten::mm", [[4, 8], [7, 6]], None), ("aten::add", [[4], [4]], None)],
 )  # fmt: skip
 def test_gemms_of_framework_operators(name: str, dims: list[object], shape: tuple[int, ...] | None) -> None:
-    operator = gemm_of(name, dims, "float32")
+    operator = shaped_operator(name, dims, ["float"])
     assert (None if operator is None else (operator.m, operator.n, operator.k)) == shape
 
 

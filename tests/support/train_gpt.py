@@ -46,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--position-embedding-type", default="rope")
     parser.add_argument("--normalization", default="LayerNorm")
+    parser.add_argument("--torch-profile", default="", help="write a torch.profiler trace a rank into this folder")
     parser.add_argument("--times-out", default="", help="write step times as JSON here (rank 0)")
     return parser.parse_args()
 
@@ -214,6 +215,16 @@ def main() -> None:
     run_schedule = get_forward_backward_func()
     iterators: Any = [batches() for _ in model] if len(model) > 1 else batches()
     times = []
+    profiler: Any = None
+    if args.torch_profile:
+        from torch.profiler import ProfilerActivity, profile, schedule
+
+        # The last two steps, with a ProfilerStep# range each.
+        profiler = profile(
+            activities=[ProfilerActivity.CPU], record_shapes=True, with_stack=True, with_modules=True,
+            schedule=schedule(wait=max(0, args.train_iters - 3), warmup=1, active=2),
+        )  # fmt: skip
+        profiler.start()
     for iteration in range(args.train_iters):
         if world > 1:
             dist.barrier()
@@ -232,10 +243,15 @@ def main() -> None:
         )
         _, norm, _ = optimizer.step()
         times.append(time.perf_counter() - begin)
+        if profiler is not None:
+            profiler.step()
         if losses and not args.quiet and parallel_state.get_tensor_model_parallel_rank() == 0:
             mean = sum(float(entry["loss"]) for entry in losses) / len(losses)
             print(f"[rank {rank}] iteration {iteration} loss {mean:.4f} grad norm {float(norm):.4f} "
                   f"{times[-1] * 1e3:.1f} ms", flush=True)  # fmt: skip
+    if profiler is not None:
+        profiler.stop()
+        profiler.export_chrome_trace(os.path.join(args.torch_profile, f"rank{rank}.json"))
     if args.times_out and rank == 0:
         with open(args.times_out, "w") as stream:
             json.dump(times, stream)

@@ -4,24 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# Megatron-Core describes its groups (``group_desc``); the most specific pattern first.
-_BY_DESCRIPTION = (
-    ("EXPERT_DATA_PARALLEL", "expert_dp"),
-    ("EXPERT_TENSOR_AND_MODEL", "ep"),
-    ("EXPERT_TENSOR_MODEL_PIPELINE", "mp"),
-    ("EXPERT_TENSOR", "expert_tp"),
-    ("EXPERT_MODEL_PARALLEL", "ep"),
-    ("POSITION_EMBEDDING", "embedding"),
-    ("EMBEDDING", "embedding"),
-    ("PIPELINE_MODEL_PARALLEL", "pp"),
-    ("TENSOR_MODEL_PARALLEL", "tp"),
-    ("TENSOR_AND_DATA", "mp"),
-    ("TENSOR_AND_CONTEXT", "cp"),
-    ("DATA_PARALLEL", "dp"),
-    ("DISTRIBUTED_OPTIMIZER", "dp"),
-    ("CONTEXT_PARALLEL", "cp"),
-    ("MODEL_PARALLEL", "mp"),
-)
+from vtrain_schemas.communication_names import role_of_description
+
 # Fallback where torch keeps no description: Megatron's own globals.
 _BY_GLOBAL = (
     ("_TENSOR_MODEL_PARALLEL_GROUP", "tp"),
@@ -52,12 +36,6 @@ class Groups:
             known = (group, _role(group), _ranks(group))
             self._known[id(group)] = known
         return known[1], known[2]
-
-
-def role_of_description(description: str) -> str | None:
-    """Role named by a group description such as ``TENSOR_MODEL_PARALLEL_GROUP``."""
-    text = description.upper()
-    return next((role for pattern, role in _BY_DESCRIPTION if pattern in text), None)
 
 
 def _role(group: Any) -> str:

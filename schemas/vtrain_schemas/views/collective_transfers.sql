@@ -18,7 +18,8 @@
 WITH calls AS (
     SELECT *, CASE WHEN op IN ('send', 'recv') THEN 'p2p' ELSE op END AS operation
     FROM collectives
-    WHERE source <> 'kineto'
+    -- The plugin's own hooks and its profiler see the same calls: the hooks know more.
+    WHERE source NOT IN ('kineto', 'nsys') OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
 )
 SELECT
     run_id, step, rank, operation AS op, role, group_ranks, sequence, bytes,

@@ -22,7 +22,7 @@ WITH compute AS (
 communication AS (
     SELECT run_id, rank, step, sum(exposed_ns) AS communication_ns
     FROM collectives
-    WHERE source = 'hook'
+    WHERE source = 'hook' OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
     GROUP BY ALL
 )
 SELECT

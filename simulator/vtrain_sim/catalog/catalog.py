@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
+from vtrain_sim.catalog.ingest import Ingested, RunReport, ingest, is_trace
 from vtrain_sim.catalog.scan import Found, read_fully, scan
 from vtrain_sim.errors import UserError, nearest
 
@@ -38,6 +39,9 @@ class AddReport:
     files_unchanged: int
     rows_added: int
     problems: tuple[Problem, ...]
+    # Foreign traces: what became of each run, and the files that were passed over.
+    ingested: tuple[RunReport, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 class Catalog:
@@ -50,14 +54,35 @@ class Catalog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def add(self, locations: Sequence[str]) -> AddReport:
+    @property
+    def traces(self) -> Path:
+        """Where profiles made of foreign traces go: a directory beside the catalog."""
+        return self.path.with_name(f"{self.path.stem}-traces")
+
+    def add(
+        self,
+        locations: Sequence[str],
+        out: Path | None = None,
+        run_id: str = "",
+        rank: int | None = None,
+        device: str = "",
+        processes: int = 1,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> AddReport:
         """Index the profiles below each directory or URI, in one transaction. Idempotent.
 
-        A damaged file is recorded with its problem and left out of the tables. Raises
-        `UserError` when a location holds no profile at all; nothing is added then.
+        A location may also be a trace of torch.profiler or Nsight Systems, an archive or a directory of
+        such: these are read into profiles below `out` (default: `traces`) first, see
+        `vtrain_sim.catalog.ingest.ingest` for the other arguments. A damaged file is recorded with its
+        problem and left out of the tables. Raises `UserError` when a location holds no profile and no
+        trace at all; nothing is added then.
         """
+        foreign = [location for location in locations if is_trace(location)]
+        if not foreign and (run_id or rank is not None or device):
+            raise CatalogError("--run-id, --rank and --device are for traces: a profile says its own")
+        made = ingest(foreign, out or self.traces, run_id, rank, device, processes, progress) if foreign else Ingested()
         found: list[Found] = []
-        for location in locations:
+        for location in (*(x for x in locations if x not in foreign), *made.directories):
             found.extend(scan(location))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with database.connect(self.path, read_only=False) as connection:
@@ -89,6 +114,8 @@ class Catalog:
             files_unchanged=len(unchanged),
             rows_added=sum(f.rows for f in fresh if not f.problem),
             problems=tuple(damaged),
+            ingested=tuple(made.runs),
+            notices=tuple(made.notices),
         )
 
     @staticmethod
@@ -138,9 +165,20 @@ class Catalog:
             steps = _dictionaries(
                 connection.execute("SELECT * FROM steps WHERE run_id = ? ORDER BY step, rank", [run_id])
             )
+            notes = _dictionaries(
+                connection.execute(
+                    "FROM (SELECT outcome, subject, sum(count)::BIGINT AS count, reason, any_value(example) AS example "
+                    "FROM ingest WHERE run_id = ? GROUP BY ALL) "
+                    "ORDER BY outcome <> 'kept', outcome, subject, count DESC",
+                    [run_id],
+                )
+            )
+            device = _dictionaries(
+                connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank", [run_id])
+            )
         problems = [p for p in self.check(deep=False) if p.run_id == run_id]
-        return {"run": row[0] if row else None, "tables": files, "ranks": ranks, "steps": steps,
-                "problems": problems}  # fmt: skip
+        return {"run": row[0] if row else None, "tables": files, "ranks": ranks, "steps": steps, "gpu": device,
+                "notes": notes, "problems": problems}  # fmt: skip
 
     def check(self, deep: bool = True) -> list[Problem]:
         """Missing ranks, steps that differ between ranks, clock mismatches, damaged files.

@@ -61,7 +61,7 @@ def scan(where: str) -> list[Found]:
         if info.type == pafs.FileType.NotFound:
             raise UserError(f"there is no directory {where}")
         if info.type == pafs.FileType.File:
-            raise UserError(f"{where} is a file: give the directory that the plugin wrote to")
+            raise UserError(f"{where} is a remote file: traces are read from a local disk, profiles by their directory")
         entries = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
     except OSError as error:
         raise UserError(f"cannot list {where}: {error}") from None

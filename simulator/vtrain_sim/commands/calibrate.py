@@ -108,14 +108,16 @@ def _profile(device: str, units: int, catalog: Path | None, run: list[str]) -> N
         raise UserError("--run needs --catalog: the file that vtrain-catalog add made")
     profile = load_profile(Catalog(catalog), run)
     spec = presets.device(device)
-    gemms, rates = fitting.from_profile(profile.operators, profile.configuration.train.params_dtype)
+    told = profile.configuration
+    dtype = told.train.params_dtype if told is not None else fitting.usual_dtype(profile.operators)
+    gemms, rates = fitting.from_profile(profile.operators, dtype)
     if len(gemms) < LEAST_GEMMS:
         raise UserError(
             f"the profile has {len(gemms)} forward GEMM shapes of {fitting.SMALLEST} or more in every dimension; a "
             f"surface takes {LEAST_GEMMS} (vtrain-profile ops measures more). Fewer sharpen a bundled one: "
             "vtrain-sim project --run and --cluster together"
         )
-    fit = fitting.fit_gemms(spec, units, gemms, profile.configuration.train.params_dtype)
+    fit = fitting.fit_gemms(spec, units, gemms, dtype)
     own = {kind: round(rate / spec.memory_bandwidth, 4) for kind, rate in rates.items()}
     surfaces = replace(fit.surfaces, efficiency={**fit.surfaces.efficiency, **own})
     for line in fit.report:

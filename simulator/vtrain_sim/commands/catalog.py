@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,41 @@ _FORMATS = ("table", "csv", "json", "parquet", "markdown")
 
 @app.command()
 def add(
-    directories: list[str] = typer.Argument(..., help="Directories or URIs that the plugin wrote to."),
+    locations: list[str] = typer.Argument(
+        ...,
+        help="Directories or URIs that the plugin wrote to; or traces: torch.profiler's .json (.gz, .zip, .tar), "
+        "Nsight Systems' .sqlite, or a directory of such.",
+    ),
     catalog: Path = _CATALOG,
+    out: Path = typer.Option(None, "--out", help="Where profiles made of traces go (default: beside the catalog)."),
+    run_id: str = typer.Option("", "--run-id", help="Name of the run that a trace becomes (default: the file's)."),
+    rank: int = typer.Option(-1, "--rank", help="Rank of a trace that does not say it."),
+    device: str = typer.Option("", "--device", help="GPU of a trace that does not say it, for example A100-SXM4-80GB."),
+    processes: int = typer.Option(0, "--processes", min=0, help="Traces read at a time (default: one a core)."),
 ) -> None:
-    """Index every profile below the given directories; adding twice changes nothing."""
-    report = Catalog(catalog).add(directories)
+    """Index profiles, and read other profilers' traces into profiles; adding twice changes nothing."""
+    from vtrain_sim.report.progress import reading
+
+    if rank < -1:
+        raise UserError(f"--rank is {rank}: it must be 0 or more")
+    with reading("reading traces") as progress:
+        report = Catalog(catalog).add(
+            locations, out, run_id, rank if rank >= 0 else None, device, processes or os.cpu_count() or 1, progress
+        )
+    for run in report.ingested:
+        ranks = f"{run.ranks} rank" + ("s" if run.ranks > 1 else "")
+        print(f"{run.run_id} ({ranks})" + (": read before, unchanged" if run.unchanged else ""))
+        for note in run.notes:
+            example = f" ({note.example})" if note.example else ""
+            print(f"  {note.outcome} {note.count:,} {note.subject}: {note.reason}{example}")
     print(
         f"{catalog}: {len(report.runs)} runs, {report.files_added} files added "
         f"({report.rows_added:,} rows), {report.files_unchanged} unchanged"
     )
     for problem in report.problems:
         print(f"  not indexed: {problem.what}")
+    for notice in report.notices:
+        print(f"  not read: {notice}")
 
 
 @app.command()
@@ -100,8 +125,15 @@ def show(
     ]  # fmt: skip
     if steps:
         out.print(table("steps", ("rank", "step", "duration", "microbatches", "tokens", "peak memory"), steps))
+    if found["gpu"]:
+        parts = ("window", "compute", "exposed_communication", "overlapped_communication", "exposed_memory", "idle")
+        rows = [(g["rank"], *(duration(g[f"{part}_ns"] / 1e9) for part in parts)) for g in found["gpu"]]
+        out.print(table("time on the device (measured)", ("rank", *(p.replace("_", " ") for p in parts)), rows))
     for problem in found["problems"]:
         print(f"problem: {problem.what}")
+    for note in found["notes"]:
+        example = f" ({note['example']})" if note["example"] else ""
+        print(f"{note['outcome']} {note['count']:,} {note['subject']}: {note['reason']}{example}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.run_projector import from_run, read_flag_files
 from vtrain_sim.errors import UserError
 from vtrain_sim.projection import Projector
 from vtrain_sim.specs.config import Configuration
@@ -39,7 +40,8 @@ def project(
 
     From a captured run (--catalog, --run), where the flags say what changes; or from bundled data
     (--cluster, with --model or the model's flags). With both a run and a cluster, the run's measurements
-    sharpen the cluster's device. Flags on the command line go before those of files.
+    sharpen the cluster's device: so do those of a torch.profiler or Nsight Systems trace. Flags on the
+    command line go before those of files.
     """
     from vtrain_sim.specs.megatron_flags import emit_flags
 
@@ -49,21 +51,11 @@ def project(
         raise UserError(f"--train-tokens is {train_tokens}: it takes a positive number")
     if not math.isfinite(price_per_gpu_hour):
         raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}: it takes a number of dollars")
-    flags = list(context.args)
-    if spec is not None:
-        from vtrain_sim.specs.spec_file import read_flags
-
-        more, own = read_flags(spec)
-        flags = more + flags
-        cluster, model = cluster or own.get("cluster", ""), model or own.get("preset", "")
-        num_gpus = num_gpus or _whole(spec, "num_gpus", own.get("num-gpus", "0"))
-    if megatron_args is not None:
-        from vtrain_sim.specs.launch_script import read_arguments
-
-        more, processes = read_arguments(megatron_args)
-        flags, num_gpus = more + flags, num_gpus or processes
+    flags, cluster, model, num_gpus = read_flag_files(
+        list(context.args), spec, megatron_args, cluster, model, num_gpus
+    )  # fmt: skip
     if run:
-        projector, configuration = _from_run(catalog, run, cluster, model, num_gpus, flags)
+        projector, configuration = from_run(catalog, run, cluster, model, num_gpus, flags)
     elif catalog is not None:
         raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")
     else:
@@ -86,43 +78,6 @@ def project(
     from vtrain_sim.report.tables import console
 
     print_projection(projection, console(), train_tokens or None)
-
-
-def _whole(spec: Path, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{spec}: {name} is {text!r}: it takes a whole number") from None
-
-
-def _from_run(
-    catalog: Path | None, run: list[str], cluster: str, model: str, num_gpus: int, flags: list[str]
-) -> tuple[Projector, Configuration]:
-    from vtrain_sim.catalog import Catalog
-    from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
-    from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-    from vtrain_sim.specs.machines import find_cluster
-    from vtrain_sim.specs.megatron_flags import configuration_from_flags
-
-    if catalog is None:
-        raise UserError("--run needs --catalog: the file that vtrain-catalog add made")
-    if model:
-        raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
-    profile = load_profile(Catalog(catalog), run)
-    configuration = configuration_from_flags(flags, profile.configuration, num_gpus)
-    machine, surfaces = profile.cluster, Surfaces()
-    if cluster:
-        measured_on = machine.device.name
-        machine, held = find_cluster(cluster)
-        surfaces = Surfaces.from_dict(held)
-        if machine.device.name not in measured_on:
-            raise UserError(
-                f"the run is from {measured_on}, {machine.name} has {machine.device.name}: measurements of one "
-                "device do not sharpen another's"
-            )
-    operators = OperatorCosts(DeviceSurface(machine.device, surfaces), profile.operators)
-    collectives = CollectiveCosts(machine, profile.collectives)
-    return Projector(machine, operators, collectives, profile.step_spread), configuration
 
 
 def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> tuple[Projector, Configuration]:

@@ -235,6 +235,15 @@ def in_layer_factor(device: DeviceSpec, surfaces: Surfaces, table: Array) -> flo
     return float(np.median(ratios)) if ratios else 1.0
 
 
+def usual_dtype(measured: MeasuredOperators) -> str:
+    """Element type of most of the time in measured products; bfloat16 without any."""
+    seconds: dict[str, float] = {}
+    for operator, measurement in measured:
+        if operator.kind == "gemm":
+            seconds[operator.dtype] = seconds.get(operator.dtype, 0.0) + measurement.seconds * measurement.calls
+    return max(seconds, key=lambda dtype: seconds[dtype], default="bfloat16")
+
+
 def from_profile(measured: MeasuredOperators, dtype: str) -> tuple[Array, dict[str, float]]:
     """What a user's own profile says: [count, 4] forward GEMMs (m, n, k, seconds), and the bytes per
     second that each memory-bound kind reaches, middle over its shapes."""

@@ -80,27 +80,42 @@ class MeasuredCollectives:
         return min(smallest), rates[len(rates) // 2]
 
 
+# Seen from one rank alone, a transfer includes an unknown wait.
+ONE_SIDED_SPREAD = 0.2
+
+
 def load_collectives(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> MeasuredCollectives:
-    """Transfers of microbenchmarks: the shortest duration over the ranks of each call, then the
-    middle over the repetitions."""
+    """Transfers of microbenchmarks and traces, inside one node: the shortest duration over the ranks of each
+    call, then the middle over the repetitions. Of calls that only one rank recorded, the shortest tenth."""
     rows = connection.execute(
         """
-        WITH transfers AS (
-            SELECT DISTINCT run_id, step, op, group_ranks, sequence, bytes, transfer_ns,
+        WITH calls AS (
+            SELECT t.*, c.nodes
+            FROM collective_transfers t
+            JOIN (SELECT run_id, rank, step, group_ranks, sequence, any_value(nodes) AS nodes,
+                         CASE WHEN op IN ('send', 'recv') THEN 'p2p' ELSE op END AS op
+                  FROM collectives GROUP BY ALL) c USING (run_id, rank, step, op, group_ranks, sequence)
+            WHERE list_contains(?, run_id) AND bytes > 0 AND len(group_ranks) > 1 AND coalesce(c.nodes, 1) = 1
+        ),
+        transfers AS (
+            SELECT DISTINCT run_id, step, op, group_ranks, sequence, bytes, transfer_ns, ranks_seen,
                    len(group_ranks) AS size
-            FROM collective_transfers
-            WHERE list_contains(?, run_id) AND bytes > 0 AND len(group_ranks) > 1 AND ranks_seen > 1
+            FROM calls
+            WHERE ranks_seen > 1 OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
         )
-        SELECT op, size, bytes, median(transfer_ns), quantile_cont(transfer_ns, 0.84), count(*)
+        SELECT op, size, bytes, max(ranks_seen) > 1 AS both, median(transfer_ns),
+               quantile_cont(transfer_ns, 0.84), quantile_cont(transfer_ns, 0.1), count(*)
         FROM transfers GROUP BY op, size, bytes ORDER BY ALL
         """,
         [run_ids],
     ).fetchall()
     measured = MeasuredCollectives()
-    for op, size, nbytes, median, high, calls in rows:
-        if median and median > 0:
+    for op, size, nbytes, both, median, high, low, calls in rows:
+        if both and median and median > 0:
             spread = max(0.0, high / median - 1) / math.sqrt(max(1, calls))
             measured.add(op, size, nbytes, median / 1e9, spread)
+        elif low and low > 0:
+            measured.add(op, size, nbytes, low / 1e9, ONE_SIDED_SPREAD)
     return measured
 
 

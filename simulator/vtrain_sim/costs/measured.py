@@ -57,7 +57,7 @@ class MeasuredOperators:
 
 
 def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> MeasuredOperators:
-    """All module-level and microbenchmark operator times of the given runs.
+    """All operator times of the given runs: of modules, of microbenchmarks, and those with shapes of traces.
 
     A shape's time is the mean of the middle of its calls (first to ninth decile): a step is the sum
     of its operators, so a mean is needed, and a rare interruption must not count.
@@ -71,8 +71,11 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
                    coalesce(seq_kv, 0) AS seq_kv, coalesce(heads, 0) AS heads,
                    coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, duration_ns
             FROM operators
-            WHERE list_contains(?, run_id) AND source IN ('module', 'microbench')
-              AND kind <> 'other' AND name NOT LIKE 'reference%'
+            WHERE list_contains(?, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
+              AND (source IN ('module', 'microbench')
+                   -- Of a foreign trace, what says its shape; batched products are part of something else.
+                   OR (run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
+                       AND flops IS NOT NULL AND (kind <> 'gemm' OR batch = 1)))
         ),
         ranked AS (
             SELECT *,

@@ -16,16 +16,20 @@ from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.specs import ClusterSpec, Configuration, DeviceSpec, NetworkSpec
 from vtrain_sim.specs.from_run import configuration_from_run
 
+# Sources that are traces of other profilers.
+TRACES = ("kineto", "nsys")
+
 
 @dataclass(frozen=True)
 class Profile:
     """What a run says.
 
-    step_spread: standard deviation of the logarithm of the captured steps' durations.
+    configuration: None for a foreign trace, which does not say it. step_spread: standard deviation of the
+    logarithm of the captured steps' durations.
     """
 
     run: dict[str, Any]
-    configuration: Configuration
+    configuration: Configuration | None
     operators: MeasuredOperators
     collectives: MeasuredCollectives
     cluster: ClusterSpec
@@ -57,12 +61,19 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
         own = load_operators(connection, list(run_ids))
         if not len(own):
             raise UserError(
-                f"run {run_id!r} has no operators: capture it with operators on, or add runs of "
-                "vtrain-profile ops or rank"
+                f"run {run_id!r} has no operators with shapes: "
+                + (
+                    "profile with record_shapes=True (Nsight Systems: emit_nvtx(record_shapes=True))"
+                    if run["source"] in TRACES
+                    else "capture it with operators on, or add runs of vtrain-profile ops or rank"
+                )
             )
         others = load_operators(connection, benches)
         overhead = _step_overhead(connection, list(run_ids))
-        collectives = load_collectives(connection, [r["run_id"] for r in same_device if r["source"] == "collectives"])
+        # A trace's own collectives are what its network does.
+        networks = [r["run_id"] for r in same_device if r["source"] == "collectives"]
+        networks += [wanted for wanted in run_ids if by_id[wanted]["source"] in TRACES]
+        collectives = load_collectives(connection, networks)
         contention = _contention(connection, benches) if run["world_size"] == 1 else 1.0
         ((step_spread,),) = connection.execute(
             """
@@ -79,7 +90,7 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
     cluster = _cluster(run, operators, contention, per_node)
     return Profile(
         run,
-        configuration_from_run(run),
+        None if run["source"] in TRACES else configuration_from_run(run),
         operators,
         collectives,
         cluster,
@@ -138,7 +149,7 @@ def _cluster(run: dict[str, Any], operators: MeasuredOperators, contention: floa
     ]
     device = DeviceSpec(
         name=str(run["device_name"]),
-        peak_flops={str(run["params_dtype"]): rate},
+        peak_flops={str(run["params_dtype"] or "bfloat16"): rate},
         memory_bandwidth=max(streamed, default=rate / 100),
         memory_bytes=int(run["device_memory_bytes"] or 1 << 40),
     )

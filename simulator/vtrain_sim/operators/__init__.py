@@ -11,6 +11,7 @@ from vtrain_sim.operators.stages import (
     StepProgram,
     build_step,
     chunk_contents,
+    layers_of,
     once_a_step,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "StepProgram",
     "build_step",
     "chunk_contents",
+    "layers_of",
     "once_a_step",
 ]

@@ -101,8 +101,8 @@ class Parts:
         return whole // parallel.tp if parallel.scatter_gather else whole
 
 
-def chunk_contents(configuration: Configuration, slot: int) -> Counter[tuple[bool, bool]]:
-    """Layers of a virtual stage by (mixture of experts, recomputed).
+def layers_of(configuration: Configuration, slot: int) -> list[tuple[bool, bool]]:
+    """The layers of a virtual stage in order: (mixture of experts, recomputed).
 
     With the block method the first N layers of each chunk are recomputed, with the uniform one all.
     """
@@ -113,7 +113,12 @@ def chunk_contents(configuration: Configuration, slot: int) -> Counter[tuple[boo
     recomputed = 0
     if train.recompute_granularity == "full":
         recomputed = train.recompute_num_layers if train.recompute_method == "block" else len(kinds)
-    return Counter((moe, index < recomputed) for index, moe in enumerate(kinds))
+    return [(moe, index < recomputed) for index, moe in enumerate(kinds)]
+
+
+def chunk_contents(configuration: Configuration, slot: int) -> Counter[tuple[bool, bool]]:
+    """Layers of a virtual stage by kind."""
+    return Counter(layers_of(configuration, slot))
 
 
 def build_step(configuration: Configuration) -> StepProgram:

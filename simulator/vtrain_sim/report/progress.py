@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
@@ -20,3 +28,22 @@ def counting(what: str, kept: str, quiet: bool = False) -> Iterator[Callable[[in
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("searching")
         yield lambda done, found: bar.update(task, description=f"{done:,} {what}, {found:,} {kept}")
+
+
+@contextmanager
+def reading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yields ``report(done, total)`` in bytes; shows a bar, the bytes and their rate."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -57,3 +57,10 @@ def duration(seconds: float) -> str:
     if seconds >= 1e-4:
         return f"{seconds * 1e3:.2f} ms"
     return f"{seconds * 1e6:.1f} us"
+
+
+def percent(value: float | None, sign: bool = False) -> str | None:
+    """A fraction as per cent."""
+    if value is None:
+        return None
+    return f"{value:+.1%}" if sign else f"{value:.1%}"

@@ -12,7 +12,8 @@ class DeviceSpec:
     """One GPU (or processor): published peaks. Efficiencies are in the cost surfaces.
 
     peak_flops: FLOP/s by dtype; memory_bandwidth: bytes/s; memory_bytes: capacity. modelled_only: no
-    end-to-end measurement stands behind its coefficients; reports say so.
+    end-to-end measurement stands behind its coefficients; reports say so. cuda_names: what the driver
+    calls it, where that does not have the name in it.
     """
 
     name: str
@@ -20,6 +21,11 @@ class DeviceSpec:
     memory_bandwidth: float
     memory_bytes: int
     modelled_only: bool = False
+    cuda_names: tuple[str, ...] = ()
+
+    def is_called(self, device_name: str) -> bool:
+        """Whether a driver's name of a device is this one's."""
+        return self.name in device_name or device_name in self.cuda_names
 
     def __post_init__(self) -> None:
         for dtype, rate in self.peak_flops.items():

@@ -49,7 +49,9 @@ def _device(table: dict[str, Any]) -> tuple[DeviceSpec, dict[str, Any]]:
     held = table["device"]
     if isinstance(held, str):
         return presets.device(held), presets.device_surfaces(held)
-    return DeviceSpec(**{k: v for k, v in held.items() if k != "source"}), table.get("surfaces", {})
+    values = {k: v for k, v in held.items() if k != "source"}
+    values["cuda_names"] = tuple(values.get("cuda_names", ()))
+    return DeviceSpec(**values), table.get("surfaces", {})
 
 
 def _network(name: str, held: Any, otherwise: Any) -> NetworkSpec:

@@ -140,6 +140,8 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "--account-for-loss-in-pipeline-split": ("loss_is_a_layer", True),
     "--bf16": ("params_dtype", "bfloat16"),
     "--fp16": ("params_dtype", "float16"),
+    # Megatron trains in 32 bits where neither is given; vtrain assumes bf16 then, and takes this word.
+    "--fp32": ("params_dtype", "float32"),
     "--accumulate-allreduce-grads-in-fp32": ("grads_in_fp32", True),
     "--grad-reduce-in-bf16": ("grads_in_bf16", True),
     "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),

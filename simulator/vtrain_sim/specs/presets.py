@@ -46,7 +46,9 @@ def model(name: str) -> ModelSpec:
 
 def device(name: str) -> DeviceSpec:
     """A device preset."""
-    return DeviceSpec(**{k: v for k, v in _load("devices", name)["device"].items() if k != "source"})
+    values = {k: v for k, v in _load("devices", name)["device"].items() if k != "source"}
+    values["cuda_names"] = tuple(values.get("cuda_names", ()))
+    return DeviceSpec(**values)
 
 
 def device_surfaces(name: str) -> dict[str, Any]:

@@ -1,0 +1,246 @@
+"""Collectives and point-to-point calls of a trace, from NCCL's kernels or, without a GPU, from the host's marks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from vtrain_schemas.communication_names import collective_op, nccl_type, role_of_description
+from vtrain_schemas.framework_operators import element_type
+from vtrain_schemas.operators import DTYPE_BYTES
+from vtrain_schemas.range_names import is_communication
+from vtrain_sim.catalog.ingest.intervals import Union
+from vtrain_sim.catalog.ingest.notes import DROPPED, KEPT, NOTED
+from vtrain_sim.catalog.ingest.structure import Structure
+from vtrain_sim.catalog.ingest.trace import Call, Trace
+
+_RECORD = "record_param_comms"
+DISPATCH = "c10d::"
+# NCCL launches the kernel of grouped calls when the group ends; a group has few calls.
+_GROUP_END, _GROUP_START, _LONGEST_GROUP = "ncclGroupEnd", "ncclGroupStart", 256
+# Kernels of expert-parallel libraries that move the tokens; the others only agree on where they go.
+_EXPERT = (("dispatch", "all_to_all"), ("combine", "all_to_all"))
+
+
+def collectives(trace: Trace, structure: Structure) -> list[dict[str, Any]]:
+    """Rows of the collectives table, without run and rank."""
+    if trace.on_device:
+        rows = _from_kernels(trace, structure)
+        what = "collectives and point-to-point calls"
+    else:
+        rows = _from_host(trace, structure)
+        what = "collectives and point-to-point calls, timed on the host"
+    trace.notes.add("collectives", KEPT, what, len(rows))
+    silent = sum(row["bytes"] is None for row in rows)
+    trace.notes.add("collectives", NOTED, "say neither elements nor type: no bytes", silent)
+    alone = sum(row["group_ranks"] is None for row in rows)
+    trace.notes.add("collectives", NOTED, "do not say which ranks take part", alone)
+    _number(rows)
+    return rows
+
+
+def _from_kernels(trace: Trace, structure: Structure) -> list[dict[str, Any]]:
+    device = trace.device
+    moves = np.array([k == "communication" for k in structure.kinds], dtype=bool)
+    computes = np.array([k not in ("communication", "memory") for k in structure.kinds], dtype=bool)
+    compute = Union(device.start[computes], device.duration[computes])
+    order = np.flatnonzero(moves)
+    order = order[np.argsort(device.start[order], kind="stable")]
+    hidden = compute.covered(device.start[order], (device.start + device.duration)[order])
+    rows = []
+    setup = 0
+    seen: set[int] = set()
+    for row, beside in zip(order.tolist(), hidden.tolist(), strict=True):
+        name = trace.names[int(device.name[row])]
+        call = _call_of(trace, structure, int(device.call[row]), int(structure.launcher[row]))
+        op = call.op if call.op and call.op != "send_recv" else _op_of_kernel(name, call.op)
+        if not op:
+            setup += 1
+            continue
+        duration = int(device.duration[row])
+        seen.update(_recorded(trace, structure, int(structure.launcher[row])))
+        rows.append(
+            _row(trace, structure, call, op, call.dtype or nccl_type(name), int(structure.launcher[row]))
+            | {"step": int(structure.device_step[row]), "start_ns": int(device.start[row]), "duration_ns": duration,
+               "exposed_ns": duration - beside, "is_async": True}
+        )  # fmt: skip
+    silent = _without_kernels(trace, structure, seen)
+    reason = "were called but ran no communication kernel (a group of one, or it is not in the trace)"
+    trace.notes.add("collectives", NOTED, reason + ": duration of their copies, or none", len(silent))
+    rows += silent
+    trace.notes.add(
+        "collectives", DROPPED, "kernels that set communication up without moving data (see the kernels table)", setup
+    )
+    return rows
+
+
+def _recorded(trace: Trace, structure: Structure, host_row: int) -> list[int]:
+    """Marks of the call that a host event is part of."""
+    found = []
+    while host_row >= 0:
+        if trace.names[int(structure.host.name[host_row])] == _RECORD:
+            found.append(host_row)
+        host_row = int(structure.nesting.parent[host_row])
+    return found
+
+
+def _without_kernels(trace: Trace, structure: Structure, seen: set[int]) -> list[dict[str, Any]]:
+    """Calls that the host recorded with their arguments, and that no communication kernel belongs to."""
+    rows = []
+    sorted_row = {
+        int(original): row for row, original in enumerate(structure.host_rows.tolist()) if original in trace.host_calls
+    }
+    for original, number in trace.host_calls.items():
+        row, call = sorted_row[original], trace.calls[number]
+        if row in seen or not collective_op(call.op):
+            continue
+        busy = int(structure.busy[row])
+        rows.append(
+            _row(trace, structure, call, call.op, call.dtype, row)
+            | {"step": int(structure.host_step[row]), "start_ns": int(structure.host.start[row]), "is_async": True,
+               "duration_ns": busy or None, "exposed_ns": None}
+        )  # fmt: skip
+    return rows
+
+
+def _op_of_kernel(name: str, said: str) -> str:
+    base = name.partition("(")[0].partition("<")[0]
+    if "::" in base or "nccl" not in base.lower():
+        last = base.rpartition("::")[2]
+        found = next((op for word, op in _EXPERT if last.startswith(word)), "")
+        return found or collective_op(last)
+    found = collective_op(base)
+    # NCCL runs an all-to-all, and both ends of a point-to-point call, as one kernel.
+    return said or ("p2p" if found == "send_recv" else found)
+
+
+def _call_of(trace: Trace, structure: Structure, number: int, host_row: int) -> Call:
+    """What is known of a call: the kernel's own words, else those of the host events around its launch."""
+    if number > 0:
+        return trace.calls[number]
+    found = Call()
+    while host_row >= 0:
+        original = int(structure.host_rows[host_row])
+        name = trace.names[int(structure.host.name[host_row])]
+        if original in trace.host_calls:
+            return trace.calls[trace.host_calls[original]]
+        if name == _GROUP_END:
+            found = _merge(found, _of_group(trace, structure, host_row))
+        elif name == _RECORD or is_communication(name):
+            found = _merge(found, _from_sizes(trace, structure, host_row, name))
+        host_row = int(structure.nesting.parent[host_row])
+    return found
+
+
+def _of_group(trace: Trace, structure: Structure, end_row: int) -> Call:
+    """The calls between a group's start and its end on one thread, as one: bytes add up."""
+    calls: list[Call] = []
+    for row in range(end_row - 1, max(-1, end_row - _LONGEST_GROUP), -1):
+        if structure.host.thread[row] != structure.host.thread[end_row]:
+            break
+        name = trace.names[int(structure.host.name[row])]
+        if name == _GROUP_END or (name == _GROUP_START and calls):
+            break
+        number = trace.host_calls.get(int(structure.host_rows[row]), 0)
+        if number > 0:
+            calls.append(trace.calls[number])
+    if not calls:
+        return Call()
+    ops = {c.op for c in calls}
+    op = ops.pop() if len(ops) == 1 else "p2p" if len(calls) <= 2 else "all_to_all"
+    return Call(op, calls[0].dtype, sum(c.elements for c in calls), sum(c.bytes for c in calls), group=calls[0].group)
+
+
+def _from_sizes(trace: Trace, structure: Structure, host_row: int, name: str) -> Call:
+    """Elements and type from the input sizes of the call, as older profilers recorded them."""
+    signature = int(structure.host.signature[host_row])
+    elements, dtype = 0, ""
+    if signature >= 0:
+        dims, types, _ = trace.signatures[signature]
+        try:
+            sizes, kinds = json.loads(dims), json.loads(types) if types else []
+        except ValueError:
+            sizes, kinds = [], []
+        tensors = [
+            (s, k) for s, k in zip(sizes, kinds, strict=False) if isinstance(s, list) and s and isinstance(s[0], int)
+        ]
+        if tensors:
+            counts = [int(np.prod(s, dtype=np.float64)) for s, _ in tensors]
+            elements = max(counts)
+            dtype = element_type([k for _, k in tensors]) or nccl_type(str(tensors[0][1]))
+    op = "" if name == _RECORD else collective_op(name)
+    return Call(op, dtype, elements, elements * DTYPE_BYTES.get(dtype, 0))
+
+
+def _merge(a: Call, b: Call) -> Call:
+    return Call(
+        a.op or b.op, a.dtype or b.dtype, max(a.elements, b.elements), max(a.bytes, b.bytes), group=a.group or b.group
+    )  # fmt: skip
+
+
+def _from_host(trace: Trace, structure: Structure) -> list[dict[str, Any]]:
+    """Calls on the host: the outermost mark of each, with what is said inside it."""
+    host, rows = structure.host, []
+    taken: set[int] = set()
+    marks = [name == _RECORD or is_communication(name) for name in trace.names]
+    used = np.zeros(len(trace.names), dtype=bool)
+    used[host.name] = True
+    # The framework's dispatch of a call, which returns at once, stands for it only where the backend left no mark.
+    backend = any(
+        u and m and not n.startswith(DISPATCH) for n, m, u in zip(trace.names, marks, used.tolist(), strict=True)
+    )
+    wanted = np.array(
+        [m and not (backend and n.startswith(DISPATCH)) for n, m in zip(trace.names, marks, strict=True)], dtype=bool
+    )
+    for row in np.flatnonzero(wanted[host.name]).tolist() if len(host) else []:
+        name = trace.names[int(host.name[row])]
+        parent = int(structure.nesting.parent[row])
+        if parent in taken:
+            taken.add(row)
+            continue
+        taken.add(row)
+        call = _call_of(trace, structure, 0, row)
+        inner = row + 1
+        while inner < len(host) and int(structure.nesting.parent[inner]) >= row and not call.op:
+            call = _merge(call, _call_of(trace, structure, 0, inner))
+            inner += 1
+        op = call.op or collective_op(name)
+        if not op:
+            continue
+        duration = int(host.duration[row])
+        rows.append(
+            _row(trace, structure, call, op, call.dtype, row)
+            | {"step": int(structure.host_step[row]), "start_ns": int(host.start[row]), "duration_ns": duration,
+               "exposed_ns": duration, "is_async": False}
+        )  # fmt: skip
+    return rows
+
+
+def _row(trace: Trace, structure: Structure, call: Call, op: str, dtype: str, host_row: int) -> dict[str, Any]:
+    ranks: tuple[int, ...] = call.ranks
+    if op in ("send", "recv") and call.source >= 0 and call.destination >= 0:
+        ranks = (call.source, call.destination)
+    elif not ranks and call.group_size > 0 and call.group_size == trace.world_size:
+        ranks = tuple(range(call.group_size))
+    nbytes = call.bytes or call.elements * DTYPE_BYTES.get(dtype, 0)
+    span = int(structure.span[host_row]) if host_row >= 0 else -1
+    per_host = trace.devices
+    return {
+        "span_id": span if span >= 0 else None, "op": op, "role": role_of_description(call.description) or "world",
+        "source": trace.source, "bytes": nbytes or None, "dtype": dtype or None, "group_ranks": list(ranks) or None,
+        # Ranks fill hosts in order; without the number of devices of a host it is not known.
+        "nodes": len({r // per_host for r in ranks}) if ranks and per_host > 1 else None,
+        "group": call.group,
+    }  # fmt: skip
+
+
+def _number(rows: list[dict[str, Any]]) -> None:
+    """Ordinal of each call in its group, operation and step: equal on all its ranks."""
+    counts: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        group = row.pop("group")
+        key = (row["step"], row["op"], tuple(row["group_ranks"] or ()) or group)
+        row["sequence"] = counts.get(key, 0)
+        counts[key] = row["sequence"] + 1
