@@ -61,7 +61,6 @@ def from_run(
         raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
     else:
         base = None
-    configuration = configuration_from_flags(flags, profile.configuration, num_gpus, base)
     machine, surfaces = profile.cluster, Surfaces()
     if cluster:
         measured_on = str(profile.run["device_name"] or "")
@@ -78,6 +77,7 @@ def from_run(
             )
     elif not own_measurements:
         raise UserError("--modelled needs --cluster: without the run's own times, nothing says how fast the machine is")
+    configuration = configuration_from_flags(flags, profile.configuration, num_gpus, base)
     if not own_measurements:
         return Projector.modelled(machine, surfaces), configuration
     operators = OperatorCosts(DeviceSurface(machine.device, surfaces), profile.operators)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,12 @@ def _from_kernels(trace: Trace, structure: Structure) -> list[dict[str, Any]]:
 
 
 def _recorded(trace: Trace, structure: Structure, host_row: int) -> list[int]:
-    """Marks of the call that a host event is part of."""
+    """Host events that say what the call is which a kernel launched in `host_row` belongs to."""
     found = []
     while host_row >= 0:
-        if trace.names[int(structure.host.name[host_row])] == _RECORD:
-            found.append(host_row)
+        found.append(host_row)
+        if trace.names[int(structure.host.name[host_row])] == _GROUP_END:
+            found += _group(trace, structure, host_row)
         host_row = int(structure.nesting.parent[host_row])
     return found
 
@@ -134,18 +136,24 @@ def _call_of(trace: Trace, structure: Structure, number: int, host_row: int) -> 
     return found
 
 
-def _of_group(trace: Trace, structure: Structure, end_row: int) -> Call:
-    """The calls between a group's start and its end on one thread, as one: bytes add up."""
-    calls: list[Call] = []
+def _group(trace: Trace, structure: Structure, end_row: int) -> list[int]:
+    """The calls between a group's start and its end on one thread."""
+    rows: list[int] = []
     for row in range(end_row - 1, max(-1, end_row - _LONGEST_GROUP), -1):
         if structure.host.thread[row] != structure.host.thread[end_row]:
             break
         name = trace.names[int(structure.host.name[row])]
-        if name == _GROUP_END or (name == _GROUP_START and calls):
+        if name == _GROUP_END or (name == _GROUP_START and rows):
             break
-        number = trace.host_calls.get(int(structure.host_rows[row]), 0)
-        if number > 0:
-            calls.append(trace.calls[number])
+        if trace.host_calls.get(int(structure.host_rows[row]), 0) > 0:
+            rows.append(row)
+    return rows
+
+
+def _of_group(trace: Trace, structure: Structure, end_row: int) -> Call:
+    """The calls of a group as one: bytes add up."""
+    rows = _group(trace, structure, end_row)
+    calls = [trace.calls[trace.host_calls[int(structure.host_rows[row])]] for row in rows]
     if not calls:
         return Call()
     ops = {c.op for c in calls}
@@ -161,15 +169,16 @@ def _from_sizes(trace: Trace, structure: Structure, host_row: int, name: str) ->
         dims, types, _ = trace.signatures[signature]
         try:
             sizes, kinds = json.loads(dims), json.loads(types) if types else []
-        except ValueError:
-            sizes, kinds = [], []
-        tensors = [
-            (s, k) for s, k in zip(sizes, kinds, strict=False) if isinstance(s, list) and s and isinstance(s[0], int)
-        ]
+            tensors = [
+                (prod(s), str(k)) for s, k in zip(sizes, kinds, strict=False)
+                if isinstance(s, list) and s and all(type(d) is int for d in s)
+            ]  # fmt: skip
+        except (ValueError, TypeError, RecursionError):
+            tensors = []
         if tensors:
-            counts = [int(np.prod(s, dtype=np.float64)) for s, _ in tensors]
-            elements = max(counts)
-            dtype = element_type([k for _, k in tensors]) or nccl_type(str(tensors[0][1]))
+            elements = max(count for count, _ in tensors)
+            elements = elements if 0 <= elements < 1 << 50 else 0
+            dtype = element_type([k for _, k in tensors]) or nccl_type(tensors[0][1])
     op = "" if name == _RECORD else collective_op(name)
     return Call(op, dtype, elements, elements * DTYPE_BYTES.get(dtype, 0))
 

@@ -24,13 +24,17 @@ from vtrain_sim.errors import UserError
 BLOCK = 8 << 20
 # After damage, how far to look at once: the next event may be damaged too.
 _CAREFUL = 256 << 10
+_CAREFUL_WINDOWS = 32
 # An event longer than this is damage (an unclosed string), and so is a header.
-_LONGEST_EVENT = 64 << 20
+_LONGEST_EVENT = 16 << 20
 _LONGEST_HEADER = 256 << 20
+# Where an event may begin at the end of one block: this much of it shows that it does.
+_LONGEST_START = 64
 
 _KEY = re.compile(rb'"traceEvents"\s*:\s*\[')
 _RESYNC = re.compile(rb'\{\s*"(ph|name|cat|pid|tid|ts|id|args)"\s*:')
 _NOT_JSON = re.compile(rb"([:,\[]\s*)-?(?:inf|nan|Infinity|NaN)\b", re.IGNORECASE)
+_BETWEEN = b" \t\r\n,"
 _QUOTE, _ESCAPE, _OPEN, _CLOSE, _LIST, _END = (ord(c) for c in '"\\{}[]')
 _STRUCTURAL = np.zeros(256, dtype=bool)
 _STRUCTURAL[[_QUOTE, _OPEN, _CLOSE, _LIST, _END]] = True
@@ -107,48 +111,56 @@ class EventReader:
 
     def __iter__(self) -> Iterator[list[Event]]:
         buffer = self.read_header()
-        ended, careful, at_end = False, False, False
+        seeking, careful, stretch = False, 0, False
         while True:
-            limit = _CAREFUL if careful else len(buffer)
-            window = buffer[:limit]
-            spans, closing = _events(window)
-            whole = len(spans) > 0
-            if whole:
+            if seeking:  # behind damage: the next thing that looks like an event
+                found = _RESYNC.search(buffer)
+                if found is None:
+                    more = self._read()
+                    if not more:
+                        self.truncated = True
+                        return
+                    buffer = buffer[-_LONGEST_START:] + more
+                    continue
+                buffer, seeking, careful = buffer[found.start() :], False, _CAREFUL_WINDOWS
+            window = buffer[:_CAREFUL] if careful and not stretch else buffer
+            spans, stop, closes = _events(window)
+            last = int(spans[-1, 1]) if len(spans) else 0
+            if last:
                 used, events = self._decode(window, spans)
                 if events:
                     yield events
-                if used < int(spans[-1, 1]):  # stopped at damage
-                    buffer, careful = self._resync(buffer, used), True
+                if used < last:
+                    self.damaged += 1
+                    buffer, seeking = buffer[used + 1 :], True
                     continue
-            if closing is not None:
-                self._finish(buffer[closing + 1 :])
+            if stop is not None and closes:
+                self._finish(buffer[stop + 1 :])
                 return
-            if whole:
-                buffer, careful = buffer[int(spans[-1, 1]) :], False
-                if len(buffer) > BLOCK:  # the rest of what a careful look was the beginning of
-                    continue
-            elif limit < len(buffer):
-                careful = False  # nothing whole in the small window: look at all of it
-                continue
-            if not whole and len(buffer) > _LONGEST_EVENT:
-                buffer, careful = self._resync(buffer, 0), True
-                continue
-            more = b"" if ended else self._read()
-            if not more:
-                ended = True
-                if at_end or not buffer.strip():
-                    self.truncated = True
-                    return
-                # What is left is no whole event: step over what is broken, until nothing is left.
-                rest = self._resync(buffer, 0, count=False)
-                at_end = not rest
-                if at_end:
-                    self.truncated = True
-                    return
+            if stop is not None or (not last and len(window) > _LONGEST_EVENT):
+                # Where a quote is lost, what is read as text and what as brackets changes places: the event
+                # that comes next is broken, however far the bracket that shows it.
                 self.damaged += 1
-                buffer, careful = rest, False
+                buffer, seeking = buffer[last + 1 :], True
                 continue
-            buffer += more
+            # A small window without a whole event is looked at again with all that is there.
+            stretch = bool(careful) and not last and len(window) < len(buffer)
+            careful -= bool(careful and last)
+            buffer = buffer[last:]
+            if stretch or (last and len(window) - last < len(buffer)):
+                continue
+            more = self._read()
+            if more:
+                buffer += more
+                continue
+            # The end of the file within an event, unless a broken one hides whole ones behind it.
+            begin = _RESYNC.search(buffer)
+            following = _RESYNC.search(buffer, begin.end()) if begin is not None else None
+            if following is None:
+                self.truncated = True
+                return
+            self.damaged += 1
+            buffer = buffer[following.start() :]
 
     def _read(self) -> bytes:
         try:
@@ -204,7 +216,7 @@ class EventReader:
         first, last = int(spans[0, 0]), int(spans[-1, 1])
         try:
             return last, _DECODER.decode(b"[" + window[first:last] + b"]")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             pass
         events: list[Event] = []
         for begin, end in spans.tolist():
@@ -214,37 +226,37 @@ class EventReader:
             events.append(event)
         return last, events
 
-    def _resync(self, buffer: bytes, at: int, count: bool = True) -> bytes:
-        """Step over a broken event: what begins with the next one, or b"" where none is in sight."""
-        self.damaged += count
-        found = _RESYNC.search(buffer, at + 1)
-        return buffer[found.start() :] if found is not None else b""
 
-
-def _events(window: bytes) -> tuple[NDArray[np.int64], int | None]:
-    """Begin and end of each whole event [count, 2], and where the list of events closes, if it does."""
+def _events(window: bytes) -> tuple[NDArray[np.int64], int | None, bool]:
+    """Begin and end of each whole event [count, 2]; the bracket that closes more than was opened, if there is
+    one; and whether that is the end of the list."""
     nothing = np.empty((0, 2), dtype=np.int64)
     characters = np.frombuffer(window, dtype=np.uint8)
     places = np.flatnonzero(_STRUCTURAL[characters])
     if not len(places):
-        return nothing, None
+        return nothing, None, False
     kinds = characters[places]
     quotes = kinds == _QUOTE
     if b"\\" in window:
         quotes &= ~_escaped(window, places, quotes)
     inside = np.cumsum(quotes, dtype=np.int32) & 1
-    brackets = ~quotes & (inside == 0) & (kinds != _QUOTE)
+    brackets = (inside == 0) & (kinds != _QUOTE)
     places, kinds = places[brackets], kinds[brackets]
     depth = np.cumsum(_STEP[kinds], dtype=np.int32)
     below = np.flatnonzero(depth < 0)
-    closing = None
+    stop, closes = None, False
     if len(below):
-        closing = int(places[below[0]])
-        places, kinds, depth = places[: below[0]], kinds[: below[0]], depth[: below[0]]
+        first = int(below[0])
+        stop, closes = int(places[first]), bool(kinds[first] == _END)
+        places, kinds, depth = places[:first], kinds[:first], depth[:first]
     begins = places[(depth == 1) & (kinds == _OPEN)]
     ends = places[(depth == 0) & (kinds == _CLOSE)] + 1
     count = min(len(begins), len(ends))
-    return np.stack([begins[:count], ends[:count]], axis=1).astype(np.int64), closing
+    spans = np.stack([begins[:count], ends[:count]], axis=1).astype(np.int64)
+    if closes:
+        # The list ends right behind an event; a bracket elsewhere belongs to a broken one.
+        closes = not window[int(spans[-1, 1]) if count else 0 : stop].strip(_BETWEEN)
+    return spans, stop, closes
 
 
 def _escaped(window: bytes, places: NDArray[np.int64], quotes: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -265,7 +277,7 @@ def _leniently(text: bytes) -> Event | None:
     """One event that strict decoding refused: not-a-number values, odd types; None if it is broken."""
     try:
         return _ONE.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     try:
         found = json.loads(_NOT_JSON.sub(rb"\1null", text).decode("utf-8", "replace"), strict=False)
@@ -279,7 +291,7 @@ def _leniently(text: bytes) -> Event | None:
         found.pop("args", None)
     try:
         event = _ONE.decode(msgspec.json.encode(found))
-    except (msgspec.DecodeError, TypeError, OverflowError):
+    except (msgspec.DecodeError, UnicodeError, TypeError, OverflowError):
         return None
     return event
 

@@ -43,8 +43,10 @@ _LABELS = ("M",)
 
 # A microsecond count since 1970 stays below this for three thousand years; nanoseconds passed it in 1973.
 _NANOSECONDS_ABOVE = 1e17
-_YEAR_2100_NS = 4.1e18
-_NO_TIME = np.iinfo(np.int64).min
+# Relative to a base time no trace is thirty years long: such times count from 1970 themselves.
+_ABSOLUTE_ABOVE_NS = 1e18
+# No cluster has more; a larger number is damage.
+_MOST_RANKS = 1 << 24
 
 
 def read_kineto(
@@ -62,7 +64,7 @@ def read_kineto(
     finally:
         if collecting:
             gc.enable()
-    builder.notes.add("events", DROPPED, "damaged: not readable as JSON", reader.damaged)
+    builder.notes.add("events", DROPPED, "damaged places: stepped over, up to the next whole event", reader.damaged)
     if reader.truncated:
         builder.notes.add("file", NOTED, "ends before its list of events does: what came after is lost")
     return builder.finish(reader.metadata, rank)
@@ -189,7 +191,7 @@ class _Builder:
             largest = max((abs(v) for v in map(_number, values) if v is not None), default=0.0)
             self._scale = 1 if largest > _NANOSECONDS_ABOVE else 1000
             base = _integer(metadata.get("baseTimeNanoseconds"))
-            if base > 0 and base + largest * self._scale < _YEAR_2100_NS:
+            if base > 0 and largest * self._scale < _ABSOLUTE_ABOVE_NS:
                 self._base = base
             elif base > 0:
                 self.notes.add("file", NOTED, "has a base time, but its times count from 1970 already: base left out")
@@ -218,13 +220,15 @@ class _Builder:
             _integer(args.elements_out if args.elements_out is not None else args.elements_out_old),
             0,
         )
+        elements = elements if elements < 1 << 50 else 0
         dtype = nccl_type(str(args.dtype or ""))
         ranks = _ranks(args)
         group = args.group_name if args.group_name not in (None, "") else args.group_id
         call = Call(
             collective_op(str(name)) or str(name), dtype, elements, elements * DTYPE_BYTES.get(dtype, 0),
             max(0, _integer(args.group_size)) or len(ranks), "" if group is None else str(group),
-            str(args.group_description or ""), ranks, _integer(args.source), _integer(args.destination),
+            str(args.group_description or ""), ranks, args.source if _is_rank(args.source) else -1,
+            args.destination if _is_rank(args.destination) else -1,
         )  # fmt: skip
         return self._calls.number(call)
 
@@ -258,12 +262,12 @@ class _Builder:
         mine = next((d for d in devices if d.get("id") == used), devices[0] if devices else {})
         if metadata.get("vtrain.read_error"):
             self.notes.add("file", NOTED, "cannot be read to its end", example=str(metadata["vtrain.read_error"]))
-        said = _integer(distributed.get("rank"))
+        said, world = distributed.get("rank"), distributed.get("world_size")
         return Trace(
             source="kineto", host=host, launches=self._launches.finish(), device=device,
             gpu_ranges=self._gpu_ranges.finish(), memory=self._memory.finish(), names=self._names.values,
             signatures=self._signatures.values, calls=described, host_calls=calls,
-            rank=rank if rank is not None else max(said, 0), world_size=max(1, _integer(distributed.get("world_size"))),
+            rank=rank if rank is not None else _rank(said, 0), world_size=_rank(world, 1),
             notes=self.notes, host_name=str(metadata.get("host_name") or ""), device_name=str(mine.get("name", "")),
             device_memory=max(0, _integer(mine.get("totalGlobalMem"))), devices=len(devices),
             backend=re.sub(r".*cuda:", "", str(distributed.get("backend", ""))),
@@ -325,12 +329,18 @@ def _ranks(args: Arguments) -> tuple[int, ...]:
             held = json.loads(held)
         except ValueError:  # "[0, 1, ..., 63]": shortened by the profiler
             held = None
-    if isinstance(held, list) and all(isinstance(r, int) for r in held):
-        return tuple(held)
-    first, stride, size = _integer(args.first_rank), _integer(args.stride), _integer(args.group_size)
-    if first >= 0 and stride > 0 and 0 < size < 1 << 20:
-        return tuple(range(first, first + stride * size, stride))
-    return ()
+    if not isinstance(held, list):
+        first, stride, size = _integer(args.first_rank), _integer(args.stride), _integer(args.group_size)
+        held = range(first, first + stride * size, stride) if stride > 0 and 0 < size <= _MOST_RANKS else ()
+    return tuple(held) if all(_is_rank(r) for r in held) else ()
+
+
+def _rank(value: Any, otherwise: int) -> int:
+    return int(value) if _is_rank(value) else otherwise
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST_RANKS
 
 
 def _groups(metadata: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -341,7 +351,7 @@ def _groups(metadata: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     for group in listed if isinstance(listed, list) else []:
         if isinstance(group, dict):
             ranks = group.get("ranks")
-            ranks = tuple(r for r in ranks if isinstance(r, int)) if isinstance(ranks, list) else ()
+            ranks = tuple(r for r in ranks if _is_rank(r)) if isinstance(ranks, list) else ()
             found[str(group.get("pg_name", ""))] = (str(group.get("pg_desc") or ""), ranks)
     return found
 

@@ -23,6 +23,8 @@ from vtrain_sim.catalog.ingest.trace import Call, Columns, Interned, Trace
 from vtrain_sim.errors import UserError
 
 _BLOCK = 50_000
+# Nanoseconds from any epoch stay below this, and sums of two of them below what 64 bits hold.
+_LATEST = 1 << 61
 _PUSH_POP, _START_END, _DOMAIN = 59, 60, 75
 _KERNELS, _COPIES, _FILLS = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET"
 _GRAPHS, _RANGES = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE", "NVTX_EVENTS"
@@ -88,7 +90,8 @@ class _Report:
         self.names, self.threads, self.signatures, self.called = Interned(), Interned(), Interned(), Interned()
         self.called.number(None)
         self.strings: dict[int, str] = {}
-        self.epoch = int(self._one("TARGET_INFO_SESSION_START_TIME", "utcEpochNs") or 0)
+        epoch = _whole(self._one("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"))
+        self.epoch = epoch if 0 < epoch < _LATEST else 0
 
     def traces(self, rank: int | None) -> list[Trace]:
         self._read_kernels()
@@ -102,7 +105,9 @@ class _Report:
         for pid in set(self.processes) - set(active):
             self.notes.add("ranges", DROPPED, "of processes that used no GPU", self.processes[pid].hosts)
         ranks = dict(self._rows("MPI_RANKS", ["globalPid", "rank"])) if "MPI_RANKS" in self.columns else {}
-        own = {pid: int(ranks[g]) for g in ranks for pid in active if pid == _pid(g)}
+        own = {
+            pid: _whole(ranks[g]) for g in ranks for pid in active if pid == _pid(g) and 0 <= _whole(ranks[g]) < 1 << 24
+        }
         order = sorted(
             active,
             key=lambda pid: (
@@ -132,7 +137,7 @@ class _Report:
             names=self.names.values, signatures=self.signatures.values, host_calls=process.calls,
             calls=[c or Call() for c in self.called.values],
             rank=rank, world_size=max(count, rank + 1), notes=self.notes.copy(), host_name=str(host_name or ""),
-            device_name=str(mine[1] or ""), device_memory=int(mine[2] or 0), devices=len(gpus),
+            device_name=str(mine[1] or ""), device_memory=max(0, _whole(mine[2])), devices=len(gpus),
             backend="nccl" if any("nccl" in n for n in self.names.numbers) else "",
         )  # fmt: skip
 
@@ -175,7 +180,10 @@ class _Report:
 
     def _timed(self, rows: list[tuple[Any, ...]], subject: str) -> list[tuple[Any, ...]]:
         """Rows whose first two columns are a start and an end that follows it."""
-        good = [r for r in rows if isinstance(r[0], int) and isinstance(r[1], int) and 0 <= r[1] - r[0] < 1 << 60]
+        good = [
+            r for r in rows
+            if isinstance(r[0], int) and isinstance(r[1], int) and 0 <= r[0] <= r[1] < _LATEST
+        ]  # fmt: skip
         self.notes.add(subject, DROPPED, "without an end, or ending before they begin", len(rows) - len(good))
         return good
 
@@ -238,7 +246,7 @@ class _Report:
     def _read_calls(self) -> None:
         for table in _CALLS:
             for block in self._blocks(table, ["start", "globalTid", "correlationId"]):
-                rows = [r for r in block if isinstance(r[0], int) and isinstance(r[2], int)]
+                rows = [r for r in block if 0 <= _whole(r[0]) < _LATEST and _whole(r[2]) >= 0]
                 for pid, members in _by_process(rows, 1).items():
                     part = [rows[i] for i in members]
                     self._process(pid).launches.add(
@@ -303,7 +311,7 @@ class _Report:
             return text, -1, -1
         sizes = found[3]
         signature = self.signatures.number((sizes.encode(), b"", b"")) if sizes else -1
-        return found[1], int(found[2] or -1), signature
+        return found[1], _whole(int(found[2] or -1)), signature
 
     def _call(self, name: str, said: dict[str, Any]) -> int:
         op = collective_op(name)

@@ -31,14 +31,15 @@ class Payloads:
         self._fields: dict[int, list[tuple[str, int, str]]] = {}
         for schema, kind, name, offset in rows("NVTX_PAYLOAD_SCHEMA_ENTRIES", ["schemaId", "type", "name", "offset"]):
             if kind in _FORMATS and name and isinstance(schema, int):
-                self._fields.setdefault(schema, []).append((str(name), int(offset or 0), "<" + _FORMATS[kind]))
+                at = offset if isinstance(offset, int) and 0 <= offset < 1 << 16 else 0
+                self._fields.setdefault(schema, []).append((str(name), at, "<" + _FORMATS[kind]))
 
     def read(self, binary: Any, text: Any) -> dict[str, Any]:
         """Fields of a payload by name; empty for an event without one."""
         if isinstance(text, str) and text:
             try:
                 found = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self.unreadable += 1
                 return {}
             return _flat(found) if isinstance(found, dict) else {}

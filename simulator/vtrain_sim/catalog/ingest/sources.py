@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import re
@@ -10,6 +9,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from vtrain_schemas.layout import RUN_PREFIX
+from vtrain_sim.catalog.ingest.gunzip import Gunzip
 from vtrain_sim.catalog.ingest.json_events import peek_metadata
 from vtrain_sim.errors import UserError
 
@@ -182,7 +183,7 @@ def _of_file(path: Path) -> list[Source]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 members = [i.filename for i in archive.infolist() if not i.is_dir()]
-        elif tarfile.is_tarfile(path):
+        elif _is_tar(path):
             with tarfile.open(path) as tar:
                 members = [m.name for m in tar if m.isfile()]
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
@@ -198,6 +199,13 @@ def _of_file(path: Path) -> list[Source]:
     if not found:
         raise UserError(problem or f"{path} is an archive without traces (.json, .json.gz)")
     return found
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error):  # packed, and damaged: perhaps a trace all the same
+        return False
 
 
 def _peek(source: Source) -> Source:
@@ -223,7 +231,7 @@ def _unpacked(stream: BinaryIO) -> BinaryIO:
     """The stream, through gzip where it begins like that."""
     buffered = io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
     if buffered.peek(2)[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=buffered))
+        return cast(BinaryIO, Gunzip(cast(BinaryIO, buffered)))
     return cast(BinaryIO, buffered)
 
 

@@ -29,7 +29,10 @@ class Interned:
 
     def number(self, value: Any) -> int:
         """The number of a value."""
-        return self.numbers.setdefault(value, len(self.numbers))
+        try:
+            return self.numbers.setdefault(value, len(self.numbers))
+        except TypeError:  # a list where a number or a word belongs
+            return self.numbers.setdefault(repr(value), len(self.numbers))
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -1,0 +1,224 @@
+"""Nsight Systems exports: true schema, several processes, what is missing, what is damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from simulator.ingest.build import BASE_NS, SCHEMA, START_END, Nsight, nccl_payload, nsight_report
+from vtrain_sim.catalog.ingest.nsys import read_nsys
+from vtrain_sim.catalog.ingest.tables import tables_of
+from vtrain_sim.errors import UserError
+
+Rows = list[dict[str, Any]]
+
+
+def ingest(path: Path) -> list[dict[str, Rows]]:
+    return [{name: table.to_pylist() for name, table in tables_of(trace, "run")} for trace in read_nsys(path)]
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> list[dict[str, Rows]]:
+    return ingest(nsight_report(tmp_path / "r.sqlite"))
+
+
+def test_processes_become_ranks_in_the_order_of_their_gpus(ranks: list[dict[str, Rows]]) -> None:
+    assert [r["ranks"][0]["rank"] for r in ranks] == [0, 1]
+    # Process 501 was written first, but 500 used GPU 0: its all-reduce ends at 7,000.
+    assert [r["collectives"][0]["duration_ns"] for r in ranks] == [2_000, 2_001]
+    assert {r["ranks"][0]["host"] for r in ranks} == {"node-7"}
+    assert ranks[0]["ranks"][0]["device_name"] == "NVIDIA A100-SXM4-80GB"
+
+
+def test_kernels_copies_and_times(ranks: list[dict[str, Rows]]) -> None:
+    kernels = [
+        (k["kind"], k["start_ns"] - BASE_NS, k["duration_ns"], k["launch_ns"] - BASE_NS, k["bytes"], k["step"])
+        for k in ranks[0]["kernels"]
+    ]
+    assert kernels == [
+        ("gemm", 1_000, 2_000, 300, None, 3), ("communication", 5_000, 2_000, 4_400, None, 3), ("memory", 8_100, 100, 8_000, 4, 3),
+    ]  # fmt: skip
+    assert ranks[0]["kernels"][2]["name"] == "Memcpy Device-to-Host"
+
+
+def test_marks_of_pytorch_are_operators_with_shapes(ranks: list[dict[str, Rows]]) -> None:
+    (operator,) = ranks[0]["operators"]
+    assert (operator["name"], operator["kind"], operator["m"], operator["n"], operator["k"]) == (
+        "aten::mm",
+        "gemm",
+        32,
+        128,
+        64,
+    )
+    # NVTX says no element type: the kernel's name does.
+    assert (operator["dtype"], operator["sequence_number"], operator["duration_ns"]) == ("bfloat16", 41, 2_000)
+
+
+def test_ranges_by_id_and_by_text_push_pop_and_start_end(ranks: list[dict[str, Rows]]) -> None:
+    spans = {s["name"]: s for s in ranks[0]["spans"]}
+    assert set(spans) == {"iteration 3", "decoder.layers.0"}
+    layer = spans["decoder.layers.0"]
+    assert (layer["kind"], layer["layer_number"], layer["duration_ns"], layer["host_duration_ns"]) == (
+        "transformer_layer",
+        1,
+        2_000,
+        3_900,
+    )
+    assert [s["step"] for s in ranks[0]["steps"]] == [3]
+
+
+def test_nccl_payloads_give_bytes_to_the_kernel_of_the_group(ranks: list[dict[str, Rows]]) -> None:
+    (call,) = ranks[0]["collectives"]
+    assert (call["op"], call["bytes"], call["dtype"], call["group_ranks"]) == ("all_reduce", 8192, "bfloat16", None)
+
+
+def test_payload_as_json_text_and_point_to_point_in_a_group(tmp_path: Path) -> None:
+    report = Nsight(tmp_path / "r.sqlite")
+    report.domain(3, "NCCL", 5)
+    for name, at in (("ncclSend", 10), ("ncclRecv", 30)):
+        report.nvtx(name, at, at + 5, 5, domain=3, text='{"payload": {"Message size [bytes]": 1024, "Peer rank": 1}}')
+    report.nvtx("ncclGroupEnd", 50, 90, 5, domain=3)
+    report.kernel("ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)", 60, 100, 200, 5)
+    (rank,) = ingest(report.close())
+    assert [(c["op"], c["bytes"]) for c in rank["collectives"]] == [("p2p", 2048)]
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["NVTX_EVENTS", "CUPTI_ACTIVITY_KIND_RUNTIME", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET", "TARGET_INFO_GPU",
+     "TARGET_INFO_SESSION_START_TIME", "TARGET_INFO_SYSTEM_ENV", "NVTX_PAYLOAD_SCHEMAS", "NVTX_PAYLOAD_SCHEMA_ENTRIES",
+     "ENUM_CUDA_MEMCPY_OPER", "StringIds"],
+)  # fmt: skip
+def test_missing_tables_are_fine(tmp_path: Path, table: str) -> None:
+    path = nsight_report(tmp_path / "r.sqlite")
+    with sqlite3.connect(path) as db:
+        db.execute(f"DROP TABLE {table}")
+    ranks = ingest(path)
+    assert len(ranks) == 2
+    assert next(k["kind"] for k in ranks[0]["kernels"]) == ("other" if table == "StringIds" else "gemm")
+
+
+def test_columns_of_older_versions(tmp_path: Path) -> None:
+    """Names as text, no process, no event types: one process, everything a range."""
+    path = tmp_path / "old.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            """
+            CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INT, end INT, streamId INT, correlationId INT, name TEXT);
+            CREATE TABLE CUPTI_ACTIVITY_KIND_RUNTIME (start INT, end INT, globalTid INT, correlationId INT);
+            CREATE TABLE NVTX_EVENTS (start INT, end INT, text TEXT, globalTid INT);
+            INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (100, 150, 7, 1, 'volta_sgemm_128x32_nt');
+            INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (20, 25, 9, 1);
+            INSERT INTO NVTX_EVENTS VALUES (10, 60, 'forward', 9);
+            """
+        )
+    (rank,) = ingest(path)
+    assert [(k["kind"], k["duration_ns"]) for k in rank["kernels"]] == [("gemm", 50)]
+    assert [(s["kind"], s["busy_ns"]) for s in rank["spans"]] == [("forward_step", 50)]
+
+
+def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
+    report = Nsight(tmp_path / "r.sqlite")
+    report.kernel("gemm", 1, 100, 50, 5)  # ends before it begins
+    report.kernel("gemm", 1, 100, 150, 5)
+    report.nvtx("never closed", 10, None, 5, kind=START_END)
+    report.domain(3, "NCCL", 5)
+    report.nvtx("ncclAllReduce", 10, 20, 5, domain=3, payload=b"too short")
+    (rank,) = ingest(report.close())
+    reasons = {n["reason"]: n["count"] for n in rank["ingest"]}
+    assert reasons["without an end, or ending before they begin"] == 1
+    assert reasons["NVTX marks, names and domains: no ranges"] == 1
+    assert reasons["have a payload that cannot be read"] == 1
+    assert len(rank["kernels"]) == 1
+
+
+def test_other_databases_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE t (a INT)")
+    with pytest.raises(UserError, match="not an Nsight Systems export"):
+        read_nsys(path)
+
+
+def test_a_payload_is_what_its_schema_lays_out() -> None:
+    from vtrain_sim.catalog.ingest.nvtx_payloads import Payloads
+
+    rows = {
+        "NVTX_PAYLOAD_SCHEMA_ENTRIES": [
+            (17, 18, "NCCL communicator ID", None),
+            (17, 22, "Message size [bytes]", 8),
+            (17, 5, "Peer", 12),
+        ]
+    }
+    payloads = Payloads(lambda table, columns: iter(rows[table]))
+    binary = nccl_payload(0xABC, (5 << 32) | 77)
+    assert payloads.read(binary, None) == {
+        "NCCL communicator ID": 0xABC,
+        "Message size [bytes]": (5 << 32) | 77,
+        "Peer": 5,
+    }
+    assert payloads.read(binary.hex(), None) == payloads.read(binary, None)
+    assert payloads.read(None, None) == {}
+    assert payloads.unreadable == 0
+    assert payloads.read(b"\x01" * 40, None) == payloads.read(None, "{broken") == {}
+    assert payloads.unreadable == 2
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=200), cut=st.booleans())
+def test_any_damage_is_a_report_or_a_sentence(tmp_path: Path, at: float, noise: bytes, cut: bool) -> None:
+    path = tmp_path / "f.sqlite"
+    path.unlink(missing_ok=True)
+    content = nsight_report(path).read_bytes()
+    place = int(at * len(content))
+    path.write_bytes(content[:place] if cut else content[:place] + noise + content[place + len(noise) :])
+    try:
+        ingest(path)
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_any_column(tmp_path: Path, data: st.DataObject) -> None:
+    """SQLite holds any value in any column, whatever the schema says."""
+    path = tmp_path / "v.sqlite"
+    path.unlink(missing_ok=True)
+    nsight_report(path)
+    value = (
+        st.none()
+        | st.integers(-(1 << 63), (1 << 63) - 1)
+        | st.text(max_size=8)
+        | st.binary(max_size=40)
+        | st.floats(allow_nan=False)
+    )
+    with sqlite3.connect(path) as db:
+        table = data.draw(
+            st.sampled_from(
+                [
+                    "CUPTI_ACTIVITY_KIND_KERNEL",
+                    "CUPTI_ACTIVITY_KIND_RUNTIME",
+                    "NVTX_EVENTS",
+                    "NVTX_PAYLOAD_SCHEMA_ENTRIES",
+                    "TARGET_INFO_GPU",
+                ]
+            )
+        )
+        columns = [(row[1], row[3]) for row in db.execute(f"PRAGMA table_info({table})")]
+        column, needed = data.draw(st.sampled_from(columns))
+        drawn = data.draw(value)
+        db.execute(f"UPDATE {table} SET {column} = ?", (0 if drawn is None and needed else drawn,))
+    try:
+        ingest(path)
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+def test_the_schema_of_the_tests_is_valid(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "s.sqlite") as db:
+        db.executescript(SCHEMA)

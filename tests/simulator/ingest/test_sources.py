@@ -1,0 +1,205 @@
+"""Where traces come from: files, archives, directories; how ranks become runs; what happens the second time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from simulator.ingest.build import Kineto, nsight_report, training_step
+from vtrain_sim.catalog import Catalog
+from vtrain_sim.catalog.ingest import ingest
+from vtrain_sim.catalog.ingest.gunzip import Gunzip
+from vtrain_sim.errors import UserError
+
+
+def write(folder: Path, name: str, rank: int = 0, world: int = 2, **metadata: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    trace = Kineto(rank, world)
+    training_step(trace)
+    trace.metadata |= metadata
+    return trace.write(folder / name)
+
+
+def runs(result) -> dict[str, int]:
+    return {r.run_id: r.ranks for r in result.runs}
+
+
+def test_the_ranks_of_one_world_in_one_folder_are_one_run(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        write(tmp_path / "job", f"host_{rank + 17}.171.pt.trace.json.gz", rank)
+    result = ingest([str(tmp_path / "job")], tmp_path / "out")
+    assert runs(result) == {"host": 2}
+    assert sorted(p.name for p in (tmp_path / "out/run_id=host/table=kernels").iterdir()) == [
+        "rank=00000.parquet",
+        "rank=00001.parquet",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_archives_of_ranks(tmp_path: Path, kind: str) -> None:
+    members = {
+        f"d/worker{rank}_step_12.json": write(tmp_path / "x", f"{rank}.json", rank).read_bytes() for rank in (0, 1)
+    }
+    path = tmp_path / f"all.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as tar:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    assert runs(ingest([str(path)], tmp_path / "out")) == {"all": 2}
+
+
+def test_ranks_from_file_names_where_the_trace_does_not_say(tmp_path: Path) -> None:
+    for rank in (3, 4):
+        write(tmp_path / "job", f"rank{rank}.json", distributedInfo=None)
+    result = ingest([str(tmp_path / "job")], tmp_path / "out")
+    assert runs(result) == {"job": 2}
+    assert {p.name for p in (tmp_path / "out/run_id=job/table=ranks").iterdir()} == {
+        "rank=00003.parquet",
+        "rank=00004.parquet",
+    }
+
+
+def test_two_files_of_one_rank_are_two_runs(tmp_path: Path) -> None:
+    for name in ("monday.json", "tuesday.json"):
+        write(tmp_path, name, 0)
+    assert runs(ingest([str(tmp_path)], tmp_path / "out")) == {"monday": 1, "tuesday": 1}
+
+
+def test_other_files_in_a_folder_are_passed_over_and_named(tmp_path: Path) -> None:
+    write(tmp_path, "trace.json", 0, 1)
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    nsight_report(tmp_path / "report.sqlite")
+    result = ingest([str(tmp_path)], tmp_path / "out")
+    assert runs(result) == {"trace": 1, "report": 2}
+    assert len(result.notices) == 1
+    assert "config.json" in result.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [("a.json", b"[1, 2", "no such"), ("a.json", b"nothing", "is not a trace"), ("r.nsys-rep", b"x", "nsys export"),
+     ("a.zip", b"PK\x05\x06" + b"\x00" * 18, "without traces"), ("a.json.gz", b"\x1f\x8b\x08broken", "is not a trace")],
+)  # fmt: skip
+def test_files_that_are_no_traces(tmp_path: Path, name: str, content: bytes, word: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    if word == "no such":  # a list that is cut before its first event: an empty trace, which says so
+        result = ingest([str(path)], tmp_path / "out")
+        assert any("ends before" in n.reason for n in result.runs[0].notes)
+        return
+    with pytest.raises(UserError, match=word):
+        ingest([str(path)], tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_a_cut_archive_gives_what_can_be_unpacked(tmp_path: Path) -> None:
+    path = write(tmp_path, "trace.json.gz", 0, 1)
+    trace = Kineto()
+    for step in range(200):
+        training_step(trace, at=2000.0 * step, step=step)
+    whole = trace.write(path).read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    result = ingest([str(path)], tmp_path / "out")
+    reasons = {n.reason: n.count for n in result.runs[0].notes}
+    assert 0 < reasons["kernels, copies and fills"] < 1200
+    assert "cannot be read to its end" in reasons
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_gunzip_gives_all_members_and_what_is_before_the_damage(size: int) -> None:
+    data = gzip.compress(b"abc" * 1000) + gzip.compress(b"xyz" * 1000)
+
+    def read(packed: bytes) -> tuple[bytes, str]:
+        stream, parts = Gunzip(io.BytesIO(packed)), []
+        try:
+            while part := stream.read(size):
+                parts.append(part)
+        except (EOFError, zlib.error) as error:
+            return b"".join(parts), type(error).__name__
+        return b"".join(parts), ""
+
+    assert read(data) == (b"abc" * 1000 + b"xyz" * 1000, "")
+    assert read(data + b"\x00" * 20) == (b"abc" * 1000 + b"xyz" * 1000, "")
+    whole, problem = read(data[:-12])
+    assert whole.startswith(b"abc" * 1000 + b"xyz")
+    assert problem == "EOFError"
+    assert read(b"\x1f\x8bnot gzip")[1] == "error"
+
+
+def test_reading_twice_changes_nothing_and_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "c.duckdb")
+    path = write(tmp_path, "trace.json", 0, 1)
+    first = catalog.add([str(path)])
+    assert (first.ingested[0].unchanged, first.files_added > 0) == (False, True)
+    again = catalog.add([str(path)])
+    assert (again.ingested[0].unchanged, again.files_added) == (True, 0)
+    trace = Kineto()
+    training_step(trace)
+    training_step(trace, 2000, 6)
+    trace.write(path)
+    changed = catalog.add([str(path)])
+    assert not changed.ingested[0].unchanged
+    assert catalog.sql("SELECT count(*) AS n FROM steps").to_pylist() == [{"n": 2}]
+    assert not [p for p in (tmp_path / "c-traces").iterdir() if p.name.startswith(".")]
+
+
+def test_another_file_of_the_same_name_needs_a_name_of_its_own(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "c.duckdb")
+    catalog.add([str(write(tmp_path / "a", "trace.json", 0, 1))])
+    other = str(write(tmp_path / "b", "trace.json", 0, 1))
+    with pytest.raises(UserError, match="--run-id"):
+        catalog.add([other])
+    assert catalog.add([other], run_id="second").runs == ("second",)
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        write(tmp_path / "t", name, 0)
+    catalog = Catalog(tmp_path / "c.duckdb")
+    with pytest.raises(UserError, match="holds 2"):
+        catalog.add([str(tmp_path / "t")], run_id="one")
+    with pytest.raises(UserError, match="--rank says the rank of one trace"):
+        catalog.add([str(tmp_path / "t")], rank=3)
+    with pytest.raises(UserError, match="says that it ran on NVIDIA A100"):
+        catalog.add([str(tmp_path / "t" / "a.json")], device="H100")
+    with pytest.raises(UserError, match="are for traces"):
+        catalog.add([str(tmp_path)], run_id="x") if (tmp_path / "run_id=x").mkdir() is None else None
+
+
+def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vtrain_sim.catalog.ingest.profiles._WORTH_PROCESSES", 0)
+    for rank in (0, 1):
+        write(tmp_path / "job", f"rank{rank}.json", rank)
+    seen: list[tuple[int, int]] = []
+    one = ingest([str(tmp_path / "job")], tmp_path / "one", progress=lambda done, total: seen.append((done, total)))
+    two = ingest([str(tmp_path / "job")], tmp_path / "two", processes=2)
+    assert one.runs == two.runs
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_a_run_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "trace.json", 0, 1)
+    ingest([str(path)], tmp_path / "out")
+    before = sorted(p.name for p in (tmp_path / "out").rglob("*"))
+    path.write_text(json.dumps({"traceEvents": []}))
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vtrain_sim.catalog.ingest.profiles.pq.write_table", fail)
+    with pytest.raises(UserError, match="No space left"):
+        ingest([str(path)], tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == before
