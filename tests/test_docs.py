@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from conftest import SCRIPT, run_python
 from simulator.synthetic import write_collectives, write_profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +61,22 @@ def test_every_command_of_the_decisions_page_works(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "decisions.md").read_text()
     (study,) = re.findall(r"```toml\n(.*?)```", text, re.S)
     (tmp_path / "study.toml").write_text(study)
+    lines = [line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.S) for line in block.splitlines()]
+    assert len(lines) >= 6
+    run_all([shlex.split(line) for line in lines], tmp_path)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_traces_page_works(tmp_path: Path) -> None:
+    """On a real trace made for it: two ranks of Megatron-Core under torch.profiler."""
+    text = (ROOT / "docs" / "traces.md").read_text()
+    job, cluster = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "cluster.yaml").write_text(cluster)
+    (tmp_path / "traces").mkdir()
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in yaml.safe_load(job).items()
+             if name not in ("num-gpus", "fp32", "make-vocab-size-divisible-by")]  # fmt: skip
+    run_python([str(SCRIPT), *flags, "--torch-profile", str(tmp_path / "traces")], 2)
     lines = [line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.S) for line in block.splitlines()]
     assert len(lines) >= 6
     run_all([shlex.split(line) for line in lines], tmp_path)

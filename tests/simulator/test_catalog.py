@@ -194,6 +194,21 @@ def test_file_that_is_not_a_catalog(tmp_path: Path) -> None:
         Catalog(tmp_path / "none.duckdb").runs()
 
 
+def test_a_catalog_of_an_older_version_is_read_all_the_same(tmp_path: Path) -> None:
+    import duckdb
+
+    write_profile(tmp_path / "p")
+    catalog = Catalog(tmp_path / "c.duckdb")
+    catalog.add([str(tmp_path / "p")])
+    connection = duckdb.connect(str(catalog.path))
+    for name in ("gpu_breakdown", "gpu_step_breakdown", "kernel_times", "ingest"):
+        connection.execute(f"DROP VIEW {name}")
+    connection.close()
+    assert catalog.show("base")["notes"] == []
+    assert catalog.sql("SELECT count(*) AS n FROM gpu_breakdown").to_pylist() == [{"n": 0}]
+    assert catalog.sql("SELECT count(*) > 0 AS some FROM operator_times").to_pylist() == [{"some": True}]
+
+
 def test_unknown_run_has_a_nearest_name(catalog: Catalog) -> None:
     with pytest.raises(CatalogError, match="did you mean 'base'"):
         catalog.show("bsae")

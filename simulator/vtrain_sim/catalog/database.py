@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from vtrain_schemas import TABLES, arrow_schema
-from vtrain_schemas.views import create_statements, views
+from vtrain_schemas.views import VIEW_ORDER, create_statements, views
 from vtrain_sim.catalog.scan import open_filesystem
 from vtrain_sim.errors import UserError
 
@@ -110,8 +110,10 @@ def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             rows = connection.execute("SELECT path, remote FROM files WHERE problem = ''").fetchall()
         except duckdb.CatalogException:
             raise UserError(f"{path} is a DuckDB file but not a vtrain catalog") from None
-        if any(remote for _, remote in rows):
-            _shadow_remote(connection)
+        held = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
+        # A catalog of an older version lacks what came later, and is read-only here.
+        if any(remote for _, remote in rows) or not held.issuperset((*TABLES, *VIEW_ORDER)):
+            _shadow(connection)
         folders = sorted({os.path.dirname(p) for p, remote in rows if not remote})
         listed = ", ".join(quote(f + os.sep) for f in folders)
         connection.execute(f"SET allowed_directories = [{listed}]")
@@ -120,8 +122,8 @@ def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _shadow_remote(connection: duckdb.DuckDBPyConnection) -> None:
-    """Temporary views that read remote files through Arrow; they hide the persistent ones."""
+def _shadow(connection: duckdb.DuckDBPyConnection) -> None:
+    """Temporary views that hide the persistent ones; they read remote files through Arrow."""
     for name in TABLES:
         rows = connection.execute(
             "SELECT path FROM files WHERE table_name = ? AND problem = '' AND remote ORDER BY path", [name]

@@ -54,6 +54,10 @@ class OperatorCosts:
             return Price(self.surface.seconds(operator), 0.5, MODELLED)
         base = self.surface.seconds(operator)
         field = self._fields.get((kind, phase, dtype, fused))
+        if field is None and phase == "backward":
+            halves = self._predicted_parts(operator)
+            if halves is not None:
+                return halves
         if field is None or base <= 0:
             return Price(base, self.surface.sigma(operator), MODELLED)
         mean, sigma = field.predict(_point(operator))
@@ -68,6 +72,18 @@ class OperatorCosts:
         if parts[0] is None or parts[1] is None:
             return None
         return Price(parts[0].seconds + parts[1].seconds, max(0.01, parts[0].spread, parts[1].spread), MEASURED)
+
+    def _predicted_parts(self, operator: Operator) -> Price | None:
+        """A backward GEMM where only the two gradients by themselves were measured, at other shapes."""
+        kind, _, dtype, fused, _ = canonical(operator)
+        if not any((kind, phase, dtype, fused) in self._fields for phase in ("dgrad", "wgrad")):
+            return None
+        a, b = (self.price(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad"))
+        seconds = a.seconds + b.seconds
+        # The errors of one layer's gradients are much the same error.
+        sigma = (a.seconds * a.sigma + b.seconds * b.sigma) / max(seconds, 1e-30)
+        known = MODELLED if MODELLED in (a.provenance, b.provenance) else INTERPOLATED
+        return Price(seconds, sigma, known)
 
     def _fit(self) -> None:
         groups: dict[tuple[str, str, str, str], list[tuple[Operator, float]]] = {}

@@ -72,6 +72,18 @@ def test_ranks_from_file_names_where_the_trace_does_not_say(tmp_path: Path) -> N
     }
 
 
+def test_reports_of_several_nodes_are_one_run(tmp_path: Path) -> None:
+    for node in (0, 1):
+        (tmp_path / "job").mkdir(exist_ok=True)
+        nsight_report(tmp_path / "job" / f"node{node}.sqlite")
+    result = ingest([str(tmp_path / "job")], tmp_path / "out")
+    assert runs(result) == {"job": 4}
+    assert len(list((tmp_path / "out/run_id=job/table=kernels").iterdir())) == 4
+    # What is said of a whole report is counted once for it.
+    marks = next(n for n in result.runs[0].notes if n.reason.startswith("NVTX marks"))
+    assert marks.count == 2 * 4
+
+
 def test_two_files_of_one_rank_are_two_runs(tmp_path: Path) -> None:
     for name in ("monday.json", "tuesday.json"):
         write(tmp_path, name, 0)

@@ -91,11 +91,8 @@ def _recorded(trace: Trace, structure: Structure, host_row: int) -> list[int]:
 def _without_kernels(trace: Trace, structure: Structure, seen: set[int]) -> list[dict[str, Any]]:
     """Calls that the host recorded with their arguments, and that no communication kernel belongs to."""
     rows = []
-    sorted_row = {
-        int(original): row for row, original in enumerate(structure.host_rows.tolist()) if original in trace.host_calls
-    }
-    for original, number in trace.host_calls.items():
-        row, call = sorted_row[original], trace.calls[number]
+    for row, number in trace.host_calls.items():
+        call = trace.calls[number]
         if row in seen or not collective_op(call.op):
             continue
         busy = int(structure.busy[row])
@@ -124,10 +121,9 @@ def _call_of(trace: Trace, structure: Structure, number: int, host_row: int) -> 
         return trace.calls[number]
     found = Call()
     while host_row >= 0:
-        original = int(structure.host_rows[host_row])
         name = trace.names[int(structure.host.name[host_row])]
-        if original in trace.host_calls:
-            return trace.calls[trace.host_calls[original]]
+        if host_row in trace.host_calls:
+            return trace.calls[trace.host_calls[host_row]]
         if name == _GROUP_END:
             found = _merge(found, _of_group(trace, structure, host_row))
         elif name == _RECORD or is_communication(name):
@@ -145,7 +141,7 @@ def _group(trace: Trace, structure: Structure, end_row: int) -> list[int]:
         name = trace.names[int(structure.host.name[row])]
         if name == _GROUP_END or (name == _GROUP_START and rows):
             break
-        if trace.host_calls.get(int(structure.host_rows[row]), 0) > 0:
+        if trace.host_calls.get(row, 0) > 0:
             rows.append(row)
     return rows
 
@@ -153,7 +149,7 @@ def _group(trace: Trace, structure: Structure, end_row: int) -> list[int]:
 def _of_group(trace: Trace, structure: Structure, end_row: int) -> Call:
     """The calls of a group as one: bytes add up."""
     rows = _group(trace, structure, end_row)
-    calls = [trace.calls[trace.host_calls[int(structure.host_rows[row])]] for row in rows]
+    calls = [trace.calls[trace.host_calls[row]] for row in rows]
     if not calls:
         return Call()
     ops = {c.op for c in calls}

@@ -33,13 +33,6 @@ class Notes:
         note.count += int(count)
         note.example = note.example or example[:200]
 
-    def copy(self) -> Notes:
-        """The same notes, to be added to on their own."""
-        result = Notes()
-        for note in self._notes.values():
-            result.add(note.subject, note.outcome, note.reason, note.count, note.example)
-        return result
-
     def lines(self) -> list[Note]:
         """The notes: what was kept first, then what was dropped, then the rest."""
         rank = {KEPT: 0, DROPPED: 1, NOTED: 2}

@@ -121,11 +121,14 @@ class _Report:
                 "file", NOTED, "does not say which rank a process is: numbered by GPU, then by process", len(order)
             )
         found = [
-            self._trace(active[pid], own.get(pid, index + (rank or 0)), len(order)) for index, pid in enumerate(order)
+            self._trace(
+                active[pid], own.get(pid, index + (rank or 0)), len(order), self.notes if index == 0 else Notes()
+            )
+            for index, pid in enumerate(order)
         ]
-        return found or [self._trace(_Process(), rank or 0, 1)]
+        return found or [self._trace(_Process(), rank or 0, 1, self.notes)]
 
-    def _trace(self, process: _Process, rank: int, count: int) -> Trace:
+    def _trace(self, process: _Process, rank: int, count: int, notes: Notes) -> Trace:
         gpus = list(self._rows("TARGET_INFO_GPU", ["id", "name", "totalMemory"]))
         used = max(process.devices, key=process.devices.__getitem__, default=0)
         mine = next((g for g in gpus if g[0] == used), gpus[0] if gpus else (0, "", 0))
@@ -136,7 +139,7 @@ class _Report:
             device=process.device.finish(), gpu_ranges=nothing, memory=Columns(*model.MEMORY).finish(),
             names=self.names.values, signatures=self.signatures.values, host_calls=process.calls,
             calls=[c or Call() for c in self.called.values],
-            rank=rank, world_size=max(count, rank + 1), notes=self.notes.copy(), host_name=str(host_name or ""),
+            rank=rank, world_size=max(count, rank + 1), notes=notes, host_name=str(host_name or ""),
             device_name=str(mine[1] or ""), device_memory=max(0, _whole(mine[2])), devices=len(gpus),
             backend="nccl" if any("nccl" in n for n in self.names.numbers) else "",
         )  # fmt: skip

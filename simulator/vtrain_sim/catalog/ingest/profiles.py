@@ -183,6 +183,8 @@ def _swap(new: Path, place: Path) -> None:
 def _read_all(
     group: Group, sources: Sequence[Source], staging: Path, rank: int | None, processes: int, counter: _Counter
 ) -> list[dict[str, Any]]:
+    if sources[0].kind == NSYS:
+        return _read_reports(group, sources, staging, rank, counter)
     tasks = [(source, group.run_id, rank if rank is not None else source.rank, staging) for source in sources]
     workers = min(processes, len(tasks))
     if workers < 2 or sum(s.size for s in sources) < _WORTH_PROCESSES:
@@ -198,6 +200,18 @@ def _read_all(
             counter.add(shared.value - seen)
             seen = shared.value
             results += [row for future in done for row in future.result()]
+    return results
+
+
+def _read_reports(
+    group: Group, sources: Sequence[Source], staging: Path, rank: int | None, counter: _Counter
+) -> list[dict[str, Any]]:
+    """Reports one after another: how many ranks each holds shows when it is read."""
+    results: list[dict[str, Any]] = []
+    for source in sources:
+        free = max((r["rank"] + 1 for r in results), default=0)
+        told = rank if rank is not None else source.rank if len(sources) > 1 else None
+        results += _read_one(source, group.run_id, max(told or 0, free), staging, counter.add)
     return results
 
 

@@ -24,7 +24,7 @@ from vtrain_sim.errors import UserError
 KINETO, NSYS = "kineto", "nsys"
 _SQLITE = b"SQLite format 3\x00"
 _SUFFIXES = (".json", ".json.gz", ".zip", ".tar", ".tar.gz", ".tgz", ".sqlite", ".sqlite3", ".db", ".gz")
-_RANK = re.compile(r"(?:rank|worker|proc|gpu)[-_.]?(\d+)|[._-]r(\d+)(?=[._-])|^(\d+)(?=\.)", re.IGNORECASE)
+_RANK = re.compile(r"(?:rank|worker|proc|gpu|node|report)[-_.]?(\d+)|[._-]r(\d+)(?=[._-])|^(\d+)(?=\.)", re.IGNORECASE)
 _ENDINGS = re.compile(r"(\.pt)?(\.trace)?\.(json|sqlite3?|db|zip|tar|tgz)(\.gz)?$|\.gz$", re.IGNORECASE)
 
 
@@ -114,11 +114,12 @@ def groups(sources: Sequence[Source], run_id: str, location: str) -> list[Group]
         place = str(source.path) if source.member else str(source.path.parent)
         by_place.setdefault((place, source.world_size, source.kind), []).append(source)
     made: list[Group] = []
-    for (place, world, kind), members in by_place.items():
+    for (place, world, _), members in by_place.items():
         ranks = [s.rank for s in members]
-        together = kind == KINETO and None not in ranks and len(set(ranks)) == len(ranks) and len(ranks) > 1
+        together = None not in ranks and len(set(ranks)) == len(ranks) and len(ranks) > 1
         if together and (world > 1 or all(s.rank_from_name for s in members)):
-            made.append(Group(_name_of(Path(place), members), tuple(members)))
+            ordered = sorted(members, key=lambda s: (s.rank or 0, s.name))
+            made.append(Group(_name_of(Path(place), members), tuple(ordered)))
             continue
         # Two files of one rank cannot be one run: each is one of its own.
         made += [Group(_stem(s.member or s.path.name), (s,)) for s in members]
@@ -175,7 +176,7 @@ def _of_file(path: Path) -> list[Source]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if head.startswith(_SQLITE):
-        return [Source(path, "", NSYS, stat.st_size, stat.st_mtime_ns)]
+        return [_named(Source(path, "", NSYS, stat.st_size, stat.st_mtime_ns))]
     if path.name.endswith((".nsys-rep", ".qdrep")):
         raise UserError(f"{path} is Nsight Systems' own format: export it first, nsys export --type sqlite {path}")
     members: list[str] = [""]
@@ -219,12 +220,17 @@ def _peek(source: Source) -> Source:
     world = world if isinstance(world, int) and 0 < world < 1 << 24 else 0
     if rank is not None and world > 1:
         return replace(source, rank=rank, world_size=world)
+    named = _named(replace(source, world_size=world))
+    return named if named.rank is not None else replace(named, rank=rank)
+
+
+def _named(source: Source) -> Source:
+    """The source with the rank that its name tells, if it tells one."""
     found = _RANK.search(Path(source.member or source.path.name).name)
-    if found is not None:
-        return replace(
-            source, rank=int(next(g for g in found.groups() if g)) % (1 << 24), rank_from_name=True, world_size=world
-        )
-    return replace(source, rank=rank, world_size=world)
+    if found is None:
+        return source
+    number = next(int(g) for g in found.groups() if g)
+    return replace(source, rank=number, rank_from_name=True) if number < 1 << 24 else source
 
 
 def _unpacked(stream: BinaryIO) -> BinaryIO:

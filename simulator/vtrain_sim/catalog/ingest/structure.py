@@ -51,14 +51,13 @@ class Steps:
 class Structure:
     """Indices refer to `host` (sorted) and to the trace's device events.
 
-    host_rows: where each host event stood in the trace. launcher: [device] host event, -1. launched_at:
+    launcher: [device] host event, -1. launched_at:
     [device] time of the launching call, -1 where it is not in the trace. span: [host] innermost enclosing
     (or own) span, -1. phase: [host]. busy, own: [host] device time launched inside, and by the event
     itself, ns. first, last: [host] begin and end of that on the device. kinds: kind of each device event.
     """
 
     host: Events
-    host_rows: Ints
     nesting: Nesting
     is_span: NDArray[np.bool_]
     span: Ints
@@ -76,9 +75,13 @@ class Structure:
 
 
 def structure(trace: Trace) -> Structure:
-    """Work out the structure of a trace; remarks go into its notes."""
+    """Work out the structure of a trace, whose host events are sorted for it; remarks go into its notes."""
     rows = sort_order(trace.host.thread, trace.host.start, trace.host.duration, trace.host.category)
-    host = trace.host.take(rows)
+    places = np.empty(len(rows), dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+    trace.host_calls = {int(places[row]): call for row, call in trace.host_calls.items()}
+    # The unsorted columns go: they are most of what a large trace takes.
+    host = trace.host = trace.host.take(rows)
     nesting = nest(host.thread, host.start, host.duration)
     if nesting.overlapping.any():
         example = trace.names[int(host.name[int(np.flatnonzero(nesting.overlapping)[0])])]
@@ -99,7 +102,7 @@ def structure(trace: Trace) -> Structure:
     steps = _steps(trace, host)
     when = np.where(launched_at >= 0, launched_at, device.start)
     return Structure(
-        host, rows, nesting, is_span, span, phase, launcher, launched_at,
+        host, nesting, is_span, span, phase, launcher, launched_at,
         nesting.add_up(own, np.add.at), own, nesting.add_up(first, np.minimum.at), nesting.add_up(last, np.maximum.at),
         [("memory" if c != model.KERNEL else kernel_kind(trace.names[n])) for c, n in
          zip(device.category.tolist(), device.name.tolist(), strict=True)],
