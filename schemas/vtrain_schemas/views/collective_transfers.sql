@@ -29,4 +29,7 @@ SELECT
     duration_ns - min(duration_ns) OVER call AS wait_ns,
     is_async, exposed_ns
 FROM calls
-WINDOW call AS (PARTITION BY run_id, step, operation, group_ranks, sequence)
+-- Calls of an unknown group are matched with nobody.
+WINDOW call AS (
+    PARTITION BY run_id, step, operation, group_ranks, CASE WHEN group_ranks IS NULL THEN rank END, sequence
+)

@@ -1,4 +1,5 @@
--- Where one step's time went on one rank. The parts add up to the duration.
+-- Where one step's time went on one rank. The parts add up to the duration. Of vtrain's own captures: for traces of
+-- other profilers see gpu_step_breakdown.
 -- @column run_id: run
 -- @column rank: global rank
 -- @column step: training step
@@ -22,7 +23,7 @@ WITH compute AS (
 communication AS (
     SELECT run_id, rank, step, sum(exposed_ns) AS communication_ns
     FROM collectives
-    WHERE source = 'hook' OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
+    WHERE source = 'hook'
     GROUP BY ALL
 )
 SELECT
@@ -37,3 +38,4 @@ SELECT
 FROM steps s
 LEFT JOIN compute USING (run_id, rank, step)
 LEFT JOIN communication USING (run_id, rank, step)
+WHERE s.run_id NOT IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))

@@ -304,6 +304,26 @@ def test_links_of_old_traces_without_launch_calls() -> None:
     assert [k["operator"] for k in ingest(trace)[0]["kernels"]] == ["aten::mm", None]
 
 
+def test_ranges_on_the_device_are_kept_where_the_host_has_none() -> None:
+    trace = Kineto()
+    trace.range("ProfilerStep#1", 0, 100)
+    trace.event("user_annotation", "## forward ##", 10, 20, **{"External id": 8})
+    trace.kernel("gemm", 15, 40, 10)
+    for name, external, at in (("## forward ##", 8, 40), ("Optimizer.step#SGD.step", 9, 60)):
+        trace.event("gpu_user_annotation", name, at, 10, pid=0, tid=7, **{"External id": external})
+    tables, _ = ingest(trace)
+    spans = {s["name"]: s for s in tables["spans"]}
+    assert set(spans) == {"ProfilerStep#1", "## forward ##", "Optimizer.step#SGD.step"}
+    alone = spans["Optimizer.step#SGD.step"]
+    assert (alone["kind"], alone["phase"], alone["step"], alone["duration_ns"]) == ("optimizer", "update", 1, 10_000)
+    assert (alone["host_duration_ns"], alone["parent_id"], alone["busy_ns"]) == (None, None, 10_000)
+    assert len({s["span_id"] for s in tables["spans"]}) == 3
+    assert (
+        notes(tables, DROPPED)["copies of host ranges on the device's timeline: worked out from the kernels instead"]
+        == 1
+    )
+
+
 def test_memory_samples_make_the_peak_of_a_step() -> None:
     trace = Kineto()
     trace.range("ProfilerStep#1", 0, 100)

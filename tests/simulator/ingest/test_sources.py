@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from simulator.ingest.build import Kineto, nsight_report, training_step
 from vtrain_sim.catalog import Catalog
@@ -87,7 +89,10 @@ def test_reports_of_several_nodes_are_one_run(tmp_path: Path) -> None:
 def test_two_files_of_one_rank_are_two_runs(tmp_path: Path) -> None:
     for name in ("monday.json", "tuesday.json"):
         write(tmp_path, name, 0)
-    assert runs(ingest([str(tmp_path)], tmp_path / "out")) == {"monday": 1, "tuesday": 1}
+    result = ingest([str(tmp_path)], tmp_path / "out")
+    assert runs(result) == {"monday": 1, "tuesday": 1}
+    assert len(result.notices) == 1
+    assert "more than one of rank 0" in result.notices[0]
 
 
 def test_other_files_in_a_folder_are_passed_over_and_named(tmp_path: Path) -> None:
@@ -149,6 +154,43 @@ def test_gunzip_gives_all_members_and_what_is_before_the_damage(size: int) -> No
     assert whole.startswith(b"abc" * 1000 + b"xyz")
     assert problem == "EOFError"
     assert read(b"\x1f\x8bnot gzip")[1] == "error"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["json.gz", "zip", "tar", "tar.gz"]),
+    at=st.floats(0, 1),
+    noise=st.binary(min_size=1, max_size=30),
+    cut=st.booleans(),
+)
+def test_any_damage_to_an_archive_is_a_report_or_a_sentence(
+    tmp_path: Path, kind: str, at: float, noise: bytes, cut: bool
+) -> None:
+    trace = Kineto()
+    training_step(trace)
+    data = trace.text().encode()
+    path = tmp_path / f"f.{kind}"
+    if kind == "json.gz":
+        path.write_bytes(gzip.compress(data))
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for rank in range(2):
+                archive.writestr(f"rank{rank}.json", data)
+    else:
+        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as tar:
+            for rank in range(2):
+                info = tarfile.TarInfo(f"rank{rank}.json")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    content = path.read_bytes()
+    place = int(at * len(content))
+    path.write_bytes(content[:place] if cut else content[:place] + noise + content[place + len(noise) :])
+    out = tmp_path / f"fuzz-{kind}"
+    try:
+        assert ingest([str(path)], out).runs
+    except UserError as error:
+        assert str(path) in str(error)
+    assert not out.exists() or not list(out.glob(".*"))
 
 
 def test_reading_twice_changes_nothing_and_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -1,14 +1,23 @@
-"""Gzip that gives what it has: of a cut or damaged file, everything before the damage.
+"""Packed files that are cut or damaged; gzip that gives what it has: everything before the damage.
 
 The standard library's reader raises before it hands over the block that it was filling.
 """
 
 from __future__ import annotations
 
+import lzma
+import struct
+import tarfile
+import zipfile
 import zlib
 from typing import BinaryIO
 
 _CHUNK = 1 << 18
+# What reading a damaged, cut or protected archive raises, by whoever reads it.
+UNREADABLE = (
+    OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, KeyError, IndexError, zlib.error,
+    lzma.LZMAError, struct.error, zipfile.BadZipFile, tarfile.TarError,
+)  # fmt: skip
 
 
 class Gunzip:

@@ -8,10 +8,7 @@ is counted and stepped over.
 from __future__ import annotations
 
 import json
-import lzma
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -19,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from vtrain_sim.catalog.ingest.gunzip import UNREADABLE
 from vtrain_sim.errors import UserError
 
 BLOCK = 8 << 20
@@ -165,7 +163,7 @@ class EventReader:
     def _read(self) -> bytes:
         try:
             block = self._stream.read(BLOCK)
-        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             # A broken archive: what was read so far is kept.
             self.damaged += 1
             self.metadata.setdefault("vtrain.read_error", str(error))

@@ -294,6 +294,8 @@ def _number(value: Any) -> float | None:
 
 def _integer(value: Any) -> int:
     """A whole number, -1 for what is none."""
+    if value is None:
+        return -1
     if type(value) is int and -(1 << 62) < value < 1 << 62:
         return value
     number = _number(value)

@@ -72,7 +72,7 @@ def ingest(
     """
     result = Ingested()
     sources = [s for location in locations for s in find(location, result.notices)]
-    wanted = groups(sources, check_run_id(run_id) if run_id else "", ", ".join(locations))
+    wanted = groups(sources, check_run_id(run_id) if run_id else "", ", ".join(locations), result.notices)
     if rank is not None and (len(wanted) > 1 or len(wanted[0].sources) > 1):
         raise UserError(
             f"--rank says the rank of one trace, but there are {len(sources)}: leave it out, or add them one by one"

@@ -9,15 +9,14 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from vtrain_schemas.layout import RUN_PREFIX
-from vtrain_sim.catalog.ingest.gunzip import Gunzip
+from vtrain_sim.catalog.ingest.gunzip import UNREADABLE, Gunzip
 from vtrain_sim.catalog.ingest.json_events import peek_metadata
 from vtrain_sim.errors import UserError
 
@@ -54,21 +53,22 @@ class Source:
     @contextmanager
     def open(self) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
         """The trace's JSON text, unpacked; and how much of the file was read for it so far, bytes."""
-        with open(self.path, "rb") as raw:
-            if self.member and zipfile.is_zipfile(raw):
-                raw.seek(0)
-                with zipfile.ZipFile(raw) as archive, archive.open(self.member) as stream:
-                    yield _unpacked(cast(BinaryIO, stream)), raw.tell
-            elif self.member:
-                raw.seek(0)
-                with tarfile.open(fileobj=raw) as tar:
-                    extracted = tar.extractfile(self.member)
-                    if extracted is None:
-                        raise UserError(f"{self.name} is no file in the archive")
-                    yield _unpacked(cast(BinaryIO, extracted)), raw.tell
-            else:
-                raw.seek(0)
-                yield _unpacked(raw), raw.tell
+        with ExitStack() as held:
+            try:
+                raw = held.enter_context(open(self.path, "rb"))
+                stream: Any = raw
+                if self.member and zipfile.is_zipfile(raw):
+                    archive = held.enter_context(zipfile.ZipFile(raw))
+                    stream = held.enter_context(archive.open(self.member))
+                elif self.member:
+                    raw.seek(0)
+                    stream = held.enter_context(tarfile.open(fileobj=raw)).extractfile(self.member)
+                if stream is None:
+                    raise UserError(f"{self.name} is no file in the archive")
+                text = _unpacked(stream)
+            except UNREADABLE as error:
+                raise UserError(f"cannot unpack {self.name}: {error}") from None
+            yield text, raw.tell
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,11 @@ def find(location: str, notices: list[str]) -> list[Source]:
     return found
 
 
-def groups(sources: Sequence[Source], run_id: str, location: str) -> list[Group]:
-    """Sources by run: ranks of one world in one directory or archive belong together."""
+def groups(sources: Sequence[Source], run_id: str, location: str, notices: list[str]) -> list[Group]:
+    """Sources by run: ranks of one world in one directory or archive belong together.
+
+    What could not be put together goes into `notices`. Raises `UserError`.
+    """
     by_place: dict[tuple[str, int, str], list[Source]] = {}
     for source in sources:
         place = str(source.path) if source.member else str(source.path.parent)
@@ -122,6 +125,12 @@ def groups(sources: Sequence[Source], run_id: str, location: str) -> list[Group]
             made.append(Group(_name_of(Path(place), members), tuple(ordered)))
             continue
         # Two files of one rank cannot be one run: each is one of its own.
+        twice = sorted({r for r in ranks if r is not None and ranks.count(r) > 1})
+        if twice and world > 1:
+            notices.append(
+                f"{place}: {len(members)} traces of {world} ranks, more than one of rank "
+                f"{', '.join(map(str, twice[:4]))}: each became a run of its own"
+            )
         made += [Group(_stem(s.member or s.path.name), (s,)) for s in members]
     if run_id:
         if len(made) > 1:
@@ -187,7 +196,7 @@ def _of_file(path: Path) -> list[Source]:
         elif _is_tar(path):
             with tarfile.open(path) as tar:
                 members = [m.name for m in tar if m.isfile()]
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is a damaged archive: {error}") from None
     found, problem = [], ""
     for member in sorted(members):
@@ -205,7 +214,7 @@ def _of_file(path: Path) -> list[Source]:
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
-    except (OSError, EOFError, zlib.error):  # packed, and damaged: perhaps a trace all the same
+    except UNREADABLE:  # packed, and damaged: perhaps a trace all the same
         return False
 
 
@@ -252,14 +261,17 @@ def unpacked_archive(sources: Sequence[Source]) -> Iterator[list[Source]]:
         places: dict[tuple[Path, str], Path] = {}
         for path in {s.path for s in compressed}:
             wanted = {s.member for s in compressed if s.path == path}
-            with tarfile.open(path) as tar:
-                for entry in tar:
-                    held = tar.extractfile(entry) if entry.name in wanted else None
-                    if held is not None:
-                        place = Path(folder) / f"{len(places)}.json"
-                        with open(place, "wb") as out:
-                            shutil.copyfileobj(held, out, 1 << 20)
-                        places[path, entry.name] = place
+            try:
+                with tarfile.open(path) as tar:
+                    for entry in tar:
+                        held = tar.extractfile(entry) if entry.name in wanted else None
+                        if held is not None:
+                            place = Path(folder) / f"{len(places)}.json"
+                            with open(place, "wb") as out:
+                                shutil.copyfileobj(held, out, 1 << 20)
+                            places[path, entry.name] = place
+            except UNREADABLE as error:
+                raise UserError(f"cannot unpack {path}: {error}") from None
         yield [
             replace(s, path=places[s.path, s.member], member="") if (s.path, s.member) in places else s for s in sources
         ]

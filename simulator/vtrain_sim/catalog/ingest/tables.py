@@ -17,7 +17,7 @@ from vtrain_sim.catalog.ingest import trace as model
 from vtrain_sim.catalog.ingest.collectives import DISPATCH, collectives
 from vtrain_sim.catalog.ingest.notes import DROPPED, KEPT, NOTED
 from vtrain_sim.catalog.ingest.shapes import Shapes, kinds_by_name, shapes
-from vtrain_sim.catalog.ingest.structure import PHASES, Structure, structure
+from vtrain_sim.catalog.ingest.structure import FORWARD, PHASES, Structure, structure
 from vtrain_sim.catalog.ingest.trace import Ints, Trace
 
 _DIMS = ("m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
@@ -128,17 +128,57 @@ def _spans(trace: Trace, held: Structure) -> dict[str, Any]:
         trace.notes.add(
             "ranges", NOTED, "launched nothing on the device: their times are the host's", int((~launched).sum())
         )
-    if len(trace.gpu_ranges):
-        trace.notes.add("ranges", DROPPED, "copies of host ranges on the device's timeline: worked out from the "
-                        "kernels instead", len(trace.gpu_ranges))  # fmt: skip
-    return {
+    columns = {
         "step": held.host_step[rows], "span_id": rows, "parent_id": _known(outer, outer >= 0),
-        "name": _words(trace.names, host.name[rows]), "kind": _words(kinds, host.name[rows]),
-        "phase": _words(PHASES, held.phase[rows]), "layer_number": _known(layer, layer > 0),
-        "start_ns": start, "duration_ns": duration, "self_ns": own,
-        "host_duration_ns": host.duration[rows],
-        "busy_ns": _known(held.busy[rows], np.full(len(rows), trace.on_device)),
+        "name": host.name[rows], "phase": held.phase[rows], "layer_number": layer, "start_ns": start,
+        "duration_ns": duration, "self_ns": own, "host_duration_ns": host.duration[rows],
+        "busy_ns": held.busy[rows] if trace.on_device else np.full(len(rows), -1),
     }  # fmt: skip
+    columns = _with_device_ranges(trace, held, columns)
+    kind = _words(kinds, columns["name"])
+    return {
+        **columns, "kind": kind, "name": _words(trace.names, columns["name"]),
+        "phase": _words(PHASES, columns["phase"]), "layer_number": _positive(columns["layer_number"]),
+        "host_duration_ns": _known_or_null(columns["host_duration_ns"]), "busy_ns": _known_or_null(columns["busy_ns"]),
+    }  # fmt: skip
+
+
+def _with_device_ranges(trace: Trace, held: Structure, columns: dict[str, Any]) -> dict[str, Any]:
+    """Spans with those that only the device's timeline has; of the others the kernels tell more."""
+    ranges, host = trace.gpu_ranges, held.host
+    if not len(ranges):
+        return columns
+    of_ranges = host.external[host.category == model.RANGE]
+    alone = ~np.isin(ranges.external, of_ranges[of_ranges >= 0])
+    reason = "copies of host ranges on the device's timeline: worked out from the kernels instead"
+    trace.notes.add("ranges", DROPPED, reason, int((~alone).sum()))
+    trace.notes.add("ranges", KEPT, "ranges that only the device's timeline has", int(alone.sum()))
+    extra = ranges.take(alone)
+    count = len(extra)
+    named = [trace.names[n] for n in extra.name.tolist()]
+    phases = [PHASES.index(m.phase) if (m := range_rule(n)) is not None and m.phase else FORWARD for n in named]
+    layers = [layer_number(n) or -1 for n in named]
+    more = {
+        "step": held.steps.of(extra.start), "span_id": len(host) + np.arange(count),
+        "parent_id": pa.nulls(count, pa.int64()), "name": extra.name, "phase": np.array(phases, dtype=np.int64),
+        "layer_number": np.array(layers, dtype=np.int64), "start_ns": extra.start, "duration_ns": extra.duration,
+        "self_ns": extra.duration,
+        "host_duration_ns": np.full(count, -1), "busy_ns": extra.duration,
+    }  # fmt: skip
+    return {
+        name: pa.concat_arrays([column, more[name]])
+        if isinstance(column, pa.Array)
+        else np.concatenate([column, more[name]])
+        for name, column in columns.items()
+    }
+
+
+def _known_or_null(values: Ints) -> pa.Array:
+    return _known(values, values >= 0)
+
+
+def _positive(values: Ints) -> pa.Array:
+    return _known(values, values > 0)
 
 
 def _operators(trace: Trace, held: Structure, found: Shapes) -> dict[str, Any]:
