@@ -253,7 +253,7 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vtrain_sim.catalog.ingest.profiles.pq.write_table", fail)
+    monkeypatch.setattr("vtrain_sim.catalog.ingest.profiles.pq.ParquetWriter", fail)
     with pytest.raises(UserError, match="No space left"):
         ingest([str(path)], tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == before

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import groupby
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from vtrain_sim.catalog.ingest.nsys import read_nsys
 from vtrain_sim.catalog.ingest.sources import NSYS, Group, Source, find, groups, unpacked_archive
 from vtrain_sim.catalog.ingest.tables import run_row, tables_of
 from vtrain_sim.errors import UserError
-from vtrain_sim.whole_file import write_file
 
 # Raised when a change of the reader makes other rows of the same trace.
 READER = 1
@@ -158,7 +159,7 @@ def _ingest_group(
             "world_size": world,
             "config_json": json.dumps(config),
         }
-        _write(staging, group.run_id, first["rank"], "runs", pa.Table.from_pylist([row], schema=arrow_schema("runs")))
+        _write(staging, group.run_id, first["rank"], "runs", [pa.Table.from_pylist([row], schema=arrow_schema("runs"))])
         _swap(staging / f"{RUN_PREFIX}{group.run_id}", directory)
     except OSError as error:
         raise UserError(f"cannot write {directory}: {error.strerror or error}") from None
@@ -253,8 +254,8 @@ def _read_one(
     for trace in traces:
         starts = [t for t in (trace.host, trace.device) if len(t)]
         created = min((int(t.start.min()) for t in starts), default=0)
-        for name, table in tables_of(trace, run_id):
-            _write(staging, run_id, trace.rank, name, table)
+        for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
+            _write(staging, run_id, trace.rank, name, (piece for _, piece in pieces))
         results.append(
             {"rank": trace.rank, "world_size": trace.world_size, "notes": trace.notes.lines(),
              "run": run_row(run_id, trace, trace.world_size, created, "{}")}
@@ -262,9 +263,16 @@ def _read_one(
     return results
 
 
-def _write(staging: Path, run_id: str, rank: int, name: str, table: pa.Table) -> None:
-    if not table.num_rows:
-        return
+def _write(staging: Path, run_id: str, rank: int, name: str, pieces: Iterable[pa.Table]) -> None:
+    """Write a table; one without rows has no file. The directory is hidden until all of it is there."""
     path = staging / file_path(run_id, name, rank)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, lambda stream: pq.write_table(table, stream, compression="zstd"))
+    rows = 0
+    with pq.ParquetWriter(path, arrow_schema(name), compression="zstd") as writer:
+        for piece in pieces:
+            writer.write_table(piece)
+            rows += piece.num_rows
+    if not rows:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
