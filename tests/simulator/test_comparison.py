@@ -271,6 +271,16 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     catalog.add([str(tmp_path / "bare.json")])
     with pytest.raises(UserError, match="record_shapes"):
         from_run(catalog.path, ["bare"], "dgx-a100-80gb", "gpt3-1.3b", 0, [])
+    # Collectives alone sharpen the network.
+    network = Kineto(world=2)
+    network.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL()", 5, 50, 900, stream=20, **{
+        "Collective name": "allreduce", "In msg nelems": 1 << 20, "dtype": "BFloat16", "Group size": 2, "Process Group Ranks": "[0, 1]"})  # fmt: skip
+    network.write(tmp_path / "network.json")
+    catalog.add([str(tmp_path / "network.json")])
+    flags = ["--micro-batch-size", "1", "--global-batch-size", "2"]
+    projector, _ = from_run(catalog.path, ["network"], "dgx-a100-80gb", "gpt3-1.3b", 2, flags)
+    price = projector.evaluator.pricer.collectives.price("all_reduce", 2, 2 << 20)
+    assert (price.seconds, price.provenance) == (pytest.approx(900e-6), "measured")
     nameless = Kineto(device="")
     nameless.op("aten::mm", 0, 5, [[8, 8], [8, 8]])
     nameless.kernel("gemm", 1, 10, 5)

@@ -59,21 +59,22 @@ def load_profile(catalog: Catalog, run_ids: Sequence[str]) -> Profile:
         same_device = [r for r in runs if r["device_name"] == run["device_name"]]
         benches = [r["run_id"] for r in same_device if r["source"] in ("ops", "rank", "collectives")]
         own = load_operators(connection, list(run_ids))
-        if not len(own):
-            raise UserError(
-                f"run {run_id!r} has no operators with shapes: "
-                + (
-                    "profile with record_shapes=True (Nsight Systems: emit_nvtx(record_shapes=True))"
-                    if run["source"] in TRACES
-                    else "capture it with operators on, or add runs of vtrain-profile ops or rank"
-                )
-            )
-        others = load_operators(connection, benches)
-        overhead = _step_overhead(connection, list(run_ids))
         # A trace's own collectives are what its network does.
         networks = [r["run_id"] for r in same_device if r["source"] == "collectives"]
         networks += [wanted for wanted in run_ids if by_id[wanted]["source"] in TRACES]
         collectives = load_collectives(connection, networks)
+        if not len(own) and run["source"] not in TRACES:
+            raise UserError(
+                f"run {run_id!r} has no operators: capture it with operators on, or add runs of "
+                "vtrain-profile ops or rank"
+            )
+        if not len(own) and not collectives.points:
+            raise UserError(
+                f"run {run_id!r} has neither operators with shapes nor collectives with bytes and ranks: profile with "
+                "record_shapes=True (Nsight Systems: emit_nvtx(record_shapes=True))"
+            )
+        others = load_operators(connection, benches)
+        overhead = _step_overhead(connection, list(run_ids))
         contention = _contention(connection, benches) if run["world_size"] == 1 else 1.0
         ((step_spread,),) = connection.execute(
             """

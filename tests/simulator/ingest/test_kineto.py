@@ -218,6 +218,33 @@ def test_recomputation_and_fused_gradients() -> None:
     ]  # fmt: skip
 
 
+def test_autograds_thread_belongs_to_the_range_that_waits_even_where_it_has_more_ranges() -> None:
+    """Recomputed modules are ranges on autograd's thread: the training thread is the one with the steps."""
+    trace = Kineto()
+    trace.range("ProfilerStep#1", 0, 1000)
+    trace.range("## backward ##", 100, 800)
+    for index, at in enumerate((200, 400, 600)):
+        trace.op("autograd::engine::evaluate_function: CheckpointFunctionBackward", at, 150, seq=index, tid=AUTOGRAD)
+        trace.module(f"TransformerLayer_{index}", at + 5, 90, tid=AUTOGRAD)
+        trace.op("aten::mm", at + 10, 20, [[8, 8], [8, 8]], tid=AUTOGRAD)
+        trace.kernel("gemm", at + 15, at + 15, 10, tid=AUTOGRAD)
+    tables, _ = ingest(trace)
+    spans = {s["name"]: s for s in tables["spans"]}
+    assert spans["## backward ##"]["busy_ns"] == 30_000
+    layers = [spans[f"nn.Module: TransformerLayer_{i}"] for i in range(3)]
+    assert [(s["phase"], s["layer_number"], s["busy_ns"]) for s in layers] == [
+        ("recompute", i + 1, 10_000) for i in range(3)
+    ]
+    assert {s["parent_id"] for s in layers} == {spans["## backward ##"]["span_id"]}
+
+
+def test_grouped_calls_are_named_by_their_kernel() -> None:
+    trace = Kineto(world=2)
+    trace.kernel("ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)", 5, 50, 9, stream=20, **{
+        "Collective name": "coalesced", "In msg nelems": 8, "dtype": "Float", "Group size": 2})  # fmt: skip
+    assert [(c["op"], c["bytes"]) for c in ingest(trace)[0]["collectives"]] == [("p2p", 32)]
+
+
 def test_square_products_are_told_apart_by_order() -> None:
     trace = Kineto()
     trace.op("aten::mm", 0, 20, [[64, 32], [32, 64]], seq=1)

@@ -56,7 +56,7 @@ def _from_kernels(trace: Trace, structure: Structure) -> list[dict[str, Any]]:
     for row, beside in zip(order.tolist(), hidden.tolist(), strict=True):
         name = trace.names[int(device.name[row])]
         call = _call_of(trace, structure, int(device.call[row]), int(structure.launcher[row]))
-        op = call.op if call.op and call.op != "send_recv" else _op_of_kernel(name, call.op)
+        op = call.op if call.op != "send_recv" and collective_op(call.op) else _op_of_kernel(name)
         if not op:
             setup += 1
             continue
@@ -104,7 +104,7 @@ def _without_kernels(trace: Trace, structure: Structure, seen: set[int]) -> list
     return rows
 
 
-def _op_of_kernel(name: str, said: str) -> str:
+def _op_of_kernel(name: str) -> str:
     base = name.partition("(")[0].partition("<")[0]
     if "::" in base or "nccl" not in base.lower():
         last = base.rpartition("::")[2]
@@ -112,7 +112,7 @@ def _op_of_kernel(name: str, said: str) -> str:
         return found or collective_op(last)
     found = collective_op(base)
     # NCCL runs an all-to-all, and both ends of a point-to-point call, as one kernel.
-    return said or ("p2p" if found == "send_recv" else found)
+    return "p2p" if found == "send_recv" else found
 
 
 def _call_of(trace: Trace, structure: Structure, number: int, host_row: int) -> Call:

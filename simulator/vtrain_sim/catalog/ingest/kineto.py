@@ -35,7 +35,7 @@ _DEVICE = {
     "kernel": model.KERNEL, "gpu_memcpy": model.MEMCPY, "memcpy": model.MEMCPY, "gpu_memset": model.MEMSET,
     "memset": model.MEMSET, "concurrent_kernel": model.KERNEL,
 }  # fmt: skip
-_LAUNCHES = ("cuda_runtime", "cuda_driver", "runtime", "driver", "hip_runtime")
+_LAUNCHES = ("cuda_runtime", "cuda_driver", "runtime", "driver", "hip_runtime", "xpu_runtime", "privateuse1_runtime")
 _GPU_RANGES = ("gpu_user_annotation",)
 _MODULE = "nn.Module: "
 _FLOWS = ("s", "t", "f")
@@ -312,10 +312,10 @@ def _scaled(values: list[Any], scale: int) -> tuple[Ints, Any]:
         numbers = np.array(values)
     except (ValueError, OverflowError):
         numbers = np.array([None])
-    if numbers.dtype.kind == "i":
+    if numbers.dtype.kind == "i" and numbers.ndim == 1:
         good = np.abs(numbers) < (1 << 62) // scale
         return np.where(good, numbers, 0).astype(np.int64) * scale, good
-    if numbers.dtype.kind != "f":
+    if numbers.dtype.kind != "f" or numbers.ndim != 1:
         found = [_number(v) for v in values]
         numbers = np.array([np.nan if v is None else v for v in found])
     good = np.isfinite(numbers) & (np.abs(numbers) < float(1 << 62) / scale)

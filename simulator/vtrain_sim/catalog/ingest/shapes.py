@@ -22,6 +22,8 @@ from vtrain_sim.catalog.ingest.notes import KEPT, NOTED
 from vtrain_sim.catalog.ingest.structure import BACKWARD, RECOMPUTE, Structure
 from vtrain_sim.catalog.ingest.trace import Ints, Trace
 
+# No tensor has a larger size; products of three of them stay within what a double holds.
+_LARGEST = 1 << 40
 _TYPES = ("", "float64", "float32", "float16", "bfloat16", "float8")
 # Kinds whose backward pass is one operator of the same sizes.
 _MIRRORED = ("attention", "norm", "embedding")
@@ -182,15 +184,25 @@ class _Finder:
 @lru_cache(maxsize=1 << 16)
 def _shaped(name: str, dims: bytes, types: bytes, concrete: bytes, dtype: str) -> Operator | None:
     try:
-        operator = shaped_operator(name, json.loads(dims), json.loads(types) if types else [], dtype)
-        at = causal_argument(name)
-        if operator is not None and at is not None and concrete:
-            values = json.loads(concrete)
-            if len(values) > at and str(values[at]) in ("False", "0"):
-                operator = replace(operator, fused=NOT_CAUSAL)
-    except (ValueError, TypeError, RecursionError):
+        sizes, kinds, values = (json.loads(text) if text else [] for text in (dims, types, concrete))
+    except (ValueError, RecursionError):
         return None
+    if not (isinstance(sizes, list) and isinstance(kinds, list) and all(_are_sizes(s) for s in sizes)):
+        return None
+    operator = shaped_operator(name, sizes, kinds, dtype)
+    at = causal_argument(name)
+    if operator is not None and at is not None and isinstance(values, list) and len(values) > at:
+        return replace(operator, fused=NOT_CAUSAL) if str(values[at]) in ("False", "0") else operator
     return operator
+
+
+def _are_sizes(value: object) -> bool:
+    """Whether something is the sizes of a tensor, of a list of tensors, or of nothing."""
+    if not isinstance(value, list):
+        return False
+    return all(type(v) is int and 0 <= v <= _LARGEST for v in value) or all(
+        isinstance(v, list) and _are_sizes(v) for v in value
+    )
 
 
 def kinds_by_name(trace: Trace, used: NDArray[np.bool_]) -> list[str]:

@@ -151,10 +151,12 @@ def _launchers(trace: Trace, host: Events, nesting: Nesting) -> tuple[Ints, Ints
 def _adopt_backward(trace: Trace, host: Events, nesting: Nesting) -> Nesting:
     """Put what autograd runs on threads of its own into the range that waits for it on the training thread."""
     evaluates = np.array([name.startswith(EVALUATE) for name in trace.names], dtype=bool)
-    steps_or_ranges = host.category != model.OPERATOR
-    if not len(host) or not steps_or_ranges.any():
+    # The training thread is the one whose steps are marked, else the one with most ranges.
+    is_step = _named_steps(trace)[host.name] & (host.category == model.RANGE) if len(host) else np.empty(0, dtype=bool)
+    telling = is_step if is_step.any() else host.category != model.OPERATOR
+    if not telling.any():
         return nesting
-    threads, counts = np.unique(host.thread[steps_or_ranges], return_counts=True)
+    threads, counts = np.unique(host.thread[telling], return_counts=True)
     training = int(threads[counts.argmax()])
     autograd = np.unique(host.thread[evaluates[host.name] & (host.thread != training)])
     rows = np.flatnonzero((nesting.parent < 0) & np.isin(host.thread, autograd) & (host.category == model.OPERATOR))
@@ -184,8 +186,13 @@ def _spans_and_marks(trace: Trace, host: Events) -> tuple[NDArray[np.bool_], Int
     return is_span, marks
 
 
+def _named_steps(trace: Trace) -> NDArray[np.bool_]:
+    """Which of the trace's names are those of training steps."""
+    return np.array([(r := range_rule(n)) is not None and r.kind == "step" for n in trace.names], dtype=bool)
+
+
 def _steps(trace: Trace, host: Events) -> Steps:
-    is_step = np.array([(r := range_rule(n)) is not None and r.kind == "step" for n in trace.names], dtype=bool)
+    is_step = _named_steps(trace)
     rows = (
         np.flatnonzero((host.category == model.RANGE) & is_step[host.name])
         if len(host)
