@@ -83,7 +83,7 @@ OPERATOR_RULES = (
          r"broadcast_(to|tensors)|view_as|type_as|diagonal|unfold|is_same_size|_has_compatible_\w+|record_stream|"
          r"is_pinned|(new|scalar)_\w+)_?$|^detach_?$",
          "aten::as_strided"),
-    Rule("memory", "PyTorch", r"distributed.*reducer::|flatten_dense_tensors|(slice|select)_backward$|^aten::(copy_|_?to(_copy)?|contiguous|clone|zeros?(_|_like)?|fill_|ones(_like)?|full|pin_memory)$",
+    Rule("memory", "PyTorch", r"distributed.*reducer::|flatten_dense_tensors|(slice|select)_backward$|^aten::(copy_|_copy_from|_?to(_copy)?|contiguous|clone|zeros?(_|_like)?|fill_|ones(_like)?|full|pin_memory)$",
          "aten::copy_"),
     Rule("optimizer", "PyTorch", r"^aten::(_foreach|_fused_(adam|sgd))|^Optimizer\.", "aten::_foreach_addcdiv_"),
     Rule("softmax", "PyTorch, Megatron", r"softmax|cross_entropy|nll_loss|CrossEntropy|log_softmax|logsumexp",
@@ -98,7 +98,7 @@ OPERATOR_RULES = (
     Rule("permute", "PyTorch, Megatron",
          r"[Pp]ermut|sort|topk|gather|scatter|index|cumsum|nonzero|unique|masked_select|moe_|take|bincount|where",
          "aten::index_select"),
-    Rule("reduction", "PyTorch", r"^aten::(sum|mean|max|min|amax|amin|norm|linalg_vector_norm|all|any|std|var|prod|count\w+)$",
+    Rule("reduction", "PyTorch", r"^aten::(sum|mean|max|min|amax|amin|norm|linalg_vector_norm|all|any|std|var|prod|arg(max|min)|count\w+)$",
          "aten::mean"),
     Rule("elementwise", "PyTorch",
          r"^aten::_?(add|sub|rsub|mul|div|neg|pow|sqrt|rsqrt|exp|log|tanh|sigmoid|relu|gelu|silu|threshold|dropout|"
@@ -107,6 +107,9 @@ OPERATOR_RULES = (
          r"maximum|minimum|isnan|isinf|isfinite|mse_loss|max_pool2d\w*|avg_pool2d\w*|adaptive\w*|hardtanh|"
          r"masked_fill|random|remainder|floor_divide|round|softplus|mish|leaky_relu)(_?scalar)?(_?backward\w*)?_?$",
          "aten::threshold_backward"),
+    Rule("elementwise", "PyTorch", r"^aten::(repeat(_interleave)?|rand\w*|nan_to_num|log2|log1p|elu|logit|constant_pad_nd|pad|upsample\w*|"
+         r"glu|hardswish|diff|roll|flip)(_backward)?_?$", "aten::constant_pad_nd"),
+    Rule("elementwise", "PyTorch inductor", r"^triton_(poi|red|per)_fused", "triton_poi_fused_add_mul_silu_0"),
     Rule("autograd", "PyTorch", r"^autograd::|^torch::autograd::|Backward\d*$|::AccumulateGrad$",
          "autograd::engine::evaluate_function: AddmmBackward0"),
 )  # fmt: skip

@@ -58,10 +58,10 @@ KERNEL_RULES = (
          "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1_kernel0_0"),
     Rule("attention", "xFormers, TensorRT, CK", r"fmha|Fmha|mha_(fwd|bwd|varlen)",
          "fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention)"),
-    Rule("attention", "Triton", r"_attn_(fwd|bwd)|attention_kernel|flex_attention|flash_attention|[Pp]aged_?[Aa]ttention",
+    Rule("attention", "Triton", r"(^|_)attn_(fwd|bwd)|attention_kernel|(unified|flex|flash)_attention|[Pp]aged_?[Aa]ttention|sage_fwd",
          "_attn_fwd"),
     Rule("convolution", "cuDNN, cutlass",
-         r"implicit_(gemm|convolve)|cudnn::.*(conv|nchw|nhwc|ndhwc)|scudnn|conv(olve|2d|_depthwise)|"
+         r"implicit_(gemm|convolve)|cudnn::.*(conv|nchw|nhwc|ndhwc)|scudnn|conv(olve|2d|_depthwise)|grouped_conv|Im2d2Col|"
          r"[dw]grad(\d|_engine|2d|_alg)|winograd|fft2d",
          "sm80_xmma_fprop_implicit_gemm_indexed_tf32f32_tf32f32_f32_nhwckrsc_nchw_tilesize128x64x16"),
     Rule("gemm", "cuBLAS", r"(?<!fb)gemm|nvjet_|gemv|splitK_?reduce|cublas|dot_kernel|reduce_1Block_kernel",
@@ -70,7 +70,7 @@ KERNEL_RULES = (
     Rule("gemm", "cutlass", r"cutlass.*(Gemm|(?<!fb)gemm|tensorop|simt)|GemmUniversal|GemmGrouped",
          "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_128x128_32x4_nn_align8>()"),
     Rule("gemm", "DeepGEMM", r"deep_gemm::|fp8_gemm", "void deep_gemm::fp8_gemm_kernel<4096u, 7168u, 128u>()"),
-    Rule("gemm", "Triton", r"triton_(tem_fused_)?_?(\w*_)?(mm|addmm|bmm)(_|$)|(^|_)matmul_kernel",
+    Rule("gemm", "Triton", r"triton_(tem_fused_)?_?(\w*_)?(mm|addmm|bmm)(_|$)|(^|_)matmul_(kernel|ogs)|^bmm_|fused_moe",
          "triton_tem_fused_addmm_0"),
     Rule("gemm", "rocBLAS", r"^Cijk_", "Cijk_Alik_Bljk_BBS_BH_MT128x128x32_MI32x32x8x1"),
     Rule("rope", "Transformer Engine, Triton", r"rope|rotary", "fused_rope_forward_kernel<__nv_bfloat16>(int, int)"),
@@ -79,7 +79,7 @@ KERNEL_RULES = (
     Rule("norm", "apex", r"cu(Apply|Compute).*(Norm|Grad(Input|Gamma)|PartGrad)|layer_norm::",
          "void cuApplyLayerNorm<float, float, c10::BFloat16>(c10::BFloat16*, float*, float*)"),
     Rule("norm", "PyTorch, cuDNN, Triton",
-         r"(layer|rms|group|batch|instance)_?norm|[LR][a-z]*Norm|RowwiseMoments|GammaBetaBackward|cudnn::bn_|bn_(fw|bw)_",
+         r"(?i:(layer|rms|group|batch|instance)_?norm)|[LR][a-z]*Norm|RowwiseMoments|GammaBetaBackward|cudnn::bn_|bn_(fw|bw)_",
          "void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<c10::BFloat16, float>()"),
     Rule("optimizer", "apex, Transformer Engine, PyTorch foreach", r"multi_tensor_apply|multi_tensor_|foreach",
          "void multi_tensor_apply_kernel<TensorListMetadata<4>, AdamFunctor<float, float, int>, float, float>()"),
@@ -88,7 +88,7 @@ KERNEL_RULES = (
          r"softmax|SoftMax|cross_entropy|CrossEntropy|nll_loss|NLLLoss",
          "void scaled_upper_triang_masked_softmax_warp_forward<__nv_bfloat16, __nv_bfloat16, float, 11>()"),
     Rule("cast", "Transformer Engine, DeepSeek, vLLM",
-         r"cast_(and_)?transpose|cast_to_fp8|cast_back|fp8_(cast|quant)|quantize|transpose_kernel|batched_transpose|_fp8_quant|"
+         r"cast_(and_)?transpose|cast_to_fp8|cast_back|fp8_(cast|quant)|quantize|transpose_kernel|batched_transpose|_fp8_quant|_quant_kernel|"
          r"amax_kernel",
          "void transformer_engine::cast_transpose_fused_kernel<false, false, float, __nv_bfloat16>()"),
     Rule("embedding", "PyTorch, FBGEMM",
@@ -96,11 +96,12 @@ KERNEL_RULES = (
          "void at::native::(anonymous namespace)::indexSelectLargeIndex<c10::BFloat16, long, unsigned int, 2>()"),
     Rule("permute", "Transformer Engine, Megatron, PyTorch, CUB",
          r"permut|[Ss]ort|[Tt]op_?[Kk]|[Ss]can|[Ss]catter|[Gg]ather|index(ing)?_(put|elementwise|kernel|copy|backward)|[Hh]istogram|"
-         r"compute_grad_from|unique|nonzero|sort_chunks|get_dispatch_layout|DeviceSelect",
+         r"compute_grad_from|unique|nonzero|routing|bitmatrix|reshape_and_cache|store_kv|recat_copy|sort_chunks|get_dispatch_layout|DeviceSelect",
          "void at::native::index_elementwise_kernel<128, 4, at::native::gpu_index_kernel>()"),
     Rule("reduction", "PyTorch, Triton, CUB", r"reduce_kernel|triton_(red|per)_|DeviceReduce|nvfuser_.*reduction|Reduce|reduce_|pool",
          "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::MeanOps<float>>>()"),
-    Rule("elementwise", "PyTorch", r"elementwise|CatArray|dropout|fill_|copy_(kernel|tensor)|bernoulli|distribution_|arange|tri(u|l)_",
+    Rule("elementwise", "PyTorch", r"elementwise|CatArray|dropout|fill_|copy_(kernel|tensor)|bernoulli|distribution_|arange|tri(u|l)_|upsample|SubTensorOp|"
+         r"^transpose_",
          "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<c10::BFloat16>>()"),
     Rule("convolution", "cuDNN", r"cudnn", "void cask_cudnn_infer::computeOffsetsKernel<false, false>()"),
     Rule("elementwise", "Transformer Engine, Megatron, Triton, nvFuser",

@@ -94,7 +94,7 @@ RANGE_RULES = (
 _COMPILED = tuple((re.compile(rule.pattern), rule) for rule in RANGE_RULES)
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)|^nn\.Module: (?!TransformerBlock_)\w*(?:Layer|Block)_(\d+)$")
 # Wrappers by which communication libraries mark their calls: collectives, not spans.
-_COMMUNICATION = re.compile(r"^(nccl|gloo|ucc|mpi|c10d):|^nccl[A-Z]")
+_COMMUNICATION = re.compile(r"^(nccl|rccl|gloo|ucc|mpi|c10d|hccl|xccl):|^nccl[A-Z]")
 
 
 @lru_cache(maxsize=65536)

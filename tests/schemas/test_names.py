@@ -47,6 +47,9 @@ def test_every_range_rule_wins_its_own_example(rule) -> None:
         ("[CUDA memcpy Device-to-Host]", "memory"), ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float>()", "norm"),
         ("void at::native::(anonymous namespace)::softmax_warp_forward<float>()", "softmax"),
         ("triton_red_fused_native_layer_norm_0", "norm"), ("nvjet_hsh_128x128_64x6_1x2_h_bz_TNT", "gemm"),
+        ("attn_fwd.kd", "attention"), ("_ZN7ck_tile6kentryILi1ENS_12Rmsnorm2dFwdINS_27Rmsnorm2dFwdPipeline", "norm"),
+        ("void (anonymous namespace)::multimem_all_reduce_kernel<c10::BFloat16, 16>()", "communication"),
+        ("_ZN2ck16tensor_operation6device12_GLOBAL__N_149kernel_grouped_conv_fwd_multiple_abd_xdl", "convolution"),
         ("my_own_kernel", "other"), ("", "other"),
     ],
 )  # fmt: skip

@@ -9,8 +9,9 @@
 -- @column share: of the time of all kernels of the rank, 0 to 1
 WITH named AS (
     SELECT run_id, rank, kind, duration_ns,
-        CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(split_part(split_part(name, '<', 1), '(', 1), '^void ', '') END
-            AS name
+        CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(
+            split_part(split_part(replace(name, '(anonymous namespace)::', ''), '<', 1), '(', 1), '^void ', ''
+        ) END AS name
     FROM kernels
 )
 SELECT

@@ -173,6 +173,13 @@ def test_expert_exchange_is_all_to_all_and_its_setup_is_no_collective() -> None:
     assert {k["kind"] for k in tables["kernels"]} == {"communication"}
 
 
+def test_communication_kernels_that_do_not_say_what_they_do_are_kept() -> None:
+    trace = Kineto(world=2)
+    trace.kernel("ncclDevKernel_Generic(ncclDevKernelArgsStorage<4096ul>)", 5, 50, 9, stream=20)
+    trace.kernel("void (anonymous namespace)::multimem_all_reduce_kernel<c10::BFloat16, 16>(c10::BFloat16*)", 25, 70, 9)
+    assert [c["op"] for c in ingest(trace)[0]["collectives"]] == ["unknown", "all_reduce"]
+
+
 def test_a_call_without_a_kernel_is_kept_without_a_duration() -> None:
     trace = Kineto()
     trace.op("aten::mm", 0, 5, [[8, 8], [8, 8]])

@@ -105,14 +105,14 @@ def _without_kernels(trace: Trace, structure: Structure, seen: set[int]) -> list
 
 
 def _op_of_kernel(name: str) -> str:
-    base = name.partition("(")[0].partition("<")[0]
-    if "::" in base or "nccl" not in base.lower():
-        last = base.rpartition("::")[2]
-        found = next((op for word, op in _EXPERT if last.startswith(word)), "")
-        return found or collective_op(last)
+    """Operation by a kernel's name; "" for one that moves no data."""
+    base = name.replace("(anonymous namespace)::", "").partition("(")[0].partition("<")[0]
+    if "nccl" not in base.lower():
+        last = base.rpartition("::")[2].removeprefix("void ")
+        return next((op for word, op in _EXPERT if last.startswith(word)), "") or collective_op(last)
     found = collective_op(base)
-    # NCCL runs an all-to-all, and both ends of a point-to-point call, as one kernel.
-    return "p2p" if found == "send_recv" else found
+    # NCCL runs both ends of a point-to-point call as one kernel, RCCL everything as a generic one.
+    return "p2p" if found == "send_recv" else found or "unknown"
 
 
 def _call_of(trace: Trace, structure: Structure, number: int, host_row: int) -> Call:

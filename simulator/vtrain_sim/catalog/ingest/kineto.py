@@ -23,6 +23,7 @@ from vtrain_sim.catalog.ingest import trace as model
 from vtrain_sim.catalog.ingest.json_events import NO_ARGUMENTS, Arguments, Event, EventReader
 from vtrain_sim.catalog.ingest.notes import DROPPED, NOTED, Notes
 from vtrain_sim.catalog.ingest.trace import Call, Columns, Interned, Ints, Trace
+from vtrain_sim.errors import UserError
 
 # Categories by what they become; older versions of the profiler had other words.
 _HOST = {
@@ -64,6 +65,8 @@ def read_kineto(
     finally:
         if collecting:
             gc.enable()
+    if not builder.seen and (reader.damaged or reader.truncated):
+        raise UserError(f"{where} is not a trace: it holds no event that can be read")
     builder.notes.add("events", DROPPED, "damaged places: stepped over, up to the next whole event", reader.damaged)
     if reader.truncated:
         builder.notes.add("file", NOTED, "ends before its list of events does: what came after is lost")
@@ -73,6 +76,7 @@ def read_kineto(
 class _Builder:
     def __init__(self) -> None:
         self.notes = Notes()
+        self.seen = 0
         self._names, self._threads, self._signatures, self._calls = Interned(), Interned(), Interned(), Interned()
         self._calls.number(None)
         self._host = Columns(*model.HOST, "call")
@@ -86,6 +90,7 @@ class _Builder:
 
     def add(self, events: Sequence[Event], metadata: dict[str, Any]) -> None:
         """Take in a block of events."""
+        self.seen += len(events)
         groups: dict[str, list[Event]] = {}
         for event in events:
             if event.ph == "X":

@@ -138,7 +138,7 @@ def _kernels(trace: Trace, held: Structure) -> dict[str, Column]:
         name = np.where(operator >= 0, host.name[np.maximum(operator, 0)], -1)
     other = words.index("other") if "other" in words else -1
     unknown = Counter(trace.names[n] for n in device.name[order][kinds == other].tolist())
-    example = ", ".join(n.partition("<")[0] for n, _ in unknown.most_common(5))
+    example = ", ".join(n.partition("<")[0][:60] for n, _ in unknown.most_common(5))
     trace.notes.add("kernels", KEPT, "kernels, copies and fills", len(order))
     trace.notes.add("kernels", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
     trace.notes.add("kernels", NOTED, "lie outside every step: step -1", int((held.device_step < 0).sum()))
