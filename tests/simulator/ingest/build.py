@@ -160,6 +160,11 @@ class Nsight:
         self.insert("NVTX_PAYLOAD_SCHEMAS", NCCL_DOMAIN, 17, None, 1, 0, 2, 16, 8)
         self.insert("NVTX_PAYLOAD_SCHEMA_ENTRIES", NCCL_DOMAIN, 17, 0, 0, 18, "NCCL communicator ID", None, None, None)
         self.insert("NVTX_PAYLOAD_SCHEMA_ENTRIES", NCCL_DOMAIN, 17, 1, 0, 22, "Message size [bytes]", None, None, 8)
+        # And when a communicator is made: its size, and the rank of the process in it.
+        for index, (kind, name, offset) in enumerate(
+            ((18, "NCCL communicator ID", None), (5, "No. of ranks", 8), (5, "Rank", 12))
+        ):
+            self.insert("NVTX_PAYLOAD_SCHEMA_ENTRIES", NCCL_DOMAIN, 18, index, 0, kind, name, None, None, offset)
 
     def insert(self, table: str, *values: Any) -> None:
         self.db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
@@ -255,6 +260,11 @@ class Nsight:
 def nccl_payload(communicator: int, nbytes: int) -> bytes:
     """An NVTX payload as Nsight Systems stores it: header, then NCCL's two fields."""
     return struct.pack("<IIIIQQ", NCCL_DOMAIN, 0, 17, 0, 16, 48) + struct.pack("<QQ", communicator, nbytes)
+
+
+def communicator_payload(communicator: int, size: int, rank: int) -> bytes:
+    """The payload of the call that makes a communicator."""
+    return struct.pack("<IIIIQQ", NCCL_DOMAIN, 0, 18, 0, 16, 48) + struct.pack("<QII", communicator, size, rank)
 
 
 def nsight_report(path: Path) -> Path:

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator.ingest.build import BASE_NS, SCHEMA, START_END, Nsight, nccl_payload, nsight_report
+from simulator.ingest.build import (
+    BASE_NS,
+    NCCL_DOMAIN,
+    SCHEMA,
+    START_END,
+    Nsight,
+    communicator_payload,
+    nccl_payload,
+    nsight_report,
+)
 from vtrain_sim.catalog.ingest.nsys import read_nsys
 from vtrain_sim.catalog.ingest.tables import tables_of
 from vtrain_sim.errors import UserError
@@ -75,6 +84,47 @@ def test_ranges_by_id_and_by_text_push_pop_and_start_end(ranks: list[dict[str, R
 def test_nccl_payloads_give_bytes_to_the_kernel_of_the_group(ranks: list[dict[str, Rows]]) -> None:
     (call,) = ranks[0]["collectives"]
     assert (call["op"], call["bytes"], call["dtype"], call["group_ranks"]) == ("all_reduce", 8192, "bfloat16", None)
+
+
+def test_communicators_tell_the_ranks_of_their_groups(tmp_path: Path) -> None:
+    """Made by both processes in the report: NCCL's ranks are in the order of its own numbers. Others stay unknown."""
+    report = Nsight(tmp_path / "r.sqlite")
+    for process, device, place in ((500, 0, 1), (501, 1, 0)):
+        report.domain(NCCL_DOMAIN, "NCCL", process)
+        for index, (group, size) in enumerate(((1 << 63 | 7, 2), (9, 4))):
+            at = 1000 * index
+            report.nvtx(
+                "ncclCommInitRankConfig",
+                at + 10,
+                at + 20,
+                process,
+                domain=NCCL_DOMAIN,
+                payload=communicator_payload(group, size, place),
+            )
+            report.nvtx(
+                "ncclAllReduce", at + 100, at + 200, process, domain=NCCL_DOMAIN, payload=nccl_payload(group, 4096)
+            )
+            report.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL()", at + 150, at + 300, at + 400, process, device)
+    for rank in ingest(report.close()):
+        assert [(c["op"], c["bytes"], c["group_ranks"]) for c in rank["collectives"]] == [
+            ("all_reduce", 4096, [1, 0]),
+            ("all_reduce", 4096, None),
+        ]
+
+
+def test_marked_ranges_are_no_operators_though_pytorch_numbers_them(tmp_path: Path) -> None:
+    report = Nsight(tmp_path / "r.sqlite")
+    for index, name in enumerate(("ProfilerStep#4, op_id = 1", "FSDP::pre_forward (layer.1), op_id = 2", "my own range, op_id = 3",
+                                  "autograd::engine::evaluate_function: MmBackward0, seq = 3, op_id = 4", "FlashAttnFunc, op_id = 5")):  # fmt: skip
+        report.nvtx(name, 10 * index, 1000 - 10 * index, 5)
+    report.kernel("gemm", 100, 200, 300, 5)
+    (rank,) = ingest(report.close())
+    assert [s["name"] for s in rank["spans"]] == ["ProfilerStep#4", "FSDP::pre_forward (layer.1)", "my own range"]
+    assert [o["name"] for o in rank["operators"]] == [
+        "autograd::engine::evaluate_function: MmBackward0",
+        "FlashAttnFunc",
+    ]
+    assert rank["operators"][1]["phase"] == "backward"
 
 
 def test_payload_as_json_text_and_point_to_point_in_a_group(tmp_path: Path) -> None:

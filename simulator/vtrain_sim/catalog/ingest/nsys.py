@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vtrain_schemas.communication_names import collective_op
-from vtrain_schemas.range_names import is_communication
+from vtrain_schemas.range_names import is_communication, range_rule
 from vtrain_sim.catalog.ingest import trace as model
 from vtrain_sim.catalog.ingest.notes import DROPPED, NOTED, Notes
 from vtrain_sim.catalog.ingest.nvtx_payloads import Payloads
@@ -31,6 +32,8 @@ _GRAPHS, _RANGES = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE", "NVTX_EVENTS"
 _CALLS = ("CUPTI_ACTIVITY_KIND_RUNTIME", "CUPTI_ACTIVITY_KIND_DRIVER")
 # torch.autograd.profiler.emit_nvtx: "aten::mm, seq = 7, op_id = 12, sizes = [[8, 4], [4, 2]]".
 _EMITTED = re.compile(r"^(.+?)(?:, seq = (-?\d+))?(?:, op_id = \d+)?(?:, sizes = (\[.*?\]))?(?:, input_op_ids = .*)?$")
+# Ranges of record_function carry an operator's id too: their names are no operators'.
+_OWN_RANGE = re.compile(r"^(?!autograd::|aten::).*([ #]|^FSDP::)")
 _FRAMEWORK = re.compile(
     r"^(aten|autograd|torch|c10d|te|tex|flash_attn|mkldnn|prims|_c10d_functional)::|, (seq|op_id) = "
 )
@@ -89,7 +92,10 @@ class _Report:
         self.processes: dict[int, _Process] = {}
         self.names, self.threads, self.signatures, self.called = Interned(), Interned(), Interned(), Interned()
         self.called.number(None)
+        # Of each communicator, by process: its place and the number of ranks.
+        self.communicators: dict[str, dict[int, tuple[int, int]]] = {}
         self.strings: dict[int, str] = {}
+        self.calls: list[Call] = [Call()]
         epoch = _whole(self._one("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"))
         self.epoch = epoch if 0 < epoch < _LATEST else 0
 
@@ -120,10 +126,13 @@ class _Report:
             self.notes.add(
                 "file", NOTED, "does not say which rank a process is: numbered by GPU, then by process", len(order)
             )
+        placed = {pid: own.get(pid, index + (rank or 0)) for index, pid in enumerate(order)}
+        groups = self._groups(placed)
+        for call in self.called.values[1:]:
+            ranks = groups.get(call.group, ())
+            self.calls.append(replace(call, ranks=ranks, group_size=len(ranks)))
         found = [
-            self._trace(
-                active[pid], own.get(pid, index + (rank or 0)), len(order), self.notes if index == 0 else Notes()
-            )
+            self._trace(active[pid], placed[pid], len(order), self.notes if index == 0 else Notes())
             for index, pid in enumerate(order)
         ]
         return found or [self._trace(_Process(), rank or 0, 1, self.notes)]
@@ -138,7 +147,7 @@ class _Report:
             source="nsys", host=process.host.finish(), launches=process.launches.finish(),
             device=process.device.finish(), gpu_ranges=nothing, memory=Columns(*model.MEMORY).finish(),
             names=self.names.values, signatures=self.signatures.values, host_calls=process.calls,
-            calls=[c or Call() for c in self.called.values],
+            calls=self.calls,
             rank=rank, world_size=max(count, rank + 1), notes=notes, host_name=str(host_name or ""),
             device_name=str(mine[1] or ""), device_memory=max(0, _whole(mine[2])), devices=len(gpus),
             backend="nccl" if any("nccl" in n for n in self.names.numbers) else "",
@@ -294,9 +303,10 @@ class _Report:
                 category, sequence, signature = model.RANGE, -1, -1
                 if _FRAMEWORK.search(name):
                     name, sequence, signature = self._emitted(name)
-                    category = model.OPERATOR
+                    category = model.RANGE if _OWN_RANGE.search(name) or range_rule(name) else model.OPERATOR
                 if domains.get((pid, domain)) == "NCCL" or is_communication(name):
                     said = payloads.read(binary, text_json if text_json is not None else self._text(json_id))
+                    self._note_communicator(pid, said)
                     number = self._call(name, said)
                     if number > 0:
                         process.calls[process.hosts + len(columns["start"])] = number
@@ -316,14 +326,26 @@ class _Report:
         signature = self.signatures.number((sizes.encode(), b"", b"")) if sizes else -1
         return found[1], _whole(int(found[2] or -1)), signature
 
+    def _note_communicator(self, pid: int, said: dict[str, Any]) -> None:
+        """What the call that makes a communicator says: its size, and this process's place in it."""
+        size, place = _field(said, "no. of ranks"), _field(said, "rank")
+        if size > 0 and 0 <= place < size and _group(said):
+            self.communicators.setdefault(_group(said), {})[pid] = (place, size)
+
+    def _groups(self, ranks: dict[int, int]) -> dict[str, tuple[int, ...]]:
+        """Ranks of the communicators all of whose members are in the report, in NCCL's order."""
+        found = {}
+        for group, members in self.communicators.items():
+            placed = sorted((place, ranks[pid]) for pid, (place, _) in members.items() if pid in ranks)
+            if placed and all(size == len(placed) for _, size in members.values()):
+                found[group] = tuple(rank for _, rank in placed)
+        return found
+
     def _call(self, name: str, said: dict[str, Any]) -> int:
         op = collective_op(name)
         if not op:
             return -1
-        size = next((int(v) for k, v in said.items() if "size" in k.lower() and isinstance(v, int)), 0)
-        peer = next((int(v) for k, v in said.items() if "peer" in k.lower() and isinstance(v, int)), -1)
-        group = next((f"{v:#x}" for k, v in said.items() if "communicator" in k.lower() and isinstance(v, int)), "")
-        return self.called.number(Call(op, bytes=max(0, size), group=group, destination=peer))
+        return self.called.number(Call(op, bytes=max(0, _field(said, "size")), group=_group(said)))
 
     def _process(self, pid: int) -> _Process:
         return self.processes.setdefault(pid, _Process())
@@ -340,6 +362,18 @@ def _by_process(rows: list[tuple[Any, ...]], column: int) -> dict[int, list[int]
 def _pid(number: Any) -> int:
     """Process of a serialized global id: 8 bits hardware, 8 virtual machine, 24 process, 24 thread."""
     return (number >> 24) & 0xFFFFFF if isinstance(number, int) else 0
+
+
+def _field(said: dict[str, Any], word: str) -> int:
+    """The whole number of the field whose name begins with a word or has it in it, -1 without one."""
+    exact = [v for k, v in said.items() if k.lower() == word]
+    return _whole(next(iter(exact or [v for k, v in said.items() if word in k.lower()]), None))
+
+
+def _group(said: dict[str, Any]) -> str:
+    """A name of a communicator, of 64 bits."""
+    number = next((v for k, v in said.items() if "communicator" in k.lower() and isinstance(v, int)), None)
+    return "" if number is None else f"{number:#x}"
 
 
 def _whole(value: Any) -> int:
