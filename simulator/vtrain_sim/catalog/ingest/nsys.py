@@ -122,6 +122,9 @@ class _Report:
                 pid,
             ),
         )
+        if len(set(own.values())) < len(own):
+            self.notes.add("file", NOTED, "gives several processes one rank: numbered by GPU instead", len(own))
+            own = {}
         if len(order) > 1 and not own:
             self.notes.add(
                 "file", NOTED, "does not say which rank a process is: numbered by GPU, then by process", len(order)
@@ -129,8 +132,8 @@ class _Report:
         placed = {pid: own.get(pid, index + (rank or 0)) for index, pid in enumerate(order)}
         groups = self._groups(placed)
         for call in self.called.values[1:]:
-            ranks = groups.get(call.group, ())
-            self.calls.append(replace(call, ranks=ranks, group_size=len(ranks)))
+            members = groups.get(call.group, ())
+            self.calls.append(replace(call, ranks=members, group_size=len(members)))
         found = [
             self._trace(active[pid], placed[pid], len(order), self.notes if index == 0 else Notes())
             for index, pid in enumerate(order)

@@ -141,6 +141,12 @@ def _ingest_group(
     try:
         with unpacked_archive(group.sources) as sources:
             results = _read_all(group, sources, staging, rank, processes, counter)
+        ranks = [r["rank"] for r in results]
+        if len(set(ranks)) < len(ranks):
+            twice = next(r for r in ranks if ranks.count(r) > 1)
+            raise UserError(
+                f"two of the traces of run {group.run_id!r} say that they are rank {twice}: add them one by one"
+            )
         world = max([len(results), *(r["world_size"] for r in results), *(r["rank"] + 1 for r in results)])
         config = {
             "reader": READER,
