@@ -80,7 +80,10 @@ class Catalog:
         foreign = [location for location in locations if is_trace(location)]
         if not foreign and (run_id or rank is not None or device):
             raise CatalogError("--run-id, --rank and --device are for traces: a profile says its own")
-        made = ingest(foreign, out or self.traces, run_id, rank, device, processes, progress) if foreign else Ingested()
+        made = Ingested()
+        if foreign:
+            place = out or self.traces
+            made = ingest(foreign, place, run_id, rank, device, processes, progress, self._elsewhere(place))
         found: list[Found] = []
         for location in (*(x for x in locations if x not in foreign), *made.directories):
             found.extend(scan(location))
@@ -117,6 +120,16 @@ class Catalog:
             ingested=tuple(made.runs),
             notices=tuple(made.notices),
         )
+
+    def _elsewhere(self, place: Path) -> dict[str, str]:
+        """Runs that lie outside a directory, and where."""
+        if not self.path.exists():
+            return {}
+        with database.connect(self.path, read_only=False) as connection:
+            database.create(connection)
+            rows = connection.execute("SELECT run_id, path FROM files").fetchall()
+        inside = str(place.absolute()) + "/"
+        return {run: path.rsplit("/", 2)[0] for run, path in rows if not path.startswith(inside)}
 
     @staticmethod
     def _forget_missing(connection: duckdb.DuckDBPyConnection, found: list[Found]) -> None:

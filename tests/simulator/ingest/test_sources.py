@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simulator.ingest.build import Kineto, nsight_report, training_step
+from simulator.synthetic import write_profile
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.catalog.ingest import ingest
 from vtrain_sim.catalog.ingest.gunzip import Gunzip
@@ -206,6 +207,19 @@ def test_reading_twice_changes_nothing_and_a_changed_file_is_read_again(tmp_path
     assert not [p for p in (tmp_path / "c-traces").iterdir() if p.name.startswith(".")]
 
 
+def test_asking_otherwise_reads_again_from_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "trace.json", 0, 1, distributedInfo=None, deviceProperties=[])
+    out = tmp_path / "out"
+    ingest([str(path)], out)
+    monkeypatch.chdir(tmp_path)
+    assert ingest(["trace.json"], out).runs[0].unchanged
+    assert not ingest(["trace.json"], out, rank=3).runs[0].unchanged
+    assert [p.name for p in (out / "run_id=trace/table=ranks").iterdir()] == ["rank=00003.parquet"]
+    assert not ingest(["trace.json"], out, device="A100").runs[0].unchanged
+
+
 def test_another_file_of_the_same_name_needs_a_name_of_its_own(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path / "c.duckdb")
     catalog.add([str(write(tmp_path / "a", "trace.json", 0, 1))])
@@ -215,12 +229,24 @@ def test_another_file_of_the_same_name_needs_a_name_of_its_own(tmp_path: Path) -
     assert catalog.add([other], run_id="second").runs == ("second",)
 
 
+def test_a_captured_run_of_the_same_name_is_not_mixed_with(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "c.duckdb")
+    write_profile(tmp_path / "profiles", "trace")
+    catalog.add([str(tmp_path / "profiles")])
+    path = str(write(tmp_path / "a", "trace.json", 0, 1))
+    with pytest.raises(UserError, match=r"there is a run .trace. in the catalog already, from .*profiles/run_id=trace"):
+        catalog.add([path])
+    assert catalog.add([path], run_id="mine").runs == ("mine",)
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         write(tmp_path / "t", name, 0)
     catalog = Catalog(tmp_path / "c.duckdb")
     with pytest.raises(UserError, match="holds 2"):
         catalog.add([str(tmp_path / "t")], run_id="one")
+    with pytest.raises(UserError, match="--run-id: run id 'a/b' is not usable"):
+        catalog.add([str(tmp_path / "t" / "a.json")], run_id="a/b")
     with pytest.raises(UserError, match="--rank says the rank of one trace"):
         catalog.add([str(tmp_path / "t")], rank=3)
     with pytest.raises(UserError, match="says that it ran on NVIDIA A100"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import groupby
 from multiprocessing import get_context
@@ -62,38 +63,44 @@ def ingest(
     device: str = "",
     processes: int = 1,
     progress: Progress = lambda done, total: None,
+    taken: Mapping[str, str] | None = None,
 ) -> Ingested:
     """Read traces and write them as profiles below `out`.
 
     locations: files, archives or directories; the ranks of one world in one place make one run. run_id:
     name of the run (default: from the file's or directory's name). rank: rank of a single trace that does
     not say it. device: name of the GPU for traces that do not say it. processes: traces read at a time.
-    progress: called with bytes done and in all. A trace that has not changed since is not read again.
-    Raises `UserError`.
+    progress: called with bytes done and in all. taken: where runs are that have a name already. A trace
+    that has not changed since is not read again. Raises `UserError`.
     """
     result = Ingested()
     sources = [s for location in locations for s in find(location, result.notices)]
-    wanted = groups(sources, check_run_id(run_id) if run_id else "", ", ".join(locations), result.notices)
+    try:
+        name = check_run_id(run_id) if run_id else ""
+    except ValueError as error:
+        raise UserError(f"--run-id: {error}") from None
+    wanted = groups(sources, name, ", ".join(locations), result.notices)
     if rank is not None and (len(wanted) > 1 or len(wanted[0].sources) > 1):
         raise UserError(
             f"--rank says the rank of one trace, but there are {len(sources)}: leave it out, or add them one by one"
         )
     counter = _Counter(sum(s.size for s in sources), progress)
     for group in wanted:
+        if taken and group.run_id in taken:
+            raise UserError(
+                f"there is a run {group.run_id!r} in the catalog already, from {taken[group.run_id]}: give this one "
+                "another name with --run-id"
+            )
         directory = out / f"{RUN_PREFIX}{group.run_id}"
         old = _recorded(directory)
-        again = {
-            "files": [s.identity for s in group.sources],
-            "reader": READER,
-            "device": device,
-            "schema": SCHEMA_VERSION,
-        }
-        if old is not None and {key: old.get(key) for key in again} == again:
+        asked = {"reader": READER, "schema": SCHEMA_VERSION, "device": device, "rank": rank}
+        asked["files"] = [s.identity for s in group.sources]
+        if old == asked:
             counter.add(sum(s.size for s in group.sources))
             result.runs.append(RunReport(group.run_id, len(group.sources), (), True))
         else:
             _refuse_other(directory, old, group)
-            result.runs.append(_ingest_group(group, directory, rank, device, processes, counter))
+            result.runs.append(_ingest_group(group, directory, asked, processes, counter))
         result.directories.append(str(directory))
     return result
 
@@ -133,9 +140,9 @@ def _refuse_other(directory: Path, old: dict[str, Any] | None, group: Group) -> 
         )
 
 
-def _ingest_group(
-    group: Group, directory: Path, rank: int | None, device: str, processes: int, counter: _Counter
-) -> RunReport:
+def _ingest_group(group: Group, directory: Path, asked: dict[str, Any], processes: int, counter: _Counter) -> RunReport:
+    """Read and write one run. asked: what is noted with it, so that it need not be read again."""
+    rank, device = asked["rank"], asked["device"]
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -148,12 +155,6 @@ def _ingest_group(
                 f"two of the traces of run {group.run_id!r} say that they are rank {twice}: add them one by one"
             )
         world = max([len(results), *(r["world_size"] for r in results), *(r["rank"] + 1 for r in results)])
-        config = {
-            "reader": READER,
-            "schema": SCHEMA_VERSION,
-            "device": device,
-            "files": [s.identity for s in group.sources],
-        }
         first = min(results, key=lambda r: r["rank"])
         if device and first["run"]["device_name"] not in (None, device):
             raise UserError(
@@ -163,7 +164,7 @@ def _ingest_group(
             **first["run"],
             "device_name": first["run"]["device_name"] or device or None,
             "world_size": world,
-            "config_json": json.dumps(config),
+            "config_json": json.dumps(asked),
         }
         _write(staging, group.run_id, first["rank"], "runs", [pa.Table.from_pylist([row], schema=arrow_schema("runs"))])
         _swap(staging / f"{RUN_PREFIX}{group.run_id}", directory)
@@ -206,7 +207,13 @@ def _read_all(
             done, pending = wait(pending, timeout=0.2)
             counter.add(shared.value - seen)
             seen = shared.value
-            results += [row for future in done for row in future.result()]
+            try:
+                results += [row for future in done for row in future.result()]
+            except BrokenProcessPool:
+                raise UserError(
+                    f"a process that read traces of {group.run_id!r} was killed, perhaps for its memory: try "
+                    "--processes 1"
+                ) from None
     return results
 
 

@@ -89,7 +89,8 @@ def is_trace(location: str) -> bool:
 
 def find(location: str, notices: list[str]) -> list[Source]:
     """The traces of a file or directory; what was passed over goes into `notices`. Raises `UserError`."""
-    path = Path(os.path.expanduser(location))
+    # Absolute: a trace is the same one wherever it is named from.
+    path = Path(os.path.abspath(os.path.expanduser(location)))
     if path.is_file():
         return _of_file(path)
     found: list[Source] = []
