@@ -252,6 +252,29 @@ def test_grouped_calls_are_named_by_their_kernel() -> None:
     assert [(c["op"], c["bytes"]) for c in ingest(trace)[0]["collectives"]] == [("p2p", 32)]
 
 
+def test_what_records_a_graph_inside_the_backward_pass_is_a_forward_pass() -> None:
+    """Checkpoints that are not reentrant run the forward pass again inside the evaluation of any node; a loss may be
+    computed within the range around the backward pass."""
+    trace = Kineto()
+    trace.range("## backward ##", 0, 1000)
+    trace.op("aten::_log_softmax", 10, 20, [[8, 8]], seq=7)
+    trace.kernel("softmax_warp_forward", 15, 15, 4)
+    trace.op("autograd::engine::evaluate_function: AddmmBackward0", 200, 300, seq=5, tid=AUTOGRAD)
+    trace.module("Linear_0", 210, 60, tid=AUTOGRAD)
+    trace.op("aten::mm", 220, 30, [[32, 64], [64, 128]], seq=9, tid=AUTOGRAD)
+    trace.kernel("gemm", 225, 225, 5, tid=AUTOGRAD)
+    trace.op("AddmmBackward0", 300, 100, seq=5, tid=AUTOGRAD)
+    trace.op("aten::mm", 310, 30, [[32, 128], [128, 64]], tid=AUTOGRAD)
+    trace.kernel("gemm", 315, 315, 6, tid=AUTOGRAD)
+    tables, _ = ingest(trace)
+    phases = [(o["name"], o["phase"]) for o in tables["operators"] if o["name"].startswith("aten::")]
+    assert phases == [("aten::_log_softmax", "forward"), ("aten::mm", "recompute"), ("aten::mm", "dgrad")]
+    assert {s["name"]: s["phase"] for s in tables["spans"]} == {
+        "## backward ##": "backward",
+        "nn.Module: Linear_0": "recompute",
+    }
+
+
 def test_square_products_are_told_apart_by_order() -> None:
     trace = Kineto()
     trace.op("aten::mm", 0, 20, [[64, 32], [32, 64]], seq=1)

@@ -19,7 +19,7 @@ from vtrain_schemas.kernel_names import kernel_dtype
 from vtrain_schemas.operators import Operator
 from vtrain_sim.catalog.ingest import trace as model
 from vtrain_sim.catalog.ingest.notes import KEPT, NOTED
-from vtrain_sim.catalog.ingest.structure import BACKWARD, RECOMPUTE, Structure
+from vtrain_sim.catalog.ingest.structure import BACKWARD, DGRAD, RECOMPUTE, WGRAD, Structure
 from vtrain_sim.catalog.ingest.trace import Ints, Trace
 
 # No tensor has a larger size; products of three of them stay within what a double holds.
@@ -120,7 +120,7 @@ class _Finder:
         phase, sequence = self.structure.phase, self.sequence
         operators = list(self.numbers)
         forward: dict[int, list[Operator]] = {}
-        backward_pass = phase == BACKWARD
+        backward_pass = np.isin(phase, (BACKWARD, DGRAD, WGRAD))
         for row in np.flatnonzero((self.shape >= 0) & ~backward_pass & (sequence >= 0)).tolist():
             forward.setdefault(int(sequence[row]), []).append(operators[self.shape[row]])
         named: dict[int, set[str]] = {}
@@ -155,7 +155,12 @@ class _Finder:
             return
         structure, sequence = self.structure, self.sequence
         of_kind = {"gemm": self._own("gemm"), "attention": self._own("attention"), "norm": self._own("norm")}
-        launching = self.is_operator & (structure.phase == BACKWARD) & (self.shape < 0) & (structure.own > 0)
+        launching = (
+            self.is_operator
+            & np.isin(structure.phase, (BACKWARD, DGRAD, WGRAD))
+            & (self.shape < 0)
+            & (structure.own > 0)
+        )
         for row in np.flatnonzero(launching).tolist():
             kind = next((k for k, own in of_kind.items() if own[row] > 0), "")
             candidates = [o for o in forward.get(int(sequence[row]), ()) if o.kind == kind]

@@ -51,10 +51,10 @@ class Steps:
 class Structure:
     """Indices refer to `host` (sorted) and to the trace's device events.
 
-    launcher: [device] host event, -1. launched_at:
-    [device] time of the launching call, -1 where it is not in the trace. span: [host] innermost enclosing
-    (or own) span, -1. phase: [host]. busy, own: [host] device time launched inside, and by the event
-    itself, ns. first, last: [host] begin and end of that on the device. kinds: kind of each device event.
+    launcher: [device] host event, -1. launched_at: [device] time of the launching call, -1 where it is not
+    in the trace. span: [host] innermost enclosing (or own) span, -1. phase: [host], index into `PHASES`.
+    busy, own: [host] device time launched inside, and by the event itself, ns. first, last: [host] begin
+    and end of that on the device. kinds: kind of each device event.
     """
 
     host: Events
@@ -96,7 +96,7 @@ def structure(trace: Trace) -> Structure:
     np.add.at(own, launcher[linked], device.duration[linked])
     np.minimum.at(first, launcher[linked], device.start[linked])
     np.maximum.at(last, launcher[linked], (device.start + device.duration)[linked])
-    is_span, marks = _spans_and_marks(trace, host)
+    is_span, marks = _spans_and_marks(trace, host, nesting)
     phase = nesting.pass_down(np.where(marks >= 0, marks, FORWARD), marks < 0)
     span = nesting.pass_down(np.where(is_span, np.arange(len(host)), -1), ~is_span)
     steps = _steps(trace, host)
@@ -170,20 +170,32 @@ def _adopt_backward(trace: Trace, host: Events, nesting: Nesting) -> Nesting:
     return adopt(nesting, rows[found], where[found]) if found.any() else nesting
 
 
-def _spans_and_marks(trace: Trace, host: Events) -> tuple[NDArray[np.bool_], Ints]:
+def _spans_and_marks(trace: Trace, host: Events, nesting: Nesting) -> tuple[NDArray[np.bool_], Ints]:
     """Which host events are spans, and the phase that an event opens (-1: that of what encloses it)."""
-    names = range(len(trace.names))
-    opens, quiet = np.full(len(names), -1, dtype=np.int64), np.zeros(len(names), dtype=bool)
+    if not len(host):
+        return np.empty(0, dtype=bool), np.empty(0, dtype=np.int64)
+    opens, quiet = np.full(len(trace.names), -1, dtype=np.int64), np.zeros(len(trace.names), dtype=bool)
+    evaluates, autograd = quiet.copy(), quiet.copy()
     for number, name in enumerate(trace.names):
         rule = range_rule(name)
-        if name.startswith(EVALUATE):
+        evaluates[number] = name.startswith(EVALUATE)
+        autograd[number] = evaluates[number] or name.startswith("torch::autograd::") or "Backward" in name
+        if evaluates[number]:
             opens[number] = RECOMPUTE if "Checkpoint" in name else BACKWARD
         elif rule is not None and rule.phase:
             opens[number] = PHASES.index(rule.phase)
         quiet[number] = is_communication(name)
-    marks = np.where(host.category == model.MODULE, -1, opens[host.name]) if len(host) else np.empty(0, dtype=np.int64)
-    is_span = (host.category != model.OPERATOR) & ~quiet[host.name] if len(host) else np.empty(0, dtype=bool)
-    return is_span, marks
+    is_module = host.category == model.MODULE
+    marks = np.where(is_module, -1, opens[host.name])
+    # What records a graph is a forward pass: inside autograd's evaluation one that is run again, and within a
+    # range around the backward pass one that merely stands there (the loss). So is what a module calls.
+    inside = nesting.pass_down(evaluates[host.name], ~evaluates[host.name])
+    around = nesting.pass_down(np.where(marks >= 0, marks, FORWARD), marks < 0)
+    records = (host.category == model.OPERATOR) & (host.sequence >= 0) & ~autograd[host.name]
+    records &= np.isin(around, (BACKWARD, DGRAD, WGRAD))
+    marks[records] = np.where(inside[records], RECOMPUTE, FORWARD)
+    marks[is_module & inside] = RECOMPUTE
+    return (host.category != model.OPERATOR) & ~quiet[host.name], marks
 
 
 def _named_steps(trace: Trace) -> NDArray[np.bool_]:
