@@ -21,6 +21,7 @@ VIEW_ORDER = (
     "operator_roofline",
     "pipeline_bubble",
     "run_comparison",
+    "gpu_windows",
     "gpu_breakdown",
     "gpu_step_breakdown",
     "kernel_times",

@@ -203,6 +203,13 @@ class Nsight:
             ),
         )
 
+    def runtime_call(self, name: str, start: int, tid: int) -> None:
+        """A call of CUDA's runtime; what it launches has its correlation id."""
+        self._correlation += 1
+        self.insert(
+            "CUPTI_ACTIVITY_KIND_RUNTIME", start, start + 5, 0, tid, self._correlation, self.string(name), 0, None
+        )  # fmt: skip
+
     def kernel(
         self,
         name: str,
@@ -214,38 +221,14 @@ class Nsight:
         stream: int = 7,
         thread: int = 1,
     ) -> None:
-        self._correlation += 1
-        tid = self.pid(process) | thread
-        self.insert(
-            "CUPTI_ACTIVITY_KIND_RUNTIME",
-            launch,
-            launch + 5,
-            0,
-            tid,
-            self._correlation,
-            self.string("cudaLaunchKernel"),
-            0,
-            None,
-        )
+        self.runtime_call("cudaLaunchKernel", launch, self.pid(process) | thread)
         self.insert(
             "CUPTI_ACTIVITY_KIND_KERNEL", start, end, device, 1, 0, stream, self._correlation, self.pid(process),
             self.string(name), self.string(name.partition("<")[0]), None, 1, None,
         )  # fmt: skip
 
     def copy(self, launch: int, start: int, end: int, process: int, nbytes: int) -> None:
-        self._correlation += 1
-        tid = self.pid(process) | 1
-        self.insert(
-            "CUPTI_ACTIVITY_KIND_RUNTIME",
-            launch,
-            launch + 5,
-            0,
-            tid,
-            self._correlation,
-            self.string("cudaMemcpyAsync"),
-            0,
-            None,
-        )
+        self.runtime_call("cudaMemcpyAsync", launch, self.pid(process) | 1)
         self.insert("CUPTI_ACTIVITY_KIND_MEMCPY", start, end, 0, 1, 7, self._correlation, self.pid(process), nbytes, 2)
 
     def drop(self, table: str) -> None:

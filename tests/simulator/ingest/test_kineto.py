@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from simulator.ingest.build import AUTOGRAD, BASE_NS, Kineto, training_step
-from vtrain_sim.catalog.ingest.kineto import read_kineto
-from vtrain_sim.catalog.ingest.notes import DROPPED, NOTED
-from vtrain_sim.catalog.ingest.tables import tables_of
-from vtrain_sim.catalog.ingest.trace import Trace
-from vtrain_sim.errors import UserError
-
-Rows = list[dict[str, Any]]
-
-
-def ingest(trace: Kineto | str, rank: int | None = None) -> tuple[dict[str, Rows], Trace]:
-    text = trace if isinstance(trace, str) else trace.text()
-    read = read_kineto(io.BytesIO(text.encode()), "trace", rank)
-    tables: dict[str, pa.Table] = dict(tables_of(read, "run"))
-    return {name: table.to_pylist() for name, table in tables.items()}, read
-
-
-def notes(tables: dict[str, Rows], outcome: str) -> dict[str, int]:
-    return {n["reason"]: n["count"] for n in tables["ingest"] if n["outcome"] == outcome}
+from simulator.ingest.reading import Rows, ingest, notes
+from vtrain_sim.catalog.ingest.notes import DROPPED
 
 
 @pytest.fixture(scope="module")
@@ -299,49 +275,6 @@ def test_attention_that_is_not_causal_is_another_operator() -> None:
     assert found == ["flash", "flash, not causal", "flash"]
 
 
-@pytest.mark.parametrize(("scale", "base"), [(1, True), (1, False), (1000, False)])
-def test_times_in_micro_and_nanoseconds_from_any_base(scale: int, base: bool) -> None:
-    trace = Kineto()
-    start = 0 if base else BASE_NS // 1000
-    trace.event("kernel", "gemm", (start + 20) * scale, 2.5 * scale, stream=7)
-    if not base:
-        del trace.metadata["baseTimeNanoseconds"]
-    tables, _ = ingest(trace)
-    (kernel,) = tables["kernels"]
-    assert (kernel["start_ns"], kernel["duration_ns"]) == (BASE_NS + 20_000, 2_500)
-
-
-def test_a_base_that_is_already_in_the_times_is_left_out() -> None:
-    trace = Kineto()
-    trace.event("kernel", "gemm", BASE_NS // 1000 + 20, 2.5, stream=7)
-    tables, _ = ingest(trace)
-    assert tables["kernels"][0]["start_ns"] == BASE_NS + 20_000
-    assert any("already" in reason for reason in notes(tables, NOTED))
-
-
-def test_what_cannot_be_used_is_counted() -> None:
-    trace = Kineto()
-    trace.event("kernel", "gemm", 10, -4, stream=7)
-    trace.event("kernel", "gemm", 20, 4, stream=7)
-    trace.event("kernel", "gemm", 15, 3, stream=7)  # out of order
-    del trace.event("kernel", "gemm", 30, 4)["dur"]
-    trace.event("kernel", "a kernel of my own", 40, 4, stream=7)
-    trace.event("something new", "x", 40, 4)
-    trace.events.append({"ph": "B", "name": "begin", "ts": 1, "pid": 1, "tid": 1})
-    trace.range("my range", 0, 50)
-    trace.range("overlaps it", 40, 50)
-    tables, _ = ingest(trace)
-    dropped, noted = notes(tables, DROPPED), notes(tables, NOTED)
-    assert dropped["with a negative duration"] == dropped["without a duration"] == 1
-    assert dropped["category 'something new' has no place in the tables"] == 1
-    assert dropped["phase 'B' is not one that torch.profiler writes"] == 1
-    assert noted["stand out of the order of time in the file: sorted"] == 1
-    assert sum("overlap" in reason for reason in noted) == 1
-    example = {n["reason"]: n["example"] for n in tables["ingest"]}["have names that no rule knows: kind other"]
-    assert example
-    assert [k["start_ns"] - BASE_NS for k in tables["kernels"]] == [15_000, 20_000, 40_000]
-
-
 def test_kernels_of_one_graph_launch_share_its_operator() -> None:
     trace = Kineto()
     trace.range("ProfilerStep#1", 0, 100)
@@ -350,15 +283,6 @@ def test_kernels_of_one_graph_launch_share_its_operator() -> None:
     for at in (10, 20, 30):
         trace.event("kernel", "gemm", at, 5, pid=0, stream=7, correlation=77)
     assert [k["operator"] for k in ingest(trace)[0]["kernels"]] == ["aten::mm"] * 3
-
-
-def test_links_of_old_traces_without_launch_calls() -> None:
-    """Only an external id: the operator's. One that repeats the correlation id is no link."""
-    trace = Kineto()
-    trace.op("aten::mm", 0, 20, **{"External id": 5})
-    trace.event("kernel", "gemm", 10, 5, pid=0, stream=7, correlation=900, **{"External id": 5})
-    trace.event("kernel", "gemm", 20, 5, pid=0, stream=7, correlation=5, **{"External id": 5})
-    assert [k["operator"] for k in ingest(trace)[0]["kernels"]] == ["aten::mm", None]
 
 
 def test_ranges_on_the_device_are_kept_where_the_host_has_none() -> None:
@@ -379,92 +303,3 @@ def test_ranges_on_the_device_are_kept_where_the_host_has_none() -> None:
         notes(tables, DROPPED)["copies of host ranges on the device's timeline: worked out from the kernels instead"]
         == 1
     )
-
-
-def test_memory_samples_make_the_peak_of_a_step() -> None:
-    trace = Kineto()
-    trace.range("ProfilerStep#1", 0, 100)
-    for at, total in ((10, 500), (20, 900), (30, 700)):
-        trace.events.append({"ph": "i", "cat": "cpu_instant_event", "name": "[memory]", "ts": at, "pid": 1, "tid": 1,
-                             "args": {"Device Type": 1, "Device Id": 0, "Total Allocated": total, "Total Reserved": 2000}})  # fmt: skip
-    (step,) = ingest(trace)[0]["steps"]
-    assert (step["peak_allocated_bytes"], step["peak_reserved_bytes"]) == (900, 2000)
-
-
-def test_steps_without_numbers_and_traces_without_steps() -> None:
-    trace = Kineto()
-    for at in (0, 200):
-        trace.range("ProfilerStep", at, 100)
-    trace.event("kernel", "gemm", 150, 5, stream=7)  # between the two
-    tables, _ = ingest(trace)
-    assert [s["step"] for s in tables["steps"]] == [0, 1]
-    assert tables["kernels"][0]["step"] == -1
-    bare = Kineto()
-    bare.event("kernel", "gemm", 150, 5, stream=7)
-    assert [s["step"] for s in ingest(bare)[0]["steps"]] == [0]
-
-
-def test_an_empty_trace_is_a_trace() -> None:
-    tables, _ = ingest('{"traceEvents": []}')
-    assert [len(tables[name]) for name in ("kernels", "operators", "steps", "ranks")] == [0, 0, 0, 1]
-
-
-def test_nothing_of_the_metadata_is_copied_but_what_is_named() -> None:
-    """Profilers write environments, tokens included, into their files."""
-    trace = Kineto()
-    trace.metadata["metadata"] = {"env": {"HF_TOKEN": "secret-token"}}
-    training_step(trace)
-    tables, read = ingest(trace)
-    assert "secret-token" not in json.dumps([tables, read.versions], default=str)
-
-
-@settings(max_examples=150, deadline=None)
-@given(at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=12), cut=st.booleans())
-def test_any_damage_is_a_report_or_a_sentence(at: float, noise: bytes, cut: bool) -> None:
-    trace = Kineto()
-    training_step(trace)
-    data = trace.text(indent=1).encode()
-    place = int(at * len(data))
-    damaged = data[:place] if cut else data[:place] + noise + data[place + len(noise) :]
-    try:
-        read = read_kineto(io.BytesIO(damaged), "trace")
-    except UserError as error:
-        assert "is not a trace" in str(error)
-        return
-    tables = dict(tables_of(read, "run"))
-    assert tables["ingest"].num_rows or not tables["kernels"].num_rows
-
-
-def test_written_traces_are_read_back_from_disk(tmp_path: Path) -> None:
-    trace = Kineto()
-    training_step(trace)
-    plain = trace.write(tmp_path / "t.json", indent=2)
-    with plain.open("rb") as stream:
-        assert len(read_kineto(stream, "t").device) == 6
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False) | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2), max_leaves=4,
-)  # fmt: skip
-
-
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_any_value_in_any_field(data: st.DataObject) -> None:
-    """JSON holds any value anywhere: a trace with one odd value is still read, or refused with a sentence."""
-    trace = Kineto(rank=1, world=2)
-    training_step(trace)
-    whole: Any = {**trace.metadata, "traceEvents": trace.events}
-    at: Any = whole
-    while True:
-        key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
-        if isinstance(at[key], (dict, list)) and at[key] and data.draw(st.booleans()):
-            at = at[key]
-            continue
-        at[key] = data.draw(JSON)
-        break
-    try:
-        ingest(json.dumps(whole).replace("Infinity", "1e999"))
-    except UserError as error:
-        assert "is not a trace" in str(error)
