@@ -78,7 +78,7 @@ def test_nccl_kernels_carry_their_metadata(tmp_path: Path) -> None:
         "import torch, torch.distributed as dist, json\n"
         "from torch.profiler import profile, ProfilerActivity\n"
         "from vtrain_plugin.kineto import trace_rows\n"
-        "dist.init_process_group('nccl', init_method='tcp://127.0.0.1:29599', rank=0, world_size=1)\n"
+        "dist.init_process_group('nccl', store=dist.HashStore(), rank=0, world_size=1)\n"
         "x = torch.ones(1 << 20, device='cuda')\n"
         "dist.all_reduce(x); torch.cuda.synchronize()\n"
         "with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as p:\n"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -64,9 +62,8 @@ def count(options: dict[str, object]) -> int:
 
 def main() -> None:
     """Print {case: parameters}; a case that this Megatron-Core cannot build has its error instead."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[1])
     cpu_shims.apply()
-    dist.init_process_group("gloo", rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     from megatron.core import parallel_state
     from megatron.core.transformer import multi_latent_attention
 

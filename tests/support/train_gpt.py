@@ -157,9 +157,9 @@ def main() -> None:
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.transformer.module import Float16Module
 
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29511")
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    # Alone it needs no port, which another run on the machine might hold.
+    store = None if "MASTER_PORT" in os.environ else dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     pp = args.pipeline_model_parallel_size
     per_chunk = args.num_layers_per_virtual_pipeline_stage
     args.virtual_chunks = args.num_layers // pp // per_chunk if per_chunk else 1
