@@ -285,7 +285,7 @@ INGEST = Table(
     (
         RUN_ID,
         RANK,
-        _key("subject", STR, "kernels, operators, ranges, collectives, steps, events, file"),
+        _key("subject", STR, "kernels, operators, ranges, collectives, steps, events, files, processes"),
         _key("outcome", STR, "kept, dropped or noted"),
         _key("count", I64, "how many"),
         _key("reason", STR, "why, or what it means for the numbers"),

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from vtrain_sim.catalog import Catalog
+from vtrain_sim.catalog.ingest.notes import Note
 from vtrain_sim.commands import failures
 from vtrain_sim.errors import UserError
 from vtrain_sim.whole_file import write_file
@@ -40,6 +41,7 @@ def add(
 ) -> None:
     """Index profiles, and read other profilers' traces into profiles; adding twice changes nothing."""
     from vtrain_sim.report.progress import reading
+    from vtrain_sim.report.tables import counted
 
     if rank < -1:
         raise UserError(f"--rank is {rank}: it must be 0 or more")
@@ -48,19 +50,24 @@ def add(
             locations, out, run_id, rank if rank >= 0 else None, device, processes or os.cpu_count() or 1, progress
         )
     for run in report.ingested:
-        ranks = f"{run.ranks} rank" + ("s" if run.ranks > 1 else "")
-        print(f"{run.run_id} ({ranks})" + (": read before, unchanged" if run.unchanged else ""))
+        print(f"{run.run_id} ({counted(run.ranks, 'ranks')})" + (": read before, unchanged" if run.unchanged else ""))
         for note in run.notes:
-            example = f" ({note.example})" if note.example else ""
-            print(f"  {note.outcome} {note.count:,} {note.subject}: {note.reason}{example}")
+            print("  " + _note(note))
     print(
-        f"{catalog}: {len(report.runs)} runs, {report.files_added} files added "
-        f"({report.rows_added:,} rows), {report.files_unchanged} unchanged"
+        f"{catalog}: {counted(len(report.runs), 'runs')}, {counted(report.files_added, 'files')} added "
+        f"({counted(report.rows_added, 'rows')}), {report.files_unchanged:,} unchanged"
     )
     for problem in report.problems:
         print(f"  not indexed: {problem.what}")
     for notice in report.notices:
         print(f"  not read: {notice}")
+
+
+def _note(note: Note) -> str:
+    from vtrain_sim.report.tables import counted
+
+    example = f" ({note.example})" if note.example else ""
+    return f"{note.outcome} {counted(note.count, note.subject)}: {note.reason}{example}"
 
 
 @app.command()
@@ -132,8 +139,7 @@ def show(
     for problem in found["problems"]:
         print(f"problem: {problem.what}")
     for note in found["notes"]:
-        example = f" ({note['example']})" if note["example"] else ""
-        print(f"{note['outcome']} {note['count']:,} {note['subject']}: {note['reason']}{example}")
+        print(_note(Note(**note)))
 
 
 @app.command()

@@ -31,6 +31,12 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def counted(count: int, things: str) -> str:
+    """A count and what is counted, given in the plural: "1 run", "2 runs"."""
+    one = things.removesuffix("es") if things.endswith("sses") else things.removesuffix("s")
+    return f"{count:,} {one if count == 1 else things}"
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> Table:
     """A table; the first `left` columns are text, the others are aligned right."""
     result = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

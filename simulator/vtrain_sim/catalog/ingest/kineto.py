@@ -69,7 +69,7 @@ def read_kineto(
         raise UserError(f"{where} is not a trace: it holds no event that can be read")
     builder.notes.add("events", DROPPED, "damaged places: stepped over, up to the next whole event", reader.damaged)
     if reader.truncated:
-        builder.notes.add("file", NOTED, "ends before its list of events does: what came after is lost")
+        builder.notes.add("files", NOTED, "ends before its list of events does: what came after is lost")
     return builder.finish(reader.metadata, rank)
 
 
@@ -199,10 +199,10 @@ class _Builder:
             if base > 0 and largest * self._scale < _ABSOLUTE_ABOVE_NS:
                 self._base = base
             elif base > 0:
-                self.notes.add("file", NOTED, "has a base time, but its times count from 1970 already: base left out")
+                self.notes.add("files", NOTED, "has a base time, but its times count from 1970 already: base left out")
             if self._scale == 1:
                 self.notes.add(
-                    "file", NOTED, "writes nanoseconds where the format has microseconds: read as nanoseconds"
+                    "files", NOTED, "writes nanoseconds where the format has microseconds: read as nanoseconds"
                 )
         times, good = _scaled(values, self._scale)
         return np.where(good, times + self._base, times), good
@@ -266,7 +266,7 @@ class _Builder:
         used = int(np.bincount(device.device[device.device >= 0]).argmax()) if (device.device >= 0).any() else 0
         mine = next((d for d in devices if d.get("id") == used), devices[0] if devices else {})
         if metadata.get("vtrain.read_error"):
-            self.notes.add("file", NOTED, "cannot be read to its end", example=str(metadata["vtrain.read_error"]))
+            self.notes.add("files", NOTED, "cannot be read to its end", example=str(metadata["vtrain.read_error"]))
         said, world = distributed.get("rank"), distributed.get("world_size")
         return Trace(
             source="kineto", host=host, launches=self._launches.finish(), device=device,

@@ -106,7 +106,7 @@ class _Report:
         self._read_ranges()
         for table in (_KERNELS, _COPIES, *_CALLS, _RANGES):
             if table not in self.columns:
-                self.notes.add("file", NOTED, f"has no table {table}: nothing of that kind was traced")
+                self.notes.add("files", NOTED, f"has no table {table}: nothing of that kind was traced")
         active = {pid: p for pid, p in self.processes.items() if p.kernels} or self.processes
         for pid in set(self.processes) - set(active):
             self.notes.add("ranges", DROPPED, "of processes that used no GPU", self.processes[pid].hosts)
@@ -123,12 +123,10 @@ class _Report:
             ),
         )
         if len(set(own.values())) < len(own):
-            self.notes.add("file", NOTED, "gives several processes one rank: numbered by GPU instead", len(own))
+            self.notes.add("processes", NOTED, "have a rank that another has: numbered by GPU instead", len(own))
             own = {}
         if len(order) > 1 and not own:
-            self.notes.add(
-                "file", NOTED, "does not say which rank a process is: numbered by GPU, then by process", len(order)
-            )
+            self.notes.add("processes", NOTED, "do not say their rank: numbered by GPU, then by process", len(order))
         placed = {pid: own.get(pid, index + (rank or 0)) for index, pid in enumerate(order)}
         groups = self._groups(placed)
         for call in self.called.values[1:]:
