@@ -93,7 +93,7 @@ def compare(catalog: Catalog, run_id: str, projector: Projector, configuration: 
         step_s, steps, ranks = _captured_step(connection, run_id, source)
         captured = _captured_parts(connection, run_id, source)
         measured = load_operators(connection, [run_id])
-        calls = _captured_calls(connection, run_id, steps * ranks)
+        calls = _captured_calls(connection, run_id, source, steps * ranks)
     simulated = _simulated_parts(projector, configuration)
     # A trace that marks no layers has its compute in one heap: so has then the simulation.
     if source in TRACES and not any(part.startswith("layer ") for part, _ in captured):
@@ -174,8 +174,7 @@ _COMMUNICATION = """
         SELECT role, rank,
                sum(exposed_ns) / (SELECT count(DISTINCT step) FROM steps WHERE run_id = $run AND step >= 0) AS ns
         FROM collectives
-        WHERE run_id = $run AND source <> 'microbench' AND step >= 0
-          AND (source = 'hook' OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys')))
+        WHERE run_id = $run AND source = $source AND step >= 0
         GROUP BY role, rank
     ) GROUP BY role
 """
@@ -202,7 +201,8 @@ def _captured_parts(connection: duckdb.DuckDBPyConnection, run_id: str, source: 
         if part == "optimizer" and direction != _ONCE:
             del found[part, direction]
             found[part, _ONCE] = found.get((part, _ONCE), 0.0) + seconds
-    for role, seconds in connection.execute(_COMMUNICATION, {"run": run_id}).fetchall():
+    recorded_by = source if source in TRACES else "hook"
+    for role, seconds in connection.execute(_COMMUNICATION, {"run": run_id, "source": recorded_by}).fetchall():
         name = WAITING if role == "pp" else f"{role}{_COMMUNICATES}"
         if seconds:
             found[name, ""] = float(seconds)
@@ -275,18 +275,19 @@ def _place(key: tuple[str, str]) -> tuple[int, int, str, str]:
     return order.get(part, 4), 0, part, (direction != _FORWARD and "b") or "a"
 
 
-def _captured_calls(connection: duckdb.DuckDBPyConnection, run_id: str, rank_steps: int) -> dict[Any, float]:
+def _captured_calls(
+    connection: duckdb.DuckDBPyConnection, run_id: str, source: str, rank_steps: int
+) -> dict[Any, float]:
     """Calls of each shape in a step of a rank, by identity."""
     rows = connection.execute(
         """
         SELECT kind, phase, coalesce(m, 0), coalesce(n, 0), coalesce(k, 0), coalesce(batch, 1), coalesce(seq_q, 0),
                coalesce(seq_kv, 0), coalesce(heads, 0), coalesce(kv_heads, 0), coalesce(head_dim, 0),
                coalesce(dtype, ''), coalesce(fused, ''), count(*)
-        FROM operators WHERE run_id = ? AND flops IS NOT NULL AND step >= 0
-          AND (source = 'module' OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys')))
+        FROM operators WHERE run_id = ? AND source = ? AND flops IS NOT NULL AND step >= 0
         GROUP BY ALL
         """,
-        [run_id],
+        [run_id, source if source in TRACES else "module"],
     ).fetchall()
     found: dict[Any, float] = defaultdict(float)
     for *shape, count in rows:

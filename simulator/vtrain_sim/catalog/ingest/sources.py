@@ -169,9 +169,7 @@ def _clean(text: str) -> str:
 
 
 def _holds_profiles(path: Path) -> bool:
-    return path.name.startswith(RUN_PREFIX) or any(p.name.startswith(RUN_PREFIX) for p in path.glob("*")) or (
-        any(path.glob(f"**/{RUN_PREFIX}*"))
-    )  # fmt: skip
+    return path.name.startswith(RUN_PREFIX) or any(path.glob(f"**/{RUN_PREFIX}*"))
 
 
 def _holds_traces(path: Path) -> bool:
