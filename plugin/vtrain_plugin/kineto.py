@@ -12,9 +12,10 @@ import tempfile
 import time
 from typing import Any
 
-from vtrain_schemas.communication_names import collective_op, nccl_type, role_of_description, type_size
+from vtrain_schemas.communication_names import collective_op, nccl_type, role_of_description
 from vtrain_schemas.framework_operators import COMPOSITE, element_type, shaped_operator
 from vtrain_schemas.kernel_names import kernel_kind
+from vtrain_schemas.operators import DTYPE_BYTES
 
 _KERNEL_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset")
 
@@ -151,7 +152,7 @@ def _operator(name: str, args: dict[str, Any]) -> dict[str, Any]:
 def _collective(args: dict[str, Any], sequences: dict[Any, int], step: int) -> dict[str, Any]:
     name = str(args.get("Collective name", ""))
     dtype = nccl_type(str(args.get("dtype", "")))
-    size = type_size(dtype) or 2
+    size = DTYPE_BYTES.get(dtype, 2)
     elements = max(int(args.get("In msg nelems", 0) or 0), int(args.get("Out msg nelems", 0) or 0))
     group = str(args.get("Process Group Name", ""))
     description = str(args.get("Process Group Description", ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from vtrain_schemas.framework_operators import DTYPES
-from vtrain_schemas.operators import DTYPE_BYTES
 
 # The words of a collective's name in order of precedence, all lower case and without "_", "-" and blanks.
 _OPERATIONS = (
@@ -71,11 +70,6 @@ def nccl_type(name: str) -> str:
             return _NCCL_TYPES[word.lower()]
     last = text.partition("(")[0].rpartition("_")[2].lower()
     return DTYPES.get(last, "")
-
-
-def type_size(dtype: str) -> int | None:
-    """Bytes of an element, None for an unknown type."""
-    return DTYPE_BYTES.get(dtype)
 
 
 def role_of_description(description: str) -> str | None:

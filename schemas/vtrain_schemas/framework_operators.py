@@ -6,13 +6,11 @@ empty list for anything else. ``types`` are PyTorch's names of element types.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any
 
-from vtrain_schemas.kernel_names import Rule
+from vtrain_schemas.name_rules import Rule, first_match
 from vtrain_schemas.operators import Operator
 
 DTYPES = {
@@ -114,13 +112,8 @@ OPERATOR_RULES = (
          "autograd::engine::evaluate_function: AddmmBackward0"),
 )  # fmt: skip
 
-_COMPILED = tuple((re.compile(rule.pattern), rule) for rule in OPERATOR_RULES)
-
-
-@lru_cache(maxsize=65536)
-def operator_rule(name: str) -> Rule | None:
-    """The rule by which an operator without telling shapes is classified, or None."""
-    return next((rule for pattern, rule in _COMPILED if pattern.search(name)), None)
+# The rule by which an operator without telling shapes is classified.
+operator_rule = first_match(OPERATOR_RULES)
 
 
 def element_type(types: Sequence[Any]) -> str:

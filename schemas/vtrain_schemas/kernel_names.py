@@ -7,8 +7,9 @@ reference documentation prints the table, and a test checks every example agains
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from vtrain_schemas.name_rules import Rule, first_match
 
 KERNEL_KINDS = {
     "communication": "data moved between GPUs: collectives, send and receive, expert dispatch and combine",
@@ -27,16 +28,6 @@ KERNEL_KINDS = {
     "elementwise": "element by element: adds, activations, dropout, copies of another layout",
     "other": "no rule matches the name",
 }
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One row of a table of names: a regular expression, searched for anywhere in the name."""
-
-    kind: str
-    library: str
-    pattern: str
-    example: str
 
 
 KERNEL_RULES = (
@@ -110,13 +101,8 @@ KERNEL_RULES = (
          "triton_poi_fused_add_mul_silu_0"),
 )  # fmt: skip
 
-_COMPILED = tuple((re.compile(rule.pattern), rule) for rule in KERNEL_RULES)
-
-
-@lru_cache(maxsize=65536)
-def kernel_rule(name: str) -> Rule | None:
-    """The rule that a kernel name falls under, or None."""
-    return next((rule for pattern, rule in _COMPILED if pattern.search(name)), None)
+# The rule that a kernel name falls under.
+kernel_rule = first_match(KERNEL_RULES)
 
 
 def kernel_kind(name: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+
+from vtrain_schemas.name_rules import first_match
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,11 @@ RANGE_RULES = (
               "nn.Module: Qwen2DecoderLayer_3"),
 )  # fmt: skip
 
-_COMPILED = tuple((re.compile(rule.pattern), rule) for rule in RANGE_RULES)
+# The rule that a range's name falls under.
+range_rule = first_match(RANGE_RULES)
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)|^nn\.Module: (?!TransformerBlock_)\w*(?:Layer|Block)_(\d+)$")
 # Wrappers by which communication libraries mark their calls: collectives, not spans.
 _COMMUNICATION = re.compile(r"^(nccl|rccl|gloo|ucc|mpi|c10d|hccl|xccl):|^nccl[A-Z]")
-
-
-@lru_cache(maxsize=65536)
-def range_rule(name: str) -> RangeRule | None:
-    """The rule that a range's name falls under, or None."""
-    return next((rule for pattern, rule in _COMPILED if pattern.search(name)), None)
 
 
 def is_communication(name: str) -> bool:

@@ -26,6 +26,9 @@ SPAN_KINDS = {
     "other": "a range of a foreign trace whose name no rule knows",
 }
 
+# Sources of runs that are traces of other profilers.
+TRACES = ("kineto", "nsys")
+
 PHASES = {
     "forward": "forward pass",
     "backward": "backward pass: data gradient and weight gradient together",

@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 
 from vtrain_schemas.operators import Operator
+from vtrain_schemas.words import TRACES
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.costs import TRACES
 from vtrain_sim.costs.measured import MeasuredOperators, canonical, load_operators
 from vtrain_sim.errors import UserError
 from vtrain_sim.evaluation import LAYER_KINDS
@@ -94,7 +94,7 @@ def compare(catalog: Catalog, run_id: str, projector: Projector, configuration: 
         captured = _captured_parts(connection, run_id, source)
         measured = load_operators(connection, [run_id])
         calls = _captured_calls(connection, run_id, source, steps * ranks)
-    simulated = _simulated_parts(projector, configuration)
+    simulated = _simulated_parts(projector, configuration, projection.iteration_time_s)
     # A trace that marks no layers has its compute in one heap: so has then the simulation.
     if source in TRACES and not any(part.startswith("layer ") for part, _ in captured):
         simulated = _heaped(simulated)
@@ -209,7 +209,10 @@ def _captured_parts(connection: duckdb.DuckDBPyConnection, run_id: str, source: 
     return found
 
 
-def _simulated_parts(projector: Projector, configuration: Configuration) -> dict[tuple[str, str], float]:
+def _simulated_parts(
+    projector: Projector, configuration: Configuration, iteration_s: float
+) -> dict[tuple[str, str], float]:
+    """Seconds of a step by part and direction; what the slowest stage leaves to the others is the bubble."""
     evaluator, pp, vpp = projector.evaluator, configuration.parallel.pp, configuration.parallel.vpp
     parts, count = evaluator.parts(configuration), configuration.num_microbatches
     found: dict[tuple[str, str], float] = {}
@@ -230,12 +233,11 @@ def _simulated_parts(projector: Projector, configuration: Configuration) -> dict
     add("head", parts.head)
     own = sum(t.seconds for t in (parts.microbatch.forward, parts.microbatch.backward, parts.microbatch.weight))
     totals: dict[str, float] = defaultdict(float)
-    iteration = float(evaluator.evaluate([configuration]).iteration_time_s[0])
     for stage in range(pp):
         tally = projector.stage_tally(configuration, stage)
         for category, seconds in tally.category.items():
             totals[category] += seconds / pp
-        totals[WAITING] += max(0.0, iteration - tally.seconds) / pp
+        totals[WAITING] += max(0.0, iteration_s - tally.seconds) / pp
     found["optimizer", _ONCE] = totals.pop("optimizer", 0.0)
     found[OTHER, ""] = own * count * vpp + totals.pop("step overhead", 0.0)
     for category, seconds in totals.items():

@@ -4,13 +4,12 @@ from vtrain_sim.costs.collectives import CollectiveCosts, MeasuredCollectives
 from vtrain_sim.costs.measured import MeasuredOperators
 from vtrain_sim.costs.operators import OperatorCosts
 from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
-from vtrain_sim.costs.profile import TRACES, Profile, load_profile
+from vtrain_sim.costs.profile import Profile, load_profile
 
 __all__ = [
     "INTERPOLATED",
     "MEASURED",
     "MODELLED",
-    "TRACES",
     "CollectiveCosts",
     "MeasuredCollectives",
     "MeasuredOperators",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from vtrain_schemas.words import TRACES
 from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, NetworkSpec
@@ -101,13 +102,13 @@ def load_collectives(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) 
             SELECT DISTINCT run_id, step, op, group_ranks, sequence, bytes, transfer_ns, ranks_seen,
                    len(group_ranks) AS size
             FROM calls
-            WHERE ranks_seen > 1 OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
+            WHERE ranks_seen > 1 OR run_id IN (SELECT run_id FROM runs WHERE list_contains(?, source))
         )
         SELECT op, size, bytes, max(ranks_seen) > 1 AS both, median(transfer_ns),
                quantile_cont(transfer_ns, 0.84), quantile_cont(transfer_ns, 0.1), count(*)
         FROM transfers GROUP BY op, size, bytes ORDER BY ALL
         """,
-        [run_ids],
+        [run_ids, list(TRACES)],
     ).fetchall()
     measured = MeasuredCollectives()
     for op, size, nbytes, both, median, high, low, calls in rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 
 from vtrain_schemas.operators import Operator
+from vtrain_schemas.words import TRACES
 
 # The recomputed forward pass costs what the forward pass costs.
 _SAME_AS = {"recompute": "forward"}
@@ -74,7 +75,7 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
             WHERE list_contains(?, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
               AND (source IN ('module', 'microbench')
                    -- Of a foreign trace, what says its shape; batched products are part of something else.
-                   OR (run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
+                   OR (run_id IN (SELECT run_id FROM runs WHERE list_contains(?, source))
                        AND flops IS NOT NULL AND (kind <> 'gemm' OR batch = 1)))
         ),
         ranked AS (
@@ -92,7 +93,7 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
         GROUP BY kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim
         ORDER BY ALL
         """,
-        [run_ids],
+        [run_ids, list(TRACES)],
     ).fetchall()
     entries = []
     for (

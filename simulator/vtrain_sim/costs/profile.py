@@ -9,15 +9,13 @@ from typing import Any
 import duckdb
 
 from vtrain_schemas.operators import Operator
+from vtrain_schemas.words import TRACES
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.collectives import MeasuredCollectives, load_collectives
 from vtrain_sim.costs.measured import MeasuredOperators, Measurement, load_operators
 from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.specs import ClusterSpec, Configuration, DeviceSpec, NetworkSpec
 from vtrain_sim.specs.from_run import configuration_from_run
-
-# Sources that are traces of other profilers.
-TRACES = ("kineto", "nsys")
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ def counting(what: str, kept: str, quiet: bool = False) -> Iterator[Callable[[in
 
 
 @contextmanager
-def reading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def reading(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yields ``report(done, total)`` in bytes; shows a bar, the bytes and their rate."""
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if not console.is_terminal:
         yield lambda done, total: None
         return
     columns = (

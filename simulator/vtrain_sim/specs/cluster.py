@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from vtrain_sim.specs.validation import finite, one_of, positive, whole
 
@@ -22,6 +23,13 @@ class DeviceSpec:
     memory_bytes: int
     modelled_only: bool = False
     cuda_names: tuple[str, ...] = ()
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> DeviceSpec:
+        """From the table of a file; `source` says where its numbers are from."""
+        values = {k: v for k, v in table.items() if k != "source"}
+        values["cuda_names"] = tuple(values.get("cuda_names", ()))
+        return cls(**values)
 
     def is_called(self, device_name: str) -> bool:
         """Whether a driver's name of a device is this one's."""

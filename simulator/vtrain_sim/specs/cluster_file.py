@@ -49,9 +49,7 @@ def _device(table: dict[str, Any]) -> tuple[DeviceSpec, dict[str, Any]]:
     held = table["device"]
     if isinstance(held, str):
         return presets.device(held), presets.device_surfaces(held)
-    values = {k: v for k, v in held.items() if k != "source"}
-    values["cuda_names"] = tuple(values.get("cuda_names", ()))
-    return DeviceSpec(**values), table.get("surfaces", {})
+    return DeviceSpec.from_table(held), table.get("surfaces", {})
 
 
 def _network(name: str, held: Any, otherwise: Any) -> NetworkSpec:

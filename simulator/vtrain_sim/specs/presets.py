@@ -46,9 +46,7 @@ def model(name: str) -> ModelSpec:
 
 def device(name: str) -> DeviceSpec:
     """A device preset."""
-    values = {k: v for k, v in _load("devices", name)["device"].items() if k != "source"}
-    values["cuda_names"] = tuple(values.get("cuda_names", ()))
-    return DeviceSpec(**values)
+    return DeviceSpec.from_table(_load("devices", name)["device"])
 
 
 def device_surfaces(name: str) -> dict[str, Any]:

@@ -160,6 +160,9 @@ class _Report:
         return next((row[0] for row in self._rows(table, [column])), None)
 
     def _rows(self, table: str, wanted: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        return (row for block in self._blocks(table, wanted) for row in block)
+
+    def _blocks(self, table: str, wanted: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
         """Rows of a table, None for columns that it lacks; nothing without the table."""
         have = self.columns.get(table)
         if have is None:
@@ -167,16 +170,6 @@ class _Report:
         listed = ", ".join(f'"{name}"' if name in have else "NULL" for name in wanted)
         cursor = self.connection.execute(f'SELECT {listed} FROM "{table}"')
         while block := cursor.fetchmany(_BLOCK):
-            yield from block
-
-    def _blocks(self, table: str, wanted: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
-        block: list[tuple[Any, ...]] = []
-        for row in self._rows(table, wanted):
-            block.append(row)
-            if len(block) == _BLOCK:
-                yield block
-                block = []
-        if block:
             yield block
 
     def _text(self, value: Any) -> str:

@@ -34,9 +34,6 @@ class Interned:
         except TypeError:  # a list where a number or a word belongs
             return self.numbers.setdefault(repr(value), len(self.numbers))
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
     @property
     def values(self) -> list[Any]:
         return list(self.numbers)
@@ -134,8 +131,6 @@ class Trace:
     devices: int = 0
     backend: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    # Files that it came from: name, bytes, modification time.
-    files: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def on_device(self) -> bool:
