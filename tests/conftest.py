@@ -17,9 +17,21 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tests" / "support" / "train_gpt.py"
 OLD_MEGATRON = ROOT / ".venv" / "megatron-core-0.12"
 SMALL = (
-    "--num-layers", "4", "--hidden-size", "64", "--num-attention-heads", "4", "--seq-length", "32",
-    "--vocab-size", "128", "--global-batch-size", "4", "--train-iters", "4",
-)  # fmt: skip
+    "--num-layers",
+    "4",
+    "--hidden-size",
+    "64",
+    "--num-attention-heads",
+    "4",
+    "--seq-length",
+    "32",
+    "--vocab-size",
+    "128",
+    "--global-batch-size",
+    "4",
+    "--train-iters",
+    "4",
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,25 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Capture]:
         if name not in made:
             directory = tmp_path_factory.mktemp(name)
             done = run_python(
-                ["-m", "vtrain_plugin", "--out", str(directory), "--warmup", "1", "--steps", "2", "--run-id", name,
-                 *plugin, str(SCRIPT), *SMALL, *flags],
-                processes, env,
-            )  # fmt: skip
+                [
+                    "-m",
+                    "vtrain_plugin",
+                    "--out",
+                    str(directory),
+                    "--warmup",
+                    "1",
+                    "--steps",
+                    "2",
+                    "--run-id",
+                    name,
+                    *plugin,
+                    str(SCRIPT),
+                    *SMALL,
+                    *flags,
+                ],
+                processes,
+                env,
+            )
             catalog = Catalog(directory / "catalog.duckdb")
             report = catalog.add([str(directory)])
             assert not report.problems

@@ -74,8 +74,11 @@ def test_every_command_of_the_traces_page_works(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(job)
     (tmp_path / "cluster.yaml").write_text(cluster)
     (tmp_path / "traces").mkdir()
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in yaml.safe_load(job).items()
-             if name not in ("num-gpus", "fp32", "make-vocab-size-divisible-by")]  # fmt: skip
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in yaml.safe_load(job).items()
+        if name not in ("num-gpus", "fp32", "make-vocab-size-divisible-by")
+    ]
     run_python([str(SCRIPT), *flags, "--torch-profile", str(tmp_path / "traces")], 2)
     lines = [line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.S) for line in block.splitlines()]
     assert len(lines) >= 6
@@ -98,7 +101,7 @@ def test_flags_shown_for_clusters_exist(line: str) -> None:
     env = {"COLUMNS": "200", "TERM": "dumb", "PATH": "/usr/bin:/bin"}
     shown = subprocess.run(help_of, capture_output=True, text=True, check=True, env=env).stdout
     if words[1] == "rank":
-        from vtrain_plugin.fake_rank import parser
+        from vtrain_plugin.bench.rank import parser
 
         shown += parser().format_help()
     for flag in (w for w in own if w.startswith("--")):
@@ -123,10 +126,23 @@ def test_readme_shows_the_demo() -> None:
 def test_json_fields_are_documented() -> None:
     text = (ROOT / "docs" / "projection.md").read_text()
     done = subprocess.run(
-        [str(BIN / "vtrain-sim"), "project", "--cluster", "dgx-a100-80gb", "--model", "gpt3-1.3b", "--micro-batch-size", "1",
-         "--global-batch-size", "8", "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            str(BIN / "vtrain-sim"),
+            "project",
+            "--cluster",
+            "dgx-a100-80gb",
+            "--model",
+            "gpt3-1.3b",
+            "--micro-batch-size",
+            "1",
+            "--global-batch-size",
+            "8",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     answer = json.loads(done.stdout)
     for field in [*answer, *answer["parallel"], *answer["memory"], *answer["memory"]["stages"][0]]:
         assert f"`{field}`" in text or f".{field}`" in text, field

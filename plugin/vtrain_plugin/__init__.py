@@ -11,7 +11,7 @@ goes wrong inside it reaches training: it reports once and switches itself off.
 """
 
 from vtrain_plugin.api import disable, enable, profile
-from vtrain_plugin.settings import Settings, SettingsError
+from vtrain_plugin.capture.settings import Settings, SettingsError
 
 __version__ = "0.1.0"
 __all__ = ["Settings", "SettingsError", "disable", "enable", "profile"]

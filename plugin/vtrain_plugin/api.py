@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from vtrain_plugin import arming
-from vtrain_plugin.session import Session
-from vtrain_plugin.settings import Settings
+from vtrain_plugin.capture.session import Session
+from vtrain_plugin.capture.settings import Settings
 
 
 def enable(out: str = "", **options: Any) -> Session | None:

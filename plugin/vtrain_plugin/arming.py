@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vtrain_plugin.guard import report
-from vtrain_plugin.settings import Settings, SettingsError
+from vtrain_plugin.capture.guard import report
+from vtrain_plugin.capture.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from vtrain_plugin.session import Session
+    from vtrain_plugin.capture.session import Session
 
 SCHEDULES = "megatron.core.pipeline_parallel.schedules"
 
@@ -61,7 +61,7 @@ def arm(settings: Settings) -> Session | None:
     global _session, _finder
     if _session is not None and not _session.finished:
         return _session
-    from vtrain_plugin.session import Session
+    from vtrain_plugin.capture.session import Session
 
     _session = Session(settings)
     module = sys.modules.get(SCHEDULES)

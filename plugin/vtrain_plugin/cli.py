@@ -8,8 +8,8 @@ import sys
 
 import typer
 
-from vtrain_plugin.session import new_run_id
-from vtrain_plugin.settings import Settings, SettingsError
+from vtrain_plugin.capture.session import new_run_id
+from vtrain_plugin.capture.settings import Settings, SettingsError
 
 app = typer.Typer(
     add_completion=False,
@@ -40,8 +40,13 @@ def run(
     try:
         settings = Settings(
             out=out if "://" in out else os.path.abspath(out),
-            warmup=warmup, steps=steps, operators=operators, kernels=kernels, nvtx=nvtx, run_id=run_id,
-        )  # fmt: skip
+            warmup=warmup,
+            steps=steps,
+            operators=operators,
+            kernels=kernels,
+            nvtx=nvtx,
+            run_id=run_id,
+        )
     except SettingsError as error:
         raise refuse(str(error)) from None
     try:
@@ -64,7 +69,7 @@ def collectives(
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
 ) -> None:
     """Measure all-reduce, all-gather, reduce-scatter, all-to-all and send/recv."""
-    from vtrain_plugin import bench_collectives
+    from vtrain_plugin.bench import collectives as bench_collectives
 
     unknown = [op for op in ops.split(",") if op not in bench_collectives.OPS]
     if unknown:
@@ -74,18 +79,36 @@ def collectives(
     if nproc_per_node < 2 and "RANK" not in os.environ:
         raise refuse(f"--nproc-per-node is {nproc_per_node}: communication takes 2 processes or more")
     arguments = [
-        "--out", out, "--run-id", run_id or "collectives-" + new_run_id(), "--ops", ops, "--sizes", sizes,
-        "--max-bytes", str(max_bytes), "--dtype", dtype or default_dtype(), "--repeats", str(repeats),
-    ]  # fmt: skip
+        "--out",
+        out,
+        "--run-id",
+        run_id or "collectives-" + new_run_id(),
+        "--ops",
+        ops,
+        "--sizes",
+        sizes,
+        "--max-bytes",
+        str(max_bytes),
+        "--dtype",
+        dtype or default_dtype(),
+        "--repeats",
+        str(repeats),
+    ]
     if pin:
         arguments.append("--pin")
     if "RANK" in os.environ:
         bench_collectives.main(arguments)
         return
     launch = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(nproc_per_node), "-m", "vtrain_plugin.bench_collectives",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(nproc_per_node),
+        "-m",
+        "vtrain_plugin.bench.collectives",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     done = subprocess.run([*launch, *arguments], check=False, env=environment)
     if done.returncode == 0:
@@ -112,16 +135,23 @@ def ops(
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
 ) -> None:
     """Measure the operators of a model, for all tensor parallel and micro batch sizes, on ONE device."""
-    from vtrain_plugin.bench_ops import OperatorBench
-    from vtrain_plugin.bench_output import BenchOutput
-    from vtrain_plugin.device import BenchDevice
-    from vtrain_plugin.shapes import ModelShape, ShapeError, operators_of
+    from vtrain_plugin.bench.ops import OperatorBench
+    from vtrain_plugin.bench.output import BenchOutput
+    from vtrain_plugin.capture.device import BenchDevice
+    from vtrain_plugin.capture.shapes import ModelShape, ShapeError, operators_of
 
     try:
         model = ModelShape(
-            hidden_size, num_attention_heads, seq_length, vocab_size, ffn_hidden_size, num_query_groups,
-            num_layers, swiglu, dtype or default_dtype(),
-        )  # fmt: skip
+            hidden_size,
+            num_attention_heads,
+            seq_length,
+            vocab_size,
+            ffn_hidden_size,
+            num_query_groups,
+            num_layers,
+            swiglu,
+            dtype or default_dtype(),
+        )
         tps, sizes = _integers("--all-tp", all_tp), _integers("--micro-batch-sizes", micro_batch_sizes)
         operators = operators_of(model, tps, sizes)
     except ShapeError as error:
@@ -153,7 +183,7 @@ def rank(
     --num-attention-heads, --seq-length, --pipeline-model-parallel-size, --bf16, ...). --layers N builds
     only N layers of the rank's stage: they are identical.
     """
-    from vtrain_plugin import fake_rank
+    from vtrain_plugin.bench import rank as fake_rank
 
     tps = _integers("--all-tp", all_tp) or [tensor_model_parallel_size]
     sizes = _integers("--micro-batch-sizes", micro_batch_sizes) or [micro_batch_size]
@@ -162,15 +192,26 @@ def rank(
         for size in sizes:
             name = base if len(tps) * len(sizes) == 1 else f"{base}-tp{tp}-mbs{size}"
             arguments = [
-                "--out", out, "--run-id", name, "--world-size", str(world_size), "--rank", str(rank),
-                "--tensor-model-parallel-size", str(tp), "--micro-batch-size", str(size), *context.args,
-            ]  # fmt: skip
+                "--out",
+                out,
+                "--run-id",
+                name,
+                "--world-size",
+                str(world_size),
+                "--rank",
+                str(rank),
+                "--tensor-model-parallel-size",
+                str(tp),
+                "--micro-batch-size",
+                str(size),
+                *context.args,
+            ]
             parsed = fake_rank.parser().parse_args(arguments)
             reason = fake_rank.problem(parsed)
             if reason:
                 raise refuse(reason)
             # A process each: Megatron's parallel state is global.
-            done = subprocess.run([sys.executable, "-m", "vtrain_plugin.fake_rank", *arguments], check=False)
+            done = subprocess.run([sys.executable, "-m", "vtrain_plugin.bench.rank", *arguments], check=False)
             if done.returncode:
                 raise typer.Exit(done.returncode)
             print(f"wrote {out}/run_id={name}")

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vtrain_plugin import api
-from vtrain_plugin.settings import SettingsError
+from vtrain_plugin.capture.settings import SettingsError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

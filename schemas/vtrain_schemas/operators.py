@@ -10,9 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DTYPE_BYTES = {
-    "float64": 8, "int64": 8, "float32": 4, "int32": 4, "tf32": 4, "bfloat16": 2, "float16": 2,
-    "int16": 2, "float8": 1, "int8": 1, "uint8": 1, "bool": 1,
-}  # fmt: skip
+    "float64": 8,
+    "int64": 8,
+    "float32": 4,
+    "int32": 4,
+    "tf32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int16": 2,
+    "float8": 1,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
 
 # Passes over memory per element: (forward, backward), in units of the m x n tensor.
 _STREAMED = {
@@ -65,9 +75,16 @@ class Operator:
     def dims(self) -> tuple[int, ...]:
         """The sizes that identify the operator within its kind, phase and element type."""
         return (
-            self.m, self.n, self.k, self.batch,
-            self.seq_q, self.seq_kv, self.heads, self.kv_heads, self.head_dim,
-        )  # fmt: skip
+            self.m,
+            self.n,
+            self.k,
+            self.batch,
+            self.seq_q,
+            self.seq_kv,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+        )
 
     def flops(self) -> float:
         """Floating point operations of one call."""

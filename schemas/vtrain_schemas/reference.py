@@ -35,9 +35,12 @@ def schema_reference() -> str:
         lines += ["", f"### `{view.name}`", "", view.doc, "", "| column | meaning |", "|---|---|"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in view.columns.items()]
     for title, words in (
-        ("Span kinds", SPAN_KINDS), ("Operator kinds", OPERATOR_KINDS),
-        ("Kernel kinds", KERNEL_KINDS), ("Phases", PHASES), ("Roles of communication", ROLES),
-    ):  # fmt: skip
+        ("Span kinds", SPAN_KINDS),
+        ("Operator kinds", OPERATOR_KINDS),
+        ("Kernel kinds", KERNEL_KINDS),
+        ("Phases", PHASES),
+        ("Roles of communication", ROLES),
+    ):
         lines += ["", f"## {title}", "", "| word | meaning |", "|---|---|"]
         lines += [f"| `{word}` | {meaning} |" for word, meaning in words.items()]
     lines += ["", "## Names of kernels", "", "The first rule whose pattern is found in the name counts."]

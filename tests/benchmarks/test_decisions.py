@@ -6,10 +6,10 @@ import resource
 import time
 
 from simulator.test_plan import projector
-from vtrain_sim.cluster import POLICIES, SpeedTable, generate, simulate
-from vtrain_sim.cluster.jobs import offered_gap_s
-from vtrain_sim.search import Request, plan
-from vtrain_sim.specs import presets
+from vtrain_sim.decide import Request, plan
+from vtrain_sim.decide.fleet import POLICIES, SpeedTable, generate, simulate
+from vtrain_sim.decide.fleet.jobs import offered_gap_s
+from vtrain_sim.inputs import presets
 
 
 def test_plans_of_mt_nlg(benchmark) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from simulator.ingest.build import Kineto, training_step
-from vtrain_sim.catalog.ingest import ingest
+from vtrain_sim.ingest import ingest
 
 # Peak memory is a process's: each measurement has one of its own.
 _READ = """
 import resource, sys, time
 from pathlib import Path
-from vtrain_sim.catalog.ingest import ingest
+from vtrain_sim.ingest import ingest
 begin = time.perf_counter()
 ingest([sys.argv[1]], Path(sys.argv[2]))
 print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -69,9 +69,11 @@ def test_reading_a_trace(benchmark, tmp_path: Path) -> None:
 def test_memory(benchmark, tmp_path: Path, megabytes: int) -> None:
     path = big(tmp_path / "t.json", megabytes)
     done = benchmark.pedantic(
-        lambda: subprocess.run([sys.executable, "-c", _READ, str(path), str(tmp_path / "out")], capture_output=True, text=True, check=True),
+        lambda: subprocess.run(
+            [sys.executable, "-c", _READ, str(path), str(tmp_path / "out")], capture_output=True, text=True, check=True
+        ),
         rounds=1,
-    )  # fmt: skip
+    )
     seconds, peak = (float(v) for v in done.stdout.split())
     print(f"\n{megabytes} MiB: {path.stat().st_size / 1e6 / seconds:.0f} MB/s, peak {peak:.0f} MiB")
 

@@ -17,14 +17,31 @@ from simulator.test_replay import brute_force
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.errors import UserError
-from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.projection import Projector
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model import Compute, build_step
 from vtrain_sim.schedules import schedule
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec, presets
-from vtrain_sim.specs.megatron_flags import configuration_from_flags
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
-SIZE = ("--num-layers", "4", "--hidden-size", "512", "--num-attention-heads", "8", "--seq-length", "512", "--vocab-size", "4096",
-        "--global-batch-size", "2", "--train-iters", "50", "--pin", "--quiet")  # fmt: skip
+SIZE = (
+    "--num-layers",
+    "4",
+    "--hidden-size",
+    "512",
+    "--num-attention-heads",
+    "8",
+    "--seq-length",
+    "512",
+    "--vocab-size",
+    "4096",
+    "--global-batch-size",
+    "2",
+    "--train-iters",
+    "50",
+    "--pin",
+    "--quiet",
+)
 GPT3 = (
     "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 16 --num-layers-per-virtual-pipeline-stage 3 "
     "--sequence-parallel --use-distributed-optimizer --micro-batch-size 1 --global-batch-size 1536 --bf16"
@@ -63,16 +80,18 @@ def projector() -> Projector:
 LAYOUTS = {
     "GPT-3 175B on 1,024 GPUs": ("gpt3-175b", 1024, GPT3),
     "MT-NLG 530B on 3,360 GPUs": (
-        "mt-nlg-530b", 3360,
+        "mt-nlg-530b",
+        3360,
         "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 35 --micro-batch-size 1 "
         "--global-batch-size 1920 --recompute-granularity full --bf16",
     ),
     "Megatron 1T on 3,072 GPUs": (
-        "megatron-1t", 3072,
+        "megatron-1t",
+        3072,
         "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 64 --sequence-parallel "
         "--use-distributed-optimizer --micro-batch-size 1 --global-batch-size 3072 --bf16",
     ),
-}  # fmt: skip
+}
 
 
 def brute_force_seconds(model: Projector, configuration: Configuration) -> float:
@@ -82,12 +101,17 @@ def brute_force_seconds(model: Projector, configuration: Configuration) -> float
     def durations(direction: str) -> list[list[list[float]]]:
         return [
             [
-                [model.evaluator.pricer.operators.price(i.operator).seconds for p, n in chunk for _ in range(n)
-                 for i in getattr(p, direction) if isinstance(i, Compute)]
+                [
+                    model.evaluator.pricer.operators.price(i.operator).seconds
+                    for p, n in chunk
+                    for _ in range(n)
+                    for i in getattr(p, direction)
+                    if isinstance(i, Compute)
+                ]
                 for chunk in stage.chunks
             ]
             for stage in step.stages
-        ]  # fmt: skip
+        ]
 
     parallel = configuration.parallel
     instructions = schedule(configuration.schedule, parallel.pp, parallel.vpp, configuration.num_microbatches)
@@ -115,8 +139,10 @@ def test_one_projection_in_process(benchmark, name: str) -> None:
         batch = part.train.global_batch_size // 2
         part = replace(part, train=replace(part.train, global_batch_size=batch))
     baseline = brute_force_seconds(model, part) * share
-    print(f"\n{name}: {answer.iteration_time_s:.2f} s projected in {ours * 1e3:.2f} ms, {baseline / ours:,.0f} times "
-          f"faster than the brute-force operator-level replay ({baseline:.1f} s)")  # fmt: skip
+    print(
+        f"\n{name}: {answer.iteration_time_s:.2f} s projected in {ours * 1e3:.2f} ms, {baseline / ours:,.0f} times "
+        f"faster than the brute-force operator-level replay ({baseline:.1f} s)"
+    )
 
 
 def space(model: ModelSpec, gpus: int, batch: int) -> list[Configuration]:
@@ -146,8 +172,10 @@ def test_batch_of_configurations(benchmark) -> None:
     for configuration in configurations[::20]:
         model.project(configuration)
     one_by_one = (time.perf_counter() - begin) / len(configurations[::20])
-    print(f"\n{len(configurations)} configurations: {1 / ours:,.0f} a second on one core ({len(configurations) / first:,.0f} "
-          f"with pricing and loading the compiler), {one_by_one / ours:.0f} times faster than one by one")  # fmt: skip
+    print(
+        f"\n{len(configurations)} configurations: {1 / ours:,.0f} a second on one core ({len(configurations) / first:,.0f} "
+        f"with pricing and loading the compiler), {one_by_one / ours:.0f} times faster than one by one"
+    )
 
 
 def test_cost_grows_with_stages_times_microbatches(benchmark) -> None:
@@ -156,9 +184,14 @@ def test_cost_grows_with_stages_times_microbatches(benchmark) -> None:
     base = "--tensor-model-parallel-size 8 --num-layers-per-virtual-pipeline-stage 1 --micro-batch-size 1 --bf16"
     lines = []
     for layers, pp, gpus, microbatches in (
-        (96, 8, 64, 64), (96, 8, 64, 256), (96, 8, 64, 1024), (96, 16, 128, 256), (96, 32, 256, 256),
-        (192, 8, 64, 256), (96, 8, 4096, 256),
-    ):  # fmt: skip
+        (96, 8, 64, 64),
+        (96, 8, 64, 256),
+        (96, 8, 64, 1024),
+        (96, 16, 128, 256),
+        (96, 32, 256, 256),
+        (192, 8, 64, 256),
+        (96, 8, 4096, 256),
+    ):
         dp = gpus // (8 * pp)
         chunks = layers // pp // 12 if layers // pp > 12 else 1
         flags = base.replace("stage 1", f"stage {chunks}") if pp * chunks * 12 == layers else base
@@ -178,7 +211,18 @@ def test_cost_grows_with_stages_times_microbatches(benchmark) -> None:
 
 
 def test_cold_start_from_the_shell(benchmark) -> None:
-    arguments = ["-m", "vtrain_sim.commands.sim", "project", "--cluster", "dgx-a100-80gb", "--model", "gpt3-175b",
-                 "--num-gpus", "1024", *GPT3.split(), "--json"]  # fmt: skip
+    arguments = [
+        "-m",
+        "vtrain_sim.commands.sim",
+        "project",
+        "--cluster",
+        "dgx-a100-80gb",
+        "--model",
+        "gpt3-175b",
+        "--num-gpus",
+        "1024",
+        *GPT3.split(),
+        "--json",
+    ]
     benchmark.pedantic(run_python, args=(arguments,), rounds=5, iterations=1, warmup_rounds=1)
     print(f"\ncold from the shell: {benchmark.stats.stats.median:.2f} s")

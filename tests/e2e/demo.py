@@ -30,12 +30,30 @@ QUERIES = (
     ),
 )
 GPT3 = (
-    "--cluster", "dgx-a100-80gb", "--model", "gpt3-175b", "--num-gpus", "1024",
-    "--tensor-model-parallel-size", "8", "--pipeline-model-parallel-size", "16",
-    "--num-layers-per-virtual-pipeline-stage", "3", "--sequence-parallel", "--use-distributed-optimizer",
-    "--micro-batch-size", "1", "--global-batch-size", "1536", "--bf16",
-    "--recompute-granularity", "selective", "--train-tokens", "300e9",
-)  # fmt: skip
+    "--cluster",
+    "dgx-a100-80gb",
+    "--model",
+    "gpt3-175b",
+    "--num-gpus",
+    "1024",
+    "--tensor-model-parallel-size",
+    "8",
+    "--pipeline-model-parallel-size",
+    "16",
+    "--num-layers-per-virtual-pipeline-stage",
+    "3",
+    "--sequence-parallel",
+    "--use-distributed-optimizer",
+    "--micro-batch-size",
+    "1",
+    "--global-batch-size",
+    "1536",
+    "--bf16",
+    "--recompute-granularity",
+    "selective",
+    "--train-tokens",
+    "300e9",
+)
 
 
 def main() -> None:

@@ -18,9 +18,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "tests" / "support" / "train_gpt.py")
 BASE = (
-    "--num-layers", "4", "--hidden-size", "512", "--num-attention-heads", "8", "--seq-length", "512",
-    "--vocab-size", "4096", "--micro-batch-size", "1", "--global-batch-size", "4",
-)  # fmt: skip
+    "--num-layers",
+    "4",
+    "--hidden-size",
+    "512",
+    "--num-attention-heads",
+    "8",
+    "--seq-length",
+    "512",
+    "--vocab-size",
+    "4096",
+    "--micro-batch-size",
+    "1",
+    "--global-batch-size",
+    "4",
+)
 WARMUP, CAPTURED = 2, 3
 REAL_ITERATIONS, REAL_SKIPPED = 5, 2
 
@@ -112,18 +124,44 @@ class Proof:
         iterations = str(WARMUP + CAPTURED + 1)
         call(
             [
-                *command("vtrain-profile"), "run", "--out", str(self.profiles), "--run-id", run_id,
-                "--warmup", str(WARMUP), "--steps", str(CAPTURED), "--",
-                *torchrun(1), SCRIPT, *BASE, "--train-iters", iterations, "--pin", "--quiet",
+                *command("vtrain-profile"),
+                "run",
+                "--out",
+                str(self.profiles),
+                "--run-id",
+                run_id,
+                "--warmup",
+                str(WARMUP),
+                "--steps",
+                str(CAPTURED),
+                "--",
+                *torchrun(1),
+                SCRIPT,
+                *BASE,
+                "--train-iters",
+                iterations,
+                "--pin",
+                "--quiet",
             ]
-        )  # fmt: skip
+        )
 
     def collectives(self, run_id: str, *more: str) -> None:
         """Measure communication, and contention, between two processes."""
         call(
-            [*command("vtrain-profile"), "collectives", "--out", str(self.profiles), "--run-id", run_id,
-             "--ops", "all_reduce,p2p", "--repeats", "8", *more]
-        )  # fmt: skip
+            [
+                *command("vtrain-profile"),
+                "collectives",
+                "--out",
+                str(self.profiles),
+                "--run-id",
+                run_id,
+                "--ops",
+                "all_reduce,p2p",
+                "--repeats",
+                "8",
+                *more,
+            ]
+        )
 
     def index(self) -> str:
         """Add everything to the catalog."""
@@ -137,9 +175,17 @@ class Proof:
         """Project a case from the captured runs."""
         named = [part for run in runs for part in ("--run", run)]
         text = call(
-            [*command("vtrain-sim"), "project", "--catalog", str(self.catalog), *named, *case.world,
-             *case.flags, "--json"]
-        )  # fmt: skip
+            [
+                *command("vtrain-sim"),
+                "project",
+                "--catalog",
+                str(self.catalog),
+                *named,
+                *case.world,
+                *case.flags,
+                "--json",
+            ]
+        )
         answer: dict[str, object] = json.loads(text)
         return answer
 
@@ -147,9 +193,19 @@ class Proof:
         """Run a case for real, without the plugin; seconds of its steps after the first ones."""
         times = self.directory / "times.json"
         call(
-            [*torchrun(case.processes), SCRIPT, *BASE, *case.flags, "--train-iters", str(REAL_ITERATIONS),
-             "--times-out", str(times), "--pin", "--quiet"]
-        )  # fmt: skip
+            [
+                *torchrun(case.processes),
+                SCRIPT,
+                *BASE,
+                *case.flags,
+                "--train-iters",
+                str(REAL_ITERATIONS),
+                "--times-out",
+                str(times),
+                "--pin",
+                "--quiet",
+            ]
+        )
         seconds: list[float] = json.loads(times.read_text())
         return seconds[REAL_SKIPPED:]
 

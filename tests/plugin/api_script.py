@@ -36,9 +36,18 @@ def fingerprint() -> dict[str, object]:
 def main() -> None:
     out = sys.argv[1]
     sys.argv = [
-        "train", "--num-layers", "2", "--hidden-size", "64", "--seq-length", "32", "--vocab-size", "128",
-        "--train-iters", "4",
-    ]  # fmt: skip
+        "train",
+        "--num-layers",
+        "2",
+        "--hidden-size",
+        "64",
+        "--seq-length",
+        "32",
+        "--vocab-size",
+        "128",
+        "--train-iters",
+        "4",
+    ]
     from support import cpu_shims
 
     cpu_shims.apply()

@@ -9,10 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import vtrain_plugin
 from support import train_gpt
-from vtrain_plugin import rows
-from vtrain_plugin.megatron import metadata, modules
-from vtrain_plugin.megatron.collectives import CallRecorder
-from vtrain_plugin.recorder import Recorder
+from vtrain_plugin.adapters.megatron import metadata, modules
+from vtrain_plugin.adapters.megatron.collectives import CallRecorder
+from vtrain_plugin.capture import rows
+from vtrain_plugin.capture.recorder import Recorder
 
 
 def fail(*args: object, **kwargs: object) -> None:

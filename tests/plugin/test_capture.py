@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
-from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.specs.from_run import configuration_from_run
+from vtrain_sim.inputs.captured_run import configuration_from_run
+from vtrain_sim.model import Compute, build_step
 
 pytestmark = pytest.mark.slow
 Capturing = Callable[..., Capture]
@@ -25,8 +25,15 @@ LAYOUTS = {
     "plain": (1, ()),
     "llama": (
         1,
-        ("--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear", "--num-query-groups", "2",
-         "--untie-embeddings-and-output-weights"),
+        (
+            "--swiglu",
+            "--normalization",
+            "RMSNorm",
+            "--disable-bias-linear",
+            "--num-query-groups",
+            "2",
+            "--untie-embeddings-and-output-weights",
+        ),
     ),
     "bf16": (1, ("--bf16",)),
     "full-recompute": (1, ("--recompute-full",)),
@@ -37,7 +44,7 @@ LAYOUTS = {
     "pp2-vpp2": (2, ("--pipeline-model-parallel-size", "2", "--num-layers-per-virtual-pipeline-stage", "1")),
     "dp2": (2, ()),
     "dp2-zero": (2, ("--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather")),
-}  # fmt: skip
+}
 
 
 def layout(capture: Capturing, name: str) -> Capture:
@@ -226,9 +233,24 @@ def test_environment_variable_arms_an_unmodified_command(tmp_path: Path) -> None
 
 def test_vtrain_profile_run(tmp_path: Path) -> None:
     run_python(
-        ["-m", "vtrain_plugin.cli", "run", "--out", str(tmp_path), "--run-id", "cli", "--warmup", "1", "--steps", "1",
-         "--", sys.executable, str(SCRIPT), *SMALL]
-    )  # fmt: skip
+        [
+            "-m",
+            "vtrain_plugin.cli",
+            "run",
+            "--out",
+            str(tmp_path),
+            "--run-id",
+            "cli",
+            "--warmup",
+            "1",
+            "--steps",
+            "1",
+            "--",
+            sys.executable,
+            str(SCRIPT),
+            *SMALL,
+        ]
+    )
     assert (tmp_path / "run_id=cli" / "table=runs" / "rank=00000.parquet").exists()
 
 
@@ -288,9 +310,23 @@ def test_a_defect_of_the_plugin_never_reaches_training(capture: Capturing, tmp_p
 
 def test_killed_process_leaves_whole_files_only(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "vtrain_plugin", "--out", str(tmp_path), "--warmup", "0", "--steps", "100000",
-        "--run-id", "killed", str(SCRIPT), *SMALL[:-2], "--train-iters", "100000", "--quiet",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vtrain_plugin",
+        "--out",
+        str(tmp_path),
+        "--warmup",
+        "0",
+        "--steps",
+        "100000",
+        "--run-id",
+        "killed",
+        str(SCRIPT),
+        *SMALL[:-2],
+        "--train-iters",
+        "100000",
+        "--quiet",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and len(list(tmp_path.rglob("table=steps/*.parquet"))) < 5:

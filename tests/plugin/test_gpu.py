@@ -12,24 +12,55 @@ from pathlib import Path
 import pytest
 
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.specs.from_run import configuration_from_run
+from vtrain_sim.inputs.captured_run import configuration_from_run
+from vtrain_sim.model import Compute, build_step
 
 torch = pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.version.cuda is None or not torch.cuda.is_available(), reason="no CUDA GPU"),
 ]
-MODEL = ("--num-layers", "24", "--layers", "2", "--hidden-size", "4096", "--num-attention-heads", "32", "--seq-length", "2048",
-         "--vocab-size", "51200", "--bf16", "--num-microbatches", "4")  # fmt: skip
+MODEL = (
+    "--num-layers",
+    "24",
+    "--layers",
+    "2",
+    "--hidden-size",
+    "4096",
+    "--num-attention-heads",
+    "32",
+    "--seq-length",
+    "2048",
+    "--vocab-size",
+    "51200",
+    "--bf16",
+    "--num-microbatches",
+    "4",
+)
 
 
 def play(directory: Path, tp: int, *flags: str) -> Catalog:
     done = subprocess.run(
-        [sys.executable, "-m", "vtrain_plugin.cli", "rank", "--out", str(directory), "--run-id", f"tp{tp}",
-         "--world-size", "8", "--tensor-model-parallel-size", str(tp), *MODEL, *flags],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "vtrain_plugin.cli",
+            "rank",
+            "--out",
+            str(directory),
+            "--run-id",
+            f"tp{tp}",
+            "--world-size",
+            "8",
+            "--tensor-model-parallel-size",
+            str(tp),
+            *MODEL,
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     catalog = Catalog(directory / "c.duckdb")
     assert not catalog.add([str(directory)]).problems
@@ -44,9 +75,11 @@ def test_cuda_events_time_every_operator_of_the_shard(tmp_path: Path, tp: int) -
     stage = build_step(configuration_from_run(row)).stages[0]
     expected = {
         (i.operator.kind, i.operator.m, i.operator.n, i.operator.k)
-        for chunk in stage.chunks for part, _ in chunk for i in part.forward
+        for chunk in stage.chunks
+        for part, _ in chunk
+        for i in part.forward
         if isinstance(i, Compute) and i.operator.kind == "gemm"
-    }  # fmt: skip
+    }
     rows = catalog.sql(
         "SELECT kind, m, n, k, median(duration_ns) AS ns, any_value(flops) AS flops FROM operators "
         "WHERE kind = 'gemm' AND phase = 'forward' GROUP BY ALL"
@@ -77,7 +110,7 @@ def test_nccl_kernels_carry_their_metadata(tmp_path: Path) -> None:
     script.write_text(
         "import torch, torch.distributed as dist, json\n"
         "from torch.profiler import profile, ProfilerActivity\n"
-        "from vtrain_plugin.kineto import trace_rows\n"
+        "from vtrain_plugin.capture.kineto import trace_rows\n"
         "dist.init_process_group('nccl', store=dist.HashStore(), rank=0, world_size=1)\n"
         "x = torch.ones(1 << 20, device='cuda')\n"
         "dist.all_reduce(x); torch.cuda.synchronize()\n"

@@ -9,12 +9,22 @@ import pytest
 from conftest import run_python
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.collectives import load_collectives
-from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.specs.from_run import configuration_from_run
+from vtrain_sim.inputs.captured_run import configuration_from_run
+from vtrain_sim.model import Compute, build_step
 
 pytestmark = pytest.mark.slow
-MODEL = ("--num-layers", "4", "--hidden-size", "64", "--num-attention-heads", "8", "--seq-length", "32",
-         "--vocab-size", "512")  # fmt: skip
+MODEL = (
+    "--num-layers",
+    "4",
+    "--hidden-size",
+    "64",
+    "--num-attention-heads",
+    "8",
+    "--seq-length",
+    "32",
+    "--vocab-size",
+    "512",
+)
 TESTS = str(Path(__file__).resolve().parents[1])
 
 
@@ -27,21 +37,62 @@ def catalog_of(directory: Path) -> Catalog:
 
 def test_ops(tmp_path: Path) -> None:
     run_python(
-        ["-m", "vtrain_plugin.cli", "ops", "--out", str(tmp_path), "--run-id", "ops", "--hidden-size", "64",
-         "--num-attention-heads", "8", "--seq-length", "32", "--vocab-size", "512", "--all-tp", "1,2",
-         "--micro-batch-sizes", "1,2", "--seconds", "0", "--no-pin"]
-    )  # fmt: skip
+        [
+            "-m",
+            "vtrain_plugin.cli",
+            "ops",
+            "--out",
+            str(tmp_path),
+            "--run-id",
+            "ops",
+            "--hidden-size",
+            "64",
+            "--num-attention-heads",
+            "8",
+            "--seq-length",
+            "32",
+            "--vocab-size",
+            "512",
+            "--all-tp",
+            "1,2",
+            "--micro-batch-sizes",
+            "1,2",
+            "--seconds",
+            "0",
+            "--no-pin",
+        ]
+    )
     rows = catalog_of(tmp_path).sql("SELECT DISTINCT kind, phase FROM operator_times").to_pylist()
     found = {(r["kind"], r["phase"]) for r in rows}
-    assert {("gemm", "forward"), ("gemm", "dgrad"), ("gemm", "wgrad"), ("attention", "backward"),
-            ("norm", "backward"), ("activation", "forward"), ("loss", "backward"), ("optimizer", "update")} <= found  # fmt: skip
+    assert {
+        ("gemm", "forward"),
+        ("gemm", "dgrad"),
+        ("gemm", "wgrad"),
+        ("attention", "backward"),
+        ("norm", "backward"),
+        ("activation", "forward"),
+        ("loss", "backward"),
+        ("optimizer", "update"),
+    } <= found
 
 
 def test_collectives(tmp_path: Path) -> None:
     run_python(
-        ["-m", "vtrain_plugin.cli", "collectives", "--out", str(tmp_path), "--run-id", "c", "--sizes", "4096,65536",
-         "--repeats", "3", "--no-pin"]
-    )  # fmt: skip
+        [
+            "-m",
+            "vtrain_plugin.cli",
+            "collectives",
+            "--out",
+            str(tmp_path),
+            "--run-id",
+            "c",
+            "--sizes",
+            "4096,65536",
+            "--repeats",
+            "3",
+            "--no-pin",
+        ]
+    )
     with catalog_of(tmp_path).reading() as connection:
         measured = load_collectives(connection, ["c"])
         names = {r[0] for r in connection.execute("SELECT DISTINCT name FROM operators").fetchall()}
@@ -53,21 +104,73 @@ def test_collectives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("tp8-pp2", ("--world-size", "16", "--rank", "9", "--tensor-model-parallel-size", "8",
-                     "--pipeline-model-parallel-size", "2", "--sequence-parallel")),
-        ("rank-5000", ("--world-size", "16384", "--rank", "5000", "--tensor-model-parallel-size", "2",
-                       "--pipeline-model-parallel-size", "4", "--use-distributed-optimizer")),
-        ("tp4-gqa", ("--world-size", "4", "--tensor-model-parallel-size", "4", "--num-query-groups", "4", "--swiglu",
-                     "--disable-bias-linear", "--normalization", "RMSNorm")),
+        (
+            "tp8-pp2",
+            (
+                "--world-size",
+                "16",
+                "--rank",
+                "9",
+                "--tensor-model-parallel-size",
+                "8",
+                "--pipeline-model-parallel-size",
+                "2",
+                "--sequence-parallel",
+            ),
+        ),
+        (
+            "rank-5000",
+            (
+                "--world-size",
+                "16384",
+                "--rank",
+                "5000",
+                "--tensor-model-parallel-size",
+                "2",
+                "--pipeline-model-parallel-size",
+                "4",
+                "--use-distributed-optimizer",
+            ),
+        ),
+        (
+            "tp4-gqa",
+            (
+                "--world-size",
+                "4",
+                "--tensor-model-parallel-size",
+                "4",
+                "--num-query-groups",
+                "4",
+                "--swiglu",
+                "--disable-bias-linear",
+                "--normalization",
+                "RMSNorm",
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_one_process_plays_a_rank_of_a_large_world(tmp_path: Path, name: str, flags: tuple[str, ...]) -> None:
     """The shard shapes of Megatron's own modules are those of the simulator's program."""
     run_python(
-        ["-m", "vtrain_plugin.cli", "rank", "--out", str(tmp_path), "--run-id", name, *flags, *MODEL,
-         "--prelude", "support.cpu_shims", "--warmup", "1", "--steps", "1"],
+        [
+            "-m",
+            "vtrain_plugin.cli",
+            "rank",
+            "--out",
+            str(tmp_path),
+            "--run-id",
+            name,
+            *flags,
+            *MODEL,
+            "--prelude",
+            "support.cpu_shims",
+            "--warmup",
+            "1",
+            "--steps",
+            "1",
+        ],
         env={"PYTHONPATH": TESTS},
-    )  # fmt: skip
+    )
     catalog = catalog_of(tmp_path)
     row = catalog.show(name)["run"]
     assert row["source"] == "rank"
@@ -77,9 +180,11 @@ def test_one_process_plays_a_rank_of_a_large_world(tmp_path: Path, name: str, fl
     assert rank["parameters"] == stage.parameters
     expected = {
         (i.operator.kind, i.operator.phase, *i.operator.dims)
-        for chunk in stage.chunks for part, _ in chunk for i in (*part.forward, *part.backward)
+        for chunk in stage.chunks
+        for part, _ in chunk
+        for i in (*part.forward, *part.backward)
         if isinstance(i, Compute) and i.operator.kind != "microbatch"
-    }  # fmt: skip
+    }
     found = {
         tuple(r.values())
         for r in catalog.sql(
@@ -93,10 +198,28 @@ def test_one_process_plays_a_rank_of_a_large_world(tmp_path: Path, name: str, fl
 
 def test_several_sizes_make_a_run_each(tmp_path: Path) -> None:
     run_python(
-        ["-m", "vtrain_plugin.cli", "rank", "--out", str(tmp_path), "--run-id", "r", "--world-size", "4", "--all-tp", "1,2",
-         *MODEL, "--prelude", "support.cpu_shims", "--warmup", "0", "--steps", "1"],
+        [
+            "-m",
+            "vtrain_plugin.cli",
+            "rank",
+            "--out",
+            str(tmp_path),
+            "--run-id",
+            "r",
+            "--world-size",
+            "4",
+            "--all-tp",
+            "1,2",
+            *MODEL,
+            "--prelude",
+            "support.cpu_shims",
+            "--warmup",
+            "0",
+            "--steps",
+            "1",
+        ],
         env={"PYTHONPATH": TESTS},
-    )  # fmt: skip
+    )
     assert {r["run_id"] for r in catalog_of(tmp_path).runs()} == {"r-tp1-mbs1", "r-tp2-mbs1"}
 
 
@@ -110,11 +233,14 @@ def test_several_sizes_make_a_run_each(tmp_path: Path) -> None:
         (["collectives", "--out", "x", "--ops", "all_reduze"], "all_reduze"),
         (["collectives", "--out", "x", "--sizes", "1k"], "--sizes"),
         (["collectives", "--out", "x", "--nproc-per-node", "1"], "--nproc-per-node"),
-        (["ops", "--out", "x", "--hidden-size", "65", "--num-attention-heads", "8", "--seq-length", "32"], "--hidden-size"),
+        (
+            ["ops", "--out", "x", "--hidden-size", "65", "--num-attention-heads", "8", "--seq-length", "32"],
+            "--hidden-size",
+        ),
         (["run", "--out", "x", "--steps", "0", "--", "true"], "steps"),
         (["run", "--out", "x", "--", "no-such-command"], "no-such-command"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:
     done = run_python(["-m", "vtrain_plugin.cli", *arguments], check=False)
     assert done.returncode == 2

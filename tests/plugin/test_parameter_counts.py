@@ -8,17 +8,27 @@ from typing import Any
 import pytest
 
 from conftest import ROOT, run_python
-from vtrain_sim.operators import build_step
+from vtrain_sim.model import build_step
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
 BASE: dict[str, Any] = {
-    "num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "seq_length": 128, "vocab_size": 1024,
-    "position_embedding_type": "rope", "untie_embeddings_and_output_weights": True, "make_vocab_size_divisible_by": 1,
-}  # fmt: skip
+    "num_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "seq_length": 128,
+    "vocab_size": 1024,
+    "position_embedding_type": "rope",
+    "untie_embeddings_and_output_weights": True,
+    "make_vocab_size_divisible_by": 1,
+}
 GATED: dict[str, Any] = {"swiglu": True, "add_bias_linear": False, "normalization": "RMSNorm", "ffn_hidden_size": 256}
 LATENT: dict[str, Any] = {
-    "multi_latent_attention": True, "kv_lora_rank": 16, "qk_head_dim": 8, "qk_pos_emb_head_dim": 4, "v_head_dim": 8,
-}  # fmt: skip
+    "multi_latent_attention": True,
+    "kv_lora_rank": 16,
+    "qk_head_dim": 8,
+    "qk_pos_emb_head_dim": 4,
+    "v_head_dim": 8,
+}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 32, "ffn_hidden_size": 128}
 CASES: dict[str, dict[str, Any]] = {
     "gpt": {},

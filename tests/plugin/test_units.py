@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtrain_plugin.bench_collectives import default_sizes, group_sizes
-from vtrain_plugin.clock import HostClock
-from vtrain_plugin.guard import Guard
-from vtrain_plugin.kineto import trace_rows
-from vtrain_plugin.patches import Patches
-from vtrain_plugin.ranges import NoRanges
-from vtrain_plugin.recorder import Call, Recorder
-from vtrain_plugin.rows import rows_of_step
-from vtrain_plugin.settings import Settings, SettingsError
-from vtrain_plugin.shapes import ModelShape, ShapeError, operators_of
-from vtrain_plugin.sink import Sink
+from vtrain_plugin.bench.collectives import default_sizes, group_sizes
+from vtrain_plugin.capture.clock import HostClock
+from vtrain_plugin.capture.guard import Guard
+from vtrain_plugin.capture.kineto import trace_rows
+from vtrain_plugin.capture.patches import Patches
+from vtrain_plugin.capture.ranges import NoRanges
+from vtrain_plugin.capture.recorder import Call, Recorder
+from vtrain_plugin.capture.rows import rows_of_step
+from vtrain_plugin.capture.settings import Settings, SettingsError
+from vtrain_plugin.capture.shapes import ModelShape, ShapeError, operators_of
+from vtrain_plugin.capture.sink import Sink
 from vtrain_schemas.communication_names import role_of_description
 from vtrain_schemas.framework_operators import shaped_operator
 from vtrain_schemas.operators import Operator
@@ -31,9 +31,14 @@ from vtrain_schemas.operators import Operator
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"out": ""}, "--out"), ({"out": "x", "warmup": -1}, "warmup"), ({"out": "x", "steps": 0}, "steps"),
-     ({"out": "x", "run_id": "a/b"}, "run id"), ({"out": "x", "max_rows": 1}, "max_rows")],
-)  # fmt: skip
+    [
+        ({"out": ""}, "--out"),
+        ({"out": "x", "warmup": -1}, "warmup"),
+        ({"out": "x", "steps": 0}, "steps"),
+        ({"out": "x", "run_id": "a/b"}, "run id"),
+        ({"out": "x", "max_rows": 1}, "max_rows"),
+    ],
+)
 def test_bad_settings_are_refused(options: dict[str, object], word: str) -> None:
     with pytest.raises(SettingsError, match=word):
         Settings(**options)  # type: ignore[arg-type]
@@ -195,20 +200,33 @@ def test_host_clock_gives_time_of_day() -> None:
 
 @pytest.mark.parametrize(
     ("description", "role"),
-    [("TENSOR_MODEL_PARALLEL_GROUP", "tp"), ("DATA_PARALLEL_GROUP_WITH_CP", "dp"), ("EXPERT_DATA_PARALLEL_GROUP", "expert_dp"),
-     ("EXPERT_MODEL_PARALLEL_GROUP", "ep"), ("PIPELINE_MODEL_PARALLEL_GROUP", "pp"), ("EMBEDDING_GROUP", "embedding"),
-     ("CONTEXT_PARALLEL_GROUP", "cp"), ("MODEL_PARALLEL_GROUP", "mp"), ("EXPERT_TENSOR_PARALLEL_GROUP", "expert_tp"),
-     ("something else", None)],
-)  # fmt: skip
+    [
+        ("TENSOR_MODEL_PARALLEL_GROUP", "tp"),
+        ("DATA_PARALLEL_GROUP_WITH_CP", "dp"),
+        ("EXPERT_DATA_PARALLEL_GROUP", "expert_dp"),
+        ("EXPERT_MODEL_PARALLEL_GROUP", "ep"),
+        ("PIPELINE_MODEL_PARALLEL_GROUP", "pp"),
+        ("EMBEDDING_GROUP", "embedding"),
+        ("CONTEXT_PARALLEL_GROUP", "cp"),
+        ("MODEL_PARALLEL_GROUP", "mp"),
+        ("EXPERT_TENSOR_PARALLEL_GROUP", "expert_tp"),
+        ("something else", None),
+    ],
+)
 def test_roles_by_group_description(description: str, role: str | None) -> None:
     assert role_of_description(description) == role
 
 
 @pytest.mark.parametrize(
     ("name", "dims", "shape"),
-    [("aten::mm", [[4, 8], [8, 6]], (4, 6, 8)), ("aten::addmm", [[6], [4, 8], [8, 6], [], []], (4, 6, 8)),
-     ("aten::bmm", [[2, 4, 8], [2, 8, 6]], (8, 6, 8)), ("aten::mm", [[4, 8], [7, 6]], None), ("aten::add", [[4], [4]], None)],
-)  # fmt: skip
+    [
+        ("aten::mm", [[4, 8], [8, 6]], (4, 6, 8)),
+        ("aten::addmm", [[6], [4, 8], [8, 6], [], []], (4, 6, 8)),
+        ("aten::bmm", [[2, 4, 8], [2, 8, 6]], (8, 6, 8)),
+        ("aten::mm", [[4, 8], [7, 6]], None),
+        ("aten::add", [[4], [4]], None),
+    ],
+)
 def test_gemms_of_framework_operators(name: str, dims: list[object], shape: tuple[int, ...] | None) -> None:
     operator = shaped_operator(name, dims, ["float"])
     assert (None if operator is None else (operator.m, operator.n, operator.k)) == shape
@@ -219,22 +237,52 @@ def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
     trace = {
         "baseTimeNanoseconds": 1_000_000,
         "traceEvents": [
-            {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "ts": 10, "dur": 5,
-             "args": {"External id": 7, "Input Dims": [[4, 8], [8, 6]], "Input type": ["c10::BFloat16", "c10::BFloat16"]}},
-            {"ph": "X", "cat": "kernel", "name": "gemm_kernel", "ts": 20, "dur": 2.5,
-             "args": {"External id": 7, "stream": 7, "correlation": 99}},
-            {"ph": "X", "cat": "kernel", "name": "ncclDevKernel_AllReduce", "ts": 30, "dur": 4,
-             "args": {"stream": 20, "correlation": 100, "Collective name": "allreduce", "In msg nelems": 1024,
-                      "Out msg nelems": 1024, "dtype": "BFloat16", "Process Group Description": "TENSOR_MODEL_PARALLEL_GROUP",
-                      "Process Group Ranks": "[0, 1]"}},
+            {
+                "ph": "X",
+                "cat": "cpu_op",
+                "name": "aten::mm",
+                "ts": 10,
+                "dur": 5,
+                "args": {
+                    "External id": 7,
+                    "Input Dims": [[4, 8], [8, 6]],
+                    "Input type": ["c10::BFloat16", "c10::BFloat16"],
+                },
+            },
+            {
+                "ph": "X",
+                "cat": "kernel",
+                "name": "gemm_kernel",
+                "ts": 20,
+                "dur": 2.5,
+                "args": {"External id": 7, "stream": 7, "correlation": 99},
+            },
+            {
+                "ph": "X",
+                "cat": "kernel",
+                "name": "ncclDevKernel_AllReduce",
+                "ts": 30,
+                "dur": 4,
+                "args": {
+                    "stream": 20,
+                    "correlation": 100,
+                    "Collective name": "allreduce",
+                    "In msg nelems": 1024,
+                    "Out msg nelems": 1024,
+                    "dtype": "BFloat16",
+                    "Process Group Description": "TENSOR_MODEL_PARALLEL_GROUP",
+                    "Process Group Ranks": "[0, 1]",
+                },
+            },
             {"ph": "X", "cat": "kernel", "name": "outside", "ts": 5000, "dur": 1, "args": {}},
             {"ph": "i", "name": "instant", "ts": 1},
         ],
-    }  # fmt: skip
+    }
     rows = trace_rows(trace, [[3, 1_000_000, 1_100_000]], "r", 0)
     assert [(k["name"], k["stream"], k["correlation"], k["operator"], k["duration_ns"]) for k in rows["kernels"]] == [
-        ("gemm_kernel", 7, 99, "aten::mm", 2500), ("ncclDevKernel_AllReduce", 20, 100, None, 4000)
-    ]  # fmt: skip
+        ("gemm_kernel", 7, 99, "aten::mm", 2500),
+        ("ncclDevKernel_AllReduce", 20, 100, None, 4000),
+    ]
     (operator,) = rows["operators"]
     assert (operator["kind"], operator["m"], operator["n"], operator["k"], operator["dtype"]) == (
         "gemm",
@@ -246,9 +294,13 @@ def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
     assert operator["duration_ns"] == 2500, "a GPU operator takes as long as its kernels"
     assert json.loads(operator["input_dims"]) == [[4, 8], [8, 6]]
     (collective,) = rows["collectives"]
-    assert (collective["op"], collective["role"], collective["bytes"], collective["group_ranks"], collective["step"]) == (
-        "all_reduce", "tp", 2048, [0, 1], 3
-    )  # fmt: skip
+    assert (
+        collective["op"],
+        collective["role"],
+        collective["bytes"],
+        collective["group_ranks"],
+        collective["step"],
+    ) == ("all_reduce", "tp", 2048, [0, 1], 3)
 
 
 def test_operator_list_covers_all_sizes_once() -> None:

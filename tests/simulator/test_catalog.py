@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simulator.synthetic import rank_row, run_row, write_collectives, write_profile
-from vtrain_plugin.sink import Sink
+from vtrain_plugin.capture.sink import Sink
 from vtrain_schemas import arrow_schema
 from vtrain_sim.catalog import Catalog, CatalogError
 from vtrain_sim.errors import UserError
@@ -131,11 +131,25 @@ def test_foreign_parquet_and_wrong_types_are_refused(catalog: Catalog, profiles:
 
 @pytest.mark.parametrize(
     "query",
-    ["DROP VIEW steps", "CREATE TABLE x (a INT)", "INSERT INTO files VALUES (1)", "SET enable_external_access = true",
-     "ATTACH '/tmp/x.db'", "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM '/etc/passwd'", "INSTALL httpfs",
-     "COPY (SELECT 1) TO '/tmp/x.csv'", "EXPORT DATABASE '/tmp/x'", "SELECT * FROM nothing", "SELEC 1", "",
-     "SELECT 1; DROP VIEW steps", "PRAGMA memory_limit='1GB'", "CALL pragma_version(); COPY steps TO 'x'"],
-)  # fmt: skip
+    [
+        "DROP VIEW steps",
+        "CREATE TABLE x (a INT)",
+        "INSERT INTO files VALUES (1)",
+        "SET enable_external_access = true",
+        "ATTACH '/tmp/x.db'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "INSTALL httpfs",
+        "COPY (SELECT 1) TO '/tmp/x.csv'",
+        "EXPORT DATABASE '/tmp/x'",
+        "SELECT * FROM nothing",
+        "SELEC 1",
+        "",
+        "SELECT 1; DROP VIEW steps",
+        "PRAGMA memory_limit='1GB'",
+        "CALL pragma_version(); COPY steps TO 'x'",
+    ],
+)
 def test_queries_cannot_change_or_reach_anything_else(catalog: Catalog, query: str) -> None:
     with pytest.raises(CatalogError) as caught:
         catalog.sql(query)

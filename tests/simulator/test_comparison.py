@@ -16,14 +16,35 @@ from simulator.ingest.build import AUTOGRAD, Kineto
 from simulator.synthetic import write_profile
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.commands.run_projector import from_run
-from vtrain_sim.comparison import compare, typical_error
 from vtrain_sim.errors import UserError
-from vtrain_sim.operators import Communication, Compute, build_step
-from vtrain_sim.projection import Projector
+from vtrain_sim.model import Communication, Compute, build_step
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs.config import Configuration
+from vtrain_sim.validate.captured import compare, typical_error
 
 BIN = Path(sys.executable).parent
-FLAGS = ["--num-layers", "2", "--hidden-size", "2048", "--num-attention-heads", "16", "--seq-length", "2048", "--micro-batch-size", "1", "--global-batch-size", "2", "--vocab-size", "16384", "--make-vocab-size-divisible-by", "1", "--position-embedding-type", "rope", "--tensor-model-parallel-size", "2"]  # fmt: skip
+FLAGS = [
+    "--num-layers",
+    "2",
+    "--hidden-size",
+    "2048",
+    "--num-attention-heads",
+    "16",
+    "--seq-length",
+    "2048",
+    "--micro-batch-size",
+    "1",
+    "--global-batch-size",
+    "2",
+    "--vocab-size",
+    "16384",
+    "--make-vocab-size-divisible-by",
+    "1",
+    "--position-embedding-type",
+    "rope",
+    "--tensor-model-parallel-size",
+    "2",
+]
 SLOWER = 1.3
 
 
@@ -113,8 +134,8 @@ def traced_step(projector: Projector, configuration: Configuration, rank: int) -
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, Configuration]:
     from vtrain_sim.costs.surfaces import Surfaces
-    from vtrain_sim.specs import presets
-    from vtrain_sim.specs.megatron_flags import configuration_from_flags
+    from vtrain_sim.inputs import presets
+    from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 
     folder = tmp_path_factory.mktemp("traced")
     cluster = "dgx-a100-80gb"
@@ -140,8 +161,13 @@ def test_products_of_a_trace_sharpen_a_bundled_device(traced: tuple[Catalog, Con
     # An unseen size moves with those that were seen: by most of what they were off.
     wider = [*FLAGS, "--hidden-size", "3072", "--num-attention-heads", "24"]
     own, asked = from_run(catalog.path, ["job"], "dgx-a100-80gb", "", 2, wider)
-    gemm = next(i.operator for p, _ in build_step(asked).stages[0].chunks[0] if p.name == "layer" for i in p.forward
-                if isinstance(i, Compute) and i.operator.kind == "gemm")  # fmt: skip
+    gemm = next(
+        i.operator
+        for p, _ in build_step(asked).stages[0].chunks[0]
+        if p.name == "layer"
+        for i in p.forward
+        if isinstance(i, Compute) and i.operator.kind == "gemm"
+    )
     costs, plain = own.evaluator.pricer.operators, bundled.evaluator.pricer.operators
     assert costs.price(gemm).seconds / plain.price(gemm).seconds == pytest.approx(SLOWER, rel=0.12)
     assert costs.price(gemm).sigma < plain.price(gemm).sigma
@@ -250,11 +276,14 @@ def test_commands(traced: tuple[Catalog, Configuration], tmp_path: Path) -> None
         (["validate", "x.csv", "--run", "job", "--catalog", "C"], "leave out tables"),
         (["validate", "--run", "job"], "--run needs --catalog"),
         (["validate", "--run", "job", "--catalog", "C"], "give --cluster"),
-        (["validate", "--run", "job", "--catalog", "C", "--cluster", "dgx-h100", "--model", "gpt3-1.3b"], "do not sharpen another's"),
+        (
+            ["validate", "--run", "job", "--catalog", "C", "--cluster", "dgx-h100", "--model", "gpt3-1.3b"],
+            "do not sharpen another's",
+        ),
         (["validate", "--run", "jbo", "--catalog", "C"], "did you mean 'job'"),
         (["project", "--run", "job", "--catalog", "C", "--model", "gpt3-1.3b"], "give --cluster"),
     ],
-)  # fmt: skip
+)
 def test_sentences(traced: tuple[Catalog, Configuration], arguments: list[str], sentence: str) -> None:
     catalog, _ = traced
     done = run("vtrain-sim", *(str(catalog.path) if a == "C" else a for a in arguments))
@@ -273,8 +302,20 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
         from_run(catalog.path, ["bare"], "dgx-a100-80gb", "gpt3-1.3b", 0, [])
     # Collectives alone sharpen the network.
     network = Kineto(world=2)
-    network.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL()", 5, 50, 900, stream=20, **{
-        "Collective name": "allreduce", "In msg nelems": 1 << 20, "dtype": "BFloat16", "Group size": 2, "Process Group Ranks": "[0, 1]"})  # fmt: skip
+    network.kernel(
+        "ncclDevKernel_AllReduce_Sum_bf16_RING_LL()",
+        5,
+        50,
+        900,
+        stream=20,
+        **{
+            "Collective name": "allreduce",
+            "In msg nelems": 1 << 20,
+            "dtype": "BFloat16",
+            "Group size": 2,
+            "Process Group Ranks": "[0, 1]",
+        },
+    )
     network.write(tmp_path / "network.json")
     catalog.add([str(tmp_path / "network.json")])
     flags = ["--micro-batch-size", "1", "--global-batch-size", "2"]

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtrain_schemas.operators import Operator
+from vtrain_sim.calibration.network import fit_inter_node, fit_intra_node, read_collectives
+from vtrain_sim.calibration.surfaces import fit_gemms, read_gemms, to_toml
 from vtrain_sim.costs import (
     MEASURED,
     MODELLED,
@@ -20,15 +22,14 @@ from vtrain_sim.costs import (
     MeasuredOperators,
     OperatorCosts,
 )
-from vtrain_sim.costs.calibrate import fit_gemms, read_gemms, to_toml
-from vtrain_sim.costs.calibrate_network import fit_inter_node, fit_intra_node, read_collectives
 from vtrain_sim.costs.collectives import bus_factor
 from vtrain_sim.costs.measured import Measurement
 from vtrain_sim.costs.surfaces import DeviceSurface, GemmSurface, Surfaces, Tile, tile_seconds
 from vtrain_sim.errors import UserError
-from vtrain_sim.operators import Parts
-from vtrain_sim.pricing import Pricer, exposed
-from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, TrainSpec, presets
+from vtrain_sim.inputs import presets
+from vtrain_sim.model import Parts
+from vtrain_sim.simulate.pricing import Pricer, exposed
+from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, TrainSpec
 
 DEVICE = DeviceSpec("d", {"bfloat16": 100e12}, 1e12, 1 << 34)
 sizes = st.sampled_from([256, 512, 1000, 1024, 3000, 4096, 8192])
@@ -256,8 +257,19 @@ def test_head_sizes_that_tensor_cores_do_not_take_are_slow() -> None:
     )
 
     def attention(head_dim: int) -> float:
-        return surface.seconds(Operator("attention", "forward", batch=4, seq_q=2048, seq_kv=2048, heads=16, kv_heads=16,
-                                        head_dim=head_dim, dtype="float16"))  # fmt: skip
+        return surface.seconds(
+            Operator(
+                "attention",
+                "forward",
+                batch=4,
+                seq_q=2048,
+                seq_kv=2048,
+                heads=16,
+                kv_heads=16,
+                head_dim=head_dim,
+                dtype="float16",
+            )
+        )
 
     assert attention(108) > 3 * attention(112)
 

@@ -7,14 +7,25 @@ from dataclasses import replace
 
 import pytest
 
-from vtrain_sim.evaluation import Evaluator
-from vtrain_sim.memory import activation_bytes
-from vtrain_sim.operators import Communication, Compute, Parts, Program, build_step
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec, presets
+from vtrain_sim.inputs import presets
+from vtrain_sim.model import Communication, Compute, Parts, Program, build_step
+from vtrain_sim.simulate.evaluation import Evaluator
+from vtrain_sim.simulate.memory import activation_bytes
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
 
 S, H, FFN = 1024, 512, 1024
-DENSE = ModelSpec(4, H, 8, S, 1024, ffn_hidden_size=FFN, swiglu=True, add_bias_linear=False, normalization="RMSNorm",
-                  position_embedding_type="rope")  # fmt: skip
+DENSE = ModelSpec(
+    4,
+    H,
+    8,
+    S,
+    1024,
+    ffn_hidden_size=FFN,
+    swiglu=True,
+    add_bias_linear=False,
+    normalization="RMSNorm",
+    position_embedding_type="rope",
+)
 EXPERTS = replace(DENSE, num_experts=8, moe_router_topk=2, moe_ffn_hidden_size=256)
 STEP = TrainSpec(1, 8)
 
@@ -25,9 +36,10 @@ def layer(configuration: Configuration, moe: bool = False, recomputed: bool = Fa
 
 def shapes(program: Program, direction: str = "forward") -> Counter[tuple[str, int, int, int]]:
     return Counter(
-        (i.name, i.operator.m, i.operator.n, i.operator.k) for i in getattr(program, direction)
+        (i.name, i.operator.m, i.operator.n, i.operator.k)
+        for i in getattr(program, direction)
         if isinstance(i, Compute) and i.operator.kind in ("gemm", "grouped_gemm")
-    )  # fmt: skip
+    )
 
 
 def messages(program: Program, direction: str = "forward") -> list[tuple[str, str, str, int]]:
@@ -35,8 +47,11 @@ def messages(program: Program, direction: str = "forward") -> list[tuple[str, st
 
 
 def flops(program: Program, direction: str) -> float:
-    return sum(i.operator.flops() for i in getattr(program, direction) if isinstance(i, Compute)
-               and i.operator.kind in ("gemm", "grouped_gemm", "router", "attention"))  # fmt: skip
+    return sum(
+        i.operator.flops()
+        for i in getattr(program, direction)
+        if isinstance(i, Compute) and i.operator.kind in ("gemm", "grouped_gemm", "router", "attention")
+    )
 
 
 def test_grouped_queries_share_keys_and_values() -> None:
@@ -60,8 +75,8 @@ def test_latent_attention() -> None:
     assert shapes(program)["linear_proj", tokens, 7168, heads * 128] == 1
     # What is gathered is the compressed rows, not the hidden ones.
     assert ("attention", "all_gather", "tp", tokens * (1536 + 576) * 2) in messages(program)
-    from vtrain_sim.operators.attention import attention_parameters
-    from vtrain_sim.operators.sharding import Shard
+    from vtrain_sim.model.attention import attention_parameters
+    from vtrain_sim.model.sharding import Shard
 
     whole = attention_parameters(Shard(replace(c, parallel=ParallelSpec())))
     assert whole == 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168 + 7168 + 1536 + 512
@@ -114,8 +129,9 @@ def test_fully_sharded_parameters_are_gathered_twice_and_gradients_scattered_onc
     weights = program.parameters * 2
     assert messages(program) == [("param_gather", "all_gather", "dp", weights)]
     assert messages(program, "backward") == [
-        ("param_gather", "all_gather", "dp", weights), ("grad_sync", "reduce_scatter", "dp", 2 * weights),
-    ]  # fmt: skip
+        ("param_gather", "all_gather", "dp", weights),
+        ("grad_sync", "reduce_scatter", "dp", 2 * weights),
+    ]
     stage = build_step(c).stages[0]
     assert not [i for i in (*stage.sync, *stage.update) if isinstance(i, Communication) and i.role == "dp"]
 
@@ -209,7 +225,7 @@ def test_what_megatron_cannot_do_is_refused_with_the_reason(
 def test_everything_prices_on_every_cluster() -> None:
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts
     from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-    from vtrain_sim.pricing import Pricer
+    from vtrain_sim.simulate.pricing import Pricer
 
     many = [
         Configuration(EXPERTS, ParallelSpec(tp=2, pp=2, dp=4, ep=4, expert_tp=1, sequence_parallel=True), STEP),

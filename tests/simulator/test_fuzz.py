@@ -11,27 +11,96 @@ from typer.testing import CliRunner
 
 from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs import presets
+from vtrain_sim.inputs import presets
 
 VALUES = st.sampled_from(
-    ["0", "1", "2", "3", "4", "8", "16", "64", "128", "1000", "-1", "-8", "1.5", "nan", "inf", "-inf", "1e300",
-     "99999999999999999999", "", "x", "selective", "full", "uniform", "block", "hybrid", "zb-h1", "zb-h2", "gpipe",
-     "unfused", "flash", "[0]*2+[1]*46", "Et*48L"]
-)  # fmt: skip
+    [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "8",
+        "16",
+        "64",
+        "128",
+        "1000",
+        "-1",
+        "-8",
+        "1.5",
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "99999999999999999999",
+        "",
+        "x",
+        "selective",
+        "full",
+        "uniform",
+        "block",
+        "hybrid",
+        "zb-h1",
+        "zb-h2",
+        "gpipe",
+        "unfused",
+        "flash",
+        "[0]*2+[1]*46",
+        "Et*48L",
+    ]
+)
 FLAGS = st.sampled_from(
-    ["--tensor-model-parallel-size", "--pipeline-model-parallel-size", "--context-parallel-size",
-     "--expert-model-parallel-size", "--expert-tensor-parallel-size", "--num-virtual-stages-per-pipeline-rank",
-     "--micro-batch-size", "--global-batch-size", "--num-layers", "--hidden-size", "--num-attention-heads",
-     "--num-query-groups", "--seq-length", "--vocab-size", "--ffn-hidden-size", "--kv-channels", "--num-gpus",
-     "--recompute-granularity", "--recompute-method", "--recompute-num-layers", "--fp8-format", "--schedule",
-     "--attention-backend", "--moe-imbalance-factor", "--moe-layer-freq", "--pipeline-model-parallel-layout",
-     "--decoder-first-pipeline-num-layers", "--train-tokens", "--price-per-gpu-hour", "--data-parallel-size",
-     "--num-experts", "--moe-router-topk", "--moe-ffn-hidden-size", "--make-vocab-size-divisible-by"]
-)  # fmt: skip
+    [
+        "--tensor-model-parallel-size",
+        "--pipeline-model-parallel-size",
+        "--context-parallel-size",
+        "--expert-model-parallel-size",
+        "--expert-tensor-parallel-size",
+        "--num-virtual-stages-per-pipeline-rank",
+        "--micro-batch-size",
+        "--global-batch-size",
+        "--num-layers",
+        "--hidden-size",
+        "--num-attention-heads",
+        "--num-query-groups",
+        "--seq-length",
+        "--vocab-size",
+        "--ffn-hidden-size",
+        "--kv-channels",
+        "--num-gpus",
+        "--recompute-granularity",
+        "--recompute-method",
+        "--recompute-num-layers",
+        "--fp8-format",
+        "--schedule",
+        "--attention-backend",
+        "--moe-imbalance-factor",
+        "--moe-layer-freq",
+        "--pipeline-model-parallel-layout",
+        "--decoder-first-pipeline-num-layers",
+        "--train-tokens",
+        "--price-per-gpu-hour",
+        "--data-parallel-size",
+        "--num-experts",
+        "--moe-router-topk",
+        "--moe-ffn-hidden-size",
+        "--make-vocab-size-divisible-by",
+    ]
+)
 SWITCHES = st.sampled_from(
-    ["--sequence-parallel", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
-     "--tp-comm-overlap", "--use-torch-fsdp2", "--swiglu", "--bf16", "--fp16", "--no-overlap-p2p-communication"]
-)  # fmt: skip
+    [
+        "--sequence-parallel",
+        "--use-distributed-optimizer",
+        "--overlap-grad-reduce",
+        "--overlap-param-gather",
+        "--tp-comm-overlap",
+        "--use-torch-fsdp2",
+        "--swiglu",
+        "--bf16",
+        "--fp16",
+        "--no-overlap-p2p-communication",
+    ]
+)
 ARGUMENTS = st.lists(st.one_of(st.tuples(FLAGS, VALUES), st.tuples(SWITCHES)), max_size=9)
 
 

@@ -12,16 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.operators import build_step
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec, presets
-from vtrain_sim.specs.cluster_file import read_cluster
-from vtrain_sim.specs.flag_table import SWITCHES, VALUES, ignored, refused
-from vtrain_sim.specs.huggingface import read_config
-from vtrain_sim.specs.launch_script import read_arguments
-from vtrain_sim.specs.machines import find_cluster, find_model
-from vtrain_sim.specs.megatron_flags import configuration_from_flags, parse_flags
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.cluster_file import read_cluster
+from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, ignored, refused
+from vtrain_sim.inputs.huggingface import read_config
+from vtrain_sim.inputs.launch_script import read_arguments
+from vtrain_sim.inputs.lookup import find_cluster, find_model
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
+from vtrain_sim.inputs.spec_file import read_flags
+from vtrain_sim.model import build_step
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
 from vtrain_sim.specs.pipeline_layout import parse_layout, write_layout
-from vtrain_sim.specs.spec_file import read_flags
 
 SCRIPT = r"""#!/bin/bash
 # Runs the "345M" parameter model
@@ -128,17 +129,37 @@ def test_arguments_that_do_not_matter_are_known_by_name() -> None:
 
 
 LLAMA = {
-    "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+    "model_type": "llama",
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
     "tie_word_embeddings": False,
-}  # fmt: skip
+}
 DEEPSEEK = {
-    "model_type": "deepseek_v3", "num_hidden_layers": 61, "hidden_size": 7168, "intermediate_size": 18432,
-    "num_attention_heads": 128, "num_key_value_heads": 128, "vocab_size": 129280, "max_position_embeddings": 163840,
-    "rope_scaling": {"original_max_position_embeddings": 4096}, "n_routed_experts": 256, "num_experts_per_tok": 8,
-    "moe_intermediate_size": 2048, "n_shared_experts": 1, "first_k_dense_replace": 3, "q_lora_rank": 1536,
-    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-}  # fmt: skip
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": 61,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "vocab_size": 129280,
+    "max_position_embeddings": 163840,
+    "rope_scaling": {"original_max_position_embeddings": 4096},
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2048,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 3,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 GPT2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
 
 
@@ -159,10 +180,15 @@ def test_hugging_face_configurations(tmp_path: Path, config: dict[str, Any], bil
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("{", "not a JSON"), ("[]", "model_type"), ('{"model_type": "t5"}', "read are"),
-     ('{"model_type": "llama"}', "does not say num_attention_heads"),
-     (json.dumps({**LLAMA, "hidden_size": "big"}), "whole number"), (json.dumps({**LLAMA, "hidden_size": 4095}), "divide")],
-)  # fmt: skip
+    [
+        ("{", "not a JSON"),
+        ("[]", "model_type"),
+        ('{"model_type": "t5"}', "read are"),
+        ('{"model_type": "llama"}', "does not say num_attention_heads"),
+        (json.dumps({**LLAMA, "hidden_size": "big"}), "whole number"),
+        (json.dumps({**LLAMA, "hidden_size": 4095}), "divide"),
+    ],
+)
 def test_other_json_files_are_refused(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=word):
@@ -171,12 +197,29 @@ def test_other_json_files_are_refused(tmp_path: Path, text: str, word: str) -> N
 
 # Published sizes, billions of parameters.
 PUBLISHED = {
-    "gpt3-175b": 174.6, "bloom-176b": 176.25, "llama2-7b": 6.74, "llama2-13b": 13.02, "llama2-70b": 68.98,
-    "llama3-8b": 8.03, "llama3-70b": 70.55, "llama3-405b": 405.85, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6,
-    "deepseek-v2": 235.7, "deepseek-v3": 671.0, "qwen3-8b": 8.19, "qwen3-32b": 32.76, "qwen3-30b-a3b": 30.53,
-    "qwen3-235b-a22b": 235.1, "nemotron4-15b": 15.6, "nemotron4-340b": 341.0, "megatron-22b": 22.0,
-    "megatron-530b": 529.6, "megatron-1t": 1008.0, "mt-nlg-530b": 529.6,
-}  # fmt: skip
+    "gpt3-175b": 174.6,
+    "bloom-176b": 176.25,
+    "llama2-7b": 6.74,
+    "llama2-13b": 13.02,
+    "llama2-70b": 68.98,
+    "llama3-8b": 8.03,
+    "llama3-70b": 70.55,
+    "llama3-405b": 405.85,
+    "mixtral-8x7b": 46.7,
+    "mixtral-8x22b": 140.6,
+    "deepseek-v2": 235.7,
+    "deepseek-v3": 671.0,
+    "qwen3-8b": 8.19,
+    "qwen3-32b": 32.76,
+    "qwen3-30b-a3b": 30.53,
+    "qwen3-235b-a22b": 235.1,
+    "nemotron4-15b": 15.6,
+    "nemotron4-340b": 341.0,
+    "megatron-22b": 22.0,
+    "megatron-530b": 529.6,
+    "megatron-1t": 1008.0,
+    "mt-nlg-530b": 529.6,
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -203,9 +246,14 @@ def test_spec_files_hold_the_same_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "word"),
-    [("a.toml", "x = ", "not valid TOML"), ("a.yaml", "a: [", "not valid YAML"), ("a.yaml", "- 1", "no names"),
-     ("a.yaml", "num_layers: [1]", "takes one value"), ("a.txt", "", "ends in neither")],
-)  # fmt: skip
+    [
+        ("a.toml", "x = ", "not valid TOML"),
+        ("a.yaml", "a: [", "not valid YAML"),
+        ("a.yaml", "- 1", "no names"),
+        ("a.yaml", "num_layers: [1]", "takes one value"),
+        ("a.txt", "", "ends in neither"),
+    ],
+)
 def test_broken_spec_files_are_refused(tmp_path: Path, name: str, text: str, word: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SpecError, match=word):
@@ -283,9 +331,32 @@ def test_sharding_strategies() -> None:
 
 words = st.one_of(
     st.sampled_from([*VALUES, *SWITCHES, *list(ignored())[:40], *list(refused())[:40]]),
-    st.sampled_from(["0", "1", "2", "3", "7", "8", "-1", "nan", "1e9", "999999999999999999999", "", "selective", "full",
-                     "flash", "hybrid", "zb-h1", "[1]*4", "(" * 50, "Et|tL", "e4m3", "RMSNorm"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "0",
+            "1",
+            "2",
+            "3",
+            "7",
+            "8",
+            "-1",
+            "nan",
+            "1e9",
+            "999999999999999999999",
+            "",
+            "selective",
+            "full",
+            "flash",
+            "hybrid",
+            "zb-h1",
+            "[1]*4",
+            "(" * 50,
+            "Et|tL",
+            "e4m3",
+            "RMSNorm",
+        ]
+    ),
+)
 
 
 @settings(max_examples=300, deadline=None)

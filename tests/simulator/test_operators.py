@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from simulator.test_specs import configurations
-from vtrain_sim.operators import Communication, Compute, build_step
+from vtrain_sim.model import Communication, Compute, build_step
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
 GPT3 = ModelSpec(96, 12288, 96, 2048, 51200, make_vocab_size_divisible_by=1)
@@ -81,9 +81,11 @@ def test_tensor_parallel_messages_of_a_layer() -> None:
     assert plain == {("forward", "all_reduce"): 2 * hidden, ("backward", "all_reduce"): 2 * hidden}
     sharded = messages(Configuration(GPT3, ParallelSpec(tp=8, sequence_parallel=True), train))
     assert sharded == {
-        ("forward", "all_gather"): 2 * hidden, ("forward", "reduce_scatter"): 2 * hidden,
-        ("backward", "all_gather"): 4 * hidden, ("backward", "reduce_scatter"): 2 * hidden,
-    }  # fmt: skip
+        ("forward", "all_gather"): 2 * hidden,
+        ("forward", "reduce_scatter"): 2 * hidden,
+        ("backward", "all_gather"): 4 * hidden,
+        ("backward", "reduce_scatter"): 2 * hidden,
+    }
 
 
 def test_gradients_are_reduced_once_and_optimizer_states_sharded() -> None:
@@ -110,9 +112,12 @@ def test_tied_embeddings_are_synchronised_between_first_and_last_stage() -> None
 def test_no_layer_is_lost_whatever_the_layout(configuration: Configuration) -> None:
     step = build_step(configuration)
     layers = sum(
-        count for stage in step.stages for chunk in stage.chunks for program, count in chunk
+        count
+        for stage in step.stages
+        for chunk in stage.chunks
+        for program, count in chunk
         if program.name.startswith("layer")
-    )  # fmt: skip
+    )
     assert layers == configuration.model.num_layers
     heads = [p.name for s in step.stages for chunk in s.chunks for p, _ in chunk if p.name in ("embedding", "head")]
     assert sorted(heads) == ["embedding", "head"]

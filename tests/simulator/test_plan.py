@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from vtrain_sim.commands.sim import app
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.decide import Bounds, Failures, Request, configurations, plan
 from vtrain_sim.errors import UserError
-from vtrain_sim.projection import Projector
-from vtrain_sim.search import Bounds, Failures, Request, configurations, plan
-from vtrain_sim.specs import TrainSpec, presets
-from vtrain_sim.specs.megatron_flags import configuration_from_flags
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import TrainSpec
 
 
 def projector(cluster: str = "dgx-a100-80gb") -> Projector:
@@ -51,12 +52,14 @@ def test_the_whole_space_is_there() -> None:
     assert len(set(space)) == len(space)
     assert {c.parallel.world_size for c in space} == {64}
     for values, expected in (
-        ({c.parallel.tp for c in space}, {1, 2, 4, 8}), ({c.parallel.pp for c in space}, {1, 2, 4, 8, 16, 32}),
-        ({c.parallel.ep for c in space}, {1, 2, 4, 8}), ({c.parallel.cp for c in space}, {1, 2}),
+        ({c.parallel.tp for c in space}, {1, 2, 4, 8}),
+        ({c.parallel.pp for c in space}, {1, 2, 4, 8, 16, 32}),
+        ({c.parallel.ep for c in space}, {1, 2, 4, 8}),
+        ({c.parallel.cp for c in space}, {1, 2}),
         ({c.train.recompute_granularity for c in space}, {"none", "full"}),
         ({c.parallel.distributed_optimizer for c in space}, {False, True}),
         ({c.schedule for c in space}, {"1f1b", "interleaved"}),
-    ):  # fmt: skip
+    ):
         assert values == expected
     zero_bubble = Bounds(schedules=("zb-h1", "zb-h2"), recompute=("none",))
     found = configurations(SMALL.model, 8, (64,), zero_bubble, TrainSpec(1, 1))
@@ -141,14 +144,42 @@ def invoke(*arguments: str) -> tuple[int, str]:
 
 
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
-    code, text = invoke("--num-gpus", "8,16", "--train-tokens", "1e10", "--json", "--table", str(tmp_path / "p.csv"),
-                        "--tensor-model-parallel-size", "2", "--plot", str(tmp_path / "p.svg"))  # fmt: skip
+    code, text = invoke(
+        "--num-gpus",
+        "8,16",
+        "--train-tokens",
+        "1e10",
+        "--json",
+        "--table",
+        str(tmp_path / "p.csv"),
+        "--tensor-model-parallel-size",
+        "2",
+        "--plot",
+        str(tmp_path / "p.svg"),
+    )
     assert code == 0, text
     answer = json.loads(text)
     assert answer["schema"] == "vtrain.plan/1"
     assert answer["evaluated"] >= answer["feasible"] >= len(answer["plans"]) == 10
-    needed = {"tp", "pp", "vpp", "dp", "cp", "ep", "mbs", "recompute", "num_gpus", "iteration_time_s", "iteration_time_low_s",
-              "iteration_time_high_s", "days", "cost_usd", "mfu", "peak_bytes", "megatron_args"}  # fmt: skip
+    needed = {
+        "tp",
+        "pp",
+        "vpp",
+        "dp",
+        "cp",
+        "ep",
+        "mbs",
+        "recompute",
+        "num_gpus",
+        "iteration_time_s",
+        "iteration_time_low_s",
+        "iteration_time_high_s",
+        "days",
+        "cost_usd",
+        "mfu",
+        "peak_bytes",
+        "megatron_args",
+    }
     assert needed <= set(answer["plans"][0])
     assert {p["tp"] for p in answer["plans"]} == {2}
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 11
@@ -158,15 +189,20 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "--num-gpus"), (["--num-gpus", "x"], "whole number"), (["--num-gpus", "0"], "1 or more"),
-        (["--num-gpus", "8", "--rank-by", "speed"], "takes one of"), (["--num-gpus", "8", "--schedules", "zb"], "takes one of"),
+        ([], "--num-gpus"),
+        (["--num-gpus", "x"], "whole number"),
+        (["--num-gpus", "0"], "1 or more"),
+        (["--num-gpus", "8", "--rank-by", "speed"], "takes one of"),
+        (["--num-gpus", "8", "--schedules", "zb"], "takes one of"),
         (["--num-gpus", "8", "--deadline-days", "3"], "needs --train-tokens"),
-        (["--num-gpus", "8", "--train-tokens", "nan"], "finite"), (["--num-gpus", "8", "--hidden-sise", "2"], "did you mean"),
-        (["--num-gpus", "8", "--checkpoint-interval", "3"], "--gpu-mtbf-hours"), (["--max-gpus", "8", "--max-tp", "0"], "--max-tp"),
+        (["--num-gpus", "8", "--train-tokens", "nan"], "finite"),
+        (["--num-gpus", "8", "--hidden-sise", "2"], "did you mean"),
+        (["--num-gpus", "8", "--checkpoint-interval", "3"], "--gpu-mtbf-hours"),
+        (["--max-gpus", "8", "--max-tp", "0"], "--max-tp"),
         (["--num-gpus", "8", "--table", "x.txt"], "ends in neither"),
         (["--num-gpus", "8", "--num-layers-per-virtual-pipeline-stage", "2"], "a search chooses"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:
     code, text = invoke(*arguments)
     assert code != 0

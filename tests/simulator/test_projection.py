@@ -15,12 +15,13 @@ from simulator.synthetic import BASE, true_seconds, write_collectives, write_pro
 from simulator.test_specs import configurations
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
+from vtrain_sim.costs.placement import placement
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.placement import placement
-from vtrain_sim.projection import Projection, Projector
-from vtrain_sim.specs import Configuration, ParallelSpec, presets
-from vtrain_sim.specs.megatron_flags import configuration_from_flags
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model import Compute, build_step
+from vtrain_sim.simulate.projection import Projection, Projector
+from vtrain_sim.specs import Configuration, ParallelSpec
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,10 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(catalog: Path, flags: str) -> Projection:
     profile = load_profile(Catalog(catalog), ["base"])
     projector = Projector(
-        profile.cluster, OperatorCosts(DeviceSurface(profile.cluster.device), profile.operators),
+        profile.cluster,
+        OperatorCosts(DeviceSurface(profile.cluster.device), profile.operators),
         CollectiveCosts(profile.cluster, profile.collectives),
-    )  # fmt: skip
+    )
     return projector.project(configuration_from_flags(flags.split(), profile.configuration))
 
 
@@ -58,8 +60,9 @@ def test_the_captured_configuration_projects_to_itself(catalog: Path) -> None:
     assert answer.provenance["measured"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("flags", ["--num-layers 8", "--global-batch-size 12", "--data-parallel-size 2",
-                                   "--pipeline-model-parallel-size 2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags", ["--num-layers 8", "--global-batch-size 12", "--data-parallel-size 2", "--pipeline-model-parallel-size 2"]
+)
 def test_same_operators_in_another_layout_stay_measured(catalog: Path, flags: str) -> None:
     answer = project(catalog, flags)
     # All but the optimizer and the communication, whose sizes change.
@@ -70,10 +73,16 @@ def test_same_operators_in_another_layout_stay_measured(catalog: Path, flags: st
 
 @pytest.mark.parametrize(
     "flags",
-    ["--hidden-size 384 --num-attention-heads 6", "--tensor-model-parallel-size 2", "--micro-batch-size 2", "--seq-length 256",
-     "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
-     "--tensor-model-parallel-size 2 --sequence-parallel", "--data-parallel-size 2 --use-distributed-optimizer"],
-)  # fmt: skip
+    [
+        "--hidden-size 384 --num-attention-heads 6",
+        "--tensor-model-parallel-size 2",
+        "--micro-batch-size 2",
+        "--seq-length 256",
+        "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
+        "--tensor-model-parallel-size 2 --sequence-parallel",
+        "--data-parallel-size 2 --use-distributed-optimizer",
+    ],
+)
 def test_unseen_shapes_are_close_to_the_known_machine(catalog: Path, flags: str) -> None:
     answer = project(catalog, flags)
     busy = sum(v for k, v in answer.breakdown_s.items() if "communication" not in k and "bubble" not in k)
@@ -163,7 +172,10 @@ def test_command_emits_flags_that_it_reads(catalog: Path) -> None:
         (["--catalog", "nowhere.duckdb", "--run", "base"], "there is no catalog"),
         (["--catalog", "CATALOG", "--run", "base", "--cluster", "dgx-a100-80gb"], "do not sharpen"),
         (["--catalog", "CATALOG", "--run", "base", "--hiden-size", "8"], "--hidden-size"),
-        (["--catalog", "CATALOG", "--run", "base", "--tensor-model-parallel-size", "3"], "--tensor-model-parallel-size"),
+        (
+            ["--catalog", "CATALOG", "--run", "base", "--tensor-model-parallel-size", "3"],
+            "--tensor-model-parallel-size",
+        ),
         (["--catalog", "CATALOG", "--run", "base", "--num-gpus", "-1"], "--num-gpus"),
         (["--catalog", "CATALOG", "--run", "base", "--train-tokens", "nan"], "--train-tokens"),
         (["--cluster", "dgx-a100"], "dgx-a100-80gb"),
@@ -172,7 +184,7 @@ def test_command_emits_flags_that_it_reads(catalog: Path) -> None:
         (["--cluster", "dgx-a100-80gb"], "--num-layers"),
         ([], "--cluster"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_sentence_and_exit_code_2(catalog: Path, arguments: list[str], word: str) -> None:
     done = run("project", *(str(catalog) if a == "CATALOG" else a for a in arguments))
     assert done.returncode == 2
@@ -247,7 +259,18 @@ def test_simulator_never_imports_torch() -> None:
 
 @pytest.mark.parametrize(("cluster", "says"), [("dgx-b200", True), ("dgx-h100", False)])
 def test_a_device_that_was_only_modelled_is_called_so(cluster: str, says: bool) -> None:
-    done = run("project", "--cluster", cluster, "--model", "llama3-8b", "--micro-batch-size", "1", "--global-batch-size", "8",
-               "--tensor-model-parallel-size", "8")  # fmt: skip
+    done = run(
+        "project",
+        "--cluster",
+        cluster,
+        "--model",
+        "llama3-8b",
+        "--micro-batch-size",
+        "1",
+        "--global-batch-size",
+        "8",
+        "--tensor-model-parallel-size",
+        "8",
+    )
     assert done.returncode == 0
     assert ("modelled only" in done.stdout) is says

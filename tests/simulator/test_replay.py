@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtrain_sim.memory import in_flight
 from vtrain_sim.replay import (
     SCHEDULES,
     Pipelines,
@@ -22,6 +21,7 @@ from vtrain_sim.replay import (
     zero_bubble_orders,
 )
 from vtrain_sim.schedules import Exchange, Instruction, Message, Receive, Run, Send, schedule, zero_bubble
+from vtrain_sim.simulate.memory import in_flight
 
 
 def brute_force(
@@ -125,9 +125,13 @@ class Case:
 
     def timeline(self) -> Replay:
         return replay(
-            self.instructions(), self.chunk_times(self.forward), self.chunk_times(self.backward), self.transfer, True,
+            self.instructions(),
+            self.chunk_times(self.forward),
+            self.chunk_times(self.backward),
+            self.transfer,
+            True,
             self.chunk_times(self.weight),
-        )  # fmt: skip
+        )
 
 
 @st.composite

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from vtrain_sim.cluster import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate
-from vtrain_sim.cluster.filling import fill
-from vtrain_sim.cluster.policies import Running, smallest_shares
 from vtrain_sim.commands.sim import app
+from vtrain_sim.decide.fleet import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate
+from vtrain_sim.decide.fleet.filling import fill
+from vtrain_sim.decide.fleet.policies import Running, smallest_shares
 from vtrain_sim.errors import UserError
 
 CAPACITY = 32
@@ -102,10 +102,18 @@ def test_plain_and_compiled_filling_agree(jobs: list[tuple[float, float, str]]) 
     levels = [len(r.table.gpus) for r in urgent]
     plain = [0] * len(urgent)
     count = fill(
-        0.0, CAPACITY, [r.remaining for r in urgent], [r.job.deadline_s for r in urgent],
-        np.cumsum([0, *levels[:-1]]).tolist(), levels, [g for r in urgent for g in r.table.gpus],
-        [s for r in urgent for s in r.table.seconds], plain, [0.0] * 64, [0] * 64,
-    )  # fmt: skip
+        0.0,
+        CAPACITY,
+        [r.remaining for r in urgent],
+        [r.job.deadline_s for r in urgent],
+        np.cumsum([0, *levels[:-1]]).tolist(),
+        levels,
+        [g for r in urgent for g in r.table.gpus],
+        [s for r in urgent for s in r.table.seconds],
+        plain,
+        [0.0] * 64,
+        [0] * 64,
+    )
     assert count == served
     assert plain[:count] == shares.tolist()[:count]
 
@@ -136,7 +144,7 @@ def test_generated_traces_repeat_and_can_be_written_and_read(tmp_path: Path) -> 
     jobs = generate(50, 7, speeds, 100.0)
     assert jobs == generate(50, 7, speeds, 100.0)
     assert jobs != generate(50, 8, speeds, 100.0)
-    from vtrain_sim.cluster.jobs import write_trace
+    from vtrain_sim.decide.fleet.jobs import write_trace
     from vtrain_sim.report.rows import write_rows
 
     for name in ("t.csv", "t.parquet"):
@@ -151,12 +159,16 @@ HEADER = "job_id,arrival_s,model,global_batch_size,iterations,gpus,deadline_s"
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("job_id,arrival_s\nx,1\n", "no column model"), (f"{HEADER}\n", "no jobs"),
-        (f"{HEADER}\nx,1,a,1,10,4,\nx,1,a,1,10,4,\n", "same job_id"), (f"{HEADER}\nx,5,a,1,10,4,3\n", "not after its arrival"),
-        (f"{HEADER}\nx,1,a,1,0,4,\n", "iterations is 0"), (f"{HEADER}\nx,-1,a,1,1,4,\n", "arrival_s is -1"),
-        (f"{HEADER}\nx,,a,1,1,4,\n", "arrival_s is empty"), (f"{HEADER}\nx,1,a,many,1,4,\n", "not a number"),
+        ("job_id,arrival_s\nx,1\n", "no column model"),
+        (f"{HEADER}\n", "no jobs"),
+        (f"{HEADER}\nx,1,a,1,10,4,\nx,1,a,1,10,4,\n", "same job_id"),
+        (f"{HEADER}\nx,5,a,1,10,4,3\n", "not after its arrival"),
+        (f"{HEADER}\nx,1,a,1,0,4,\n", "iterations is 0"),
+        (f"{HEADER}\nx,-1,a,1,1,4,\n", "arrival_s is -1"),
+        (f"{HEADER}\nx,,a,1,1,4,\n", "arrival_s is empty"),
+        (f"{HEADER}\nx,1,a,many,1,4,\n", "not a number"),
     ],
-)  # fmt: skip
+)
 def test_malformed_traces_are_one_sentence(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=word):
@@ -169,11 +181,31 @@ def test_jobs_that_can_never_run_are_named() -> None:
 
 
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, [
-        "schedule", "--cluster", "dgx-a100-80gb", "--num-gpus", "64", "--jobs", "12", "--models", "gpt3-1.3b",
-        "--global-batch-size", "64", "--seeds", "1,2", "--json", "--plot", str(tmp_path / "g.svg"),
-        "--save-trace", str(tmp_path / "t.parquet"), "--table", str(tmp_path / "s.csv"),
-    ])  # fmt: skip
+    done = CliRunner().invoke(
+        app,
+        [
+            "schedule",
+            "--cluster",
+            "dgx-a100-80gb",
+            "--num-gpus",
+            "64",
+            "--jobs",
+            "12",
+            "--models",
+            "gpt3-1.3b",
+            "--global-batch-size",
+            "64",
+            "--seeds",
+            "1,2",
+            "--json",
+            "--plot",
+            str(tmp_path / "g.svg"),
+            "--save-trace",
+            str(tmp_path / "t.parquet"),
+            "--table",
+            str(tmp_path / "s.csv"),
+        ],
+    )
     assert done.exit_code == 0, done.exception
     answer = json.loads(done.stdout)
     assert answer["schema"] == "vtrain.schedule/1"

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from simulator.test_plan import projector
 from vtrain_sim.commands.sim import app
+from vtrain_sim.decide.sizing import LAWS, candidates, size, tokens_for
+from vtrain_sim.decide.sizing.laws import largest_parameters
+from vtrain_sim.decide.sizing.shapes import parameters
 from vtrain_sim.errors import UserError
-from vtrain_sim.operators import build_step
-from vtrain_sim.scaling import LAWS, candidates, size, tokens_for
-from vtrain_sim.scaling.laws import largest_parameters
-from vtrain_sim.scaling.shapes import parameters
+from vtrain_sim.model import build_step
 from vtrain_sim.specs import Configuration, ParallelSpec, TrainSpec
 
 
@@ -67,8 +67,21 @@ def test_budgets_without_a_model_say_so() -> None:
 
 
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
-    command = ["size", "--cluster", "dgx-h100", "--num-gpus", "64", "--days", "10", "--global-batch-size", "512",
-               "--table", str(tmp_path / "c.parquet"), "--plot", str(tmp_path / "c.svg")]  # fmt: skip
+    command = [
+        "size",
+        "--cluster",
+        "dgx-h100",
+        "--num-gpus",
+        "64",
+        "--days",
+        "10",
+        "--global-batch-size",
+        "512",
+        "--table",
+        str(tmp_path / "c.parquet"),
+        "--plot",
+        str(tmp_path / "c.svg"),
+    ]
     done = CliRunner().invoke(app, [*command, "--json"])
     assert done.exit_code == 0, done.exception
     answer = json.loads(done.stdout)

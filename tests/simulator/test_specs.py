@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec, presets
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags, emit_flags
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
 from vtrain_sim.specs.cluster import DeviceSpec
-from vtrain_sim.specs.megatron_flags import configuration_from_flags, emit_flags
 
 GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256 --vocab-size 1000"
 STEP = "--micro-batch-size 1 --global-batch-size 16"
@@ -76,11 +77,14 @@ def test_data_parallel_size_from_the_world() -> None:
         ("--num-query-groups 3", "--num-query-groups"),
         ("--schedule interleaved", "interleaved"),
         ("--schedule zigzag", "--schedule"),
-        ("--pipeline-model-parallel-size 4 --num-layers-per-virtual-pipeline-stage 1 --global-batch-size 6", "microbatches"),
+        (
+            "--pipeline-model-parallel-size 4 --num-layers-per-virtual-pipeline-stage 1 --global-batch-size 6",
+            "microbatches",
+        ),
         ("--position-embedding-type spiral", "--position-embedding-type"),
         ("stray", "stray"),
     ],
-)  # fmt: skip
+)
 def test_impossible_configurations_are_one_sentence(flags: str, word: str) -> None:
     base = read(f"{GPT} {STEP}")
     with pytest.raises(SpecError) as caught:
@@ -117,23 +121,40 @@ def configurations(draw: st.DrawFn) -> Configuration:
     zero = draw(st.booleans())
     overlap = zero and draw(st.booleans())
     model = ModelSpec(
-        num_layers=pp * vpp * draw(st.integers(1, 4)), hidden_size=512, num_attention_heads=8,
-        num_query_groups=8, seq_length=256, vocab_size=draw(st.integers(1, 100_000)), swiglu=gated,
-        add_bias_linear=draw(st.booleans()), untie_embeddings_and_output_weights=draw(st.booleans()),
+        num_layers=pp * vpp * draw(st.integers(1, 4)),
+        hidden_size=512,
+        num_attention_heads=8,
+        num_query_groups=8,
+        seq_length=256,
+        vocab_size=draw(st.integers(1, 100_000)),
+        swiglu=gated,
+        add_bias_linear=draw(st.booleans()),
+        untie_embeddings_and_output_weights=draw(st.booleans()),
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         position_embedding_type=draw(st.sampled_from(["rope", "learned_absolute", "none"])),
-        num_experts=8 if moe else 0, moe_router_topk=2 if moe else 0,
-    )  # fmt: skip
+        num_experts=8 if moe else 0,
+        moe_router_topk=2 if moe else 0,
+    )
     dp = draw(powers)
     parallel = ParallelSpec(
-        tp=tp, pp=pp, vpp=vpp, dp=dp, ep=dp if moe else 1, sequence_parallel=sp, distributed_optimizer=zero,
-        overlap_grad_reduce=overlap, overlap_param_gather=overlap, overlap_p2p=vpp > 1,
-    )  # fmt: skip
+        tp=tp,
+        pp=pp,
+        vpp=vpp,
+        dp=dp,
+        ep=dp if moe else 1,
+        sequence_parallel=sp,
+        distributed_optimizer=zero,
+        overlap_grad_reduce=overlap,
+        overlap_param_gather=overlap,
+        overlap_p2p=vpp > 1,
+    )
     train = TrainSpec(
-        1, dp * pp * draw(st.integers(1, 4)), params_dtype=draw(st.sampled_from(["bfloat16", "float16"])),
+        1,
+        dp * pp * draw(st.integers(1, 4)),
+        params_dtype=draw(st.sampled_from(["bfloat16", "float16"])),
         attention_kernel=draw(st.sampled_from(["flash", "unfused"])),
         recompute_granularity=draw(st.sampled_from(["none", "selective", "full"])),
-    )  # fmt: skip
+    )
     return Configuration(model, parallel, train)
 
 

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from vtrain_sim.commands.sim import app
+from vtrain_sim.decide.study import read_study, run_study, run_unit
 from vtrain_sim.errors import UserError
-from vtrain_sim.search.study import read_study, run_study, run_unit
 
 STUDY = """
 models = ["gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b"]
@@ -87,12 +87,14 @@ def test_ray_gives_the_same_results_and_survives_a_killed_worker(study: Path, tm
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("models = []", "does not list its models"), ("x = 1", "unknown entry 'x'"),
+        ("models = []", "does not list its models"),
+        ("x = 1", "unknown entry 'x'"),
         (STUDY.replace("num_gpus = [8, 16]", ""), "neither num_gpus nor max_gpus"),
-        (STUDY.replace("gpt3-1.3b", "gpt3-1.4b"), "there is no model"), (STUDY + 'rank_by = "joy"', "takes one of"),
+        (STUDY.replace("gpt3-1.3b", "gpt3-1.4b"), "there is no model"),
+        (STUDY + 'rank_by = "joy"', "takes one of"),
         (STUDY.replace("[64, 128]", '["x"]'), "not a number"),
     ],
-)  # fmt: skip
+)
 def test_broken_studies_are_one_sentence(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(UserError, match=word):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vtrain_sim import tuning
+from vtrain_sim.calibration import tuning
 from vtrain_sim.errors import UserError
-from vtrain_sim.validation import Row, samples_of, summarise, validate
+from vtrain_sim.validate.tables import Row, samples_of, summarise, validate
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "validation"
 HEADER = (
@@ -72,8 +72,10 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", GOOD)
     done = subprocess.run(
         [sys.executable, "-m", "vtrain_sim.commands.sim", "validate", str(path), "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     answer = json.loads(done.stdout)
     assert answer["schema"] == "vtrain.validation/1"
     assert answer["files"][0]["rows"] == 1
@@ -94,9 +96,12 @@ def test_files_that_are_no_such_table_are_refused(tmp_path: Path, text: str, wor
 
 # Largest mean absolute error, of times and of memory: a little above what the bundled coefficients reach.
 LIMITS = {
-    "a100_vtrain_multi.csv": (0.085, None), "a100_megatron_papers.csv": (0.06, None),
-    "a100_zero_bubble.csv": (0.045, 0.06), "a100_bloom.csv": (0.055, 0.09), "h100_nemo.csv": (0.055, None),
-}  # fmt: skip
+    "a100_vtrain_multi.csv": (0.085, None),
+    "a100_megatron_papers.csv": (0.06, None),
+    "a100_zero_bubble.csv": (0.045, 0.06),
+    "a100_bloom.csv": (0.055, 0.09),
+    "h100_nemo.csv": (0.055, None),
+}
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -148,6 +153,8 @@ def test_tuning_finds_the_machine_that_made_the_rows() -> None:
     samples = samples_of(path)[::4]
     made = [replace(s, measured_s=float(t)) for s, t in zip(samples, tuning.predict(samples, found, true), strict=True)]
     tuned = tuning.tune(made, found)
-    errors = [tuning.predict(made, found, values) / [s.measured_s for s in made] - 1 for values in (
-        [c.value for c in found], tuned)]  # fmt: skip
+    errors = [
+        tuning.predict(made, found, values) / [s.measured_s for s in made] - 1
+        for values in ([c.value for c in found], tuned)
+    ]
     assert abs(errors[1]).mean() < 0.2 * abs(errors[0]).mean()

@@ -12,8 +12,12 @@ from support import cpu_shims
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
 GATED = {"gated_linear_unit": True, "add_bias_linear": False, "normalization": "RMSNorm"}
 LATENT = {
-    "multi_latent_attention": True, "kv_lora_rank": 16, "qk_head_dim": 8, "qk_pos_emb_head_dim": 4, "v_head_dim": 8,
-}  # fmt: skip
+    "multi_latent_attention": True,
+    "kv_lora_rank": 16,
+    "qk_head_dim": 8,
+    "qk_pos_emb_head_dim": 4,
+    "v_head_dim": 8,
+}
 EXPERTS = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 32, "ffn_hidden_size": 128}
 CASES: dict[str, dict[str, object]] = {
     "gpt": {},
@@ -48,15 +52,22 @@ def count(options: dict[str, object]) -> int:
         spec = get_gpt_decoder_block_spec(config, use_transformer_engine=False)
     else:
         spec = get_gpt_layer_local_spec(
-            num_experts=config.num_moe_experts, moe_grouped_gemm=False, qk_layernorm=config.qk_layernorm,
-            multi_latent_attention=config.multi_latent_attention, normalization=config.normalization,
-        )  # fmt: skip
+            num_experts=config.num_moe_experts,
+            moe_grouped_gemm=False,
+            qk_layernorm=config.qk_layernorm,
+            multi_latent_attention=config.multi_latent_attention,
+            normalization=config.normalization,
+        )
     if config.multi_latent_attention:
         spec.submodules.self_attention.submodules.core_attention = NoParameters
     model = GPTModel(
-        config, spec, vocab_size=1024, max_sequence_length=128, share_embeddings_and_output_weights=False,
+        config,
+        spec,
+        vocab_size=1024,
+        max_sequence_length=128,
+        share_embeddings_and_output_weights=False,
         position_embedding_type="rope",
-    )  # fmt: skip
+    )
     return sum(p.numel() for p in model.parameters())
 
 

@@ -17,9 +17,20 @@ import torch.distributed as dist
 
 CPU = torch.device("cpu")
 _FACTORIES = (
-    "tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint",
-    "zeros_like", "empty_like", "ones_like", "linspace",
-)  # fmt: skip
+    "tensor",
+    "zeros",
+    "ones",
+    "empty",
+    "full",
+    "arange",
+    "rand",
+    "randn",
+    "randint",
+    "zeros_like",
+    "empty_like",
+    "ones_like",
+    "linspace",
+)
 
 
 def _is_cuda(device: Any) -> bool:

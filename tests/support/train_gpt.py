@@ -29,20 +29,41 @@ from support import cpu_shims  # noqa: E402
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     integers = {
-        "tensor-model-parallel-size": 1, "pipeline-model-parallel-size": 1,
-        "num-layers-per-virtual-pipeline-stage": 0, "context-parallel-size": 1,
-        "expert-model-parallel-size": 1, "num-layers": 4, "hidden-size": 256, "ffn-hidden-size": 0,
-        "num-attention-heads": 4, "num-query-groups": 0, "seq-length": 256, "vocab-size": 1024,
-        "micro-batch-size": 1, "global-batch-size": 2, "num-experts": 0, "moe-router-topk": 2,
-        "train-iters": 5, "threads": 1,
-    }  # fmt: skip
+        "tensor-model-parallel-size": 1,
+        "pipeline-model-parallel-size": 1,
+        "num-layers-per-virtual-pipeline-stage": 0,
+        "context-parallel-size": 1,
+        "expert-model-parallel-size": 1,
+        "num-layers": 4,
+        "hidden-size": 256,
+        "ffn-hidden-size": 0,
+        "num-attention-heads": 4,
+        "num-query-groups": 0,
+        "seq-length": 256,
+        "vocab-size": 1024,
+        "micro-batch-size": 1,
+        "global-batch-size": 2,
+        "num-experts": 0,
+        "moe-router-topk": 2,
+        "train-iters": 5,
+        "threads": 1,
+    }
     for name, default in integers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in (
-        "sequence-parallel", "use-distributed-optimizer", "overlap-grad-reduce",
-        "overlap-param-gather", "bf16", "swiglu", "untie-embeddings-and-output-weights",
-        "recompute-full", "recompute-selective", "quiet", "pin", "disable-bias-linear",
-    ):  # fmt: skip
+        "sequence-parallel",
+        "use-distributed-optimizer",
+        "overlap-grad-reduce",
+        "overlap-param-gather",
+        "bf16",
+        "swiglu",
+        "untie-embeddings-and-output-weights",
+        "recompute-full",
+        "recompute-selective",
+        "quiet",
+        "pin",
+        "disable-bias-linear",
+    ):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--position-embedding-type", default="rope")
     parser.add_argument("--normalization", default="LayerNorm")
@@ -64,8 +85,10 @@ def build_config(args: argparse.Namespace, dtype: torch.dtype) -> Any:
     recompute: dict[str, Any] = {}
     if args.recompute_full:
         recompute = {
-            "recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1,
-        }  # fmt: skip
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
     if args.recompute_selective:
         recompute = {"recompute_granularity": "selective"}
     gated = {"gated_linear_unit": True, "activation_func": torch.nn.functional.silu} if args.swiglu else {}
@@ -186,13 +209,18 @@ def main() -> None:
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             **accepted(
-                OptimizerConfig, optimizer="adam", lr=1e-3, bf16=args.bf16, params_dtype=dtype,
-                clip_grad=1.0, use_distributed_optimizer=args.use_distributed_optimizer,
+                OptimizerConfig,
+                optimizer="adam",
+                lr=1e-3,
+                bf16=args.bf16,
+                params_dtype=dtype,
+                clip_grad=1.0,
+                use_distributed_optimizer=args.use_distributed_optimizer,
                 overlap_param_gather=args.overlap_param_gather,
             )
         ),
         model,
-    )  # fmt: skip
+    )
     config.finalize_model_grads_func = finalize_model_grads
     config.grad_scale_func = optimizer.scale_loss
     if args.overlap_grad_reduce:
@@ -221,9 +249,12 @@ def main() -> None:
 
         # The last two steps, with a ProfilerStep# range each.
         profiler = profile(
-            activities=[ProfilerActivity.CPU], record_shapes=True, with_stack=True, with_modules=True,
+            activities=[ProfilerActivity.CPU],
+            record_shapes=True,
+            with_stack=True,
+            with_modules=True,
             schedule=schedule(wait=max(0, args.train_iters - 3), warmup=1, active=2),
-        )  # fmt: skip
+        )
         profiler.start()
     for iteration in range(args.train_iters):
         if world > 1:
@@ -247,8 +278,11 @@ def main() -> None:
             profiler.step()
         if losses and not args.quiet and parallel_state.get_tensor_model_parallel_rank() == 0:
             mean = sum(float(entry["loss"]) for entry in losses) / len(losses)
-            print(f"[rank {rank}] iteration {iteration} loss {mean:.4f} grad norm {float(norm):.4f} "
-                  f"{times[-1] * 1e3:.1f} ms", flush=True)  # fmt: skip
+            print(
+                f"[rank {rank}] iteration {iteration} loss {mean:.4f} grad norm {float(norm):.4f} "
+                f"{times[-1] * 1e3:.1f} ms",
+                flush=True,
+            )
     if profiler is not None:
         profiler.stop()
         profiler.export_chrome_trace(os.path.join(args.torch_profile, f"rank{rank}.json"))

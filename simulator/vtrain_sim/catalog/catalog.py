@@ -12,9 +12,9 @@ import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
-from vtrain_sim.catalog.ingest import Ingested, RunReport, ingest, is_trace
 from vtrain_sim.catalog.scan import Found, read_fully, scan
 from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.ingest import Ingested, RunReport, ingest, is_trace
 
 
 class CatalogError(UserError):
@@ -73,7 +73,7 @@ class Catalog:
 
         A location may also be a trace of torch.profiler or Nsight Systems, an archive or a directory of
         such: these are read into profiles below `out` (default: `traces`) first, see
-        `vtrain_sim.catalog.ingest.ingest` for the other arguments. A damaged file is recorded with its
+        `vtrain_sim.ingest.ingest` for the other arguments. A damaged file is recorded with its
         problem and left out of the tables. Raises `UserError` when a location holds no profile and no
         trace at all; nothing is added then.
         """
@@ -102,9 +102,20 @@ class Catalog:
                 for f in fresh:
                     connection.execute(
                         "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        [f.run_id, f.table, f.rank, f.part, f.path, f.remote, f.rows, f.bytes,
-                         f.modified_ns, f.schema_version, f.problem],
-                    )  # fmt: skip
+                        [
+                            f.run_id,
+                            f.table,
+                            f.rank,
+                            f.part,
+                            f.path,
+                            f.remote,
+                            f.rows,
+                            f.bytes,
+                            f.modified_ns,
+                            f.schema_version,
+                            f.problem,
+                        ],
+                    )
                 database.create_views(connection)
                 connection.commit()
             except BaseException:
@@ -190,8 +201,15 @@ class Catalog:
                 connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank", [run_id])
             )
         problems = [p for p in self.check(deep=False) if p.run_id == run_id]
-        return {"run": row[0] if row else None, "tables": files, "ranks": ranks, "steps": steps, "gpu": device,
-                "notes": notes, "problems": problems}  # fmt: skip
+        return {
+            "run": row[0] if row else None,
+            "tables": files,
+            "ranks": ranks,
+            "steps": steps,
+            "gpu": device,
+            "notes": notes,
+            "problems": problems,
+        }
 
     def check(self, deep: bool = True) -> list[Problem]:
         """Missing ranks, steps that differ between ranks, clock mismatches, damaged files.
@@ -240,11 +258,12 @@ class Catalog:
         for run_id, step, spread, longest in clocks:
             problems.append(
                 Problem(
-                    run_id, None,
+                    run_id,
+                    None,
                     f"step {step} starts {spread / 1e9:.3f} s apart on different ranks, longer than the step "
                     f"({longest / 1e9:.3f} s): clocks are not synchronised, compare durations only",
                 )
-            )  # fmt: skip
+            )
         return problems
 
     def sql(self, query: str) -> pa.Table:

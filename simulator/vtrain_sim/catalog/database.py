@@ -83,8 +83,14 @@ def _table_query(name: str, paths: list[str]) -> str:
 def _sql_type(type_: pa.DataType) -> str:
     if pa.types.is_list(type_):
         return _sql_type(type_.value_type) + "[]"
-    names = {"int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "double": "DOUBLE",
-             "string": "VARCHAR", "bool": "BOOLEAN"}  # fmt: skip
+    names = {
+        "int16": "SMALLINT",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "double": "DOUBLE",
+        "string": "VARCHAR",
+        "bool": "BOOLEAN",
+    }
     return names[str(type_)]
 
 

@@ -94,9 +94,18 @@ def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> Fou
         except (OSError, pa.ArrowException) as error:
             problem = f"damaged: {str(error).splitlines()[0]}"
     return Found(
-        run_id, table, numbers[0], numbers[1], prefix + info.path, bool(prefix), rows,
-        int(info.size or 0), int(info.mtime_ns or 0), version, problem,
-    )  # fmt: skip
+        run_id,
+        table,
+        numbers[0],
+        numbers[1],
+        prefix + info.path,
+        bool(prefix),
+        rows,
+        int(info.size or 0),
+        int(info.mtime_ns or 0),
+        version,
+        problem,
+    )
 
 
 def _schema_problem(table: str, schema: pa.Schema, version: str) -> str:

@@ -44,16 +44,23 @@ def calibrate(
             _profile(device, compute_units, catalog, run)
         else:
             _tables(
-                device, compute_units, gemm, gemm_source, gemm_dtype, fp8_gemm_dtype, attention, in_layer_source,
+                device,
+                compute_units,
+                gemm,
+                gemm_source,
+                gemm_dtype,
+                fp8_gemm_dtype,
+                attention,
+                in_layer_source,
                 attention_backward_ratio,
-            )  # fmt: skip
+            )
     elif collectives is None:
         raise UserError("nothing to fit to: give --gemm, --catalog and --run, or --collectives")
 
 
 def _network(path: Path, source: str, cluster: str) -> None:
-    from vtrain_sim.costs import calibrate_network as fitting
-    from vtrain_sim.specs.machines import find_cluster
+    from vtrain_sim.calibration import network as fitting
+    from vtrain_sim.inputs.lookup import find_cluster
 
     if not cluster:
         raise UserError("--collectives needs --cluster: its number of GPUs a node is needed")
@@ -69,11 +76,18 @@ def _network(path: Path, source: str, cluster: str) -> None:
 
 
 def _tables(
-    device: str, units: int, gemm: Path, source: str, dtype: str, fp8: str, attention: Path | None, in_layer: str,
+    device: str,
+    units: int,
+    gemm: Path,
+    source: str,
+    dtype: str,
+    fp8: str,
+    attention: Path | None,
+    in_layer: str,
     ratio: float,
-) -> None:  # fmt: skip
-    from vtrain_sim.costs import calibrate as fitting
-    from vtrain_sim.specs import presets
+) -> None:
+    from vtrain_sim.calibration import surfaces as fitting
+    from vtrain_sim.inputs import presets
 
     spec = presets.device(device)
     fit = fitting.fit_gemms(spec, units, fitting.read_gemms(gemm, source, dtype))
@@ -99,10 +113,10 @@ def _tables(
 
 
 def _profile(device: str, units: int, catalog: Path | None, run: list[str]) -> None:
+    from vtrain_sim.calibration import surfaces as fitting
     from vtrain_sim.catalog import Catalog
-    from vtrain_sim.costs import calibrate as fitting
     from vtrain_sim.costs import load_profile
-    from vtrain_sim.specs import presets
+    from vtrain_sim.inputs import presets
 
     if catalog is None:
         raise UserError("--run needs --catalog: the file that vtrain-catalog add made")

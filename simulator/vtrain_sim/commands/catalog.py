@@ -10,9 +10,9 @@ from typing import Any
 import typer
 
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.catalog.ingest.notes import Note
 from vtrain_sim.commands import failures
 from vtrain_sim.errors import UserError
+from vtrain_sim.ingest.notes import Note
 from vtrain_sim.whole_file import write_file
 
 app = typer.Typer(
@@ -95,12 +95,21 @@ def ls(catalog: Path = _CATALOG, as_json: bool = typer.Option(False, "--json")) 
     )
     rows = [
         (
-            r["run_id"], r["source"], r["device_name"], f"{r['ranks']}/{r['world_size']}",
-            r["tp"], r["pp"], r["vpp"], r["dp"], r["num_layers"], r["hidden_size"], r["steps"],
+            r["run_id"],
+            r["source"],
+            r["device_name"],
+            f"{r['ranks']}/{r['world_size']}",
+            r["tp"],
+            r["pp"],
+            r["vpp"],
+            r["dp"],
+            r["num_layers"],
+            r["hidden_size"],
+            r["steps"],
             duration(r["step_s"]) if r["step_s"] else None,
         )
         for r in runs
-    ]  # fmt: skip
+    ]
     console().print(table("", columns, rows, left=3))
 
 
@@ -122,14 +131,23 @@ def show(
     described = {k: v for k, v in (found["run"] or {}).items() if v is not None and k != "config_json"}
     out.print(table(f"run {run}", ("column", "value"), described.items(), left=2))
     out.print(
-        table("tables", ("table", "files", "rows", "bytes"),
-              [(t["table_name"], t["files"], t["rows"], t["bytes"]) for t in found["tables"]])
-    )  # fmt: skip
+        table(
+            "tables",
+            ("table", "files", "rows", "bytes"),
+            [(t["table_name"], t["files"], t["rows"], t["bytes"]) for t in found["tables"]],
+        )
+    )
     steps = [
-        (s["rank"], s["step"], duration(s["duration_ns"] / 1e9), s["num_microbatches"], s["tokens"],
-         gib(s["peak_allocated_bytes"]) if s["peak_allocated_bytes"] else None)
+        (
+            s["rank"],
+            s["step"],
+            duration(s["duration_ns"] / 1e9),
+            s["num_microbatches"],
+            s["tokens"],
+            gib(s["peak_allocated_bytes"]) if s["peak_allocated_bytes"] else None,
+        )
         for s in found["steps"]
-    ]  # fmt: skip
+    ]
     if steps:
         out.print(table("steps", ("rank", "step", "duration", "microbatches", "tokens", "peak memory"), steps))
     if found["gpu"]:
@@ -228,8 +246,14 @@ def schema(
     for one in [name] if name else known:
         mine = [c for c in columns if c["table_name"] == one]
         title = f"{one}: {mine[0]['table_comment'] or ''}"
-        out.print(table(title, ("column", "type", "meaning"),
-                        [(c["column_name"], c["data_type"], c["comment"]) for c in mine], left=3))  # fmt: skip
+        out.print(
+            table(
+                title,
+                ("column", "type", "meaning"),
+                [(c["column_name"], c["data_type"], c["comment"]) for c in mine],
+                left=3,
+            )
+        )
 
 
 def main() -> None:

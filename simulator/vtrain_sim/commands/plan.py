@@ -14,7 +14,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.whole_file import write_file
 
 if TYPE_CHECKING:
-    from vtrain_sim.search import Bounds, Failures
+    from vtrain_sim.decide import Bounds, Failures
     from vtrain_sim.specs import ModelSpec, TrainSpec
 
 
@@ -50,12 +50,12 @@ def plan(
     parallel size or micro batch that is not to be searched.
     """
     from vtrain_sim.costs.surfaces import Surfaces
-    from vtrain_sim.projection import Projector
+    from vtrain_sim.decide import Request
+    from vtrain_sim.decide import plan as search
+    from vtrain_sim.inputs.lookup import find_cluster
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
-    from vtrain_sim.search import Request
-    from vtrain_sim.search import plan as search
-    from vtrain_sim.specs.machines import find_cluster
+    from vtrain_sim.simulate.projection import Projector
 
     if table_file is not None:
         check_name(table_file)
@@ -64,10 +64,17 @@ def plan(
         machine = replace(machine, price_per_gpu_hour=price_per_gpu_hour)
     what, base, bounds = searched(context.args, model, (max_tp, max_pp, max_dp, max_cp, max_ep), schedules)
     request = Request(
-        what, numbers("--global-batch-size", global_batch_size), train_tokens, numbers("--num-gpus", num_gpus),
-        max_gpus, bounds, base, rank_by, deadline_days,
+        what,
+        numbers("--global-batch-size", global_batch_size),
+        train_tokens,
+        numbers("--num-gpus", num_gpus),
+        max_gpus,
+        bounds,
+        base,
+        rank_by,
+        deadline_days,
         failures(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
-    )  # fmt: skip
+    )
     projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
     with counting("plans evaluated", "feasible", quiet=as_json) as progress:
         result = search(request, projector, top, progress)
@@ -97,7 +104,7 @@ def numbers(flag: str, text: str) -> tuple[int, ...]:
 
 def failures(mtbf: float, checkpoint: float, restart: float, interval: float) -> Failures | None:
     """Failures, where the time between them was given."""
-    from vtrain_sim.search import Failures
+    from vtrain_sim.decide import Failures
 
     if not mtbf:
         if interval:
@@ -110,10 +117,10 @@ def searched(
     flags: list[str], model: str, most: tuple[int, int, int, int, int], schedules: str
 ) -> tuple[ModelSpec, TrainSpec, Bounds]:
     """The model, the training step and the bounds of a search, from Megatron's flags."""
-    from vtrain_sim.search import Bounds
+    from vtrain_sim.decide import Bounds
+    from vtrain_sim.inputs.lookup import find_model
+    from vtrain_sim.inputs.megatron_flags import model_from_flags, parse_flags, step_from_values
     from vtrain_sim.specs import ParallelSpec, TrainSpec
-    from vtrain_sim.specs.machines import find_model
-    from vtrain_sim.specs.megatron_flags import model_from_flags, parse_flags, step_from_values
     from vtrain_sim.specs.train import SCHEDULES
     from vtrain_sim.specs.validation import one_of
 

@@ -12,7 +12,7 @@ import typer
 
 from vtrain_sim.commands.run_projector import from_run, read_flag_files
 from vtrain_sim.errors import UserError
-from vtrain_sim.projection import Projector
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs.config import Configuration
 
 
@@ -43,7 +43,7 @@ def project(
     sharpen the cluster's device: so do those of a torch.profiler or Nsight Systems trace. Flags on the
     command line go before those of files.
     """
-    from vtrain_sim.specs.megatron_flags import emit_flags
+    from vtrain_sim.inputs.megatron_flags import emit_flags
 
     if num_gpus < 0:
         raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
@@ -51,9 +51,7 @@ def project(
         raise UserError(f"--train-tokens is {train_tokens}: it takes a positive number")
     if not math.isfinite(price_per_gpu_hour):
         raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}: it takes a number of dollars")
-    flags, cluster, model, num_gpus = read_flag_files(
-        list(context.args), spec, megatron_args, cluster, model, num_gpus
-    )  # fmt: skip
+    flags, cluster, model, num_gpus = read_flag_files(list(context.args), spec, megatron_args, cluster, model, num_gpus)
     if run:
         projector, configuration = from_run(catalog, run, cluster, model, num_gpus, flags)
     elif catalog is not None:
@@ -82,9 +80,9 @@ def project(
 
 def _from_presets(cluster: str, model: str, num_gpus: int, flags: list[str]) -> tuple[Projector, Configuration]:
     from vtrain_sim.costs.surfaces import Surfaces
-    from vtrain_sim.specs import presets
-    from vtrain_sim.specs.machines import find_cluster, find_model
-    from vtrain_sim.specs.megatron_flags import configuration_from_flags
+    from vtrain_sim.inputs import presets
+    from vtrain_sim.inputs.lookup import find_cluster, find_model
+    from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 
     if not cluster:
         raise UserError(

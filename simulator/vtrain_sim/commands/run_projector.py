@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.projection import Projector
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs.config import Configuration
 
 
@@ -14,14 +14,14 @@ def read_flag_files(
 ) -> tuple[list[str], str, str, int]:
     """Flags with those of a spec file and of a launch script before them, cluster, model and number of GPUs."""
     if spec is not None:
-        from vtrain_sim.specs.spec_file import read_flags
+        from vtrain_sim.inputs.spec_file import read_flags
 
         more, own = read_flags(spec)
         flags = more + flags
         cluster, model = cluster or own.get("cluster", ""), model or own.get("preset", "")
         num_gpus = num_gpus or _whole(spec, "num_gpus", own.get("num-gpus", "0"))
     if megatron_args is not None:
-        from vtrain_sim.specs.launch_script import read_arguments
+        from vtrain_sim.inputs.launch_script import read_arguments
 
         more, processes = read_arguments(megatron_args)
         flags, num_gpus = more + flags, num_gpus or processes
@@ -36,9 +36,14 @@ def _whole(spec: Path, name: str, text: str) -> int:
 
 
 def from_run(
-    catalog: Path | None, run: list[str], cluster: str, model: str, num_gpus: int, flags: list[str],
+    catalog: Path | None,
+    run: list[str],
+    cluster: str,
+    model: str,
+    num_gpus: int,
+    flags: list[str],
     own_measurements: bool = True,
-) -> tuple[Projector, Configuration]:  # fmt: skip
+) -> tuple[Projector, Configuration]:
     """A projector and the configuration asked for, from captured runs or foreign traces.
 
     A trace says nothing of the model nor of the cluster: these are then needed. own_measurements: False
@@ -47,8 +52,8 @@ def from_run(
     from vtrain_sim.catalog import Catalog
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
     from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-    from vtrain_sim.specs.machines import find_cluster, find_model
-    from vtrain_sim.specs.megatron_flags import configuration_from_flags
+    from vtrain_sim.inputs.lookup import find_cluster, find_model
+    from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 
     if catalog is None:
         raise UserError("--run needs --catalog: the file that vtrain-catalog add made")

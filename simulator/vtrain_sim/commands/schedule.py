@@ -38,14 +38,14 @@ def schedule(
     plot: Path = typer.Option(None, "--plot", help="Draw who runs when (last trace): a .png, .svg or .pdf."),
 ) -> None:
     """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count."""
-    from vtrain_sim.cluster import POLICIES, generate, read_trace, simulate, speed_tables
-    from vtrain_sim.cluster.jobs import offered_gap_s, write_trace
     from vtrain_sim.costs.surfaces import Surfaces
-    from vtrain_sim.projection import Projector
+    from vtrain_sim.decide.fleet import POLICIES, generate, read_trace, simulate, speed_tables
+    from vtrain_sim.decide.fleet.jobs import offered_gap_s, write_trace
+    from vtrain_sim.inputs.lookup import find_cluster
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
     from vtrain_sim.report.schedule import draw_schedule, print_schedule, summary
-    from vtrain_sim.specs.machines import find_cluster
+    from vtrain_sim.simulate.projection import Projector
     from vtrain_sim.specs.validation import finite, one_of
 
     chosen = policies.split(",")

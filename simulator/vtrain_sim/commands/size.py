@@ -29,13 +29,13 @@ def size(
 ) -> None:
     """Find the largest model that satisfies a scaling law at the utilisation that its best plan really reaches."""
     from vtrain_sim.costs.surfaces import Surfaces
-    from vtrain_sim.projection import Projector
+    from vtrain_sim.decide import Bounds
+    from vtrain_sim.decide.sizing import size as search
+    from vtrain_sim.inputs.lookup import find_cluster
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
-    from vtrain_sim.scaling import size as search
-    from vtrain_sim.search import Bounds
+    from vtrain_sim.simulate.projection import Projector
     from vtrain_sim.specs import TrainSpec
-    from vtrain_sim.specs.machines import find_cluster
 
     if table_file is not None:
         check_name(table_file)
@@ -45,10 +45,17 @@ def size(
     recompute = ("none", "full") if attention_backend == "flash" else ("none", "selective", "full")
     with counting("models planned", "in time", quiet=as_json) as progress:
         result = search(
-            projector, num_gpus, days,
-            numbers("--global-batch-size", global_batch_size), law, seq_length, vocab_size, base,
-            Bounds(max_tp=max_tp, recompute=recompute, max_cp=1), progress,
-        )  # fmt: skip
+            projector,
+            num_gpus,
+            days,
+            numbers("--global-batch-size", global_batch_size),
+            law,
+            seq_length,
+            vocab_size,
+            base,
+            Bounds(max_tp=max_tp, recompute=recompute, max_cp=1),
+            progress,
+        )
     if table_file is not None:
         rows = [{k: v for k, v in c.to_dict().items() if k != "plan"} for c in result.candidates]
         write_file(table_file, lambda stream: write_rows(stream, table_file.suffix, rows))

@@ -22,10 +22,10 @@ def study(
     ),
 ) -> None:
     """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped."""
+    from vtrain_sim.decide.study import read_study, run_study
     from vtrain_sim.report.progress import counting
     from vtrain_sim.report.rows import check_name, write_rows
     from vtrain_sim.report.tables import console, duration, table
-    from vtrain_sim.search.study import read_study, run_study
 
     if table_file is not None:
         check_name(table_file)
@@ -38,10 +38,13 @@ def study(
         names = ("num_gpus", "tp", "pp", "vpp", "dp", "mbs", "recompute", "iteration_time_s", "days", "cost_usd", "mfu")
         rows.append(
             {
-                "model": unit["model"], "cluster": unit["cluster"], "global_batch_size": unit["global_batch_size"],
-                **{name: best.get(name) for name in names}, "reason": result.get("reason", ""),
+                "model": unit["model"],
+                "cluster": unit["cluster"],
+                "global_batch_size": unit["global_batch_size"],
+                **{name: best.get(name) for name in names},
+                "reason": result.get("reason", ""),
             }
-        )  # fmt: skip
+        )
     if table_file is not None:
         write_file(table_file, lambda stream: write_rows(stream, table_file.suffix, rows))
     if as_json:

@@ -22,8 +22,9 @@ def tune(
     """Find the most probable coefficients given the priors and the rows, and print them with the errors."""
     import numpy as np
 
-    from vtrain_sim import tuning, validation
+    from vtrain_sim.calibration import tuning
     from vtrain_sim.report.tables import console, table
+    from vtrain_sim.validate import tables as validation
 
     found = tuning.coefficients(priors)
     samples = [s for f in files for s in validation.samples_of(f)]

@@ -30,9 +30,9 @@ def validate(
     operator. A torch.profiler or Nsight Systems trace does not say its configuration: --cluster, and --model
     or a file of Megatron's arguments, say it.
     """
-    from vtrain_sim import validation
     from vtrain_sim.errors import UserError
-    from vtrain_sim.projection import BAND_PROBABILITY
+    from vtrain_sim.simulate.projection import BAND_PROBABILITY
+    from vtrain_sim.validate import tables as validation
 
     if run:
         if files or plot is not None:
@@ -40,9 +40,13 @@ def validate(
         _captured(run, catalog, cluster, model, megatron_args, spec, num_gpus, modelled, as_json, rows)
         return
     for name, given in (
-        ("--catalog", catalog), ("--model", model), ("--megatron-args", megatron_args), ("--spec", spec),
-        ("--num-gpus", num_gpus), ("--modelled", modelled),
-    ):  # fmt: skip
+        ("--catalog", catalog),
+        ("--model", model),
+        ("--megatron-args", megatron_args),
+        ("--spec", spec),
+        ("--num-gpus", num_gpus),
+        ("--modelled", modelled),
+    ):
         if given:
             raise UserError(f"{name} goes with --run: tables say their own configurations")
     if not files:
@@ -51,7 +55,7 @@ def validate(
     machine = None
     if cluster:
         from vtrain_sim.costs.surfaces import Surfaces
-        from vtrain_sim.specs.machines import find_cluster
+        from vtrain_sim.inputs.lookup import find_cluster
 
         described, surfaces = find_cluster(cluster)
         machine = (described, Surfaces.from_dict(surfaces))
@@ -104,12 +108,20 @@ def validate(
 
 
 def _captured(
-    run: str, catalog: Path | None, cluster: str, model: str, megatron_args: Path | None, spec: Path | None,
-    num_gpus: int, modelled: bool, as_json: bool, rows: bool,
-) -> None:  # fmt: skip
+    run: str,
+    catalog: Path | None,
+    cluster: str,
+    model: str,
+    megatron_args: Path | None,
+    spec: Path | None,
+    num_gpus: int,
+    modelled: bool,
+    as_json: bool,
+    rows: bool,
+) -> None:
     from vtrain_sim.catalog import Catalog
     from vtrain_sim.commands.run_projector import from_run, read_flag_files
-    from vtrain_sim.comparison import compare
+    from vtrain_sim.validate.captured import compare
 
     flags, cluster, model, num_gpus = read_flag_files([], spec, megatron_args, cluster, model, num_gpus)
     projector, configuration = from_run(catalog, [run], cluster, model, num_gpus, flags, not modelled)

@@ -14,8 +14,8 @@ from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.collectives import MeasuredCollectives, load_collectives
 from vtrain_sim.costs.measured import MeasuredOperators, Measurement, load_operators
 from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.inputs.captured_run import configuration_from_run
 from vtrain_sim.specs import ClusterSpec, Configuration, DeviceSpec, NetworkSpec
-from vtrain_sim.specs.from_run import configuration_from_run
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The cost surface of a device: roofline with an efficiency per kind, GEMMs by tiles and waves.
 
-Coefficients come from `vtrain_sim.costs.calibrate` (see data/vtrain_data/devices) or, for a device
+Coefficients come from `vtrain_sim.calibration.surfaces` (see data/vtrain_data/devices) or, for a device
 without any, are all 1: then only measurements say what it really reaches.
 """
 
@@ -21,10 +21,21 @@ GEMM_KINDS = ("gemm", "grouped_gemm", "router")
 # Kernels that the host launches for one call, by kind: (forward, backward). Counted in Megatron-Core
 # with fused bias, GELU, dropout and softmax; a linear layer's backward has two products.
 _KERNELS = {
-    "gemm": (1, 2), "grouped_gemm": (1, 2), "router": (4, 4), "attention": (1, 3), "unfused attention": (5, 8),
-    "norm": (1, 2), "rope": (3, 3), "activation": (1, 1), "bias_dropout_add": (4, 4), "embedding": (3, 2),
-    "loss": (8, 2), "permute": (4, 4), "cast": (1, 1), "grad_accumulate": (2, 2),
-}  # fmt: skip
+    "gemm": (1, 2),
+    "grouped_gemm": (1, 2),
+    "router": (4, 4),
+    "attention": (1, 3),
+    "unfused attention": (5, 8),
+    "norm": (1, 2),
+    "rope": (3, 3),
+    "activation": (1, 1),
+    "bias_dropout_add": (4, 4),
+    "embedding": (3, 2),
+    "loss": (8, 2),
+    "permute": (4, 4),
+    "cast": (1, 1),
+    "grad_accumulate": (2, 2),
+}
 
 
 def _kind(operator: Operator) -> str:

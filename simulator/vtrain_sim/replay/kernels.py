@@ -20,9 +20,16 @@ NEVER = 1e300
 
 
 def one_f_one_b(
-    offset: Any, place: Any, stages: Any, microbatches: Any, forward: Any, backward: Any, transfer: Any,
-    end: Any, scratch: Any,
-) -> None:  # fmt: skip
+    offset: Any,
+    place: Any,
+    stages: Any,
+    microbatches: Any,
+    forward: Any,
+    backward: Any,
+    transfer: Any,
+    end: Any,
+    scratch: Any,
+) -> None:
     """1F1B with blocking exchanges (Megatron-Core without interleaving).
 
     Each exchange is a rendezvous of two neighbours: both leave it when the later one has come and
@@ -95,9 +102,20 @@ def gpipe(
 
 
 def interleaved(
-    offset: Any, place: Any, stages: Any, chunks: Any, microbatches: Any, forward: Any, backward: Any, transfer: Any,
-    overlapped: Any, end: Any, forward_end: Any, backward_end: Any, chunk_of: Any,
-) -> None:  # fmt: skip
+    offset: Any,
+    place: Any,
+    stages: Any,
+    chunks: Any,
+    microbatches: Any,
+    forward: Any,
+    backward: Any,
+    transfer: Any,
+    overlapped: Any,
+    end: Any,
+    forward_end: Any,
+    backward_end: Any,
+    chunk_of: Any,
+) -> None:
     """Interleaved 1F1B; microbatches are a multiple of stages, as Megatron-Core requires.
 
     Step k of a stage's forward (or backward) passes is the same chunk and microbatch on every stage,
@@ -156,9 +174,22 @@ def interleaved(
 
 
 def zero_bubble(
-    offset: Any, place: Any, stages: Any, microbatches: Any, limit: Any, forward: Any, backward: Any, weight: Any,
-    transfer: Any, end: Any, order: Any, forward_end: Any, backward_end: Any, counts: Any, starts: Any,
-) -> None:  # fmt: skip
+    offset: Any,
+    place: Any,
+    stages: Any,
+    microbatches: Any,
+    limit: Any,
+    forward: Any,
+    backward: Any,
+    weight: Any,
+    transfer: Any,
+    end: Any,
+    order: Any,
+    forward_end: Any,
+    backward_end: Any,
+    counts: Any,
+    starts: Any,
+) -> None:
     """Zero-bubble scheduling (Qi et al., ICLR 2024, section 3): a free stage takes an input gradient that
     waits for it, else a forward pass while fewer than `limit[i]` microbatches are held, else a weight
     gradient. The limit is 1F1B's (stages) for ZB-H1 and 2 x stages - 1 for ZB-H2.

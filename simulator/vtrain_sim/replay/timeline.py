@@ -86,9 +86,15 @@ def replay(
                     busy[stage] += duration
                     if keep_slots:
                         slots.append(
-                            Slot(stage, instruction.direction, instruction.chunk,
-                                 instruction.microbatch, begin, clock[stage])
-                        )  # fmt: skip
+                            Slot(
+                                stage,
+                                instruction.direction,
+                                instruction.chunk,
+                                instruction.microbatch,
+                                begin,
+                                clock[stage],
+                            )
+                        )
                 elif isinstance(instruction, Send):
                     sender_at[instruction.message] = clock[stage]
                     clock[stage] += 0.0 if overlapped else transfer_s

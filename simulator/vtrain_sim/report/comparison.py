@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from vtrain_schemas.operators import Operator
-from vtrain_sim.comparison import Comparison, typical_error
-from vtrain_sim.projection import BAND_PROBABILITY
 from vtrain_sim.report.tables import duration, percent, table
+from vtrain_sim.simulate.projection import BAND_PROBABILITY
+from vtrain_sim.validate.captured import Comparison, typical_error
 
 # Operators beyond these take little of the step.
 _MOST = 20
@@ -37,12 +37,17 @@ def print_comparison(comparison: Comparison, console: Console, rows: bool = True
             console.print(f"middle error of a part: {percent(typical)}")
         operators = [
             (
-                f"{o.operator.kind}/{o.operator.phase}", shape(o.operator), f"{o.captured_calls:g}",
-                f"{o.simulated_calls:g}", _time(o.captured_s), _time(o.simulated_s),
-                _error(o.captured_s, o.simulated_s), o.provenance,
+                f"{o.operator.kind}/{o.operator.phase}",
+                shape(o.operator),
+                f"{o.captured_calls:g}",
+                f"{o.simulated_calls:g}",
+                _time(o.captured_s),
+                _time(o.simulated_s),
+                _error(o.captured_s, o.simulated_s),
+                o.provenance,
             )
             for o in comparison.operators[:_MOST]
-        ]  # fmt: skip
+        ]
         columns = ("operator", "shape", "calls", "simulated", "captured", "simulated", "error", "provenance")
         console.print(table("by operator, calls of a step on a rank and time of one", columns, operators, left=2))
     for remark in comparison.remarks:

@@ -42,8 +42,13 @@ def scatter(path: Path, points: dict[str, list[tuple[float, float]]]) -> None:
         measured, projected = zip(*pairs, strict=True)
         axes.scatter(measured, projected, s=16, alpha=0.7, label=f"{name} ({len(pairs)})")
     axes.set(
-        xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal",
-        xlabel="measured iteration time (s)", ylabel="projected iteration time (s)",
-    )  # fmt: skip
+        xscale="log",
+        yscale="log",
+        xlim=(low, high),
+        ylim=(low, high),
+        aspect="equal",
+        xlabel="measured iteration time (s)",
+        ylabel="projected iteration time (s)",
+    )
     axes.legend(fontsize=8, title="dashed: 10% off")
     save(figure, path)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vtrain_sim.decide import Plan, PlanResult
 from vtrain_sim.report.figures import new_figure, save
 from vtrain_sim.report.tables import duration, gib, table
-from vtrain_sim.search import Plan, PlanResult
 
 
 def print_plans(result: PlanResult, console: Console) -> None:
@@ -20,9 +20,26 @@ def print_plans(result: PlanResult, console: Console) -> None:
         f"{result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {request.rank_by} (all modelled)"
     )
     columns = (
-        "", "tp", "pp", "vpp", "dp", "cp", "ep", "mbs", "batch", "recompute", "zero-1", "GPUs", "step", "90% band",
-        "MFU", "memory", "days", "dollars", "",
-    )  # fmt: skip
+        "",
+        "tp",
+        "pp",
+        "vpp",
+        "dp",
+        "cp",
+        "ep",
+        "mbs",
+        "batch",
+        "recompute",
+        "zero-1",
+        "GPUs",
+        "step",
+        "90% band",
+        "MFU",
+        "memory",
+        "days",
+        "dollars",
+        "",
+    )
     rows = [_row(str(i + 1), p) for i, p in enumerate(result.plans)]
     console.print(table("best plans", columns, rows))
     if request.tokens and len(result.pareto) > 1:
@@ -42,11 +59,26 @@ def _row(name: str, plan: Plan) -> tuple[object, ...]:
     p, t = c.parallel, c.train
     band = f"{duration(projection.iteration_time_low_s)} to {duration(projection.iteration_time_high_s)}"
     return (
-        name, p.tp, p.pp, p.vpp, p.dp, p.cp, p.ep, t.micro_batch_size, t.global_batch_size, t.recompute_granularity,
-        p.distributed_optimizer, p.world_size, duration(projection.iteration_time_s), band, f"{projection.mfu:.1%}",
-        gib(projection.memory.worst.peak_bytes), f"{plan.days:.2f}", f"${plan.cost_usd:,.0f}",
+        name,
+        p.tp,
+        p.pp,
+        p.vpp,
+        p.dp,
+        p.cp,
+        p.ep,
+        t.micro_batch_size,
+        t.global_batch_size,
+        t.recompute_granularity,
+        p.distributed_optimizer,
+        p.world_size,
+        duration(projection.iteration_time_s),
+        band,
+        f"{projection.mfu:.1%}",
+        gib(projection.memory.worst.peak_bytes),
+        f"{plan.days:.2f}",
+        f"${plan.cost_usd:,.0f}",
         "tie" if plan.tied_with_best and name != "1" else "",
-    )  # fmt: skip
+    )
 
 
 def draw_plans(path: Path, result: PlanResult) -> None:
@@ -56,8 +88,13 @@ def draw_plans(path: Path, result: PlanResult) -> None:
     axes.plot([d for d, _, _ in front], [c for _, c, _ in front], marker="o", label="no plan is faster and cheaper")
     for days, dollars, gpus in front[:: max(1, len(front) // 12)]:
         axes.annotate(f"{gpus:,} GPUs", (days, dollars), textcoords="offset points", xytext=(4, 4), fontsize=7)
-    axes.scatter([p.days for p in result.plans], [p.cost_usd for p in result.plans], color="tab:orange", zorder=3,
-                 label=f"best by {result.request.rank_by}")  # fmt: skip
+    axes.scatter(
+        [p.days for p in result.plans],
+        [p.cost_usd for p in result.plans],
+        color="tab:orange",
+        zorder=3,
+        label=f"best by {result.request.rank_by}",
+    )
     title = f"{result.request.model.name} on {result.cluster}"
     axes.set(xlabel="days (modelled)", ylabel="US dollars (modelled)", title=title)
     axes.legend(fontsize=8)

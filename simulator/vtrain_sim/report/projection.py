@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from vtrain_sim.projection import BAND_PROBABILITY, Projection
 from vtrain_sim.report.tables import duration, gib, table
+from vtrain_sim.simulate.projection import BAND_PROBABILITY, Projection
 
 
 def print_projection(projection: Projection, console: Console, tokens: float | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from vtrain_sim.cluster import POLICIES, Outcome
+from vtrain_sim.decide.fleet import POLICIES, Outcome
 from vtrain_sim.report.figures import new_figure, save
 from vtrain_sim.report.tables import duration, table
 
@@ -28,8 +28,12 @@ def summary(
         spread = {key: _spread([e[key] for e in each]) for key in _FIGURES}
         policies[name] = {**means, "spread": spread, "traces": len(each)}
     return {
-        "schema": SCHEMA, "cluster": cluster, "num_gpus": gpus, "restart_seconds": restart_s, "policies": policies,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "cluster": cluster,
+        "num_gpus": gpus,
+        "restart_seconds": restart_s,
+        "policies": policies,
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -51,18 +55,30 @@ def print_schedule(result: dict[str, Any], console: Console) -> None:
         ratio = p["deadline_satisfactory_ratio"]
         rows.append(
             (
-                name, POLICIES[name].says, p["jobs"], p["rejected"],
+                name,
+                POLICIES[name].says,
+                p["jobs"],
+                p["rejected"],
                 None if ratio is None else f"{ratio:.1%}" + _plus(spread["deadline_satisfactory_ratio"], "{:.1%}"),
                 duration(p["mean_jct_s"]) if p["mean_jct_s"] else None,
                 duration(p["p95_jct_s"]) if p["p95_jct_s"] else None,
                 duration(p["makespan_s"]) + _plus(spread["makespan_s"] / max(p["makespan_s"], 1e-9), "{:.0%}"),
-                f"{p['gpu_utilisation']:.1%}", f"${p['cost_usd']:,.0f}",
+                f"{p['gpu_utilisation']:.1%}",
+                f"${p['cost_usd']:,.0f}",
             )
-        )  # fmt: skip
+        )
     columns = (
-        "policy", "", "jobs", "turned away", "deadlines met", "mean completion", "p95", "makespan", "GPUs in use",
+        "policy",
+        "",
+        "jobs",
+        "turned away",
+        "deadlines met",
+        "mean completion",
+        "p95",
+        "makespan",
+        "GPUs in use",
         "dollars",
-    )  # fmt: skip
+    )
     console.print(f"{result['num_gpus']:,} GPUs of {result['cluster']}; speeds are projected (modelled)")
     console.print(table("", columns, rows, left=2))
     one, all_plans = result["policies"].get("elasticflow"), result["policies"].get("elastic-plans")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vtrain_sim.decide.sizing import LAWS, Candidate, SizeResult, tokens_for
 from vtrain_sim.report.figures import new_figure, save
 from vtrain_sim.report.tables import table
-from vtrain_sim.scaling import LAWS, Candidate, SizeResult, tokens_for
 
 
 def print_sizes(result: SizeResult, console: Console) -> None:
@@ -18,9 +18,14 @@ def print_sizes(result: SizeResult, console: Console) -> None:
         f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days; law: {LAWS[result.law].source}"
     )
     naive = (
-        "naive: at 100% utilisation", None, f"{result.naive_parameters / 1e9:.2f}",
-        f"{tokens_for(result.naive_parameters, result.law) / 1e9:,.0f}", f"{result.days:.1f}", "100.0%", None,
-    )  # fmt: skip
+        "naive: at 100% utilisation",
+        None,
+        f"{result.naive_parameters / 1e9:.2f}",
+        f"{tokens_for(result.naive_parameters, result.law) / 1e9:,.0f}",
+        f"{result.days:.1f}",
+        "100.0%",
+        None,
+    )
     rows = [
         naive,
         _row("the nearest shape, as it would train", result.naive),
@@ -49,12 +54,21 @@ def draw_sizes(path: Path, result: SizeResult) -> None:
     figure, axes = new_figure(path, 7.5, 5.0)
     done = [c for c in result.candidates if c.plan is not None]
     axes.scatter([c.parameters / 1e9 for c in done], [c.days for c in done], s=18, label="best plan (modelled)")
-    axes.plot([c.parameters / 1e9 for c in result.candidates], [c.naive_days for c in result.candidates], color="grey",
-              linestyle="--", label="at 100% utilisation")  # fmt: skip
+    axes.plot(
+        [c.parameters / 1e9 for c in result.candidates],
+        [c.naive_days for c in result.candidates],
+        color="grey",
+        linestyle="--",
+        label="at 100% utilisation",
+    )
     axes.axhline(result.days, color="black", linewidth=0.8)
     chosen = result.chosen
-    axes.annotate(f"{chosen.parameters / 1e9:.1f}B", (chosen.parameters / 1e9, chosen.days), xytext=(8, -14),
-                  textcoords="offset points")  # fmt: skip
+    axes.annotate(
+        f"{chosen.parameters / 1e9:.1f}B",
+        (chosen.parameters / 1e9, chosen.days),
+        xytext=(8, -14),
+        textcoords="offset points",
+    )
     axes.set(xlabel="parameters (billions)", ylabel="days", ylim=(0, 3 * result.days))
     axes.legend()
     save(figure, path)

@@ -55,9 +55,11 @@ class Configuration:
         divides("--expert-tensor-parallel-size", parallel.etp, "--moe-ffn-hidden-size", model.moe_ffn_hidden_size)
         if model.moe_shared_expert_intermediate_size:
             divides(
-                "--tensor-model-parallel-size", parallel.tp,
-                "--moe-shared-expert-intermediate-size", model.moe_shared_expert_intermediate_size,
-            )  # fmt: skip
+                "--tensor-model-parallel-size",
+                parallel.tp,
+                "--moe-shared-expert-intermediate-size",
+                model.moe_shared_expert_intermediate_size,
+            )
         if parallel.tp > 1 and not parallel.sequence_parallel:
             raise SpecError(
                 "a mixture of experts with --tensor-model-parallel-size of 2 or more needs --sequence-parallel"

@@ -42,9 +42,16 @@ class Kineto:
         self.event("python_function", f"nn.Module: {name}", ts, dur, tid=tid)
 
     def op(
-        self, name: str, ts: float, dur: float, dims: Any = None, element: str = "c10::BFloat16", seq: int | None = None,
-        tid: int = MAIN, **args: Any,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        ts: float,
+        dur: float,
+        dims: Any = None,
+        element: str = "c10::BFloat16",
+        seq: int | None = None,
+        tid: int = MAIN,
+        **args: Any,
+    ) -> None:
         if dims is not None:
             args |= {"Input Dims": dims, "Input type": [element if d else "Scalar" for d in dims]}
         if seq is not None:
@@ -84,9 +91,15 @@ def training_step(trace: Kineto, at: float = 0.0, step: int = 5, tp_group: bool 
     gemm = "ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn"
     nccl = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
     group = {
-        "Collective name": "allreduce", "In msg nelems": 4096, "Out msg nelems": 4096, "dtype": "BFloat16", "Group size": 2,
-        "Process Group Name": "12", "Process Group Description": "TENSOR_MODEL_PARALLEL_GROUP", "Process Group Ranks": "[0, 1]",
-    }  # fmt: skip
+        "Collective name": "allreduce",
+        "In msg nelems": 4096,
+        "Out msg nelems": 4096,
+        "dtype": "BFloat16",
+        "Group size": 2,
+        "Process Group Name": "12",
+        "Process Group Description": "TENSOR_MODEL_PARALLEL_GROUP",
+        "Process Group Ranks": "[0, 1]",
+    }
     trace.range(f"ProfilerStep#{step}", at, 1000)
     trace.module("TransformerLayer_0", at + 10, 90)
     trace.module("ColumnParallelLinear_0", at + 15, 40)
@@ -97,9 +110,7 @@ def training_step(trace: Kineto, at: float = 0.0, step: int = 5, tp_group: bool 
     trace.range("nccl:all_reduce", at + 62, 15)
     trace.kernel(nccl, at + 65, at + 150, 100, stream=20, **(group if tp_group else {}))
     trace.range("## backward ##", at + 300, 200)
-    trace.op(
-        "autograd::engine::evaluate_function: AddmmBackward0", at + 310, 80, seq=10 * step + 1, tid=AUTOGRAD
-    )  # fmt: skip
+    trace.op("autograd::engine::evaluate_function: AddmmBackward0", at + 310, 80, seq=10 * step + 1, tid=AUTOGRAD)
     trace.op("AddmmBackward0", at + 315, 70, seq=10 * step + 1, tid=AUTOGRAD)
     trace.op("aten::mm", at + 320, 20, [[32, 128], [128, 64]], tid=AUTOGRAD)
     trace.kernel(gemm, at + 325, at + 200, 30, tid=AUTOGRAD)
@@ -183,9 +194,18 @@ class Nsight:
         self.nvtx(name, 0, None, process, kind=DOMAIN, domain=number)
 
     def nvtx(
-        self, name: str, start: int, end: int | None, process: int, kind: int = PUSH_POP, domain: int = 0, by_id: bool = True,
-        payload: bytes | None = None, text: str | None = None, thread: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        start: int,
+        end: int | None,
+        process: int,
+        kind: int = PUSH_POP,
+        domain: int = 0,
+        by_id: bool = True,
+        payload: bytes | None = None,
+        text: str | None = None,
+        thread: int = 1,
+    ) -> None:
         tid = self.pid(process) | thread
         self.db.execute(
             "INSERT INTO NVTX_EVENTS (start, end, eventType, text, textId, globalTid, domainId, binaryData, jsonText) "
@@ -208,7 +228,7 @@ class Nsight:
         self._correlation += 1
         self.insert(
             "CUPTI_ACTIVITY_KIND_RUNTIME", start, start + 5, 0, tid, self._correlation, self.string(name), 0, None
-        )  # fmt: skip
+        )
 
     def kernel(
         self,
@@ -223,9 +243,21 @@ class Nsight:
     ) -> None:
         self.runtime_call("cudaLaunchKernel", launch, self.pid(process) | thread)
         self.insert(
-            "CUPTI_ACTIVITY_KIND_KERNEL", start, end, device, 1, 0, stream, self._correlation, self.pid(process),
-            self.string(name), self.string(name.partition("<")[0]), None, 1, None,
-        )  # fmt: skip
+            "CUPTI_ACTIVITY_KIND_KERNEL",
+            start,
+            end,
+            device,
+            1,
+            0,
+            stream,
+            self._correlation,
+            self.pid(process),
+            self.string(name),
+            self.string(name.partition("<")[0]),
+            None,
+            1,
+            None,
+        )
 
     def copy(self, launch: int, start: int, end: int, process: int, nbytes: int) -> None:
         self.runtime_call("cudaMemcpyAsync", launch, self.pid(process) | 1)

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from simulator.ingest.build import Kineto
-from vtrain_sim.catalog.ingest.kineto import read_kineto
-from vtrain_sim.catalog.ingest.tables import tables_of
-from vtrain_sim.catalog.ingest.trace import Trace
+from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.tables import tables_of
+from vtrain_sim.ingest.trace import Trace
 
 Rows = list[dict[str, Any]]
 

@@ -11,22 +11,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtrain_sim.catalog.ingest import json_events
-from vtrain_sim.catalog.ingest.json_events import EventReader, peek_metadata
 from vtrain_sim.errors import UserError
+from vtrain_sim.ingest import json_events
+from vtrain_sim.ingest.json_events import EventReader, peek_metadata
 
 TEXT = st.text(alphabet=st.sampled_from('ab"\\{}[],: \n\té€'), max_size=12)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6,
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 40), 1 << 40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
 EVENTS = st.lists(
     st.fixed_dictionaries(
-        {"ph": st.sampled_from(["X", "i", "M", "f"]), "name": TEXT, "cat": st.sampled_from(["cpu_op", "kernel", ""]), "ts": st.integers(0, 1 << 50)},
-        optional={"args": st.dictionaries(TEXT.filter(lambda k: k not in ("bytes", "dtype")), VALUES, max_size=3), "dur": st.floats(0, 1e9)},
+        {
+            "ph": st.sampled_from(["X", "i", "M", "f"]),
+            "name": TEXT,
+            "cat": st.sampled_from(["cpu_op", "kernel", ""]),
+            "ts": st.integers(0, 1 << 50),
+        },
+        optional={
+            "args": st.dictionaries(TEXT.filter(lambda k: k not in ("bytes", "dtype")), VALUES, max_size=3),
+            "dur": st.floats(0, 1e9),
+        },
     ),
     max_size=12,
-)  # fmt: skip
+)
 
 
 def read(data: bytes, block: int = 1 << 20) -> tuple[list[Any], EventReader]:

@@ -6,7 +6,7 @@ import pytest
 
 from simulator.ingest.build import AUTOGRAD, BASE_NS, Kineto, training_step
 from simulator.ingest.reading import Rows, ingest, notes
-from vtrain_sim.catalog.ingest.notes import DROPPED
+from vtrain_sim.ingest.notes import DROPPED
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +29,29 @@ def test_operators_have_shapes_phases_and_device_times(step: dict[str, Rows]) ->
         ("gemm", "dgrad", 32, 128, 64): ("aten::mm", 30_000),
         ("gemm", "wgrad", 32, 128, 64): ("aten::mm", 50_000),
         ("optimizer", "update", 8320, None, None): ("aten::_fused_adamw_", 20_000),
-    }  # fmt: skip
+    }
     assert all(o["dtype"] == "bfloat16" for o in step["operators"] if o["kind"] == "gemm" and o["flops"])
 
 
 def test_kernels_know_their_launch_operator_span_and_kind(step: dict[str, Rows]) -> None:
     kernels = [(k["kind"], k["operator"], k["step"], k["launch_ns"] - BASE_NS, k["bytes"]) for k in step["kernels"]]
     assert kernels == [
-        ("gemm", "aten::addmm", 5, 25_000, None), ("communication", "record_param_comms", 5, 65_000, None),
-        ("gemm", "aten::mm", 5, 325_000, None), ("gemm", "aten::mm", 5, 355_000, None),
-        ("optimizer", "aten::_fused_adamw_", 5, 720_000, None), ("memory", None, 5, 810_000, 4),
-    ]  # fmt: skip
+        ("gemm", "aten::addmm", 5, 25_000, None),
+        ("communication", "record_param_comms", 5, 65_000, None),
+        ("gemm", "aten::mm", 5, 325_000, None),
+        ("gemm", "aten::mm", 5, 355_000, None),
+        ("optimizer", "aten::_fused_adamw_", 5, 720_000, None),
+        ("memory", None, 5, 810_000, 4),
+    ]
     spans = {s["span_id"]: s["name"] for s in step["spans"]}
     assert [spans.get(k["span_id"]) for k in step["kernels"]] == [
-        "nn.Module: ColumnParallelLinear_0", "nn.Module: TransformerLayer_0", "## backward ##", "## backward ##",
-        "Optimizer.step#AdamW.step", "ProfilerStep#5",
-    ]  # fmt: skip
+        "nn.Module: ColumnParallelLinear_0",
+        "nn.Module: TransformerLayer_0",
+        "## backward ##",
+        "## backward ##",
+        "Optimizer.step#AdamW.step",
+        "ProfilerStep#5",
+    ]
 
 
 def test_spans_are_on_the_device_where_they_launched_something(step: dict[str, Rows]) -> None:
@@ -98,8 +105,16 @@ def test_older_spellings_of_a_collective_say_the_same() -> None:
     )
     trace.kernel("ncclKernel_AllReduce_RING_LL_Sum_float(ncclDevComm*, unsigned long, ncclWork*)", 15, 50, 9, stream=20)
     # And the arguments of 2023: a group by number, its first rank and stride, sizes instead of counts.
-    old = {"Collective name": "_reduce_scatter_base", "In msg size": 64, "Out msg size": 32, "dtype": "Float", "Group size": 2,
-           "Global rank start": 0, "Global rank stride": 4, "Process Group ID": 7}  # fmt: skip
+    old = {
+        "Collective name": "_reduce_scatter_base",
+        "In msg size": 64,
+        "Out msg size": 32,
+        "dtype": "Float",
+        "Group size": 2,
+        "Global rank start": 0,
+        "Global rank stride": 4,
+        "Process Group ID": 7,
+    }
     trace.op("record_param_comms", 100, 30, None, **old)
     trace.kernel("ncclKernel_ReduceScatter_RING_LL_Sum_float(ncclDevComm*)", 110, 150, 9, stream=20)
     calls, _ = ingest(trace)
@@ -118,10 +133,21 @@ def test_groups_listed_in_the_header_complete_a_call() -> None:
     trace.metadata["distributedInfo"]["pg_config"] = [
         {"pg_name": "3", "pg_desc": "DATA_PARALLEL_GROUP", "ranks": [0, 1]}
     ]
-    trace.op("record_param_comms", 10, 30, None, **{
-        "Collective name": "allreduce", "In msg nelems": 8, "Out msg nelems": 8, "dtype": "Float", "Group size": 2, "Process Group Name": "3",
-        "Process Group Ranks": "[0, ..., 1]",
-    })  # fmt: skip
+    trace.op(
+        "record_param_comms",
+        10,
+        30,
+        None,
+        **{
+            "Collective name": "allreduce",
+            "In msg nelems": 8,
+            "Out msg nelems": 8,
+            "dtype": "Float",
+            "Group size": 2,
+            "Process Group Name": "3",
+            "Process Group Ranks": "[0, ..., 1]",
+        },
+    )
     trace.kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL()", 15, 50, 9, stream=20)
     ((call,), _) = (ingest(trace)[0]["collectives"], 0)
     assert (call["role"], call["group_ranks"], call["bytes"]) == ("dp", [0, 1], 32)
@@ -131,9 +157,20 @@ def test_ordinals_count_calls_of_a_group() -> None:
     trace = Kineto(world=4)
     for index, group in enumerate(("a", "b", "a", "a")):
         at = 100.0 * index
-        trace.op("record_param_comms", at, 30, None, **{
-            "Collective name": "allreduce", "In msg nelems": 8, "dtype": "Float", "Group size": 2, "Process Group Name": group,
-            "Process Group Ranks": [0, 1] if group == "a" else [0, 2]})  # fmt: skip
+        trace.op(
+            "record_param_comms",
+            at,
+            30,
+            None,
+            **{
+                "Collective name": "allreduce",
+                "In msg nelems": 8,
+                "dtype": "Float",
+                "Group size": 2,
+                "Process Group Name": group,
+                "Process Group Ranks": [0, 1] if group == "a" else [0, 2],
+            },
+        )
         trace.kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL()", at + 5, at + 50, 9, stream=20)
     assert [c["sequence"] for c in ingest(trace)[0]["collectives"]] == [0, 0, 1, 2]
 
@@ -196,9 +233,11 @@ def test_recomputation_and_fused_gradients() -> None:
     tables, _ = ingest(trace)
     shaped = [(o["phase"], o["m"], o["n"], o["k"], o["duration_ns"]) for o in tables["operators"] if o["flops"]]
     assert sorted(shaped) == [
-        ("dgrad", 32, 128, 64, 9_000), ("forward", 32, 128, 64, 7_000), ("recompute", 32, 128, 64, 8_000),
+        ("dgrad", 32, 128, 64, 9_000),
+        ("forward", 32, 128, 64, 7_000),
+        ("recompute", 32, 128, 64, 8_000),
         ("wgrad", 32, 128, 64, 11_000),
-    ]  # fmt: skip
+    ]
 
 
 def test_autograds_thread_belongs_to_the_range_that_waits_even_where_it_has_more_ranges() -> None:
@@ -223,8 +262,14 @@ def test_autograds_thread_belongs_to_the_range_that_waits_even_where_it_has_more
 
 def test_grouped_calls_are_named_by_their_kernel() -> None:
     trace = Kineto(world=2)
-    trace.kernel("ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)", 5, 50, 9, stream=20, **{
-        "Collective name": "coalesced", "In msg nelems": 8, "dtype": "Float", "Group size": 2})  # fmt: skip
+    trace.kernel(
+        "ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)",
+        5,
+        50,
+        9,
+        stream=20,
+        **{"Collective name": "coalesced", "In msg nelems": 8, "dtype": "Float", "Group size": 2},
+    )
     assert [(c["op"], c["bytes"]) for c in ingest(trace)[0]["collectives"]] == [("p2p", 32)]
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from simulator.ingest.build import BASE_NS, Kineto, training_step
 from simulator.ingest.reading import Rows, ingest, notes
-from vtrain_sim.catalog.ingest.kineto import read_kineto
-from vtrain_sim.catalog.ingest.notes import DROPPED, NOTED
-from vtrain_sim.catalog.ingest.tables import tables_of
 from vtrain_sim.errors import UserError
+from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.notes import DROPPED, NOTED
+from vtrain_sim.ingest.tables import tables_of
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,17 @@ def test_memory_samples_make_the_peak_of_a_step() -> None:
     trace = Kineto()
     trace.range("ProfilerStep#1", 0, 100)
     for at, total in ((10, 500), (20, 900), (30, 700)):
-        trace.events.append({"ph": "i", "cat": "cpu_instant_event", "name": "[memory]", "ts": at, "pid": 1, "tid": 1,
-                             "args": {"Device Type": 1, "Device Id": 0, "Total Allocated": total, "Total Reserved": 2000}})  # fmt: skip
+        trace.events.append(
+            {
+                "ph": "i",
+                "cat": "cpu_instant_event",
+                "name": "[memory]",
+                "ts": at,
+                "pid": 1,
+                "tid": 1,
+                "args": {"Device Type": 1, "Device Id": 0, "Total Allocated": total, "Total Reserved": 2000},
+            }
+        )
     (step,) = ingest(trace)[0]["steps"]
     assert (step["peak_allocated_bytes"], step["peak_reserved_bytes"]) == (900, 2000)
 
@@ -142,8 +151,9 @@ def test_written_traces_are_read_back_from_disk(tmp_path: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False) | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2), max_leaves=4,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -9,28 +9,59 @@ import pytest
 
 from conftest import SCRIPT, SMALL, run_python
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.comparison import compare
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.measured import load_operators
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-from vtrain_sim.operators import Compute, build_step
-from vtrain_sim.projection import Projector
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model import Compute, build_step
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ClusterSpec, DeviceSpec, NetworkSpec
 from vtrain_sim.specs.config import Configuration
-from vtrain_sim.specs.megatron_flags import configuration_from_flags
+from vtrain_sim.validate.captured import compare
 
 pytestmark = pytest.mark.slow
 LAYOUTS = {
     "plain": (1, (), ()),
-    "gated": (1, ("--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear", "--num-query-groups", "2",
-                  "--untie-embeddings-and-output-weights"),
-              ("--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear", "--group-query-attention", "--num-query-groups", "2",
-               "--untie-embeddings-and-output-weights", "--ffn-hidden-size", "256")),
-    "tp2-recompute": (2, ("--tensor-model-parallel-size", "2", "--recompute-full"),
-                      ("--tensor-model-parallel-size", "2", "--recompute-granularity", "full", "--recompute-method", "uniform",
-                       "--recompute-num-layers", "1")),
+    "gated": (
+        1,
+        (
+            "--swiglu",
+            "--normalization",
+            "RMSNorm",
+            "--disable-bias-linear",
+            "--num-query-groups",
+            "2",
+            "--untie-embeddings-and-output-weights",
+        ),
+        (
+            "--swiglu",
+            "--normalization",
+            "RMSNorm",
+            "--disable-bias-linear",
+            "--group-query-attention",
+            "--num-query-groups",
+            "2",
+            "--untie-embeddings-and-output-weights",
+            "--ffn-hidden-size",
+            "256",
+        ),
+    ),
+    "tp2-recompute": (
+        2,
+        ("--tensor-model-parallel-size", "2", "--recompute-full"),
+        (
+            "--tensor-model-parallel-size",
+            "2",
+            "--recompute-granularity",
+            "full",
+            "--recompute-method",
+            "uniform",
+            "--recompute-num-layers",
+            "1",
+        ),
+    ),
     "pp2": (2, ("--pipeline-model-parallel-size", "2"), ("--pipeline-model-parallel-size", "2")),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

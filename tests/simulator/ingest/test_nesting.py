@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtrain_sim.catalog.ingest.intervals import Union
-from vtrain_sim.catalog.ingest.nesting import adopt, innermost, nest, sort_order
+from vtrain_sim.ingest.intervals import Union
+from vtrain_sim.ingest.nesting import adopt, innermost, nest, sort_order
 
 TICK = 10_000  # far above the rounding that nesting tolerates
 

@@ -20,9 +20,9 @@ from simulator.ingest.build import (
     nccl_payload,
     nsight_report,
 )
-from vtrain_sim.catalog.ingest.nsys import read_nsys
-from vtrain_sim.catalog.ingest.tables import tables_of
 from vtrain_sim.errors import UserError
+from vtrain_sim.ingest.nsys import read_nsys
+from vtrain_sim.ingest.tables import tables_of
 
 Rows = list[dict[str, Any]]
 
@@ -50,8 +50,10 @@ def test_kernels_copies_and_times(ranks: list[dict[str, Rows]]) -> None:
         for k in ranks[0]["kernels"]
     ]
     assert kernels == [
-        ("gemm", 1_000, 2_000, 300, None, 3), ("communication", 5_000, 2_000, 4_400, None, 3), ("memory", 8_100, 100, 8_000, 4, 3),
-    ]  # fmt: skip
+        ("gemm", 1_000, 2_000, 300, None, 3),
+        ("communication", 5_000, 2_000, 4_400, None, 3),
+        ("memory", 8_100, 100, 8_000, 4, 3),
+    ]
     assert ranks[0]["kernels"][2]["name"] == "Memcpy Device-to-Host"
 
 
@@ -114,8 +116,15 @@ def test_communicators_tell_the_ranks_of_their_groups(tmp_path: Path) -> None:
 
 def test_marked_ranges_are_no_operators_though_pytorch_numbers_them(tmp_path: Path) -> None:
     report = Nsight(tmp_path / "r.sqlite")
-    for index, name in enumerate(("ProfilerStep#4, op_id = 1", "FSDP::pre_forward (layer.1), op_id = 2", "my own range, op_id = 3",
-                                  "autograd::engine::evaluate_function: MmBackward0, seq = 3, op_id = 4", "FlashAttnFunc, op_id = 5")):  # fmt: skip
+    for index, name in enumerate(
+        (
+            "ProfilerStep#4, op_id = 1",
+            "FSDP::pre_forward (layer.1), op_id = 2",
+            "my own range, op_id = 3",
+            "autograd::engine::evaluate_function: MmBackward0, seq = 3, op_id = 4",
+            "FlashAttnFunc, op_id = 5",
+        )
+    ):
         report.nvtx(name, 10 * index, 1000 - 10 * index, 5)
     report.kernel("gemm", 100, 200, 300, 5)
     (rank,) = ingest(report.close())
@@ -140,10 +149,20 @@ def test_payload_as_json_text_and_point_to_point_in_a_group(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "table",
-    ["NVTX_EVENTS", "CUPTI_ACTIVITY_KIND_RUNTIME", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET", "TARGET_INFO_GPU",
-     "TARGET_INFO_SESSION_START_TIME", "TARGET_INFO_SYSTEM_ENV", "NVTX_PAYLOAD_SCHEMAS", "NVTX_PAYLOAD_SCHEMA_ENTRIES",
-     "ENUM_CUDA_MEMCPY_OPER", "StringIds"],
-)  # fmt: skip
+    [
+        "NVTX_EVENTS",
+        "CUPTI_ACTIVITY_KIND_RUNTIME",
+        "CUPTI_ACTIVITY_KIND_MEMCPY",
+        "CUPTI_ACTIVITY_KIND_MEMSET",
+        "TARGET_INFO_GPU",
+        "TARGET_INFO_SESSION_START_TIME",
+        "TARGET_INFO_SYSTEM_ENV",
+        "NVTX_PAYLOAD_SCHEMAS",
+        "NVTX_PAYLOAD_SCHEMA_ENTRIES",
+        "ENUM_CUDA_MEMCPY_OPER",
+        "StringIds",
+    ],
+)
 def test_missing_tables_are_fine(tmp_path: Path, table: str) -> None:
     path = nsight_report(tmp_path / "r.sqlite")
     with sqlite3.connect(path) as db:
@@ -196,7 +215,7 @@ def test_other_databases_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_payload_is_what_its_schema_lays_out() -> None:
-    from vtrain_sim.catalog.ingest.nvtx_payloads import Payloads
+    from vtrain_sim.ingest.nvtx_payloads import Payloads
 
     rows = {
         "NVTX_PAYLOAD_SCHEMA_ENTRIES": [

@@ -20,9 +20,14 @@ SHARED = Path(__file__).resolve().parents[4] / "shared" / "traces"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the traces in {SHARED} are not at hand")
 
 RANKS = {
-    "nccl_data": 1, "sampled_rank": 2, "rank-0.Apr_03_18_51_38.1102": 1, "with_gpu_user_annotation_step_based_trace_2543932": 1,
-    "dlrm_kineto": 8, "Qwen_Qwen1.5-0.5B-Chat__1016005": 1, "nsys-tui_mock": 1,
-}  # fmt: skip
+    "nccl_data": 1,
+    "sampled_rank": 2,
+    "rank-0.Apr_03_18_51_38.1102": 1,
+    "with_gpu_user_annotation_step_based_trace_2543932": 1,
+    "dlrm_kineto": 8,
+    "Qwen_Qwen1.5-0.5B-Chat__1016005": 1,
+    "nsys-tui_mock": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +83,15 @@ def breakdown(events: list[tuple[str, int, int]]) -> dict[str, int]:
     busy, both = length(compute + communication + memory), length(compute + communication)
     # |A and B| = |A| + |B| - |A or B|
     return {
-        "window_ns": window, "compute_ns": length(compute), "exposed_communication_ns": both - length(compute),
-        "overlapped_communication_ns": length(compute) + length(communication) - both, "exposed_memory_ns": busy - both,
-        "idle_ns": window - busy, "communication_ns": length(communication), "busy_ns": busy,
-    }  # fmt: skip
+        "window_ns": window,
+        "compute_ns": length(compute),
+        "exposed_communication_ns": both - length(compute),
+        "overlapped_communication_ns": length(compute) + length(communication) - both,
+        "exposed_memory_ns": busy - both,
+        "idle_ns": window - busy,
+        "communication_ns": length(communication),
+        "busy_ns": busy,
+    }
 
 
 def nanoseconds(value: float) -> int:

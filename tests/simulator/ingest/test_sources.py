@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from simulator.ingest.build import Kineto, nsight_report, training_step
 from simulator.synthetic import write_profile
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.catalog.ingest import ingest
-from vtrain_sim.catalog.ingest.gunzip import Gunzip
 from vtrain_sim.errors import UserError
+from vtrain_sim.ingest import ingest
+from vtrain_sim.ingest.gunzip import Gunzip
 
 
 def write(folder: Path, name: str, rank: int = 0, world: int = 2, **metadata: object) -> Path:
@@ -108,9 +108,14 @@ def test_other_files_in_a_folder_are_passed_over_and_named(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "content", "word"),
-    [("a.json", b"[[1, 2], [3", "holds no event"), ("a.json", b"nothing", "is not a trace"), ("r.nsys-rep", b"x", "nsys export"),
-     ("a.zip", b"PK\x05\x06" + b"\x00" * 18, "without traces"), ("a.json.gz", b"\x1f\x8b\x08broken", "is not a trace")],
-)  # fmt: skip
+    [
+        ("a.json", b"[[1, 2], [3", "holds no event"),
+        ("a.json", b"nothing", "is not a trace"),
+        ("r.nsys-rep", b"x", "nsys export"),
+        ("a.zip", b"PK\x05\x06" + b"\x00" * 18, "without traces"),
+        ("a.json.gz", b"\x1f\x8b\x08broken", "is not a trace"),
+    ],
+)
 def test_files_that_are_no_traces(tmp_path: Path, name: str, content: bytes, word: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
@@ -256,7 +261,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vtrain_sim.catalog.ingest.profiles._WORTH_PROCESSES", 0)
+    monkeypatch.setattr("vtrain_sim.ingest.profiles._WORTH_PROCESSES", 0)
     for rank in (0, 1):
         write(tmp_path / "job", f"rank{rank}.json", rank)
     seen: list[tuple[int, int]] = []
@@ -275,7 +280,7 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vtrain_sim.catalog.ingest.profiles.pq.ParquetWriter", fail)
+    monkeypatch.setattr("vtrain_sim.ingest.profiles.pq.ParquetWriter", fail)
     with pytest.raises(UserError, match="No space left"):
         ingest([str(path)], tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == before

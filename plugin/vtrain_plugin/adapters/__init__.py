@@ -1,0 +1,1 @@
+"""Training frameworks that a capture can hook into."""

@@ -1,0 +1,1 @@
+"""Microbenchmarks: any rank of any world on one device, operators, collectives."""

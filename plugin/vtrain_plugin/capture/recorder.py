@@ -1,0 +1,194 @@
+"""Spans, operators and collectives of the current step, in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vtrain_plugin.capture.clock import Clock
+from vtrain_plugin.capture.ranges import NoRanges, NvtxRanges
+from vtrain_schemas.operators import Operator
+
+
+class Span:
+    """One interval. `begin` and `end` are marks of the clock; None until taken."""
+
+    __slots__ = (
+        "begin",
+        "chunk",
+        "end",
+        "id",
+        "kind",
+        "layer",
+        "microbatch",
+        "name",
+        "operator",
+        "parent",
+        "phase",
+        "range",
+        "remainder",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        parent: Span | None,
+        name: str,
+        kind: str,
+        phase: str,
+        layer: int | None = None,
+        microbatch: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        self.id = id
+        self.parent = parent
+        self.name = name
+        self.kind = kind
+        self.phase = phase
+        self.layer = layer
+        self.microbatch = microbatch
+        self.chunk = chunk
+        self.begin: Any = None
+        self.end: Any = None
+        # The operator that the span is, once enclosed spans and communication are taken off.
+        self.operator: Operator | None = None
+        self.remainder = ""
+        self.range: Any = None
+
+
+@dataclass
+class Call:
+    """One collective or point-to-point call."""
+
+    op: str
+    role: str
+    nbytes: int
+    dtype: str
+    ranks: tuple[int, ...]
+    sequence: int
+    is_async: bool
+    span: Span | None
+    begin: Any
+    end: Any = None
+    # (span, mark, mark): where and when a wait for an asynchronous call held up its caller.
+    waits: list[tuple[Span | None, Any, Any]] = field(default_factory=list)
+
+
+@dataclass
+class StepRecord:
+    """Everything recorded in one step."""
+
+    step: int
+    root: Span
+    spans: list[Span] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    tokens: int = 0
+    microbatches: int = 0
+    previous_end: Any = None
+    memory: tuple[int | None, int | None] = (None, None)
+
+
+class Recorder:
+    """Opens and closes spans. Forward spans nest by a stack; backward ones by their twins."""
+
+    def __init__(self, clock: Clock, ranges: NoRanges | NvtxRanges, max_rows: int) -> None:
+        self.clock = clock
+        self.ranges = ranges
+        self.record: StepRecord | None = None
+        self.stack: list[Span] = []
+        self.dropped = 0
+        self._room = max_rows
+        self._max_rows = max_rows
+        self._next_id = 0
+        self._sequences: dict[Any, int] = {}
+
+    @property
+    def recording(self) -> bool:
+        return self.record is not None
+
+    def start_step(self, step: int, previous_end: Any) -> None:
+        self.clock.start_step()
+        self.stack = []
+        self._sequences = {}
+        self._room = self._max_rows
+        root = self.new_span("step", "step", "update")
+        self.record = StepRecord(step, root, previous_end=previous_end)
+        self.open(root)
+
+    def end_step(self) -> StepRecord:
+        record = self.record
+        assert record is not None
+        while self.stack:
+            self.close(self.stack[-1])
+        self.record = None
+        return record
+
+    def new_span(
+        self,
+        name: str,
+        kind: str,
+        phase: str,
+        *,
+        parent: Span | None = None,
+        layer: int | None = None,
+        microbatch: int | None = None,
+        chunk: int | None = None,
+    ) -> Span:
+        """A span that is not running yet; parent defaults to the innermost open one."""
+        self._next_id += 1
+        if parent is None and self.stack:
+            parent = self.stack[-1]
+        return Span(self._next_id, parent, name, kind, phase, layer, microbatch, chunk)
+
+    def open(self, span: Span) -> None:
+        """Start a span and make it the innermost one."""
+        self.stack.append(span)
+        self.start(span)
+
+    def close(self, span: Span) -> None:
+        """End a span and all that is still open inside it."""
+        if span not in self.stack:
+            return
+        while self.stack:
+            inner = self.stack.pop()
+            self.stop(inner)
+            if inner is span:
+                return
+
+    def start(self, span: Span) -> None:
+        span.range = self.ranges.push(span.name)
+        span.begin = self.clock.now()
+
+    def stop(self, span: Span) -> None:
+        """Take the end mark and keep the span, if there is room."""
+        span.end = self.clock.now()
+        if span.range is not None:
+            self.ranges.pop(span.range)
+            span.range = None
+        record = self.record
+        if record is None:
+            return
+        if self._room > 0 or span is record.root:
+            self._room -= 1
+            record.spans.append(span)
+        else:
+            self.dropped += 1
+
+    def current(self) -> Span | None:
+        return self.stack[-1] if self.stack else None
+
+    def next_sequence(self, key: Any) -> int:
+        """Ordinal of a call in its group within the step."""
+        number = self._sequences.get(key, 0)
+        self._sequences[key] = number + 1
+        return number
+
+    def add_call(self, call: Call) -> None:
+        record = self.record
+        if record is None:
+            return
+        if self._room > 0:
+            self._room -= 1
+            record.calls.append(call)
+        else:
+            self.dropped += 1

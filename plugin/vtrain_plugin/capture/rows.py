@@ -1,0 +1,159 @@
+"""From recorded spans and calls to rows of the profile tables.
+
+Operators are what is left of a span once enclosed spans and blocking communication are taken off,
+so that the operators of a step, its communication and its gaps add up to the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vtrain_plugin.capture.recorder import Call, Span, StepRecord
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def rows_of_step(
+    record: StepRecord,
+    resolve: Callable[[Any], int],
+    run_id: str,
+    rank: int,
+    nodes_of: Callable[[tuple[int, ...]], int | None],
+) -> Rows:
+    """All rows of one step. `resolve` turns marks into nanoseconds since the Unix epoch."""
+    common = {"run_id": run_id, "rank": rank, "step": record.step}
+    spans = [s for s in record.spans if s.begin is not None and s.end is not None]
+    times = {s.id: (resolve(s.begin), resolve(s.end)) for s in spans}
+    blocked = _blocked_time(record.calls, resolve)
+    covered = _covered_by_children(spans, times, blocked)
+    rows: Rows = {"steps": [], "spans": [], "operators": [], "collectives": []}
+    for span in spans:
+        begin, end = times[span.id]
+        own = max(0, end - begin - covered.get(span.id, 0))
+        rows["spans"].append({**common, **_span_row(span, begin, end - begin, own)})
+        if span.operator is not None:
+            rows["operators"].append({**common, **_operator_row(span, begin, own)})
+    for call in record.calls:
+        row = _call_row(call, resolve)
+        rows["collectives"].append({**common, **row, "nodes": nodes_of(call.ranks)})
+    begin, end = times[record.root.id]
+    previous = None if record.previous_end is None else resolve(record.previous_end)
+    rows["steps"].append(
+        {
+            **common,
+            "start_ns": begin,
+            "duration_ns": end - begin,
+            "interval_ns": None if previous is None else end - previous,
+            "num_microbatches": record.microbatches,
+            "tokens": record.tokens or None,
+            "peak_allocated_bytes": record.memory[0],
+            "peak_reserved_bytes": record.memory[1],
+        }
+    )
+    return rows
+
+
+def _blocked_time(calls: list[Call], resolve: Callable[[Any], int]) -> dict[int, int]:
+    """Nanoseconds of blocking communication directly inside each span."""
+    blocked: dict[int, int] = {}
+    for call in calls:
+        if call.span is None or call.is_async or call.end is None:
+            continue
+        duration = resolve(call.end) - resolve(call.begin)
+        blocked[call.span.id] = blocked.get(call.span.id, 0) + duration
+    # A wait is blocking where it happens, which may be another span than the issuing one.
+    for call in calls:
+        for span, begin, end in call.waits:
+            if span is not None:
+                blocked[span.id] = blocked.get(span.id, 0) + resolve(end) - resolve(begin)
+    return blocked
+
+
+def _covered_by_children(
+    spans: list[Span], times: dict[int, tuple[int, int]], blocked: dict[int, int]
+) -> dict[int, int]:
+    """Nanoseconds of each span that its children or its communication account for."""
+    intervals: dict[int, list[tuple[int, int]]] = {}
+    for span in spans:
+        if span.parent is not None and span.parent.id in times:
+            parent_begin, parent_end = times[span.parent.id]
+            begin, end = times[span.id]
+            # Hooks on one tensor fire in the order of registration: clip to the parent.
+            begin, end = max(begin, parent_begin), min(end, parent_end)
+            if end > begin:
+                intervals.setdefault(span.parent.id, []).append((begin, end))
+    covered = dict(blocked)
+    for parent, parts in intervals.items():
+        parts.sort()
+        total, reached = 0, parts[0][0]
+        for begin, end in parts:
+            begin = max(begin, reached)
+            if end > begin:
+                total += end - begin
+                reached = end
+        covered[parent] = covered.get(parent, 0) + total
+    return covered
+
+
+def _span_row(span: Span, begin: int, duration: int, own: int) -> dict[str, Any]:
+    return {
+        "span_id": span.id,
+        "parent_id": span.parent.id if span.parent is not None else None,
+        "name": span.name,
+        "kind": span.kind,
+        "phase": span.phase,
+        "layer_number": span.layer,
+        "microbatch": span.microbatch,
+        "chunk": span.chunk,
+        "start_ns": begin,
+        "duration_ns": duration,
+        "self_ns": own,
+    }
+
+
+def operator_columns(operator: Any) -> dict[str, Any]:
+    """The columns that describe an operator's kind, shape and work."""
+    dims = ("m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
+    return {
+        "kind": operator.kind,
+        "phase": operator.phase,
+        **{d: getattr(operator, d) or None for d in dims},
+        "batch": operator.batch,
+        "dtype": operator.dtype,
+        "fused": operator.fused or None,
+        "flops": operator.flops(),
+        "bytes": operator.bytes(),
+    }
+
+
+def _operator_row(span: Span, begin: int, own: int) -> dict[str, Any]:
+    return {
+        "span_id": span.id,
+        "name": span.remainder or span.name.rpartition(".")[2],
+        "source": "module",
+        **operator_columns(span.operator),
+        "start_ns": begin,
+        "duration_ns": own,
+    }
+
+
+def _call_row(call: Call, resolve: Callable[[Any], int]) -> dict[str, Any]:
+    begin = resolve(call.begin)
+    # Nobody waited for it within the step: when it ended is not known.
+    duration = max(0, resolve(call.end) - begin) if call.end is not None else None
+    waited = sum(resolve(b) - resolve(a) for _, a, b in call.waits)
+    return {
+        "span_id": call.span.id if call.span is not None else None,
+        "op": call.op,
+        "role": call.role,
+        "source": "hook",
+        "bytes": call.nbytes,
+        "dtype": call.dtype,
+        "group_ranks": list(call.ranks),
+        "sequence": call.sequence,
+        "is_async": call.is_async,
+        "start_ns": begin,
+        "duration_ns": duration,
+        "exposed_ns": waited if call.is_async else duration,
+    }

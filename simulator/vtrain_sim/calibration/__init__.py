@@ -1,0 +1,1 @@
+"""Fits coefficients to measurements: surfaces of a device, networks, whole training steps."""

@@ -1,0 +1,115 @@
+"""Fits a network's alpha-beta coefficients to a table of collectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vtrain_sim.calibration.surfaces import descend, query
+from vtrain_sim.costs.collectives import CollectiveCosts
+from vtrain_sim.errors import UserError
+from vtrain_sim.specs import ClusterSpec, NetworkSpec
+
+# Smaller calls are decided by protocol thresholds that no smooth curve follows.
+SMALLEST_BYTES = 1 << 18
+_OPS = {"alltoall": "all_to_all", "send_recv": "p2p"}
+# One measurement: op, ranks, bytes, nodes, seconds.
+Measured = tuple[str, int, int, int, float]
+
+
+def read_collectives(path: Path, source: str = "") -> list[Measured]:
+    """Rows of a Parquet or CSV table with collective, gpus, nodes, bytes and duration_us (and source)."""
+    where = " AND contains(source, $source)" if source else ""
+    rows = query(
+        path,
+        "SELECT collective, gpus, bytes, nodes, median(duration_us) / 1e6 FROM table "
+        f"WHERE bytes >= $least AND gpus > 1 AND duration_us > 0{where} GROUP BY ALL ORDER BY ALL",
+        {"least": SMALLEST_BYTES, **({"source": source} if source else {})},
+    )
+    if not rows:
+        raise UserError(
+            f"{path} has no collective of {SMALLEST_BYTES} bytes or more" + (f" from {source}" if source else "")
+        )
+    return [(_OPS.get(op, op), int(n), int(b), int(nodes), float(s)) for op, n, b, nodes, s in rows]
+
+
+def fit_intra_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkSpec, str]:
+    """Latency, ramp, ring and copy bandwidth of the links inside a node, from ring collectives."""
+    rings = [r for r in rows if r[3] == 1 and r[0] in ("all_reduce", "all_gather", "reduce_scatter")]
+    if len(rings) < 8:
+        raise UserError(f"{len(rings)} measurements inside a node are too few to fit its links: 8 are needed")
+
+    def network(values: np.ndarray) -> NetworkSpec:
+        latency, ramp, half, bandwidth, copy = np.exp(values)
+        return replace(
+            cluster.intra_node,
+            latency_s=latency,
+            hop_latency_s=0.0,
+            ramp_s=ramp,
+            ramp_bytes=half,
+            bandwidth=bandwidth,
+            copy_bandwidth=copy,
+        )
+
+    start = np.log([3e-5, 3e-5, 4e6, cluster.intra_node.bandwidth, 3 * cluster.intra_node.bandwidth])
+    return _fit(cluster, "intra_node", network, start, rings)
+
+
+def fit_inter_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkSpec, str]:
+    """Latency, latency of a step and bandwidth of a node, from ring collectives over whole nodes."""
+    rings = [
+        r
+        for r in rows
+        if r[3] > 1 and r[1] == r[3] * cluster.gpus_per_node and r[0] in ("all_reduce", "all_gather", "reduce_scatter")
+    ]
+    if len(rings) < 8:
+        raise UserError(f"{len(rings)} measurements over whole nodes are too few to fit the network: 8 are needed")
+
+    def network(values: np.ndarray) -> NetworkSpec:
+        latency, hop, node = np.exp(values)
+        return replace(cluster.inter_node, latency_s=latency, hop_latency_s=hop, node_bandwidth=node)
+
+    start = np.log([6e-5, 5e-6, max(cluster.inter_node.node_bandwidth, 1e9)])
+    return _fit(cluster, "inter_node", network, start, rings)
+
+
+def _fit(
+    cluster: ClusterSpec,
+    level: str,
+    network: Callable[[np.ndarray], NetworkSpec],
+    start: np.ndarray,
+    rows: list[Measured],
+) -> tuple[NetworkSpec, str]:
+    measured = np.array([r[4] for r in rows])
+
+    def predict(values: np.ndarray) -> np.ndarray:
+        costs = CollectiveCosts(replace(cluster, **{level: network(values)}))  # type: ignore[arg-type]
+        return np.array([costs.price(op, n, b, nodes).seconds for op, n, b, nodes, _ in rows])
+
+    def loss(values: np.ndarray) -> float:
+        return float(np.abs(np.log(predict(values) / measured)).mean())
+
+    found = descend(loss, start)
+    residual = np.log(predict(found) / measured)
+    fitted = replace(network(found), sigma=round(float(residual.std()), 3))
+    return fitted, f"{level}: {len(rows)} measurements, mean error {np.abs(np.expm1(residual)).mean():.1%}"
+
+
+def network_toml(name: str, network: NetworkSpec) -> str:
+    """The section of a cluster preset."""
+    names = (
+        "bandwidth",
+        "latency_s",
+        "hop_latency_s",
+        "p2p_bandwidth",
+        "node_bandwidth",
+        "p2p_node_bandwidth",
+        "ramp_s",
+        "ramp_bytes",
+        "copy_bandwidth",
+        "sigma",
+    )
+    return f"[{name}]\n" + "".join(f"{n} = {getattr(network, n):.4g}\n" for n in names if getattr(network, n))

@@ -1,0 +1,153 @@
+"""Fits the few coefficients that microbenchmarks leave open to measured training steps.
+
+Maximum a posteriori: every coefficient has a prior (data/vtrain_data/priors), every row of the tables
+an error that is robust against outliers. One set of coefficients serves all rows of a GPU, and one
+network's serves all rows of a cluster. What is learned is checked by leaving out model sizes and files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtrain_sim.calibration.surfaces import descend
+from vtrain_sim.costs.surfaces import Surfaces
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import ClusterSpec, Configuration
+
+Floats = NDArray[np.float64]
+# Errors below this are noise of the measurements, above it they count by their size, not its square.
+NOISE = 0.02
+# Weight of the priors against the rows: one standard deviation costs as much as this mean error.
+PRIOR_WEIGHT = 6e-4
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One coefficient: path in the presets, expectation, standard deviation of its logarithm, source."""
+
+    path: tuple[str, ...]
+    value: float
+    sigma: float
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The path as one word."""
+        return ".".join(self.path)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measured step: configuration, cluster preset, seconds, and the groups it belongs to."""
+
+    configuration: Configuration
+    cluster: str
+    measured_s: float
+    file: str
+    size: str
+
+
+def coefficients(name: str) -> list[Coefficient]:
+    """The coefficients of a prior file, for example "a100"."""
+    found: list[Coefficient] = []
+
+    def collect(path: tuple[str, ...], held: Any) -> None:
+        if isinstance(held, dict) and "sigma" in held:
+            found.append(Coefficient(path, float(held["value"]), float(held["sigma"]), str(held["source"])))
+        elif isinstance(held, dict):
+            for key, below in held.items():
+                collect((*path, key), below)
+
+    collect((), presets.priors(name))
+    return found
+
+
+def machine(name: str, found: Sequence[Coefficient], values: Sequence[float]) -> tuple[ClusterSpec, Surfaces]:
+    """A cluster preset with these values of the coefficients in place of its own."""
+    cluster: Any = presets.cluster(name)
+    surfaces: Any = Surfaces.from_dict(presets.cluster_surfaces(name))
+    # A cluster's own entry comes after the one for all clusters.
+    for coefficient, value in sorted(zip(found, values, strict=True), key=lambda p: p[0].path[1] != "*"):
+        kind, *rest = coefficient.path
+        if kind == "surfaces" and len(rest) == 1:
+            surfaces = replace(surfaces, **{rest[0]: value})
+        elif kind == "surfaces":
+            surfaces = replace(surfaces, **{rest[0]: {**getattr(surfaces, rest[0]), rest[1]: value}})
+        elif rest[0] in ("*", name) and len(rest) == 2:
+            cluster = replace(cluster, **{rest[1]: value})
+        elif rest[0] in ("*", name):
+            cluster = replace(cluster, **{rest[1]: replace(getattr(cluster, rest[1]), **{rest[2]: value})})
+    return cluster, surfaces
+
+
+def preset_value(coefficient: Coefficient, samples: Sequence[Sample]) -> float:
+    """The value that a coefficient has in the presets of the clusters that the samples are from."""
+    kind, *rest = coefficient.path
+    name = samples[0].cluster if kind == "surfaces" or rest[0] == "*" else rest[0]
+    held: Any = Surfaces.from_dict(presets.cluster_surfaces(name)) if kind == "surfaces" else presets.cluster(name)
+    for part in rest if kind == "surfaces" else rest[1:]:
+        held = held.get(part, coefficient.value) if isinstance(held, dict) else getattr(held, part)
+    return float(held)
+
+
+def predict(samples: Sequence[Sample], found: Sequence[Coefficient], values: Sequence[float]) -> Floats:
+    """[samples] projected seconds."""
+    result = np.zeros(len(samples))
+    for name in sorted({s.cluster for s in samples}):
+        projector = Projector.modelled(*machine(name, found, values))
+        chosen = [i for i, s in enumerate(samples) if s.cluster == name]
+        result[chosen] = projector.evaluate([samples[i].configuration for i in chosen]).iteration_time_s
+    return result
+
+
+def tune(
+    samples: Sequence[Sample],
+    found: Sequence[Coefficient],
+    start: Sequence[float] | None = None,
+    rounds: int = 10,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[float]:
+    """Most probable values of the coefficients, by coordinate descent in their logarithms.
+
+    Files count by the square root of their number of rows. Raises `UserError` without samples.
+    """
+    if not samples:
+        raise UserError("there is no row to tune to")
+    expected = np.array([c.value for c in found])
+    sigma = np.array([c.sigma for c in found])
+    measured = np.array([s.measured_s for s in samples])
+    files = [s.file for s in samples]
+    weights = np.array([1 / math.sqrt(files.count(f)) for f in files])
+    weights /= weights.sum()
+
+    def loss(deviations: Floats) -> float:
+        values = expected * np.exp(sigma * deviations)
+        error = np.log(predict(samples, found, values.tolist()) / measured)
+        robust = np.sqrt(error**2 + NOISE**2) - NOISE
+        return float((weights * robust).sum() + PRIOR_WEIGHT * (deviations**2).sum())
+
+    begin = np.array(start if start is not None else expected, dtype=np.float64)
+    deviations = descend(
+        loss, np.log(begin / expected) / sigma, rounds, 0.3, 0.04, lambda n, v: progress(f"round {n}: {v:.5f}")
+    )
+    return [float(f"{v:.4g}") for v in expected * np.exp(sigma * deviations)]
+
+
+def cross_validate(samples: Sequence[Sample], found: Sequence[Coefficient], start: Sequence[float], by: str) -> Floats:
+    """[samples] error of each row when its whole group ("size" or "file") was left out of the tuning."""
+    errors = np.zeros(len(samples))
+    for group in sorted({getattr(s, by) for s in samples}):
+        rest = [s for s in samples if getattr(s, by) != group]
+        own = [i for i, s in enumerate(samples) if getattr(s, by) == group]
+        values = tune(rest, found, start, rounds=3) if rest else [c.value for c in found]
+        held_out = [samples[i] for i in own]
+        errors[own] = predict(held_out, found, values) / np.array([s.measured_s for s in held_out]) - 1
+    return errors

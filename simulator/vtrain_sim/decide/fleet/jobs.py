@@ -1,0 +1,160 @@
+"""Jobs and traces of them.
+
+A trace is a CSV or Parquet table, one row a job: job_id, arrival_s, model (preset), global_batch_size
+(sequences), iterations, gpus (asked for, by policies that do not choose), deadline_s (seconds after the
+start of the trace; empty: none), min_gpus, max_gpus.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from vtrain_sim.errors import UserError
+
+COLUMNS = (
+    "job_id",
+    "arrival_s",
+    "model",
+    "global_batch_size",
+    "iterations",
+    "gpus",
+    "deadline_s",
+    "min_gpus",
+    "max_gpus",
+)
+_NEEDED = ("job_id", "arrival_s", "model", "global_batch_size", "iterations", "gpus")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job. arrival_s, deadline_s: seconds from the start of the trace (deadline_s may be infinite)."""
+
+    job_id: str
+    arrival_s: float
+    model: str
+    global_batch_size: int
+    iterations: int
+    gpus: int
+    deadline_s: float = math.inf
+    min_gpus: int = 1
+    max_gpus: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        what = f"job {self.job_id!r}"
+        if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
+            raise UserError(f"{what}: arrival_s is {self.arrival_s}: it takes a time of 0 or more")
+        for name in ("global_batch_size", "iterations", "gpus", "min_gpus", "max_gpus"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{what}: {name} is {getattr(self, name)}: it must be 1 or more")
+        if math.isnan(self.deadline_s) or self.deadline_s <= self.arrival_s:
+            raise UserError(f"{what}: its deadline ({self.deadline_s} s) is not after its arrival ({self.arrival_s} s)")
+        if self.min_gpus > self.max_gpus:
+            raise UserError(f"{what}: min_gpus is {self.min_gpus}, more than max_gpus ({self.max_gpus})")
+
+    def to_row(self) -> dict[str, Any]:
+        """The job as a row of a trace."""
+        row = asdict(self)
+        row["deadline_s"] = None if math.isinf(self.deadline_s) else self.deadline_s
+        return row
+
+
+def read_trace(path: Path) -> list[Job]:
+    """Jobs of a trace, by arrival. Raises `UserError` for a file that is not one, or a job that cannot be."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{path} ends in neither .csv nor .parquet")
+    if not path.exists():
+        raise UserError(f"there is no file {path}")
+    reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
+    try:
+        result = duckdb.connect().execute(f"SELECT * FROM {reader}(?)", [str(path)])
+        names = [d[0] for d in result.description or []]
+        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    except duckdb.Error as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise UserError(f"{path} is not a job trace: it has no column {', '.join(missing)}")
+    if not rows:
+        raise UserError(f"{path} has no jobs")
+    jobs = [_job(path, number, row) for number, row in enumerate(rows, 1)]
+    if len({j.job_id for j in jobs}) < len(jobs):
+        raise UserError(f"{path} has two jobs with the same job_id")
+    return sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))
+
+
+def _job(path: Path, number: int, row: dict[str, Any]) -> Job:
+    try:
+        given = {k: row[k] for k in COLUMNS if row.get(k) is not None}
+        return Job(
+            job_id=str(given["job_id"]),
+            arrival_s=float(given["arrival_s"]),
+            model=str(given["model"]),
+            global_batch_size=int(given["global_batch_size"]),
+            iterations=int(given["iterations"]),
+            gpus=int(given["gpus"]),
+            deadline_s=float(given.get("deadline_s", math.inf)),
+            min_gpus=int(given.get("min_gpus", 1)),
+            max_gpus=int(given.get("max_gpus", 1 << 30)),
+        )
+    except KeyError as error:
+        raise UserError(f"{path}, row {number}: {error.args[0]} is empty") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise UserError(f"{path}, row {number}: {error}") from None
+        raise UserError(f"{path}, row {number}: a value is not a number") from None
+
+
+def generate(
+    count: int,
+    seed: int,
+    seconds_per_iteration: dict[tuple[str, int], dict[int, float]],
+    mean_gap_s: float,
+    mean_hours: float = 12.0,
+    tightness: tuple[float, float] = (0.5, 1.5),
+) -> list[Job]:
+    """A random trace, the same for a seed.
+
+    Arrivals are a Poisson process (mean gap `mean_gap_s`); durations on the GPUs asked for are log-normal
+    with a standard deviation of 1.0 in the logarithm (heavy-tailed, as in Microsoft's Philly trace, Jeon et
+    al. 2019); the GPUs asked for are one of the counts at which the job runs; the deadline comes `tightness`
+    times the duration after the arrival, uniform, as ElasticFlow draws it (Gu et al., ASPLOS 2023,
+    section 6.1). seconds_per_iteration: by (model, global batch), by GPUs.
+    """
+    random = np.random.default_rng(seed)
+    kinds = sorted(seconds_per_iteration)
+    jobs = []
+    now = 0.0
+    for number in range(count):
+        now += float(random.exponential(mean_gap_s))
+        model, batch = kinds[int(random.integers(len(kinds)))]
+        counts = sorted(seconds_per_iteration[model, batch])
+        gpus = counts[int(random.integers(max(1, len(counts) - 1)))]
+        hours = float(random.lognormal(math.log(mean_hours) - 0.5, 1.0))
+        iterations = max(1, round(hours * 3600 / seconds_per_iteration[model, batch][gpus]))
+        duration = iterations * seconds_per_iteration[model, batch][gpus]
+        deadline = now + duration * float(random.uniform(*tightness))
+        jobs.append(Job(f"job-{number:05d}", now, model, batch, iterations, gpus, deadline, counts[0], counts[-1]))
+    return jobs
+
+
+def write_trace(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Rows of a trace, for `vtrain_sim.report.rows`."""
+    return [job.to_row() for job in jobs]
+
+
+def offered_gap_s(
+    seconds_per_iteration: dict[tuple[str, int], dict[int, float]], capacity: int, load: float, mean_hours: float
+) -> float:
+    """Mean gap between arrivals at which jobs ask for `load` times the GPU-seconds that there are."""
+    asked = [
+        sum(counts[: max(1, len(counts) - 1)]) / max(1, len(counts) - 1)
+        for counts in (sorted(t) for t in seconds_per_iteration.values())
+    ]
+    return mean_hours * 3600 * (sum(asked) / len(asked)) / (capacity * load)

@@ -1,0 +1,89 @@
+"""How fast each kind of job runs at each number of GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from vtrain_sim.decide import Bounds, Plan, Request, plan
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.lookup import find_model
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import TrainSpec
+
+Kind = tuple[str, int]  # model, global batch size
+
+
+@dataclass(frozen=True)
+class SpeedTable:
+    """Seconds of an iteration by number of GPUs, ascending; more GPUs never take longer."""
+
+    gpus: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+def speed_tables(
+    kinds: Iterable[Kind],
+    cluster_gpus: int,
+    projector: Projector,
+    progress: Callable[[int, int], None] = lambda done, found: None,
+) -> tuple[dict[Kind, SpeedTable], dict[Kind, SpeedTable]]:
+    """For each kind: with the best plan at each GPU count, and with one plan whose data parallel size grows.
+
+    The second is how ElasticFlow scales a job (Gu et al., ASPLOS 2023): the layout of the smallest number
+    of GPUs on which the job fits, replicated. GPU counts are powers of two, as it allocates them. Raises
+    `UserError` for a kind that fits on no count.
+    """
+    best: dict[Kind, SpeedTable] = {}
+    scaled: dict[Kind, SpeedTable] = {}
+    counts = [1 << e for e in range(cluster_gpus.bit_length()) if 1 << e <= cluster_gpus]
+    for kind in sorted(set(kinds)):
+        found = {n: p for n in counts if (p := _best(kind, n, projector)) is not None}
+        if not found:
+            raise UserError(
+                f"{kind[0]} with a global batch of {kind[1]} fits on no number of GPUs up to {cluster_gpus}: a larger "
+                "cluster or GPU memory would hold it"
+            )
+        best[kind] = _table({n: p.projection.iteration_time_s for n, p in found.items()})
+        scaled[kind] = _replicated(min(found.items())[1], counts, projector)
+        progress(len(best), len(best))
+    return best, scaled
+
+
+def _best(kind: Kind, gpus: int, projector: Projector) -> Plan | None:
+    bounds = Bounds(recompute=("none", "full"), max_cp=1)
+    request = Request(
+        find_model(kind[0]), (kind[1],), num_gpus=(gpus,), bounds=bounds, base=TrainSpec(1, 1), rank_by="time"
+    )
+    try:
+        return plan(request, projector, top=1).plans[0]
+    except UserError:
+        return None  # no layout, or none that fits
+
+
+def _replicated(smallest: Plan, counts: list[int], projector: Projector) -> SpeedTable:
+    c = smallest.projection.configuration
+    times = {}
+    for gpus in counts:
+        copies = gpus // (c.parallel.world_size // c.parallel.dp)
+        if gpus < c.parallel.world_size or c.train.global_batch_size % (copies * c.train.micro_batch_size):
+            continue
+        try:
+            wider = replace(c, parallel=replace(c.parallel, dp=copies, overlap_grad_reduce=copies > 1))
+        except UserError:
+            continue
+        found = projector.evaluate([wider])
+        if found.fits[0]:
+            times[gpus] = float(found.iteration_time_s[0])
+    return _table(times)
+
+
+def _table(times: dict[int, float]) -> SpeedTable:
+    """Counts that are slower than a smaller one are left out: the job would not take them."""
+    gpus: list[int] = []
+    seconds: list[float] = []
+    for count in sorted(times):
+        if not seconds or times[count] < seconds[-1]:
+            gpus.append(count)
+            seconds.append(times[count])
+    return SpeedTable(tuple(gpus), tuple(seconds))

@@ -1,0 +1,193 @@
+"""The space that a search covers: every layout that Megatron runs, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs.validation import SpecError, positive
+
+MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+# Chunks of a stage: more only add messages.
+MOST_CHUNKS = 12
+# An uneven pipeline is worth a try where even ones are few.
+FEW_DIVISORS = 6
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of the search. A value in `fixed` (field of `ParallelSpec` or `TrainSpec`) is not searched.
+
+    schedules: 1f1b and interleaved are Megatron-Core's; zb-h1, zb-h2 and gpipe are searched when named.
+    """
+
+    max_tp: int = 8
+    max_pp: int = 1 << 16
+    max_dp: int = 1 << 16
+    max_cp: int = 8
+    max_ep: int = 1 << 16
+    micro_batches: tuple[int, ...] = MICRO_BATCHES
+    recompute: tuple[str, ...] = ("none", "selective", "full")
+    schedules: tuple[str, ...] = ("1f1b", "interleaved")
+    fixed: tuple[tuple[str, object], ...] = ()
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--max-tp", self.max_tp),
+            ("--max-pp", self.max_pp),
+            ("--max-dp", self.max_dp),
+            ("--max-cp", self.max_cp),
+            ("--max-ep", self.max_ep),
+        ):
+            positive(flag, value)
+        for size in self.micro_batches:
+            positive("micro batch size", size)
+
+
+def gpu_counts(exact: Sequence[int], most: int, per_node: int) -> list[int]:
+    """Numbers of GPUs to search: those given, or all whole nodes (and parts of one) up to `most`."""
+    for count in exact:
+        positive("--num-gpus", count)
+    if exact:
+        return sorted(set(exact))
+    if not most:
+        raise SpecError("how many GPUs there are is missing: give --num-gpus (a list) or --max-gpus")
+    positive("--max-gpus", most)
+    parts = [n for n in divisors(per_node) if n <= most]
+    return sorted({*parts, *range(per_node, most + 1, per_node)})
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+def configurations(
+    model: ModelSpec, gpus: int, batches: Sequence[int], bounds: Bounds, base: TrainSpec
+) -> Iterator[Configuration]:
+    """Every configuration of the model on exactly so many GPUs.
+
+    base: what the training step has besides micro batch, recomputation and schedule. Sequence
+    parallelism goes with tensor parallelism (it costs the same and saves memory) unless fixed.
+    """
+    fixed = dict(bounds.fixed)
+    context = [1] if base.attention_kernel == "unfused" else [1, 2, 4, 8, 16, 32]
+    # Shorter pieces than this leave attention nothing to hide the exchange behind.
+    context = [cp for cp in context if cp == 1 or (cp <= bounds.max_cp and model.seq_length // (2 * cp) >= 1024)]
+    for tp, cp, pp in product(
+        _tensor(model, bounds, fixed), _fixed("cp", context, fixed), _stages(model, bounds, fixed)
+    ):
+        ranks = tp * cp * pp
+        if gpus % ranks or gpus // ranks > bounds.max_dp or fixed.get("dp", gpus // ranks) != gpus // ranks:
+            continue
+        dp = gpus // ranks
+        for ep in _experts(model, dp * cp * tp, bounds, fixed):
+            for vpp, schedule in _chunks(model, pp, bounds, fixed):
+                layers = () if model.num_layers % (pp * vpp) == 0 else _balanced(model.num_layers, pp)
+                for parallel in _parallel(tp, pp, vpp, cp, ep, dp, layers, fixed):
+                    yield from _steps(model, parallel, schedule, batches, bounds, base, fixed)
+
+
+def _fixed(name: str, values: Sequence[int], fixed: dict[str, object]) -> list[int]:
+    given = fixed.get(name)
+    return [int(str(given))] if given is not None else list(values)
+
+
+def _tensor(model: ModelSpec, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
+    fitting = [t for t in (1, 2, 4, 8, 16, 32, 64) if t <= bounds.max_tp and model.num_attention_heads % t == 0]
+    return _fixed("tp", fitting, fixed)
+
+
+def _stages(model: ModelSpec, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
+    even = divisors(model.num_layers)
+    uneven = [p for p in (2, 4, 8, 16, 32, 64) if p <= model.num_layers] if len(even) < FEW_DIVISORS else []
+    return _fixed("pp", [p for p in sorted({*even, *uneven}) if p <= bounds.max_pp], fixed)
+
+
+def _balanced(num_layers: int, pp: int) -> tuple[int, ...]:
+    """As even as can be; the stages with the embedding and the loss are the short ones."""
+    short = pp - num_layers % pp
+    lacking = {pp - 1, 0} if short >= 2 else {pp - 1}
+    lacking |= set(range(1, short - len(lacking) + 1)) if short > len(lacking) else set()
+    return tuple(num_layers // pp + (stage not in lacking) for stage in range(pp))
+
+
+def _experts(model: ModelSpec, ranks: int, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
+    if not model.num_experts:
+        return _fixed("ep", [1], fixed)
+    fitting = [e for e in divisors(model.num_experts) if ranks % e == 0 and e <= bounds.max_ep]
+    return _fixed("ep", fitting, fixed)
+
+
+def _chunks(model: ModelSpec, pp: int, bounds: Bounds, fixed: dict[str, object]) -> list[tuple[int, str]]:
+    found = [(1, name) for name in bounds.schedules if name != "interleaved"]
+    if "interleaved" in bounds.schedules and pp > 1 and model.num_layers % pp == 0:
+        found += [(v, "interleaved") for v in divisors(model.num_layers // pp) if 1 < v <= MOST_CHUNKS]
+    if pp == 1:
+        found = found[:1]
+    given = fixed.get("vpp")
+    return [(v, name) for v, name in found if given is None or v == given]
+
+
+def _parallel(
+    tp: int, pp: int, vpp: int, cp: int, ep: int, dp: int, layers: tuple[int, ...], fixed: dict[str, object]
+) -> Iterator[ParallelSpec]:
+    own = {
+        k: v
+        for k, v in fixed.items()
+        if k in ParallelSpec.__dataclass_fields__ and k not in ("tp", "pp", "vpp", "cp", "ep", "dp", "layers")
+    }
+    sharded = [bool(own["distributed_optimizer"])] if "distributed_optimizer" in own else [False, True]
+    if dp * cp == 1 and "distributed_optimizer" not in own:
+        sharded = [False]
+    for zero in sharded:
+        if own.get("fsdp") and zero:
+            continue
+        settings = {
+            "sequence_parallel": tp > 1,
+            "distributed_optimizer": zero,
+            "overlap_grad_reduce": dp * cp > 1,
+            "overlap_param_gather": zero and dp * cp > 1,
+            "overlap_p2p": vpp > 1,
+            # Experts whole on a rank multiply larger matrices than sliced ones.
+            "expert_tp": 1 if ep > 1 else 0,
+            **own,
+        }
+        try:
+            yield ParallelSpec(tp=tp, pp=pp, vpp=vpp, cp=cp, ep=ep, dp=dp, layers=layers, **settings)  # type: ignore[arg-type]
+        except UserError:
+            continue  # Megatron refuses this combination
+
+
+def _steps(
+    model: ModelSpec,
+    parallel: ParallelSpec,
+    schedule: str,
+    batches: Sequence[int],
+    bounds: Bounds,
+    base: TrainSpec,
+    fixed: dict[str, object],
+) -> Iterator[Configuration]:
+    recompute = bounds.recompute
+    if base.attention_kernel == "flash" and "recompute_granularity" not in fixed:
+        # Fused attention keeps no scores: recomputing it frees next to nothing.
+        recompute = tuple(r for r in recompute if r != "selective") or recompute
+    name = "auto" if schedule in ("1f1b", "interleaved") else schedule
+    for batch, size, granularity in product(batches, bounds.micro_batches, recompute):
+        if batch % (size * parallel.dp):
+            continue
+        step = {
+            "micro_batch_size": size,
+            "global_batch_size": batch,
+            "recompute_granularity": granularity,
+            "schedule": name,
+        }
+        held = {k: getattr(base, k) for k in TrainSpec.__dataclass_fields__}
+        try:
+            yield Configuration(model, parallel, TrainSpec(**{**held, **step}))
+        except UserError:
+            continue  # Megatron refuses this combination

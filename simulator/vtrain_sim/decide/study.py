@@ -1,0 +1,170 @@
+"""A study: the best plans of many models on many clusters, unit by unit, here or on a Ray cluster.
+
+Every unit (one model, cluster and global batch) is one file in the output directory, written whole when
+it is done: a study that was interrupted goes on where it stopped, and who ran a unit does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import IO, Any
+
+from vtrain_sim.costs.surfaces import Surfaces
+from vtrain_sim.decide.plan import RANKINGS, Request, plan
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import spec_file
+from vtrain_sim.inputs.lookup import find_cluster, find_model
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs.validation import one_of
+from vtrain_sim.whole_file import write_file
+
+SCHEMA = "vtrain.study/1"
+EXECUTORS = ("local", "ray")
+# A worker may die as often before its unit is given up.
+RETRIES = 5
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One search of a study. num_gpus: exact counts; max_gpus: all up to it."""
+
+    model: str
+    cluster: str
+    global_batch_size: int
+    num_gpus: tuple[int, ...]
+    max_gpus: int
+    train_tokens: float
+    rank_by: str
+    top: int
+
+    @property
+    def name(self) -> str:
+        """File name of the result: readable, and another one for any other unit."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        parts = f"{Path(self.model).stem}-{Path(self.cluster).stem}-{self.global_batch_size}"
+        return f"{parts}-{digest}.json"
+
+
+def read_study(path: Path) -> list[Unit]:
+    """Units of a study file (TOML or YAML): models, clusters and global_batch_sizes (lists), num_gpus (a
+    list) or max_gpus, train_tokens, rank_by and top. Raises `UserError`."""
+    table = spec_file.load(path)
+    known = ("models", "clusters", "global_batch_sizes", "num_gpus", "max_gpus", "train_tokens", "rank_by", "top")
+    for name in table:
+        if name not in known:
+            raise UserError(f"{path}: unknown entry {name!r}: known are {', '.join(known)}")
+    lists = [_list(table, name, path) for name in known[:3]]
+    try:
+        gpus = tuple(int(n) for n in table.get("num_gpus", ()))
+        most, top = int(table.get("max_gpus", 0)), int(table.get("top", 3))
+        tokens = float(table.get("train_tokens", 0.0))
+        batches = [int(b) for b in lists[2]]
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: a number of GPUs, batch or tokens is not a number") from None
+    if not gpus and not most:
+        raise UserError(f"{path} says neither num_gpus nor max_gpus")
+    rank_by = str(table.get("rank_by", "days"))
+    one_of("rank_by", rank_by, RANKINGS)
+    units = [
+        Unit(str(m), str(c), b, gpus, most, tokens, rank_by, top) for m, c, b in product(lists[0], lists[1], batches)
+    ]
+    for unit in units:  # a misspelt name is found before hours of work
+        find_model(unit.model)
+        find_cluster(unit.cluster)
+    return units
+
+
+def _list(table: dict[str, Any], name: str, path: Path) -> list[Any]:
+    value = table.get(name)
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{path} does not list its {name}")
+    return value
+
+
+def run_unit(unit: Unit) -> dict[str, Any]:
+    """The plans of one unit; a search without a result is one, with its reason."""
+    machine, surfaces = find_cluster(unit.cluster)
+    projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
+    request = Request(
+        find_model(unit.model),
+        (unit.global_batch_size,),
+        unit.train_tokens,
+        unit.num_gpus,
+        unit.max_gpus,
+        rank_by=unit.rank_by,
+    )
+    result: dict[str, Any] = {"schema": SCHEMA, "unit": asdict(unit)}
+    try:
+        found = plan(request, projector, unit.top).to_dict()
+    except UserError as error:
+        return {**result, "reason": str(error)}
+    # How long it took is no part of the result: it is the same wherever it ran.
+    return {**result, **{k: v for k, v in found.items() if k not in ("schema", "elapsed_s")}}
+
+
+def run_study(
+    units: Sequence[Unit],
+    out: Path,
+    executor: str = "local",
+    address: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Results of all units, in their order; those whose file is there already are not run again.
+
+    address: of a running Ray cluster; empty: one on this machine. Raises `UserError`.
+    """
+    one_of("--executor", executor, EXECUTORS)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {out}: {error.strerror}") from None
+    missing = [u for u in units if not (out / u.name).exists()]
+    done = len(units) - len(missing)
+    progress(done, len(units))
+    for unit, result in _on_ray(missing, address) if executor == "ray" else ((u, run_unit(u)) for u in missing):
+        write_file(out / unit.name, partial(_dump, result))
+        done += 1
+        progress(done, len(units))
+    return [json.loads((out / u.name).read_text(encoding="utf-8")) for u in units]
+
+
+def _dump(result: dict[str, Any], stream: IO[bytes]) -> None:
+    stream.write(json.dumps(result, indent=1).encode())
+
+
+def _on_ray(units: Sequence[Unit], address: str) -> Iterator[tuple[Unit, dict[str, Any]]]:
+    """Results as they come. Ray runs the unit of a worker that died again on another one."""
+    if not units:
+        return
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--executor ray needs Ray: pip install 'vtrain[ray]'") from None
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address or None, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"cannot reach the Ray cluster {address or 'on this machine'}: {error}") from None
+    try:
+        task = ray.remote(max_retries=RETRIES)(run_unit)
+        waiting = {task.remote(unit): unit for unit in units}
+        while waiting:
+            (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
+            unit = waiting.pop(ready)
+            try:
+                yield unit, ray.get(ready)
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"{unit.model} on {unit.cluster} was given up after {RETRIES + 1} attempts "
+                    f"({type(error).__name__}): start the study again, what is done stays"
+                ) from None
+    finally:
+        if ours:
+            ray.shutdown()

@@ -1,0 +1,11 @@
+"""Foreign traces: torch.profiler's (Kineto) Chrome traces and Nsight Systems' SQLite exports as profiles.
+
+`ingest` reads them and writes the tables that vtrain's own plugin writes, so that everything that works
+on a profile works on them. Reading knows nothing of what is derived: `kineto` and `nsys` make a `Trace`,
+`structure`, `shapes` and `collectives` say what belongs to what, `tables` writes it down.
+"""
+
+from vtrain_sim.ingest.profiles import Ingested, RunReport, ingest
+from vtrain_sim.ingest.sources import is_trace
+
+__all__ = ["Ingested", "RunReport", "ingest", "is_trace"]

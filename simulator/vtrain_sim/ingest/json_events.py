@@ -1,0 +1,301 @@
+"""Reads the events of a Chrome trace one block at a time, in memory that does not grow with the file.
+
+Where one event ends is found with array operations over the brackets outside strings; whole events are
+then decoded together by msgspec, which skips every field that nobody asked for. What cannot be decoded
+is counted and stepped over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.ingest.gunzip import UNREADABLE
+
+BLOCK = 8 << 20
+# After damage, how far to look at once: the next event may be damaged too.
+_CAREFUL = 256 << 10
+_CAREFUL_WINDOWS = 32
+# An event longer than this is damage (an unclosed string), and so is a header.
+_LONGEST_EVENT = 16 << 20
+_LONGEST_HEADER = 256 << 20
+# Where an event may begin at the end of one block: this much of it shows that it does.
+_LONGEST_START = 64
+
+_KEY = re.compile(rb'"traceEvents"\s*:\s*\[')
+_RESYNC = re.compile(rb'\{\s*"(ph|name|cat|pid|tid|ts|id|args)"\s*:')
+_NOT_JSON = re.compile(rb"([:,\[]\s*)-?(?:inf|nan|Infinity|NaN)\b", re.IGNORECASE)
+_BETWEEN = b" \t\r\n,"
+_QUOTE, _ESCAPE, _OPEN, _CLOSE, _LIST, _END = (ord(c) for c in '"\\{}[]')
+_STRUCTURAL = np.zeros(256, dtype=bool)
+_STRUCTURAL[[_QUOTE, _OPEN, _CLOSE, _LIST, _END]] = True
+_STEP = np.zeros(256, dtype=np.int8)
+_STEP[[_OPEN, _LIST]] = 1
+_STEP[[_CLOSE, _END]] = -1
+
+
+class Arguments(msgspec.Struct, gc=False):
+    """What vtrain uses of an event's ``args``, under Kineto's names of several versions."""
+
+    external: Any = msgspec.field(name="External id", default=None)
+    external_old: Any = msgspec.field(name="external id", default=None)
+    correlation: Any = None
+    stream: Any = None
+    bytes: Any = None
+    dims: msgspec.Raw = msgspec.field(name="Input Dims", default=msgspec.Raw(b""))
+    types: msgspec.Raw = msgspec.field(name="Input type", default=msgspec.Raw(b""))
+    concrete: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=msgspec.Raw(b""))
+    sequence: Any = msgspec.field(name="Sequence number", default=None)
+    collective: Any = msgspec.field(name="Collective name", default=None)
+    collective_old: Any = msgspec.field(name="collective_name", default=None)
+    dtype: Any = None
+    elements_in: Any = msgspec.field(name="In msg nelems", default=None)
+    elements_out: Any = msgspec.field(name="Out msg nelems", default=None)
+    elements_in_old: Any = msgspec.field(name="In msg size", default=None)
+    elements_out_old: Any = msgspec.field(name="Out msg size", default=None)
+    group_size: Any = msgspec.field(name="Group size", default=None)
+    group_name: Any = msgspec.field(name="Process Group Name", default=None)
+    group_id: Any = msgspec.field(name="Process Group ID", default=None)
+    group_description: Any = msgspec.field(name="Process Group Description", default=None)
+    group_ranks: Any = msgspec.field(name="Process Group Ranks", default=None)
+    first_rank: Any = msgspec.field(name="Global rank start", default=None)
+    stride: Any = msgspec.field(name="Global rank stride", default=None)
+    source: Any = msgspec.field(name="Src Rank", default=None)
+    destination: Any = msgspec.field(name="Dst Rank", default=None)
+    allocated: Any = msgspec.field(name="Total Allocated", default=None)
+    reserved: Any = msgspec.field(name="Total Reserved", default=None)
+    device_type: Any = msgspec.field(name="Device Type", default=None)
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event of a Chrome trace; times as they stand in the file."""
+
+    ph: str = ""
+    cat: str = ""
+    name: str = ""
+    pid: Any = None
+    tid: Any = None
+    ts: Any = None
+    dur: Any = None
+    args: Arguments | None = None
+
+
+_DECODER = msgspec.json.Decoder(list[Event])
+_ONE = msgspec.json.Decoder(Event)
+NO_ARGUMENTS = Arguments()
+
+
+class EventReader:
+    """Iterates over lists of events. `metadata`, `damaged` and `truncated` are complete afterwards.
+
+    metadata: what stands beside the events in the file. damaged: events that could not be decoded.
+    truncated: the file ends before its list of events does.
+    """
+
+    def __init__(self, stream: BinaryIO, where: str, progress: Callable[[int], None] = lambda count: None) -> None:
+        self._stream = stream
+        self._where = where
+        self._progress = progress
+        self.metadata: dict[str, Any] = {}
+        self.damaged = 0
+        self.truncated = False
+
+    def __iter__(self) -> Iterator[list[Event]]:
+        buffer = self.read_header()
+        seeking, careful, stretch = False, 0, False
+        while True:
+            if seeking:  # behind damage: the next thing that looks like an event
+                found = _RESYNC.search(buffer)
+                if found is None:
+                    more = self._read()
+                    if not more:
+                        self.truncated = True
+                        return
+                    buffer = buffer[-_LONGEST_START:] + more
+                    continue
+                buffer, seeking, careful = buffer[found.start() :], False, _CAREFUL_WINDOWS
+            window = buffer[:_CAREFUL] if careful and not stretch else buffer
+            spans, stop, closes = _events(window)
+            last = int(spans[-1, 1]) if len(spans) else 0
+            if last:
+                used, events = self._decode(window, spans)
+                if events:
+                    yield events
+                if used < last:
+                    self.damaged += 1
+                    buffer, seeking = buffer[used + 1 :], True
+                    continue
+            if stop is not None and closes:
+                self._finish(buffer[stop + 1 :])
+                return
+            if stop is not None or (not last and len(window) > _LONGEST_EVENT):
+                # Where a quote is lost, what is read as text and what as brackets changes places: the event
+                # that comes next is broken, however far the bracket that shows it.
+                self.damaged += 1
+                buffer, seeking = buffer[last + 1 :], True
+                continue
+            # A small window without a whole event is looked at again with all that is there.
+            stretch = bool(careful) and not last and len(window) < len(buffer)
+            careful -= bool(careful and last)
+            buffer = buffer[last:]
+            if stretch or (last and len(window) - last < len(buffer)):
+                continue
+            more = self._read()
+            if more:
+                buffer += more
+                continue
+            # The end of the file within an event, unless a broken one hides whole ones behind it.
+            begin = _RESYNC.search(buffer)
+            following = _RESYNC.search(buffer, begin.end()) if begin is not None else None
+            if following is None:
+                self.truncated = True
+                return
+            self.damaged += 1
+            buffer = buffer[following.start() :]
+
+    def _read(self) -> bytes:
+        try:
+            block = self._stream.read(BLOCK)
+        except UNREADABLE as error:
+            # A broken archive: what was read so far is kept.
+            self.damaged += 1
+            self.metadata.setdefault("vtrain.read_error", str(error))
+            return b""
+        self._progress(len(block))
+        return block
+
+    def read_header(self) -> bytes:
+        """Read up to the first event; keeps what stands before as metadata."""
+        buffer = self._read()
+        if buffer.lstrip().startswith(b"["):
+            return buffer[buffer.index(b"[") + 1 :]
+        if not buffer.lstrip().startswith(b"{"):
+            raise UserError(f"{self._where} is not a trace: it begins with neither '{{' nor '['")
+        at = 0
+        while True:
+            found = _KEY.search(buffer, at)
+            if found is not None:
+                header = buffer[: found.start()].rstrip().removesuffix(b",") + b"}"
+                self._keep(header)
+                return buffer[found.end() :]
+            at = max(0, len(buffer) - 64)
+            more = self._read()
+            if not more or len(buffer) > _LONGEST_HEADER:
+                raise UserError(f"{self._where} is not a trace: it has no list of traceEvents")
+            buffer += more
+
+    def _keep(self, text: bytes) -> None:
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(found, dict):
+            self.metadata.update(found)
+
+    def _finish(self, trailer: bytes) -> None:
+        """Read what follows the events, as far as it is of a reasonable size."""
+        while len(trailer) < _LONGEST_HEADER:
+            more = self._read()
+            if not more:
+                break
+            trailer += more
+        text = trailer.strip().removeprefix(b",")
+        self._keep(b"{" + text if text.endswith(b"}") else b"{" + text + b"}")
+
+    def _decode(self, window: bytes, spans: NDArray[np.int64]) -> tuple[int, list[Event]]:
+        """Decode whole events; the place behind the last one that could be, and the events."""
+        first, last = int(spans[0, 0]), int(spans[-1, 1])
+        try:
+            return last, _DECODER.decode(b"[" + window[first:last] + b"]")
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        events: list[Event] = []
+        for begin, end in spans.tolist():
+            event = _leniently(window[begin:end])
+            if event is None:
+                return begin, events
+            events.append(event)
+        return last, events
+
+
+def _events(window: bytes) -> tuple[NDArray[np.int64], int | None, bool]:
+    """Begin and end of each whole event [count, 2]; the bracket that closes more than was opened, if there is
+    one; and whether that is the end of the list."""
+    nothing = np.empty((0, 2), dtype=np.int64)
+    characters = np.frombuffer(window, dtype=np.uint8)
+    places = np.flatnonzero(_STRUCTURAL[characters])
+    if not len(places):
+        return nothing, None, False
+    kinds = characters[places]
+    quotes = kinds == _QUOTE
+    if b"\\" in window:
+        quotes &= ~_escaped(window, places, quotes)
+    inside = np.cumsum(quotes, dtype=np.int32) & 1
+    brackets = (inside == 0) & (kinds != _QUOTE)
+    places, kinds = places[brackets], kinds[brackets]
+    depth = np.cumsum(_STEP[kinds], dtype=np.int32)
+    below = np.flatnonzero(depth < 0)
+    stop, closes = None, False
+    if len(below):
+        first = int(below[0])
+        stop, closes = int(places[first]), bool(kinds[first] == _END)
+        places, kinds, depth = places[:first], kinds[:first], depth[:first]
+    begins = places[(depth == 1) & (kinds == _OPEN)]
+    ends = places[(depth == 0) & (kinds == _CLOSE)] + 1
+    count = min(len(begins), len(ends))
+    spans = np.stack([begins[:count], ends[:count]], axis=1).astype(np.int64)
+    if closes:
+        # The list ends right behind an event; a bracket elsewhere belongs to a broken one.
+        closes = not window[int(spans[-1, 1]) if count else 0 : stop].strip(_BETWEEN)
+    return spans, stop, closes
+
+
+def _escaped(window: bytes, places: NDArray[np.int64], quotes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the structural characters are quotes behind an odd number of backslashes."""
+    characters = np.frombuffer(window, dtype=np.uint8)
+    found = np.zeros(len(places), dtype=bool)
+    suspects = np.flatnonzero(quotes & (characters[np.maximum(places - 1, 0)] == _ESCAPE) & (places > 0))
+    for index in suspects.tolist():
+        at = int(places[index]) - 1
+        run = 0
+        while at >= 0 and window[at] == _ESCAPE:
+            run, at = run + 1, at - 1
+        found[index] = run % 2 == 1
+    return found
+
+
+def _leniently(text: bytes) -> Event | None:
+    """One event that strict decoding refused: not-a-number values, odd types; None if it is broken."""
+    try:
+        return _ONE.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        found = json.loads(_NOT_JSON.sub(rb"\1null", text).decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    for name in ("ph", "cat", "name"):
+        found[name] = str(found.get(name, "") or "")
+    if not isinstance(found.get("args"), dict):
+        found.pop("args", None)
+    try:
+        event = _ONE.decode(msgspec.json.encode(found))
+    except (msgspec.DecodeError, UnicodeError, TypeError, OverflowError):
+        return None
+    return event
+
+
+def peek_metadata(stream: BinaryIO, where: str) -> dict[str, Any]:
+    """What stands before the events of a trace. Raises `UserError` for what is no trace."""
+    reader = EventReader(stream, where)
+    reader.read_header()
+    return reader.metadata

@@ -1,0 +1,126 @@
+"""Reads a Hugging Face ``config.json`` into a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.validation import SpecError
+
+_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
+_SUPPORTED = (*_LLAMA_LIKE, "gpt2", "gpt_neox", "bloom", "nemotron")
+
+
+def read_config(path: Path) -> ModelSpec:
+    """The model of a ``config.json`` (or of the folder that holds one). Raises `SpecError`."""
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise SpecError(f"{path} is not a JSON file") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise SpecError(f"{path} has no model_type: it is not a Hugging Face model configuration")
+    kind = config["model_type"]
+    if kind not in _SUPPORTED:
+        raise SpecError(f"{path} is a {kind} model: read are {', '.join(_SUPPORTED)}")
+    try:
+        fields = _llama(config) if kind in _LLAMA_LIKE else _older(config, str(kind))
+        return ModelSpec(name=str(config.get("_name_or_path") or kind), **fields)
+    except KeyError as error:
+        raise SpecError(f"{path} does not say {error.args[0]}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"{path} has a size that is not a number") from None
+
+
+def _llama(c: dict[str, Any]) -> dict[str, Any]:
+    heads = c["num_attention_heads"]
+    fields: dict[str, Any] = {
+        "num_layers": c["num_hidden_layers"],
+        "hidden_size": c["hidden_size"],
+        "num_attention_heads": heads,
+        "num_query_groups": c.get("num_key_value_heads") or heads,
+        "ffn_hidden_size": c["intermediate_size"],
+        "kv_channels": c.get("head_dim") or 0,
+        "seq_length": _sequence(c, "max_position_embeddings"),
+        "vocab_size": c["vocab_size"],
+        "swiglu": True,
+        "add_bias_linear": False,
+        "normalization": "RMSNorm",
+        "position_embedding_type": "rope",
+        "dropout": float(c.get("attention_dropout") or 0.0) > 0,
+        "untie_embeddings_and_output_weights": not c.get("tie_word_embeddings", False),
+        "qk_layernorm": str(c["model_type"]).startswith("qwen3"),
+    }
+    experts = c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts") or 0
+    if experts:
+        width = c.get("moe_intermediate_size") or c["intermediate_size"]
+        fields |= {
+            "num_experts": experts,
+            "moe_router_topk": c["num_experts_per_tok"],
+            "moe_ffn_hidden_size": width,
+            "moe_shared_expert_intermediate_size": (c.get("n_shared_experts") or 0) * width,
+        }
+        dense = c.get("first_k_dense_replace") or 0
+        if dense:
+            fields["moe_layer_freq"] = f"([0]*{dense}+[1]*{c['num_hidden_layers'] - dense})"
+    if c.get("kv_lora_rank"):
+        fields |= {
+            "multi_latent_attention": True,
+            "qk_layernorm": True,
+            "q_lora_rank": c.get("q_lora_rank") or 0,
+            "kv_lora_rank": c["kv_lora_rank"],
+            "qk_head_dim": c["qk_nope_head_dim"],
+            "qk_pos_emb_head_dim": c["qk_rope_head_dim"],
+            "v_head_dim": c["v_head_dim"],
+            "num_query_groups": heads,
+            "kv_channels": c["v_head_dim"],
+        }
+    return fields
+
+
+def _older(c: dict[str, Any], kind: str) -> dict[str, Any]:
+    if kind == "gpt2":
+        hidden = c["n_embd"]
+        return {
+            "num_layers": c["n_layer"],
+            "hidden_size": hidden,
+            "num_attention_heads": c["n_head"],
+            "seq_length": _sequence(c, "n_positions"),
+            "vocab_size": c["vocab_size"],
+            "ffn_hidden_size": c.get("n_inner") or 0,
+        }
+    if kind == "bloom":
+        hidden = c.get("hidden_size") or c["n_embed"]
+        return {
+            "num_layers": c.get("n_layer") or c["num_hidden_layers"],
+            "hidden_size": hidden,
+            "num_attention_heads": c.get("n_head") or c["num_attention_heads"],
+            "seq_length": c.get("seq_length") or 2048,
+            "vocab_size": c["vocab_size"],
+            "position_embedding_type": "none",
+        }
+    fields = {
+        "num_layers": c["num_hidden_layers"],
+        "hidden_size": c["hidden_size"],
+        "num_attention_heads": c["num_attention_heads"],
+        "ffn_hidden_size": c["intermediate_size"],
+        "seq_length": _sequence(c, "max_position_embeddings"),
+        "vocab_size": c["vocab_size"],
+        "position_embedding_type": "rope",
+        "untie_embeddings_and_output_weights": not c.get("tie_word_embeddings", False),
+    }
+    if kind == "nemotron":
+        fields |= {"num_query_groups": c.get("num_key_value_heads") or 0, "add_bias_linear": False, "dropout": False}
+    return fields
+
+
+def _sequence(c: dict[str, Any], key: str) -> int:
+    """Trained sequence length: the longest position, before any extension of the rotary embedding."""
+    scaling = c.get("rope_scaling") or {}
+    return int(scaling.get("original_max_position_embeddings") or c[key])

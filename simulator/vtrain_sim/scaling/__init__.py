@@ -1,7 +1,0 @@
-"""The largest compute-optimal model that really trains in the given time."""
-
-from vtrain_sim.scaling.laws import LAWS, tokens_for
-from vtrain_sim.scaling.shapes import candidates
-from vtrain_sim.scaling.size import Candidate, SizeResult, size
-
-__all__ = ["LAWS", "Candidate", "SizeResult", "candidates", "size", "tokens_for"]

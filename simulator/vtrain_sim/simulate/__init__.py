@@ -1,0 +1,1 @@
+"""When: chunk durations, pipelines, memory, projections."""

@@ -1,0 +1,1 @@
+"""Projections beside what was measured: published tables, captured steps."""

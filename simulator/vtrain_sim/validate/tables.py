@@ -1,0 +1,366 @@
+"""Projections against published or own end-to-end measurements, row by row.
+
+The table's columns are named after Megatron's flags; one row is one measured configuration.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from vtrain_sim.calibration.tuning import Sample
+from vtrain_sim.costs.surfaces import Surfaces
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
+from vtrain_sim.simulate.memory import MemoryVerdict
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import ClusterSpec, Configuration, ModelSpec, ParallelSpec, TrainSpec
+
+SCHEMA = "vtrain.validation/1"
+# Two measurements closer than this are a tie: which is faster says nothing.
+TIE = 0.05
+_NEEDED = ("id", "num_gpus", "num_layers", "hidden_size", "micro_batch_size", "global_batch_size", "iteration_time_s")
+_PRECISION = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp8": "bfloat16"}
+# Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
+_CLUSTERS = {
+    ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
+    ("A100-SXM4-80GB", "800"): "a100-80gb-4x200",
+    ("A100-SXM4-80GB", "400"): "a100-80gb-4x100",
+    ("A100-SXM4-80GB", ""): "a100-80gb-4x200",
+    ("H100-SXM5-80GB", "3200"): "dgx-h100",
+    ("H100-SXM5-80GB", ""): "dgx-h100",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured configuration, and what was projected for it (or why it was not)."""
+
+    id: str
+    measured_s: float
+    measured_memory_gb: float | None
+    group: tuple[str, ...]
+    predicted_s: float | None = None
+    low_s: float | None = None
+    high_s: float | None = None
+    predicted_memory_gb: float | None = None
+    # Where the source does not say whether it recomputed: the projection with full recomputation.
+    full_recompute_s: float | None = None
+    reason: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured, less one."""
+        return None if self.predicted_s is None else self.predicted_s / self.measured_s - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of the machine-readable result."""
+        names = ("id", "measured_s", "predicted_s", "low_s", "high_s", "measured_memory_gb", "predicted_memory_gb")
+        found = {name: getattr(self, name) for name in names}
+        if self.full_recompute_s is not None:
+            found["full_recompute_s"] = self.full_recompute_s
+        return found | ({"reason": self.reason} if self.reason else {})
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One file's rows and figures; fractions, not per cent. A figure without rows is None."""
+
+    file: str
+    rows: tuple[Row, ...]
+    mape: float | None
+    median_ape: float | None
+    bias: float | None
+    p90: float | None
+    r2: float | None
+    pairwise_order: float | None
+    regret: float | None
+    coverage: float | None
+    memory_mape: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's figures."""
+        figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows")}
+        simulated = sum(r.predicted_s is not None for r in self.rows)
+        return {"file": self.file, "rows": len(self.rows), "simulated": simulated, **figures}
+
+
+def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None = None) -> list[FileResult]:
+    """Project every row of every file; raises `UserError` for a file that is not such a table.
+
+    cluster: where all rows were measured; None: the preset with each row's GPU and network.
+    """
+    projectors: dict[tuple[str, str, str], Projector] = {}
+    results = []
+    for path in paths:
+        rows = [_project(values, projectors, cluster) for values in read_table(path)]
+        results.append(summarise(path.name, rows))
+    return results
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a validation table."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path} is not a CSV table") from None
+    missing = [name for name in _NEEDED if not rows or name not in rows[0]]
+    if missing:
+        raise UserError(f"{path} is not a validation table: it has no column {', '.join(missing)}")
+    return rows
+
+
+def cluster_of(gpu: str, gpus_per_node: str, node_gbps: str) -> tuple[ClusterSpec, Surfaces]:
+    """The cluster of a row: the preset with its GPU and network. Raises `UserError`."""
+    name = cluster_name(gpu, node_gbps)
+    cluster = presets.cluster(name)
+    return replace(cluster, gpus_per_node=int(gpus_per_node or 8)), Surfaces.from_dict(presets.cluster_surfaces(name))
+
+
+def cluster_name(gpu: str, node_gbps: str) -> str:
+    """The cluster preset with this GPU and inter-node bandwidth a node, Gb/s. Raises `UserError`."""
+    name = _CLUSTERS.get((gpu, node_gbps))
+    if name is None:
+        known = ", ".join(f"{g} with {b or 'unknown'} Gb/s a node" for g, b in _CLUSTERS)
+        raise UserError(
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s a node: "
+            f"known are {known}"
+        )
+    return name
+
+
+def samples_of(path: Path) -> list[Sample]:
+    """The rows of a table that can be simulated, for `vtrain_sim.calibration.tuning`."""
+    found = []
+    for row in read_table(path):
+        try:
+            cluster = cluster_name(row.get("gpu", ""), row.get("inter_node_gbps_per_node", ""))
+            configuration = configuration_of(row)
+        except UserError:
+            continue
+        size = f"{row['num_layers']} x {row['hidden_size']}"
+        found.append(Sample(configuration, cluster, float(row["iteration_time_s"]), path.name, size))
+    return found
+
+
+def configuration_of(row: dict[str, str]) -> Configuration:
+    """The configuration that a row describes; raises `UserError` where Megatron or vtrain has none such."""
+
+    def number(name: str, default: int = 0) -> int:
+        text = row.get(name, "") or ""
+        try:
+            return int(float(text)) if text else default
+        except (ValueError, OverflowError):
+            raise UserError(f"{name} is {text!r}, not a number") from None
+
+    precision = row.get("precision", "bf16")
+    if precision not in _PRECISION:
+        raise UserError(f"precision {precision} is not simulated")
+    recompute = row.get("recompute_granularity") or "none"
+    schedule = row.get("pipeline_schedule") or "1f1b"
+    vpp = max(1, number("virtual_pipeline_chunks", 1))
+    pp, tp = number("pipeline_model_parallel_size", 1), number("tensor_model_parallel_size", 1)
+    gated = bool(number("swiglu"))
+    notes, framework = row.get("notes", ""), row.get("framework", "")
+    num_layers = number("num_layers")
+    if schedule == "interleaved" and vpp == 1:
+        # The source does not say: a layer a chunk, as many as the largest stage has.
+        vpp = max(_pipeline_layers(num_layers, pp, notes))
+    model = ModelSpec(
+        num_layers=num_layers,
+        hidden_size=number("hidden_size"),
+        num_attention_heads=number("num_attention_heads"),
+        seq_length=number("seq_length"),
+        vocab_size=number("vocab_size"),
+        ffn_hidden_size=number("ffn_hidden_size"),
+        num_query_groups=number("num_query_groups"),
+        swiglu=gated,
+        add_bias_linear=not gated,
+        normalization="RMSNorm" if gated else "LayerNorm",
+        position_embedding_type="rope" if gated else "learned_absolute",
+        untie_embeddings_and_output_weights=gated,
+        dropout=not gated,
+        num_experts=number("num_experts"),
+        moe_router_topk=number("moe_router_topk"),
+    )
+    # Before Megatron-Core, pipeline stages scattered and gathered what they passed on (as DeepSpeed's engine
+    # partitions it). Software of 2021 did not yet run the backward all-reduce beside the weight gradient.
+    scatter = framework in ("Megatron-LM", "Megatron-DeepSpeed") and not number("sequence_parallel")
+    old = any(word in row.get("source", "") for word in ("SC21", "MT-NLG", "BigScience"))
+    deepspeed, nemo = framework == "Megatron-DeepSpeed", framework == "NeMo/Megatron-Core"
+    sequence_parallel = bool(number("sequence_parallel")) and tp > 1
+    fp16 = precision == "fp16"
+    # Sharded optimizers (Megatron-LM's, and DeepSpeed's as BLOOM ran it) keep gradients in fp32.
+    sharded = bool(number("distributed_optimizer"))
+    parallel = ParallelSpec(
+        tp=tp,
+        pp=pp,
+        vpp=vpp,
+        cp=number("context_parallel_size", 1),
+        ep=number("expert_model_parallel_size", 1),
+        dp=_data_parallel(number),
+        sequence_parallel=sequence_parallel,
+        distributed_optimizer=sharded,
+        overlap_p2p=vpp > 1,
+        overlap_grad_reduce=nemo,
+        overlap_param_gather=nemo,
+        tp_comm_overlap=nemo and sequence_parallel,
+        async_tp_allreduce=not old,
+        scatter_gather=scatter and tp > 1 and pp > 1,
+        batch_p2p=not deepspeed,
+        layers=_interleave(_pipeline_layers(num_layers, pp, notes), vpp) if num_layers % (pp * vpp) else (),
+    )
+    train = TrainSpec(
+        number("micro_batch_size"),
+        number("global_batch_size"),
+        params_dtype=_PRECISION[precision],
+        main_grads_dtype="float16" if fp16 and not sharded else "float32",
+        fp8="hybrid" if precision == "fp8" else "",
+        attention_kernel=row.get("attention_kernel") or "flash",
+        recompute_granularity="none" if recompute == "unknown" else recompute,
+        schedule=schedule if vpp == 1 else "auto",
+        gradient_accumulation_fusion=not deepspeed,
+    )
+    return Configuration(model, parallel, train)
+
+
+def _data_parallel(number: Callable[[str, int], int]) -> int:
+    """Data parallel size: what the number of GPUs leaves, where a row's own disagrees with it."""
+    own = number("data_parallel_size", 1)
+    model_ranks = (
+        number("tensor_model_parallel_size", 1)
+        * number("pipeline_model_parallel_size", 1)
+        * number("context_parallel_size", 1)
+    )
+    gpus = number("num_gpus", 0)
+    return gpus // model_ranks if model_ranks and gpus and gpus % model_ranks == 0 else own
+
+
+def _pipeline_layers(num_layers: int, pp: int, notes: str) -> list[int]:
+    """Layers of each stage: as even as can be, one fewer at both ends where the notes say so."""
+    if "first & last stages have one fewer layer" in notes and (num_layers + 2) % pp == 0 and pp > 1:
+        each = (num_layers + 2) // pp
+        return [each - 1, *[each] * (pp - 2), each - 1]
+    return [num_layers // pp + (stage < num_layers % pp) for stage in range(pp)]
+
+
+def _interleave(stages: list[int], vpp: int) -> tuple[int, ...]:
+    """Layers of each virtual stage: those of a stage shared out over its chunks, the end ones short.
+
+    The first stage lacks layers in its first chunk, beside the embedding, the last in its last.
+    """
+    pp = len(stages)
+    chunks = [[held // vpp + (chunk < held % vpp) for chunk in range(vpp)] for held in stages]
+    chunks[0].reverse()
+    return tuple(chunks[stage][chunk] for chunk in range(vpp) for stage in range(pp))
+
+
+def _project(
+    values: dict[str, str],
+    projectors: dict[tuple[str, str, str], Projector],
+    given: tuple[ClusterSpec, Surfaces] | None,
+) -> Row:
+    sizes = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "num_gpus", "global_batch_size")
+    try:
+        measured = float(values["iteration_time_s"])
+        memory = float(values["peak_memory_gb"]) if values.get("peak_memory_gb") else None
+    except ValueError:
+        raise UserError(f"row {values['id']}: a measurement is not a number") from None
+    row = Row(values["id"], measured, memory, tuple(values.get(s, "") for s in sizes))
+    where = (values.get("gpu", ""), values.get("gpus_per_node", ""), values.get("inter_node_gbps_per_node", ""))
+    try:
+        if where not in projectors:
+            projectors[where] = Projector.modelled(*(given or cluster_of(*where)))
+        configuration = configuration_of(values)
+        answer = projectors[where].project(configuration)
+        full = None
+        if values.get("recompute_granularity") == "unknown":
+            most = replace(configuration, train=replace(configuration.train, recompute_granularity="full"))
+            full = float(projectors[where].evaluate([most]).iteration_time_s[0])
+    except UserError as error:
+        return replace(row, reason=str(error))
+    return replace(
+        row,
+        predicted_s=answer.iteration_time_s,
+        low_s=answer.iteration_time_low_s,
+        high_s=answer.iteration_time_high_s,
+        full_recompute_s=full,
+        predicted_memory_gb=_memory(values, answer.memory) / 2**30,
+    )
+
+
+def _memory(values: dict[str, str], verdict: MemoryVerdict) -> float:
+    """Bytes of the fullest stage, as the row's source counts them: logs of the device show the whole
+    process, the Zero Bubble paper what tensors take."""
+    if "Zero Bubble" in values.get("source", ""):
+        return max(s.allocated_bytes for s in verdict.stages)
+    return verdict.worst.peak_bytes
+
+
+def summarise(file: str, rows: Sequence[Row]) -> FileResult:
+    """A file's figures over the rows that could be simulated."""
+    done = [(r, r.predicted_s) for r in rows if r.predicted_s is not None]
+    errors = [p / r.measured_s - 1 for r, p in done]
+    absolute = sorted(abs(e) for e in errors)
+    inside = [
+        r for r, _ in done if r.low_s is not None and r.high_s is not None and r.low_s <= r.measured_s <= r.high_s
+    ]
+    memory = [
+        abs(r.predicted_memory_gb / r.measured_memory_gb - 1)
+        for r in rows
+        if r.measured_memory_gb and r.predicted_memory_gb
+    ]
+    groups: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
+    for row, predicted in done:
+        groups[row.group].append((row.measured_s, predicted))
+    return FileResult(
+        file=file,
+        rows=tuple(rows),
+        mape=_mean(absolute),
+        median_ape=statistics.median(absolute) if absolute else None,
+        bias=_mean(errors),
+        p90=absolute[min(len(absolute) - 1, int(0.9 * len(absolute)))] if absolute else None,
+        r2=_r2([(r.measured_s, p) for r, p in done]),
+        pairwise_order=_order(groups.values()),
+        regret=_mean([_regret(g) for g in groups.values() if len(g) > 1]),
+        coverage=len(inside) / len(done) if done else None,
+        memory_mape=_mean(memory),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _r2(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 2:
+        return None
+    mean = statistics.fmean(m for m, _ in pairs)
+    total = sum((m - mean) ** 2 for m, _ in pairs)
+    return 1 - sum((m - p) ** 2 for m, p in pairs) / total if total else None
+
+
+def _order(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
+    """Share of pairs of one group that are measurably apart and projected in the right order."""
+    right = [
+        (a[0] < b[0]) == (a[1] < b[1])
+        for group in groups
+        for a, b in combinations(group, 2)
+        if abs(a[0] - b[0]) > TIE * min(a[0], b[0])
+    ]
+    return sum(right) / len(right) if right else None
+
+
+def _regret(group: Sequence[tuple[float, float]]) -> float:
+    """How much slower the plan projected to be fastest is than the fastest one."""
+    chosen = min(group, key=lambda pair: pair[1])[0]
+    return chosen / min(measured for measured, _ in group) - 1
