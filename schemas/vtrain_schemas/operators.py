@@ -1,6 +1,6 @@
 """What an operator is (kind, phase, shape) and how many FLOPs and bytes it takes.
 
-Both sides use these formulas: the plugin to describe what it measured, the simulator to price what
+Both sides use these formulas: the plugin to describe what it measured, the simulator to estimate what
 it predicts. FLOPs count a multiply-add as two (Narayanan et al., SC'21, appendix). Bytes are those
 of a perfect implementation: each input read once, each output written once.
 """
@@ -51,7 +51,7 @@ def dtype_bytes(dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator at one shape. The identity under which its time is measured and priced.
+    """One operator at one shape. The identity under which its time is measured and estimated.
 
     m, n, k: rows (tokens), columns, inner dimension. Attention uses batch, seq_q, seq_kv, heads,
     kv_heads, head_dim. A dimension that a kind does not have is 0.

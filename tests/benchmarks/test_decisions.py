@@ -13,7 +13,7 @@ from vtrain_sim.inputs import presets
 
 
 def test_plans_of_mt_nlg(benchmark) -> None:
-    """The whole space up to a number of GPUs, pricing and loading included; baseline: one projection at a time."""
+    """The whole space up to a number of GPUs, estimating and loading included; baseline: one projection at a time."""
     lines = []
     for gpus in (840, 1680, 3360):
         request = Request(presets.model("mt-nlg-530b"), (1920,), 270e9, max_gpus=gpus)

@@ -102,7 +102,7 @@ def brute_force_seconds(model: Projector, configuration: Configuration) -> float
         return [
             [
                 [
-                    model.evaluator.pricer.operators.price(i.operator).seconds
+                    model.evaluator.estimator.operators.estimate(i.operator).seconds
                     for p, n in chunk
                     for _ in range(n)
                     for i in getattr(p, direction)
@@ -123,7 +123,7 @@ def brute_force_seconds(model: Projector, configuration: Configuration) -> float
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_one_projection_in_process(benchmark, name: str) -> None:
-    """One projection, memory included, operators priced, against the brute-force operator-level replay."""
+    """One projection, memory included, operators estimated, against the brute-force operator-level replay."""
     preset, gpus, flags = LAYOUTS[name]
     configuration = configuration_from_flags(flags.split(), None, gpus, presets.model(preset))
     model = projector()
@@ -174,7 +174,7 @@ def test_batch_of_configurations(benchmark) -> None:
     one_by_one = (time.perf_counter() - begin) / len(configurations[::20])
     print(
         f"\n{len(configurations)} configurations: {1 / ours:,.0f} a second on one core ({len(configurations) / first:,.0f} "
-        f"with pricing and loading the compiler), {one_by_one / ours:.0f} times faster than one by one"
+        f"with estimating and loading the compiler), {one_by_one / ours:.0f} times faster than one by one"
     )
 
 

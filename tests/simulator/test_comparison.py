@@ -58,7 +58,7 @@ def traced_step(projector: Projector, configuration: Configuration, rank: int) -
     """A step of the configuration on a GPU that takes `SLOWER` times as long for every product as the surface says,
     as torch.profiler records it: modules, products with sizes, kernels on the device, all-reduces."""
     trace = Kineto(rank, 2, "NVIDIA A100-SXM4-80GB")
-    costs = projector.evaluator.pricer.operators
+    costs = projector.evaluator.estimator.operators
     (stage,) = build_step(configuration).stages
     host, device, sequence = 100.0, 100.0, 0
     gemm = "ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn"
@@ -168,12 +168,12 @@ def test_products_of_a_trace_sharpen_a_bundled_device(traced: tuple[Catalog, Con
         for i in p.forward
         if isinstance(i, Compute) and i.operator.kind == "gemm"
     )
-    costs, plain = own.evaluator.pricer.operators, bundled.evaluator.pricer.operators
-    assert costs.price(gemm).seconds / plain.price(gemm).seconds == pytest.approx(SLOWER, rel=0.12)
-    assert costs.price(gemm).sigma < plain.price(gemm).sigma
-    # Only the two gradients were measured, one by one: an unseen backward pass is priced by both.
+    costs, plain = own.evaluator.estimator.operators, bundled.evaluator.estimator.operators
+    assert costs.estimate(gemm).seconds / plain.estimate(gemm).seconds == pytest.approx(SLOWER, rel=0.12)
+    assert costs.estimate(gemm).sigma < plain.estimate(gemm).sigma
+    # Only the two gradients were measured, one by one: an unseen backward pass is estimated by both.
     backward = replace(gemm, phase="backward")
-    assert costs.price(backward).seconds / plain.price(backward).seconds == pytest.approx(SLOWER, rel=0.15)
+    assert costs.estimate(backward).seconds / plain.estimate(backward).seconds == pytest.approx(SLOWER, rel=0.15)
 
 
 def test_all_reduces_of_a_trace_are_the_networks(traced: tuple[Catalog, Configuration]) -> None:
@@ -185,9 +185,9 @@ def test_all_reduces_of_a_trace_are_the_networks(traced: tuple[Catalog, Configur
         for i in p.forward
         if isinstance(i, Communication) and i.role == "tp" and i.bytes > 1 << 20
     )
-    price = own.evaluator.pricer.collectives.price("all_reduce", 2, size, 1, 1)
-    assert price.seconds == pytest.approx(50e-6)
-    assert price.provenance == "measured"
+    estimate = own.evaluator.estimator.collectives.estimate("all_reduce", 2, size, 1, 1)
+    assert estimate.seconds == pytest.approx(50e-6)
+    assert estimate.provenance == "measured"
 
 
 def test_a_trace_is_compared_layer_by_layer(traced: tuple[Catalog, Configuration]) -> None:
@@ -320,8 +320,8 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     catalog.add([str(tmp_path / "network.json")])
     flags = ["--micro-batch-size", "1", "--global-batch-size", "2"]
     projector, _ = from_run(catalog.path, ["network"], "dgx-a100-80gb", "gpt3-1.3b", 2, flags)
-    price = projector.evaluator.pricer.collectives.price("all_reduce", 2, 2 << 20)
-    assert (price.seconds, price.provenance) == (pytest.approx(900e-6), "measured")
+    estimate = projector.evaluator.estimator.collectives.estimate("all_reduce", 2, 2 << 20)
+    assert (estimate.seconds, estimate.provenance) == (pytest.approx(900e-6), "measured")
     nameless = Kineto(device="")
     nameless.op("aten::mm", 0, 5, [[8, 8], [8, 8]])
     nameless.kernel("gemm", 1, 10, 5)

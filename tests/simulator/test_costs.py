@@ -28,7 +28,7 @@ from vtrain_sim.costs.surfaces import DeviceSurface, GemmSurface, Surfaces, Tile
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.model import Parts
-from vtrain_sim.simulate.pricing import Pricer, exposed
+from vtrain_sim.simulate.estimates import Estimator, exposed
 from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, TrainSpec
 
 DEVICE = DeviceSpec("d", {"bfloat16": 100e12}, 1e12, 1 << 34)
@@ -52,34 +52,34 @@ def costs(*measured: Operator) -> OperatorCosts:
 
 def test_measured_shape_is_returned_as_measured() -> None:
     operator = gemm(1024, 1024, 1024)
-    price = costs(operator).price(operator)
-    assert price.provenance == MEASURED
-    assert price.seconds == truth(operator)
+    estimate = costs(operator).estimate(operator)
+    assert estimate.provenance == MEASURED
+    assert estimate.seconds == truth(operator)
 
 
 def test_recomputed_forward_costs_what_the_forward_costs() -> None:
     operator = gemm(1024, 1024, 1024)
-    assert costs(operator).price(replace(operator, phase="recompute")).provenance == MEASURED
+    assert costs(operator).estimate(replace(operator, phase="recompute")).provenance == MEASURED
 
 
 def test_backward_from_its_two_gradients() -> None:
     parts = gemm(512, 512, 512, "dgrad"), gemm(512, 512, 512, "wgrad")
-    price = costs(*parts).price(gemm(512, 512, 512, "backward"))
-    assert price.provenance == MEASURED
-    assert price.seconds == pytest.approx(sum(truth(p) for p in parts))
+    estimate = costs(*parts).estimate(gemm(512, 512, 512, "backward"))
+    assert estimate.provenance == MEASURED
+    assert estimate.seconds == pytest.approx(sum(truth(p) for p in parts))
 
 
 def test_nothing_measured_is_modelled_with_a_wide_band() -> None:
-    price = costs().price(gemm(1024, 1024, 1024))
-    assert price.provenance == MODELLED
-    assert price.sigma > 0.5
+    estimate = costs().estimate(gemm(1024, 1024, 1024))
+    assert estimate.provenance == MODELLED
+    assert estimate.sigma > 0.5
 
 
 def test_a_few_measurements_lower_the_error_at_unseen_shapes() -> None:
     unseen = [gemm(m, n, k) for m in (512, 2048) for n in (768, 3072) for k in (1024, 6144)]
 
     def error(model: OperatorCosts) -> float:
-        return float(np.mean([abs(math.log(model.price(o).seconds / truth(o))) for o in unseen]))
+        return float(np.mean([abs(math.log(model.estimate(o).seconds / truth(o))) for o in unseen]))
 
     none = error(costs())
     one = error(costs(gemm(1024, 1024, 1024)))
@@ -91,9 +91,9 @@ def test_a_few_measurements_lower_the_error_at_unseen_shapes() -> None:
 @given(sizes, sizes, sizes)
 def test_band_widens_away_from_the_data(m: int, n: int, k: int) -> None:
     model = costs(gemm(1024, 1024, 1024))
-    near = model.price(gemm(1100, 1024, 1024)).sigma
-    assert model.price(gemm(m * 64, n, k)).sigma >= near - 1e-9
-    assert model.price(gemm(1024, 1024, 1024)).sigma <= near
+    near = model.estimate(gemm(1100, 1024, 1024)).sigma
+    assert model.estimate(gemm(m * 64, n, k)).sigma >= near - 1e-9
+    assert model.estimate(gemm(1024, 1024, 1024)).sigma <= near
 
 
 @given(sizes, sizes, sizes)
@@ -156,9 +156,9 @@ def measured() -> MeasuredCollectives:
 
 def test_measured_sizes_between_and_beyond() -> None:
     table = measured()
-    exact = table.price("all_reduce", 2, 1 << 20)
-    between = table.price("all_reduce", 2, 3 << 19)
-    beyond = table.price("all_reduce", 2, 1 << 28)
+    exact = table.estimate("all_reduce", 2, 1 << 20)
+    between = table.estimate("all_reduce", 2, 3 << 19)
+    beyond = table.estimate("all_reduce", 2, 1 << 28)
     assert exact is not None
     assert between is not None
     assert beyond is not None
@@ -172,7 +172,7 @@ def test_measured_sizes_between_and_beyond() -> None:
 @given(st.integers(1, 1 << 34), st.integers(1, 1 << 34))
 def test_more_bytes_never_take_less_time(a: int, b: int) -> None:
     table = measured()
-    small, large = table.price("all_reduce", 2, min(a, b)), table.price("all_reduce", 2, max(a, b))
+    small, large = table.estimate("all_reduce", 2, min(a, b)), table.estimate("all_reduce", 2, max(a, b))
     assert small is not None
     assert large is not None
     assert small.seconds <= large.seconds * (1 + 1e-9)
@@ -184,16 +184,16 @@ def test_unmeasured_communication_without_a_network_is_refused() -> None:
     nothing = NetworkSpec("unknown", 1.0, 0.0)
     cluster = ClusterSpec("c", DEVICE, 8, nothing, nothing)
     with pytest.raises(UserError, match="vtrain-profile collectives"):
-        CollectiveCosts(cluster).price("all_reduce", 4, 1 << 20)
-    assert CollectiveCosts(cluster).price("all_reduce", 1, 1 << 20).seconds == 0.0
+        CollectiveCosts(cluster).estimate("all_reduce", 4, 1 << 20)
+    assert CollectiveCosts(cluster).estimate("all_reduce", 1, 1 << 20).seconds == 0.0
 
 
 def test_nodes_and_shared_links_cost_time() -> None:
     network = CollectiveCosts(presets.cluster("dgx-a100-80gb"))
-    inside = network.price("all_reduce", 8, 1 << 28, nodes=1).seconds
-    whole_nodes = network.price("all_reduce", 16, 1 << 28, nodes=2).seconds
-    alone = network.price("all_reduce", 16, 1 << 28, nodes=16, sharers=1).seconds
-    shared = network.price("all_reduce", 16, 1 << 28, nodes=16, sharers=8).seconds
+    inside = network.estimate("all_reduce", 8, 1 << 28, nodes=1).seconds
+    whole_nodes = network.estimate("all_reduce", 16, 1 << 28, nodes=2).seconds
+    alone = network.estimate("all_reduce", 16, 1 << 28, nodes=16, sharers=1).seconds
+    shared = network.estimate("all_reduce", 16, 1 << 28, nodes=16, sharers=8).seconds
     assert inside < whole_nodes < alone < shared
 
 
@@ -209,7 +209,7 @@ def test_network_calibration_recovers_the_network_that_made_the_table(tmp_path: 
     for op in ("all_reduce", "all_gather", "reduce_scatter"):
         for gpus, nodes in ((2, 1), (4, 1), (8, 1), (16, 2), (64, 8)):
             for exponent in range(18, 30):
-                seconds = costs.price(op, gpus, 1 << exponent, nodes).seconds
+                seconds = costs.estimate(op, gpus, 1 << exponent, nodes).seconds
                 lines.append(f"{op},{gpus},{nodes},{1 << exponent},{seconds * 1e6}")
     path = tmp_path / "nccl.csv"
     path.write_text("\n".join(lines))
@@ -219,8 +219,8 @@ def test_network_calibration_recovers_the_network_that_made_the_table(tmp_path: 
     fitted = replace(fitted, inter_node=fit_inter_node(fitted, rows)[0])
     for op, gpus, nodes in (("all_reduce", 8, 1), ("all_gather", 4, 1), ("all_reduce", 32, 4)):
         for size in (3 << 19, 5 << 24):
-            expected = costs.price(op, gpus, size, nodes).seconds
-            assert CollectiveCosts(fitted).price(op, gpus, size, nodes).seconds == pytest.approx(expected, rel=0.05)
+            expected = costs.estimate(op, gpus, size, nodes).seconds
+            assert CollectiveCosts(fitted).estimate(op, gpus, size, nodes).seconds == pytest.approx(expected, rel=0.05)
     with pytest.raises(UserError, match="no collective"):
         read_collectives(_too_small(tmp_path))
 
@@ -235,7 +235,9 @@ def test_collectives_over_many_nodes_take_the_tree() -> None:
     """A ring's latency grows with the nodes, a double binary tree's with their logarithm."""
     costs = CollectiveCosts(presets.cluster("dgx-a100-80gb"))
     small = 1 << 20
-    assert costs.price("all_reduce", 1024, small, 128).seconds < costs.price("all_gather", 1024, small, 128).seconds
+    assert (
+        costs.estimate("all_reduce", 1024, small, 128).seconds < costs.estimate("all_gather", 1024, small, 128).seconds
+    )
     large = 1 << 30
     ring = large * bus_factor("all_reduce", 1024)
     tree = large * 2.0
@@ -245,10 +247,10 @@ def test_collectives_over_many_nodes_take_the_tree() -> None:
 def test_transfers_share_the_nodes_network() -> None:
     cluster = presets.cluster("dgx-a100-80gb")
     costs = CollectiveCosts(cluster)
-    alone, together = (costs.price("p2p", 2, 1 << 28, 2, sharers).seconds for sharers in (1, 8))
+    alone, together = (costs.estimate("p2p", 2, 1 << 28, 2, sharers).seconds for sharers in (1, 8))
     assert together > alone
     halved = CollectiveCosts(replace(cluster, inter_node=replace(cluster.inter_node, oversubscription=2.0)))
-    assert halved.price("p2p", 2, 1 << 28, 2, 8).seconds == pytest.approx(2 * together, rel=0.01)
+    assert halved.estimate("p2p", 2, 1 << 28, 2, 8).seconds == pytest.approx(2 * together, rel=0.01)
 
 
 def test_head_sizes_that_tensor_cores_do_not_take_are_slow() -> None:
@@ -288,11 +290,11 @@ def test_small_layers_are_bound_by_the_hosts_launches() -> None:
 
     def layer(launch_s: float) -> float:
         device = DeviceSurface(cluster.device, replace(surfaces, launch_s=launch_s))
-        pricer = Pricer(cluster, OperatorCosts(device), CollectiveCosts(cluster))
-        return pricer.program(small, Parts(small).layer(False, False)).forward.seconds
+        estimator = Estimator(cluster, OperatorCosts(device), CollectiveCosts(cluster))
+        return estimator.program(small, Parts(small).layer(False, False)).forward.seconds
 
     assert layer(20e-6) == pytest.approx(2 * layer(10e-6))
     large = replace(small, model=ModelSpec(2, 8192, 64, 2048, 128))
     device = DeviceSurface(cluster.device, surfaces)
-    pricer = Pricer(cluster, OperatorCosts(device), CollectiveCosts(cluster))
-    assert "host launches" not in pricer.program(large, Parts(large).layer(False, False)).forward.category
+    estimator = Estimator(cluster, OperatorCosts(device), CollectiveCosts(cluster))
+    assert "host launches" not in estimator.program(large, Parts(large).layer(False, False)).forward.category

@@ -222,10 +222,10 @@ def test_what_megatron_cannot_do_is_refused_with_the_reason(
         Configuration(model, ParallelSpec(**parallel), TrainSpec(1, 12))  # type: ignore[arg-type]
 
 
-def test_everything_prices_on_every_cluster() -> None:
+def test_everything_is_estimated_on_every_cluster() -> None:
     from vtrain_sim.costs import CollectiveCosts, OperatorCosts
     from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-    from vtrain_sim.simulate.pricing import Pricer
+    from vtrain_sim.simulate.estimates import Estimator
 
     many = [
         Configuration(EXPERTS, ParallelSpec(tp=2, pp=2, dp=4, ep=4, expert_tp=1, sequence_parallel=True), STEP),
@@ -236,6 +236,6 @@ def test_everything_prices_on_every_cluster() -> None:
     for name in presets.names("clusters"):
         cluster = presets.cluster(name)
         surfaces = DeviceSurface(cluster.device, Surfaces.from_dict(presets.cluster_surfaces(name)))
-        found = Evaluator(Pricer(cluster, OperatorCosts(surfaces), CollectiveCosts(cluster))).evaluate(many)
+        found = Evaluator(Estimator(cluster, OperatorCosts(surfaces), CollectiveCosts(cluster))).evaluate(many)
         assert (found.iteration_time_s > 0).all()
         assert found.fits.all()

@@ -87,7 +87,7 @@ def _fit(
 
     def predict(values: np.ndarray) -> np.ndarray:
         costs = CollectiveCosts(replace(cluster, **{level: network(values)}))  # type: ignore[arg-type]
-        return np.array([costs.price(op, n, b, nodes).seconds for op, n, b, nodes, _ in rows])
+        return np.array([costs.estimate(op, n, b, nodes).seconds for op, n, b, nodes, _ in rows])
 
     def loss(values: np.ndarray) -> float:
         return float(np.abs(np.log(predict(values) / measured)).mean())

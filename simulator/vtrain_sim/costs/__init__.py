@@ -1,9 +1,9 @@
 """How long: the time of each operator and communication, with its error band and provenance."""
 
 from vtrain_sim.costs.collectives import CollectiveCosts, MeasuredCollectives
+from vtrain_sim.costs.estimate import INTERPOLATED, MEASURED, MODELLED, Estimate
 from vtrain_sim.costs.measured import MeasuredOperators
 from vtrain_sim.costs.operators import OperatorCosts
-from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
 from vtrain_sim.costs.profile import Profile, load_profile
 
 __all__ = [
@@ -11,10 +11,10 @@ __all__ = [
     "MEASURED",
     "MODELLED",
     "CollectiveCosts",
+    "Estimate",
     "MeasuredCollectives",
     "MeasuredOperators",
     "OperatorCosts",
-    "Price",
     "Profile",
     "load_profile",
 ]

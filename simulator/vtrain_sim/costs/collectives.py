@@ -1,4 +1,4 @@
-"""Price of a collective or point-to-point transfer: measured sizes, or alpha-beta over the links.
+"""Estimate of a collective or point-to-point transfer: measured sizes, or alpha-beta over the links.
 
 bytes is the payload: the larger of input and output on one rank. Ring algorithms move
 bus_factor(op, n) times that over each link (NCCL's performance notes).
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from vtrain_schemas.words import TRACES
-from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
+from vtrain_sim.costs.estimate import INTERPOLATED, MEASURED, MODELLED, Estimate
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, NetworkSpec
 
@@ -41,26 +41,26 @@ class MeasuredCollectives:
         found.append((nbytes, seconds, spread))
         found.sort()
 
-    def price(self, op: str, size: int, nbytes: int) -> Price | None:
-        """Price of an op that was measured with this number of ranks, or None."""
+    def estimate(self, op: str, size: int, nbytes: int) -> Estimate | None:
+        """Estimate of an op that was measured with this number of ranks, or None."""
         points = self.points.get((op, size))
         if not points:
             return None
         sizes = [p[0] for p in points]
         at = bisect_left(sizes, nbytes)
         if at < len(points) and points[at][0] == nbytes:
-            return Price(points[at][1], max(0.02, points[at][2]), MEASURED)
+            return Estimate(points[at][1], max(0.02, points[at][2]), MEASURED)
         if at == 0:
-            return Price(points[0][1], 0.15, INTERPOLATED)
+            return Estimate(points[0][1], 0.15, INTERPOLATED)
         if at == len(points):
             return self._beyond(points, nbytes)
         (b0, s0, d0), (b1, s1, d1) = points[at - 1], points[at]
         share = (math.log(nbytes) - math.log(b0)) / (math.log(b1) - math.log(b0))
         seconds = math.exp(math.log(s0) + share * (math.log(s1) - math.log(s0)))
-        return Price(seconds, max(0.04, d0, d1), INTERPOLATED)
+        return Estimate(seconds, max(0.04, d0, d1), INTERPOLATED)
 
     @staticmethod
-    def _beyond(points: list[tuple[int, float, float]], nbytes: int) -> Price:
+    def _beyond(points: list[tuple[int, float, float]], nbytes: int) -> Estimate:
         """Above the largest size: the time grows with the bytes at the rate of the last two."""
         b1, s1, _ = points[-1]
         rate = b1 / s1
@@ -69,7 +69,7 @@ class MeasuredCollectives:
             if s1 > s0:
                 rate = (b1 - b0) / (s1 - s0)
         distance = math.log(nbytes / b1)
-        return Price(s1 + (nbytes - b1) / rate, 0.05 + 0.1 * distance, INTERPOLATED if distance < 1 else MODELLED)
+        return Estimate(s1 + (nbytes - b1) / rate, 0.05 + 0.1 * distance, INTERPOLATED if distance < 1 else MODELLED)
 
     def alpha_beta(self) -> tuple[float, float] | None:
         """Latency (s) and bus bandwidth (bytes/s) that the measurements of any op suggest."""
@@ -121,31 +121,31 @@ def load_collectives(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) 
 
 
 class CollectiveCosts:
-    """Prices communication on one cluster."""
+    """Estimates communication on one cluster."""
 
     def __init__(self, cluster: ClusterSpec, measured: MeasuredCollectives | None = None) -> None:
         self.cluster = cluster
         self.measured = measured or MeasuredCollectives()
-        self._prices: dict[tuple[str, int, int, int, int], Price] = {}
+        self._estimates: dict[tuple[str, int, int, int, int], Estimate] = {}
 
-    def price(self, op: str, size: int, nbytes: int, nodes: int = 1, sharers: int = 1) -> Price:
+    def estimate(self, op: str, size: int, nbytes: int, nodes: int = 1, sharers: int = 1) -> Estimate:
         """Duration of one call.
 
         size: ranks of the group; nodes: nodes that it spans; sharers: groups of the same kind that
         use one node's network at once. Raises `UserError` where nothing says how fast it is.
         """
         key = (op, size, nbytes, nodes, sharers)
-        found = self._prices.get(key)
+        found = self._estimates.get(key)
         if found is None:
-            found = self._price(*key)
-            self._prices[key] = found
+            found = self._estimate(*key)
+            self._estimates[key] = found
         return found
 
-    def _price(self, op: str, size: int, nbytes: int, nodes: int, sharers: int) -> Price:
+    def _estimate(self, op: str, size: int, nbytes: int, nodes: int, sharers: int) -> Estimate:
         if size <= 1 or nbytes <= 0:
-            return Price(0.0, 0.0, MEASURED)
+            return Estimate(0.0, 0.0, MEASURED)
         if nodes == 1:
-            measured = self.measured.price(op, size, nbytes)
+            measured = self.measured.estimate(op, size, nbytes)
             if measured is not None:
                 return measured
         network = self.cluster.intra_node if nodes == 1 else self.cluster.inter_node
@@ -157,8 +157,8 @@ class CollectiveCosts:
                     f"with vtrain-profile collectives and add that to the catalog, or give --cluster"
                 )
             latency, bandwidth = guess
-            return Price(latency + nbytes * bus_factor(op, size) / bandwidth, 0.5, MODELLED)
-        return Price(self._alpha_beta(network, op, size, nbytes, nodes, sharers), network.sigma, MODELLED)
+            return Estimate(latency + nbytes * bus_factor(op, size) / bandwidth, 0.5, MODELLED)
+        return Estimate(self._alpha_beta(network, op, size, nbytes, nodes, sharers), network.sigma, MODELLED)
 
     def _alpha_beta(self, network: NetworkSpec, op: str, size: int, nbytes: int, nodes: int, sharers: int) -> float:
         """Latency of the algorithm's steps, and bytes over the slowest link that they cross."""

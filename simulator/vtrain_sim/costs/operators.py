@@ -1,4 +1,4 @@
-"""Price of an operator: measured, else interpolated from what is near, else modelled."""
+"""Estimate of an operator: measured, else interpolated from what is near, else modelled."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from vtrain_schemas.operators import Operator
+from vtrain_sim.costs.estimate import INTERPOLATED, MEASURED, MODELLED, Estimate
 from vtrain_sim.costs.measured import MeasuredOperators, canonical
-from vtrain_sim.costs.price import INTERPOLATED, MEASURED, MODELLED, Price
 from vtrain_sim.costs.residual import ResidualField
 from vtrain_sim.costs.surfaces import DeviceSurface
 
@@ -20,29 +20,29 @@ _INTERPOLATED_BELOW = 0.5
 
 
 class OperatorCosts:
-    """Prices operators on one device. Each distinct operator is priced once."""
+    """Estimates operators on one device. Each distinct operator is estimated once."""
 
     def __init__(self, surface: DeviceSurface, measured: MeasuredOperators | None = None) -> None:
         self.surface = surface
         self.measured = measured or MeasuredOperators()
-        self._prices: dict[Operator, Price] = {}
+        self._estimates: dict[Operator, Estimate] = {}
         self._fields: dict[tuple[str, str, str, str], ResidualField] = {}
         self._constants: dict[tuple[str, str], float] = {}
         self._fit()
 
-    def price(self, operator: Operator) -> Price:
+    def estimate(self, operator: Operator) -> Estimate:
         """Duration of one call of an operator."""
-        found = self._prices.get(operator)
+        found = self._estimates.get(operator)
         if found is None:
-            found = self._price(operator)
-            self._prices[operator] = found
+            found = self._estimate(operator)
+            self._estimates[operator] = found
         return found
 
-    def _price(self, operator: Operator) -> Price:
+    def _estimate(self, operator: Operator) -> Estimate:
         exact = self.measured.get(operator)
         if exact is not None:
             sigma = max(0.01, exact.spread / math.sqrt(max(1, exact.calls)))
-            return Price(exact.seconds, sigma, MEASURED)
+            return Estimate(exact.seconds, sigma, MEASURED)
         parts = self._measured_parts(operator)
         if parts is not None:
             return parts
@@ -50,8 +50,8 @@ class OperatorCosts:
         if operator.kind in _CONSTANT:
             constant = self._constants.get((kind, phase))
             if constant is not None:
-                return Price(constant, 0.3, INTERPOLATED)
-            return Price(self.surface.seconds(operator), 0.5, MODELLED)
+                return Estimate(constant, 0.3, INTERPOLATED)
+            return Estimate(self.surface.seconds(operator), 0.5, MODELLED)
         base = self.surface.seconds(operator)
         field = self._fields.get((kind, phase, dtype, fused))
         if field is None and phase == "backward":
@@ -59,31 +59,31 @@ class OperatorCosts:
             if halves is not None:
                 return halves
         if field is None or base <= 0:
-            return Price(base, self.surface.sigma(operator), MODELLED)
+            return Estimate(base, self.surface.sigma(operator), MODELLED)
         mean, sigma = field.predict(_point(operator))
         near = sigma < _INTERPOLATED_BELOW * self.surface.sigma(operator)
-        return Price(base * math.exp(mean), sigma, INTERPOLATED if near else MODELLED)
+        return Estimate(base * math.exp(mean), sigma, INTERPOLATED if near else MODELLED)
 
-    def _measured_parts(self, operator: Operator) -> Price | None:
+    def _measured_parts(self, operator: Operator) -> Estimate | None:
         """A backward GEMM whose two gradients were measured one by one."""
         if operator.phase != "backward":
             return None
         parts = [self.measured.get(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad")]
         if parts[0] is None or parts[1] is None:
             return None
-        return Price(parts[0].seconds + parts[1].seconds, max(0.01, parts[0].spread, parts[1].spread), MEASURED)
+        return Estimate(parts[0].seconds + parts[1].seconds, max(0.01, parts[0].spread, parts[1].spread), MEASURED)
 
-    def _predicted_parts(self, operator: Operator) -> Price | None:
+    def _predicted_parts(self, operator: Operator) -> Estimate | None:
         """A backward GEMM where only the two gradients by themselves were measured, at other shapes."""
         kind, _, dtype, fused, _ = canonical(operator)
         if not any((kind, phase, dtype, fused) in self._fields for phase in ("dgrad", "wgrad")):
             return None
-        a, b = (self.price(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad"))
+        a, b = (self.estimate(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad"))
         seconds = a.seconds + b.seconds
         # The errors of one layer's gradients are much the same error.
         sigma = (a.seconds * a.sigma + b.seconds * b.sigma) / max(seconds, 1e-30)
         known = MODELLED if MODELLED in (a.provenance, b.provenance) else INTERPOLATED
-        return Price(seconds, sigma, known)
+        return Estimate(seconds, sigma, known)
 
     def _fit(self) -> None:
         groups: dict[tuple[str, str, str, str], list[tuple[Operator, float]]] = {}

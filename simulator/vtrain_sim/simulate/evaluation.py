@@ -1,6 +1,6 @@
 """Times and memory of many configurations at once, as arrays.
 
-What configurations share is priced once: the parts of a layer by tensor, context and expert
+What configurations share is estimated once: the parts of a layer by tensor, context and expert
 parallel size, micro batch and kernels; what a stage does once a step by its parameters; the layers
 of a pipeline by its shape. The rest is arithmetic on arrays with one entry a stage or chunk.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vtrain_sim.model import Parts, chunk_contents, once_a_step
 from vtrain_sim.replay import SCHEDULES, Pipelines, ends
+from vtrain_sim.simulate.estimates import EstimatedOnce, EstimatedProgram, Estimator, exposed
 from vtrain_sim.simulate.memory import (
     FRAGMENTATION,
     HOST_RUNTIME_BYTES,
@@ -25,7 +26,6 @@ from vtrain_sim.simulate.memory import (
     in_flight,
     parameter_terms,
 )
-from vtrain_sim.simulate.pricing import PricedOnce, PricedProgram, Pricer, exposed
 from vtrain_sim.specs import ClusterSpec, Configuration
 
 Floats = NDArray[np.float64]
@@ -35,13 +35,13 @@ LAYER_KINDS = ((False, False), (False, True), (True, False), (True, True))
 
 
 @dataclass(frozen=True)
-class PricedParts:
-    """Priced programs of one kind of layout; None for a kind of layer that the model has not."""
+class EstimatedParts:
+    """Estimated programs of one kind of layout; None for a kind of layer that the model has not."""
 
-    microbatch: PricedProgram
-    embedding: PricedProgram
-    head: PricedProgram
-    layers: tuple[PricedProgram | None, ...]
+    microbatch: EstimatedProgram
+    embedding: EstimatedProgram
+    head: EstimatedProgram
+    layers: tuple[EstimatedProgram | None, ...]
     transfer_s: float
     # Parameters on one rank: embedding, head, and each kind of layer: shared ones and experts'.
     parameters: tuple[tuple[int, int], ...]
@@ -92,21 +92,21 @@ class Evaluation:
 class Evaluator:
     """Evaluates configurations on one cluster."""
 
-    def __init__(self, pricer: Pricer) -> None:
-        self.pricer = pricer
-        self._parts: dict[Hashable, tuple[int, PricedParts]] = {}
+    def __init__(self, estimator: Estimator) -> None:
+        self.estimator = estimator
+        self._parts: dict[Hashable, tuple[int, EstimatedParts]] = {}
         self._layouts: dict[Hashable, Layout] = {}
-        self._once: dict[Hashable, tuple[int, PricedOnce]] = {}
+        self._once: dict[Hashable, tuple[int, EstimatedOnce]] = {}
         self._rows: list[tuple[float, ...]] = []
         self._once_rows: list[tuple[float, ...]] = []
 
     # -- what configurations share ---------------------------------------------------------
 
-    def parts(self, configuration: Configuration) -> PricedParts:
-        """Priced programs of the configuration's layers."""
+    def parts(self, configuration: Configuration) -> EstimatedParts:
+        """Estimated programs of the configuration's layers."""
         return self._parts_of(configuration)[1]
 
-    def _parts_of(self, c: Configuration) -> tuple[int, PricedParts]:
+    def _parts_of(self, c: Configuration) -> tuple[int, EstimatedParts]:
         p, t = c.parallel, c.train
         stage_ranks = p.tp * p.cp * p.dp
         # Placement of the pipeline depends on whether a stage fills a node; of the rest on tp and cp.
@@ -123,8 +123,8 @@ class Evaluator:
             p.batch_p2p,
             p.dp if p.fsdp else 0,
             p.pp > 1,
-            min(stage_ranks, self.pricer.cluster.gpus_per_node),
-            p.world_size > self.pricer.cluster.gpus_per_node,
+            min(stage_ranks, self.estimator.cluster.gpus_per_node),
+            p.world_size > self.estimator.cluster.gpus_per_node,
             t.micro_batch_size,
             t.params_dtype,
             t.main_grads_dtype,
@@ -137,12 +137,12 @@ class Evaluator:
         )
         found = self._parts.get(key)
         if found is None:
-            priced = self._price_parts(c)
-            found = self._parts[key] = (len(self._rows), priced)
-            self._rows.append(priced.row)
+            estimated = self._estimate_parts(c)
+            found = self._parts[key] = (len(self._rows), estimated)
+            self._rows.append(estimated.row)
         return found
 
-    def _price_parts(self, c: Configuration) -> PricedParts:
+    def _estimate_parts(self, c: Configuration) -> EstimatedParts:
         parts = Parts(c)
         recompute = c.train.recompute_granularity == "full"
         block = c.train.recompute_method == "block"
@@ -152,12 +152,12 @@ class Evaluator:
         ]
         programs = [parts.layer(*kind) if need else None for kind, need in zip(LAYER_KINDS, needed, strict=True)]
         held = activation_bytes(c)
-        return PricedParts(
-            self.pricer.program(c, parts.microbatch),
-            self.pricer.program(c, parts.embedding),
-            self.pricer.program(c, parts.head),
-            tuple(self.pricer.program(c, p) if p else None for p in programs),
-            self.pricer.transfer_s(c, parts.boundary_bytes),
+        return EstimatedParts(
+            self.estimator.program(c, parts.microbatch),
+            self.estimator.program(c, parts.embedding),
+            self.estimator.program(c, parts.head),
+            tuple(self.estimator.program(c, p) if p else None for p in programs),
+            self.estimator.transfer_s(c, parts.boundary_bytes),
             (
                 (parts.embedding.parameters, 0),
                 (parts.head.parameters, 0),
@@ -185,14 +185,14 @@ class Evaluator:
             found = self._layouts[key] = Layout(counts, classes, distinct)
         return found
 
-    def once(self, c: Configuration, stage: int) -> PricedOnce:
+    def once(self, c: Configuration, stage: int) -> EstimatedOnce:
         """What a stage does once a step."""
         layout = self.layout(c)
         return self._once_of(c, self.parts(c), layout.distinct[layout.classes[stage]])[1]
 
     def _once_of(
-        self, c: Configuration, parts: PricedParts, kind: tuple[tuple[int, ...], bool, bool]
-    ) -> tuple[int, PricedOnce]:
+        self, c: Configuration, parts: EstimatedParts, kind: tuple[tuple[int, ...], bool, bool]
+    ) -> tuple[int, EstimatedOnce]:
         p, t = c.parallel, c.train
         key = (
             c.model,
@@ -218,18 +218,18 @@ class Evaluator:
             dense = sum(n * parts.parameters[2 + k][0] for k, n in enumerate(layers))
             expert = sum(n * parts.parameters[2 + k][1] for k, n in enumerate(layers))
             dense += first * parts.parameters[0][0] + last * parts.parameters[1][0]
-            priced = self.pricer.once(c, once_a_step(c, dense, expert, first or last, sum(layers)))
+            estimated = self.estimator.once(c, once_a_step(c, dense, expert, first or last, sum(layers)))
             largest = max((sum(q) for q in parts.parameters[2:]), default=0)
             terms = parameter_terms(c, dense, expert, largest)
             row = (
-                priced.before.seconds,
-                priced.sync.seconds,
-                priced.sync_hideable_s,
-                priced.update.seconds,
-                priced.update_hideable_s,
+                estimated.before.seconds,
+                estimated.sync.seconds,
+                estimated.sync_hideable_s,
+                estimated.update.seconds,
+                estimated.update_hideable_s,
                 *terms,
             )
-            found = self._once[key] = (len(self._once_rows), priced)
+            found = self._once[key] = (len(self._once_rows), estimated)
             self._once_rows.append(tuple(float(v) for v in row))
         return found
 
@@ -274,7 +274,7 @@ class Evaluator:
         stage_of_slot = first_stage[of_slot] + slot % pp[of_slot]
         last_backward = np.bincount(stage_of_slot, backward + weight, len(of_stage))
         next_forward: Floats = np.bincount(stage_of_slot, forward, len(of_stage)).astype(np.float64)
-        cluster = self.pricer.cluster
+        cluster = self.estimator.cluster
         before, sync, sync_hideable, update, update_hideable = once[:5]
         sync = sync + exposed(sync_hideable, last_backward, cluster)
         update = update + exposed(update_hideable, next_forward, cluster)
@@ -323,7 +323,7 @@ class Evaluator:
         kept = by_stage[0] * dense + by_stage[2] * moe + (by_stage[1] + by_stage[3]) * checkpoint
         flying = in_flight(schedule[of_stage], stage, pp[of_stage], vpp[of_stage], microbatches[of_stage])
         activations = kept * flying
-        runtime = RUNTIME_BYTES if self.pricer.cluster.backend == "nccl" else HOST_RUNTIME_BYTES
+        runtime = RUNTIME_BYTES if self.estimator.cluster.backend == "nccl" else HOST_RUNTIME_BYTES
         last = stage == pp[of_stage] - 1
         terms = (
             once[0],

@@ -11,9 +11,9 @@ import numpy as np
 
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.simulate.estimates import Estimator, Tally, expose
 from vtrain_sim.simulate.evaluation import Evaluation, Evaluator, slowest_of
 from vtrain_sim.simulate.memory import MemoryVerdict, StageMemory
-from vtrain_sim.simulate.pricing import Pricer, Tally, expose
 from vtrain_sim.simulate.remedy import nearest_fit
 from vtrain_sim.specs import ClusterSpec, Configuration, TrainSpec
 
@@ -135,7 +135,7 @@ class Projection:
 
 
 class Projector:
-    """Projects configurations on one cluster; operators are priced once and shared.
+    """Projects configurations on one cluster; operators are estimated once and shared.
 
     step_sigma: how much whole steps vary, standard deviation of the logarithm.
     """
@@ -149,7 +149,7 @@ class Projector:
     ) -> None:
         self.cluster = cluster
         self.step_sigma = max(step_sigma, operators.surface.surfaces.step_sigma, LEAST_STEP_SIGMA)
-        self.evaluator = Evaluator(Pricer(cluster, operators, collectives))
+        self.evaluator = Evaluator(Estimator(cluster, operators, collectives))
 
     @classmethod
     def modelled(cls, cluster: ClusterSpec, surfaces: Surfaces) -> Projector:

@@ -16,8 +16,8 @@ from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.measured import MeasuredOperators, canonical, load_operators
 from vtrain_sim.errors import UserError
 from vtrain_sim.model import Compute, build_step, layers_of
+from vtrain_sim.simulate.estimates import EstimatedProgram
 from vtrain_sim.simulate.evaluation import LAYER_KINDS
-from vtrain_sim.simulate.pricing import PricedProgram
 from vtrain_sim.simulate.projection import WAITING, Projection, Projector
 from vtrain_sim.specs import Configuration
 
@@ -217,7 +217,7 @@ def _simulated_parts(
     parts, count = evaluator.parts(configuration), configuration.num_microbatches
     found: dict[tuple[str, str], float] = {}
 
-    def add(name: str, program: PricedProgram) -> None:
+    def add(name: str, program: EstimatedProgram) -> None:
         for direction, tallies in ((_FORWARD, (program.forward,)), (_BACKWARD, (program.backward, program.weight))):
             compute = sum(t.category.get(c, 0.0) for t in tallies for c in ("forward", "backward", "recompute"))
             found[name, direction] = compute * count
@@ -307,7 +307,7 @@ def _operators(
         counts[key] = (operator, counts.get(key, (operator, 0.0))[1] + count)
     rows, used = [], set()
     for key, (operator, count) in counts.items():
-        price = projector.evaluator.pricer.operators.price(operator)
+        estimate = projector.evaluator.estimator.operators.estimate(operator)
         halves = (
             [replace(operator, phase=phase) for phase in ("dgrad", "wgrad")] if operator.phase == "backward" else []
         )
@@ -319,7 +319,7 @@ def _operators(
             seconds = sum(p.seconds for p in parts if p is not None)
             seen = min(calls.get(canonical(h), 0.0) for h in halves)
             used.update(canonical(h) for h in halves)
-        rows.append(OperatorRow(operator, seen, count, seconds, price.seconds, price.provenance))
+        rows.append(OperatorRow(operator, seen, count, seconds, estimate.seconds, estimate.provenance))
     rows.sort(key=lambda r: -(r.simulated_calls * (r.simulated_s or 0.0)))
     unmatched = [(o, m.seconds * calls.get(canonical(o), 0.0)) for o, m in measured if canonical(o) not in used]
     return tuple(rows), sorted(unmatched, key=lambda u: -u[1])

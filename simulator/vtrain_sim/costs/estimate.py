@@ -10,13 +10,13 @@ MODELLED = "modelled"
 
 
 @dataclass(frozen=True)
-class Price:
+class Estimate:
     """seconds: expected duration. sigma: standard deviation of its logarithm."""
 
     seconds: float
     sigma: float
     provenance: str
 
-    def scaled(self, factor: float) -> Price:
-        """The same price for `factor` times the duration."""
-        return Price(self.seconds * factor, self.sigma, self.provenance)
+    def scaled(self, factor: float) -> Estimate:
+        """The same estimate for `factor` times the duration."""
+        return Estimate(self.seconds * factor, self.sigma, self.provenance)
