@@ -48,11 +48,14 @@ class Capture:
 def run_python(
     arguments: list[str], processes: int = 1, env: dict[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python file or module, under torchrun for several processes."""
+    """Run a Python file or module, under torchrun for several processes; PYTHONPATH comes before the present one."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **(env or {})}
+    paths = [part["PYTHONPATH"] for part in (env or {}, os.environ) if "PYTHONPATH" in part]
+    if paths:
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
     done = subprocess.run(
         [*launcher, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=300
     )

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from vtrain_plugin import arming
 from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.settings import Settings
 
 
-def enable(out: str = "", **options: Any) -> Session | None:
+def enable(
+    out: str = "",
+    *,
+    warmup: int = Settings.warmup,
+    steps: int = Settings.steps,
+    operators: bool = Settings.operators,
+    kernels: bool = Settings.kernels,
+    nvtx: bool = Settings.nvtx,
+    run_id: str = Settings.run_id,
+    max_rows: int = Settings.max_rows,
+) -> Session | None:
     """Arm a capture; it starts after the warm-up steps and ends by itself.
 
     out: output directory or URI; the other options are the fields of `Settings`. Returns the
     session, or the one that is already armed. Raises `SettingsError` for a setting that cannot be
     honoured (at this call, before training), never later.
     """
-    return arming.arm(Settings(out=out, **options))
+    return arming.arm(Settings(out, warmup, steps, operators, kernels, nvtx, run_id, max_rows))
 
 
 def disable() -> None:
@@ -27,13 +36,32 @@ def disable() -> None:
 
 
 @contextmanager
-def profile(out: str = "", **options: Any) -> Iterator[Session | None]:
-    """Capture the training steps inside the block.
+def profile(
+    out: str = "",
+    *,
+    warmup: int = Settings.warmup,
+    steps: int = Settings.steps,
+    operators: bool = Settings.operators,
+    kernels: bool = Settings.kernels,
+    nvtx: bool = Settings.nvtx,
+    run_id: str = Settings.run_id,
+    max_rows: int = Settings.max_rows,
+) -> Iterator[Session | None]:
+    """Capture the training steps inside the block; the options are those of `enable`.
 
     Optimizer steps mark the end of a training step; a loop without Megatron's optimizer calls
     ``session.step()`` at the end of each instead.
     """
-    session = enable(out, **options)
+    session = enable(
+        out,
+        warmup=warmup,
+        steps=steps,
+        operators=operators,
+        kernels=kernels,
+        nvtx=nvtx,
+        run_id=run_id,
+        max_rows=max_rows,
+    )
     try:
         yield session
     finally:

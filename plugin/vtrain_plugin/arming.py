@@ -1,6 +1,6 @@
-"""Arms the capture: now if Megatron-Core's schedules are imported, else when they will be.
+"""Arms the capture: now if a known framework is imported, else when one will be.
 
-Importing the plugin must not import torch or Megatron: an environment variable may arm it in
+Importing the plugin must import neither torch nor a framework: an environment variable may arm it in
 processes that never train.
 """
 
@@ -10,32 +10,30 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+from vtrain_plugin.adapters import Adapter, known
 from vtrain_plugin.capture.guard import report
+from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.settings import Settings, SettingsError
-
-if TYPE_CHECKING:
-    from vtrain_plugin.capture.session import Session
-
-SCHEDULES = "megatron.core.pipeline_parallel.schedules"
 
 _session: Session | None = None
 _finder: _AfterImport | None = None
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls back once the schedules module has been executed."""
+    """Calls back once one of some modules has been executed. callbacks: by the module's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, callbacks: Mapping[str, Callable[[], None]]) -> None:
+        self._callbacks = callbacks
         self._busy = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != SCHEDULES or self._busy:
+        callback = self._callbacks.get(fullname)
+        if callback is None or self._busy:
             return None
         self._busy = True
         try:
@@ -44,15 +42,14 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             self._busy = False
         if spec is None or spec.loader is None:
             return None
-        loader: Any = spec.loader
+        loader = spec.loader
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            if _session is not None:
-                _session.attach(module)
+            callback()
 
-        loader.exec_module = exec_module
+        loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
@@ -61,16 +58,25 @@ def arm(settings: Settings) -> Session | None:
     global _session, _finder
     if _session is not None and not _session.finished:
         return _session
-    from vtrain_plugin.capture.session import Session
-
     _session = Session(settings)
-    module = sys.modules.get(SCHEDULES)
-    if module is not None:
-        _session.attach(module)
+    adapters = known().values()
+    imported = next((adapter for adapter in adapters if adapter.detect()), None)
+    if imported is not None:
+        _session.attach(imported())
     elif _finder is None:
-        _finder = _AfterImport()
+        _finder = _AfterImport({adapter.trigger: _attacher(adapter) for adapter in adapters})
         sys.meta_path.insert(0, _finder)
     return _session
+
+
+def _attacher(adapter: type[Adapter]) -> Callable[[], None]:
+    """Attaches the session of the time to an adapter that has just been imported."""
+
+    def attach() -> None:
+        if _session is not None:
+            _session.attach(adapter())
+
+    return attach
 
 
 def disarm() -> None:

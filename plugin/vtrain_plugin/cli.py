@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import product
 
 import typer
 
-from vtrain_plugin.capture.session import new_run_id
+from vtrain_plugin import __version__
+from vtrain_plugin.capture.process import new_run_id
+from vtrain_plugin.capture.run_rows import distribution_version
 from vtrain_plugin.capture.settings import Settings, SettingsError
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Profile Megatron-Core training, or measure operators and collectives, into Parquet.",
 )
 
 
@@ -23,6 +25,20 @@ def refuse(sentence: str) -> typer.Exit:
     """Print one sentence on stderr; the exit code is 2."""
     print(f"vtrain-profile: {sentence}", file=sys.stderr)
     return typer.Exit(2)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave, where it is wanted."""
+    if wanted:
+        print(f"vtrain-profile {distribution_version('vtrain') or __version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top_level(
+    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Profile Megatron-Core training, or measure operators and collectives, into Parquet."""
 
 
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
@@ -64,56 +80,55 @@ def collectives(
     sizes: str = typer.Option("", help="Payloads in bytes, comma separated (default: powers of two)."),
     max_bytes: int = typer.Option(256 << 20, help="Largest payload where --sizes is not given."),
     dtype: str = typer.Option("", help="Element type (default: bfloat16 on a GPU, float32 elsewhere)."),
-    repeats: int = typer.Option(12, min=3, help="Timed calls a payload."),
+    repeats: int = typer.Option(12, min=3, help="Timed calls per payload."),
     pin: bool = typer.Option(True, help="On CPU, pin each process to a core."),
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
 ) -> None:
     """Measure all-reduce, all-gather, reduce-scatter, all-to-all and send/recv."""
     from vtrain_plugin.bench import collectives as bench_collectives
+    from vtrain_plugin.bench.device import default_dtype
 
-    unknown = [op for op in ops.split(",") if op not in bench_collectives.OPS]
-    if unknown:
-        raise refuse(f"unknown operation {unknown[0]!r}: known are {', '.join(bench_collectives.OPS)}")
-    if any(not s.strip().isdigit() or int(s) < 1 for s in sizes.split(",") if s):
-        raise refuse(f"--sizes is {sizes!r}: it takes bytes, comma separated, for example 1048576,4194304")
-    if nproc_per_node < 2 and "RANK" not in os.environ:
-        raise refuse(f"--nproc-per-node is {nproc_per_node}: communication takes 2 processes or more")
-    arguments = [
-        "--out",
-        out,
-        "--run-id",
-        run_id or "collectives-" + new_run_id(),
-        "--ops",
-        ops,
-        "--sizes",
-        sizes,
-        "--max-bytes",
-        str(max_bytes),
-        "--dtype",
-        dtype or default_dtype(),
-        "--repeats",
-        str(repeats),
-    ]
+    _check_collectives(ops.split(","), sizes, nproc_per_node)
+    name = run_id or "collectives-" + new_run_id()
+    arguments = _flags(
+        out=out,
+        run_id=name,
+        ops=ops,
+        sizes=sizes,
+        max_bytes=max_bytes,
+        dtype=dtype or default_dtype(),
+        repeats=repeats,
+    )
     if pin:
         arguments.append("--pin")
     if "RANK" in os.environ:
         bench_collectives.main(arguments)
         return
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(nproc_per_node),
-        "-m",
-        "vtrain_plugin.bench.collectives",
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", *_flags(nproc_per_node=nproc_per_node)]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    done = subprocess.run([*launch, *arguments], check=False, env=environment)
+    command = [sys.executable, *launch, "-m", "vtrain_plugin.bench.collectives", *arguments]
+    done = subprocess.run(command, check=False, env=environment)
     if done.returncode == 0:
-        print(f"wrote {out}/run_id={arguments[3]}")
+        print(f"wrote {out}/run_id={name}")
     raise typer.Exit(done.returncode)
+
+
+def _check_collectives(ops: list[str], sizes: str, nproc_per_node: int) -> None:
+    """Refuse options that nothing can be measured with."""
+    from vtrain_plugin.bench.collectives import OPS
+
+    unknown = [op for op in ops if op not in OPS]
+    if unknown:
+        raise refuse(f"unknown operation {unknown[0]!r}: known are {', '.join(OPS)}")
+    if any(not s.strip().isdigit() or int(s) < 1 for s in sizes.split(",") if s):
+        raise refuse(f"--sizes is {sizes!r}: it takes bytes, comma separated, for example 1048576,4194304")
+    if nproc_per_node < 2 and "RANK" not in os.environ:
+        raise refuse(f"--nproc-per-node is {nproc_per_node}: communication takes 2 processes or more")
+
+
+def _flags(**values: object) -> list[str]:
+    """``--flag value`` of each keyword, underscores as dashes."""
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @app.command()
@@ -121,7 +136,7 @@ def ops(
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
     hidden_size: int = typer.Option(..., help="Hidden size of the model."),
     num_attention_heads: int = typer.Option(..., help="Attention heads."),
-    seq_length: int = typer.Option(..., help="Tokens a sequence."),
+    seq_length: int = typer.Option(..., help="Tokens per sequence."),
     vocab_size: int = typer.Option(50304, help="Vocabulary."),
     num_layers: int = typer.Option(1, help="Layers on one rank, for the optimizer's size."),
     ffn_hidden_size: int = typer.Option(0, help="Feed-forward hidden size (default: 4 x hidden)."),
@@ -135,13 +150,13 @@ def ops(
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
 ) -> None:
     """Measure the operators of a model, for all tensor parallel and micro batch sizes, on ONE device."""
+    from vtrain_plugin.bench.device import choose_device, default_dtype
+    from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
     from vtrain_plugin.bench.ops import OperatorBench
     from vtrain_plugin.bench.output import BenchOutput
-    from vtrain_plugin.capture.device import BenchDevice
-    from vtrain_plugin.capture.shapes import ModelShape, ShapeError, operators_of
 
     try:
-        model = ModelShape(
+        model = ModelSizes(
             hidden_size,
             num_attention_heads,
             seq_length,
@@ -154,14 +169,14 @@ def ops(
         )
         tps, sizes = _integers("--all-tp", all_tp), _integers("--micro-batch-sizes", micro_batch_sizes)
         operators = operators_of(model, tps, sizes)
-    except ShapeError as error:
+    except SizeError as error:
         raise refuse(str(error)) from None
-    device = BenchDevice(pin)
+    device = choose_device(pin)
     name = run_id or "ops-" + new_run_id()
     output = BenchOutput(out, name, "ops", device.clock_source)
     bench = OperatorBench(device, output, seconds)
     rows = sum(bench.measure(operator) for operator in operators)
-    output.write(hidden_size=hidden_size, seq_length=seq_length, params_dtype=model.dtype)
+    output.write({"hidden_size": hidden_size, "seq_length": seq_length, "params_dtype": model.dtype})
     print(f"wrote {out}/run_id={name}: {len(operators)} operators, {rows} calls")
 
 
@@ -183,38 +198,33 @@ def rank(
     --num-attention-heads, --seq-length, --pipeline-model-parallel-size, --bf16, ...). --layers N builds
     only N layers of the rank's stage: they are identical.
     """
-    from vtrain_plugin.bench import rank as fake_rank
-
     tps = _integers("--all-tp", all_tp) or [tensor_model_parallel_size]
     sizes = _integers("--micro-batch-sizes", micro_batch_sizes) or [micro_batch_size]
     base = run_id or "rank-" + new_run_id()
-    for tp in tps:
-        for size in sizes:
-            name = base if len(tps) * len(sizes) == 1 else f"{base}-tp{tp}-mbs{size}"
-            arguments = [
-                "--out",
-                out,
-                "--run-id",
-                name,
-                "--world-size",
-                str(world_size),
-                "--rank",
-                str(rank),
-                "--tensor-model-parallel-size",
-                str(tp),
-                "--micro-batch-size",
-                str(size),
-                *context.args,
-            ]
-            parsed = fake_rank.parser().parse_args(arguments)
-            reason = fake_rank.problem(parsed)
-            if reason:
-                raise refuse(reason)
-            # A process each: Megatron's parallel state is global.
-            done = subprocess.run([sys.executable, "-m", "vtrain_plugin.bench.rank", *arguments], check=False)
-            if done.returncode:
-                raise typer.Exit(done.returncode)
-            print(f"wrote {out}/run_id={name}")
+    for tp, size in product(tps, sizes):
+        name = base if len(tps) * len(sizes) == 1 else f"{base}-tp{tp}-mbs{size}"
+        flags = _flags(
+            out=out,
+            run_id=name,
+            world_size=world_size,
+            rank=rank,
+            tensor_model_parallel_size=tp,
+            micro_batch_size=size,
+        )
+        _play([*flags, *context.args])
+        print(f"wrote {out}/run_id={name}")
+
+
+def _play(arguments: list[str]) -> None:
+    """Play a rank in a process of its own: Megatron's parallel state is global."""
+    from vtrain_plugin.bench import rank as fake_rank
+
+    reason = fake_rank.problem(fake_rank.parser().parse_args(arguments))
+    if reason:
+        raise refuse(reason)
+    done = subprocess.run([sys.executable, "-m", "vtrain_plugin.bench.rank", *arguments], check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
 
 
 def _integers(flag: str, text: str) -> list[int]:
@@ -222,14 +232,6 @@ def _integers(flag: str, text: str) -> list[int]:
     if any(not part.isdigit() or int(part) < 1 for part in parts):
         raise refuse(f"{flag} is {text!r}: it takes whole numbers of 1 or more, comma separated")
     return [int(part) for part in parts]
-
-
-def default_dtype() -> str:
-    """bfloat16 on a GPU, float32 elsewhere."""
-    import torch
-
-    cuda = torch.version.cuda is not None and torch.cuda.is_available()
-    return "bfloat16" if cuda else "float32"
 
 
 def main() -> None:

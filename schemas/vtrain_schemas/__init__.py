@@ -1,11 +1,11 @@
 """The contract between the plugin and the simulator: profile tables, their version, and SQL views.
 
 Parquet files that follow these schemas are all that passes between the packages. The tables are
-imported when they are first asked for: they need pyarrow, which a process that is only armed for a
+imported on first use: they need pyarrow, which a process that is only armed for a
 capture should not pay for.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vtrain_schemas.version import SCHEMA_VERSION, SchemaVersionError, check_version
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _TABLES = ("TABLES", "Column", "Table", "arrow_schema")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _TABLES:
         from vtrain_schemas import tables
 

@@ -26,7 +26,7 @@ _NCCL_TYPES = {
 # Megatron-Core describes its groups (``group_desc``); the most specific pattern first.
 _BY_DESCRIPTION = (
     ("EXPERT_DATA_PARALLEL", "expert_dp"),
-    ("EXPERT_TENSOR_AND_MODEL", "ep"),
+    ("EXPERT_TENSOR_AND_MODEL", "tp_ep"),
     ("EXPERT_TENSOR_MODEL_PIPELINE", "mp"),
     ("EXPERT_TENSOR", "expert_tp"),
     ("EXPERT_MODEL_PARALLEL", "ep"),
@@ -60,9 +60,9 @@ def collective_op(name: str) -> str:
 def nccl_type(name: str) -> str:
     """Element type of a collective: PyTorch's (``BFloat16``), NCCL's, or from a kernel's name; "" if unknown."""
     text = str(name).strip()
-    found = DTYPES.get(text.lower()) or _NCCL_TYPES.get(text.lower())
-    if found is not None:
-        return found
+    dtype = DTYPES.get(text.lower()) or _NCCL_TYPES.get(text.lower())
+    if dtype is not None:
+        return dtype
     if text.lower().startswith("float8"):
         return "float8"
     for word in reversed(re.split(r"[_(<,\s]+", text.partition("(")[0])):
@@ -74,8 +74,8 @@ def nccl_type(name: str) -> str:
 
 def role_of_description(description: str) -> str | None:
     """Role named by a group description such as ``TENSOR_MODEL_PARALLEL_GROUP`` or ``mesh_tp``."""
-    found = _BY_MESH.get(description.lower())
-    if found is not None:
-        return found
+    role = _BY_MESH.get(description.lower())
+    if role is not None:
+        return role
     text = description.upper()
     return next((role for pattern, role in _BY_DESCRIPTION if pattern in text), None)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 from vtrain_schemas.name_rules import Rule, first_match
 from vtrain_schemas.operators import Operator
+
+# Input sizes as the profiler writes them, JSON: what fits no shape is found out by trying.
+Dims: TypeAlias = Sequence[Any]
 
 DTYPES = {
     "float": "float32", "double": "float64", "c10::bfloat16": "bfloat16", "bfloat16": "bfloat16",
@@ -26,8 +29,9 @@ _PRODUCTS = {
     "aten::_scaled_mm": 0, "aten::_int_mm": 0, "mkl::_mkl_linear": -1, "mkldnn::_linear_pointwise": -1,
     "aten::mkldnn_linear": -1, "aten::linear": -1,
 }  # fmt: skip
-# Transformer Engine's autograd functions: the weight is the first tensor that is a matrix of the input's width.
-_TE_LINEAR = {"_Linear": "", "_LayerNormLinear": "layernorm"}
+# Transformer Engine's autograd functions, and whether they normalise their input: the weight is the first tensor that
+# is a matrix of the input's width.
+_TE_LINEAR = {"_Linear": False, "_LayerNormLinear": True}
 # Position of the query, and whether sequence goes before heads ("s"), after ("h"), or tokens are packed ("t").
 _ATTENTION = {
     "aten::scaled_dot_product_attention": (0, "h", "forward"),
@@ -59,7 +63,6 @@ _CAUSAL = {
     "aten::_flash_attention_backward": 11, "aten::_scaled_dot_product_flash_attention_backward": 11,
     "flash_attn::_flash_attn_forward": 5,
 }  # fmt: skip
-NOT_CAUSAL = "flash, not causal"
 _NORMS = {
     "aten::native_layer_norm": (0, "forward"), "aten::_fused_rms_norm": (0, "forward"),
     "aten::rms_norm": (0, "forward"), "aten::native_layer_norm_backward": (1, "backward"),
@@ -116,25 +119,26 @@ OPERATOR_RULES = (
 operator_rule = first_match(OPERATOR_RULES)
 
 
-def element_type(types: Sequence[Any]) -> str:
+def element_type(types: Sequence[object]) -> str:
     """vtrain's name of the element type of the first argument that has one; "" without any."""
     for name in types:
         text = str(name).lower()
         if "float8" in text:
             return "float8"
-        found = DTYPES.get(text)
-        if found is not None and (found.startswith(("float", "bfloat"))):
-            return found
+        dtype = DTYPES.get(text)
+        if dtype is not None and dtype.startswith(("float", "bfloat")):
+            return dtype
     return ""
 
 
-def shaped_operator(name: str, dims: Sequence[Any], types: Sequence[Any], dtype: str = "") -> Operator | None:
+def shaped_operator(name: str, dims: Dims, types: Sequence[object], dtype: str = "") -> Operator | None:
     """The operator that a call with these input sizes is; None where they do not say.
 
     dtype: element type for calls whose `types` name none.
 
     A backward product is given as the plain product that it is, with phase "forward": which gradient
-    it takes is known only from the forward call (see `as_gradient`).
+    it takes is known only from the forward call (see `as_gradient`). Attention is given as causal: what the
+    call says of it is no size (see `causal_argument`).
     """
     dtype = element_type(types) or dtype or "float32"
     try:
@@ -180,7 +184,7 @@ def as_gradient(product: Operator, forward: Operator) -> Operator | None:
     return Operator(forward.kind, phase, forward.m, n, k, forward.batch, dtype=product.dtype)
 
 
-def _product(dims: Sequence[Any], dtype: str, first: int) -> Operator | None:
+def _product(dims: Dims, dtype: str, first: int) -> Operator | None:
     if first < 0:  # input and weight [n, k]
         rows, weight = dims[0], dims[1]
         if len(weight) != 2 or not rows or rows[-1] != weight[1]:
@@ -195,7 +199,7 @@ def _product(dims: Sequence[Any], dtype: str, first: int) -> Operator | None:
     return None
 
 
-def _te_linear(dims: Sequence[Any], dtype: str, fused: str) -> Operator | None:
+def _te_linear(dims: Dims, dtype: str, fused: bool) -> Operator | None:
     tensors = [sizes for sizes in dims if len(sizes) >= 2 and isinstance(sizes[0], int)]
     for index, weight in enumerate(tensors):
         others = [sizes for i, sizes in enumerate(tensors) if i != index and sizes[-1] == weight[1]]
@@ -208,7 +212,7 @@ def _te_linear(dims: Sequence[Any], dtype: str, fused: str) -> Operator | None:
     return None
 
 
-def _attention(dims: Sequence[Any], dtype: str, at: int, layout: str, phase: str) -> Operator | None:
+def _attention(dims: Dims, dtype: str, at: int, layout: str, phase: str) -> Operator | None:
     query, key = dims[at], dims[at + 1]
     if len(query) == 3:  # packed sequences, [tokens, heads, head_dim]
         (seq_q, heads, head_dim), batch = query, 1
@@ -223,5 +227,5 @@ def _attention(dims: Sequence[Any], dtype: str, at: int, layout: str, phase: str
         return None
     return Operator(
         "attention", phase, batch=batch, seq_q=seq_q, seq_kv=seq_kv, heads=heads, kv_heads=kv_heads,
-        head_dim=head_dim, dtype=dtype, fused="flash",
+        head_dim=head_dim, dtype=dtype, fused=True, causal=True,
     )  # fmt: skip

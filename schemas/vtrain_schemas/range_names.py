@@ -106,9 +106,9 @@ def is_communication(name: str) -> bool:
 
 def layer_number(name: str) -> int | None:
     """Layer of a range, from 1; None where the name has none."""
-    found = _LAYER.search(name)
+    match = _LAYER.search(name)
     rule = range_rule(name)
     # A module's number counts the instances of its class: only a layer's is that of a layer.
-    if found is None or (found[2] and (rule is None or rule.kind != "transformer_layer")):
+    if match is None or (match[2] and (rule is None or rule.kind != "transformer_layer")):
         return None
-    return int(found[1] or found[2]) + 1
+    return int(match[1] or match[2]) + 1

@@ -50,7 +50,8 @@ RANK = _key("rank", I32, "global rank of the process")
 STEP = _key(
     "step",
     I32,
-    "training step since the capture was armed (0: the first warm-up step); -1 in a foreign trace: outside every step",
+    "training step since the capture was armed (0: the first warm-up step); -1 in an imported trace: outside every "
+    "step",
 )
 START = _key("start_ns", I64, "start, since the Unix epoch", "ns")
 DURATION = _key("duration_ns", I64, "duration on the clock that `runs.clock_source` names", "ns")
@@ -62,13 +63,15 @@ RUNS = Table(
         RUN_ID,
         _key("schema_version", STR, "version of the profile schema, MAJOR.MINOR"),
         _key(
-            "source", STR, "what wrote it: plugin, rank (fake world), ops, collectives; kineto or nsys: a foreign trace"
+            "source",
+            STR,
+            "what wrote it: plugin, rank (fake world), ops, collectives; kineto or nsys: an imported trace",
         ),
         _key("created_ns", I64, "when the capture began, since the Unix epoch", "ns"),
         _key("world_size", I32, "number of ranks of the (real or played) world"),
         Column("tensor_model_parallel_size", I32, "tensor parallel size (tp)"),
         Column("pipeline_model_parallel_size", I32, "pipeline parallel size (pp)"),
-        Column("virtual_pipeline_chunks", I32, "model chunks a stage (vpp); 1 without interleaving"),
+        Column("virtual_pipeline_chunks", I32, "model chunks per stage (vpp); 1 without interleaving"),
         Column("context_parallel_size", I32, "context parallel size (cp)"),
         Column("expert_model_parallel_size", I32, "expert parallel size (ep)"),
         Column("expert_tensor_parallel_size", I32, "tensor parallel size of the experts"),
@@ -84,11 +87,11 @@ RUNS = Table(
         Column("num_attention_heads", I32, "attention heads"),
         Column("num_query_groups", I32, "key/value heads (equal to the heads without GQA)"),
         Column("kv_channels", I32, "dimension of an attention head"),
-        Column("seq_length", I32, "tokens a sequence", "tokens"),
+        Column("seq_length", I32, "tokens per sequence", "tokens"),
         Column("padded_vocab_size", I32, "vocabulary size after padding"),
         Column("max_position_embeddings", I32, "rows of a learned position embedding; null without one"),
-        Column("num_experts", I32, "experts a layer; null for a dense model"),
-        Column("moe_router_topk", I32, "experts a token; null for a dense model"),
+        Column("num_experts", I32, "experts per layer; null for a dense model"),
+        Column("moe_router_topk", I32, "experts per token; null for a dense model"),
         Column("moe_ffn_hidden_size", I32, "feed-forward hidden size of an expert"),
         Column("swiglu", BOOL, "gated linear unit in the feed-forward block"),
         Column("add_bias_linear", BOOL, "biases on the linear layers"),
@@ -101,10 +104,10 @@ RUNS = Table(
         Column("optimizer", STR, "optimizer name"),
         Column("recompute_granularity", STR, "null, selective or full"),
         Column("recompute_method", STR, "null, uniform or block"),
-        Column("recompute_num_layers", I32, "layers a recompute unit"),
-        Column("micro_batch_size", I32, "sequences a microbatch and data parallel rank"),
-        Column("global_batch_size", I32, "sequences a step over all ranks"),
-        Column("num_microbatches", I32, "microbatches a step and data parallel rank"),
+        Column("recompute_num_layers", I32, "layers per recompute unit"),
+        Column("micro_batch_size", I32, "sequences per microbatch and data parallel rank"),
+        Column("global_batch_size", I32, "sequences per step over all ranks"),
+        Column("num_microbatches", I32, "microbatches per step and data parallel rank"),
         Column("transformer_impl", STR, "local or transformer_engine"),
         Column("device_name", STR, "name of the GPU, or of the processor for CPU runs"),
         Column("device_memory_bytes", I64, "memory of one device", "bytes"),
@@ -118,8 +121,8 @@ RUNS = Table(
         _key("vtrain_version", STR, "version of the plugin"),
         _key("clock_source", STR, "where durations come from: host, cuda_event, cupti"),
         Column("warmup_steps", I32, "steps before the capture"),
-        Column("active_steps", I32, "steps asked for"),
-        Column("config_json", STR, "the whole transformer configuration as JSON"),
+        Column("active_steps", I32, "steps requested"),
+        Column("config_json", STR, "transformer configuration as JSON; in it also ddp_config, optimizer_config, ..."),
     ),
 )
 
@@ -181,10 +184,10 @@ SPANS = Table(
             "host_duration_ns",
             I64,
             "time between the marks on the host; start and duration are the device's where "
-            "the range launched anything there (foreign traces)",
+            "the range launched anything there (imported traces)",
             "ns",
         ),
-        Column("busy_ns", I64, "device time of all that was launched inside, added up (foreign traces)", "ns"),
+        Column("busy_ns", I64, "device time of all that was launched inside, added up (imported traces)", "ns"),
     ),
 )
 
@@ -200,18 +203,35 @@ OPERATORS = Table(
         _key("kind", STR, "see the operator kinds"),
         _key("phase", STR, "see the phases"),
         _key("source", STR, "module (hooks), kineto (torch.profiler), nsys, microbench (vtrain-profile ops)"),
-        Column("m", I64, "rows: tokens on this rank, or elements for the once-a-step kinds"),
+        Column("m", I64, "rows: tokens on this rank, or elements for the once-per-step kinds"),
         Column("n", I64, "columns"),
         Column("k", I64, "inner dimension"),
         Column("batch", I64, "independent problems"),
-        Column("seq_q", I64, "query tokens a sequence", "tokens"),
-        Column("seq_kv", I64, "key tokens a sequence", "tokens"),
+        Column("seq_q", I64, "query tokens per sequence", "tokens"),
+        Column("seq_kv", I64, "key tokens per sequence", "tokens"),
         Column("heads", I64, "query heads on this rank"),
         Column("kv_heads", I64, "key/value heads on this rank"),
         Column("head_dim", I64, "dimension of a head"),
         Column("dtype", STR, "element type of the inputs"),
-        Column("fused", STR, "what else runs inside, for example layernorm"),
-        Column("flops", F64, "floating point operations, see the formula of the kind", "FLOP"),
+        Column(
+            "fused",
+            STR,
+            "what one kernel or call fuses: flash (attention without a score matrix in memory), layernorm (a linear "
+            "layer with its normalisation); null: nothing. Before version 1.2 also 'flash, not causal'",
+        ),
+        Column(
+            "causal",
+            BOOL,
+            "attention that masks later tokens; null for other kinds, and before version 1.2, where it is true but for "
+            "'flash, not causal'",
+        ),
+        Column(
+            "flops",
+            F64,
+            "floating point operations executed, see the formula of the kind; before version 1.2 fused causal "
+            "attention counted the masked half too",
+            "FLOP",
+        ),
         Column("bytes", F64, "memory traffic of a perfect implementation", "bytes"),
         Column("input_dims", STR, "input shapes as JSON, where the profiler gave them"),
         START,
@@ -219,13 +239,13 @@ OPERATORS = Table(
         Column(
             "self_ns",
             I64,
-            "duration less that of operators inside: add this up, not the duration (foreign traces)",
+            "duration less that of operators inside: add this up, not the duration (imported traces)",
             "ns",
         ),
         Column(
             "host_duration_ns",
             I64,
-            "time on the host; the duration is the device's where there is one (foreign traces)",
+            "time on the host; the duration is the device's where there is one (imported traces)",
             "ns",
         ),
         Column(
@@ -281,7 +301,7 @@ COLLECTIVES = Table(
 
 INGEST = Table(
     "ingest",
-    "one remark about a foreign trace: something that was kept, left out or noticed, how often, and why",
+    "one remark about an imported trace: something that was kept, left out or noticed, how often, and why",
     (
         RUN_ID,
         RANK,

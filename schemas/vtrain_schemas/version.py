@@ -6,7 +6,7 @@ lacks with nulls. A major version changes the meaning of a column; it is refused
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class SchemaVersionError(ValueError):
@@ -23,17 +23,17 @@ def parse_version(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def check_version(found: str, where: str = "the profile") -> None:
+def check_version(version: str, where: str = "the profile") -> None:
     """Accept any file of our major version; refuse another major version with one sentence."""
-    major, _ = parse_version(found)
+    major, _ = parse_version(version)
     ours, _ = parse_version(SCHEMA_VERSION)
     if major > ours:
         raise SchemaVersionError(
-            f"{where} was written with profile schema {found}, newer than the {SCHEMA_VERSION} that "
+            f"{where} was written with profile schema {version}, newer than the {SCHEMA_VERSION} that "
             "this vtrain reads: upgrade vtrain to read it"
         )
     if major < ours:
         raise SchemaVersionError(
-            f"{where} was written with profile schema {found}, older than the oldest ({ours}.0) that "
+            f"{where} was written with profile schema {version}, older than the oldest ({ours}.0) that "
             "this vtrain reads: capture it again, or read it with the vtrain that wrote it"
         )

@@ -2,7 +2,7 @@
 
 A view is a file in ``views/``: comment lines say what a row is, ``-- @column NAME: TEXT`` lines
 say what each column is, and the query follows. The comments become DuckDB comments and the
-reference documentation.
+reference documentation. In a query ``{matrix_products}`` lists the operator kinds that are matrix products.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from vtrain_schemas.operators import kinds
 
 # A view may use the ones before it.
 VIEW_ORDER = (
@@ -62,7 +64,9 @@ def parse_view(name: str, text: str) -> View:
             columns[last] += " " + comment
         else:
             doc.append(comment)
-    return View(name, " ".join(doc).strip(), columns, "\n".join(query).strip().rstrip(";"))
+    products = ", ".join(_quote(kind.name) for kind in kinds() if kind.matrix_product)
+    text = "\n".join(query).strip().rstrip(";").replace("{matrix_products}", products)
+    return View(name, " ".join(doc).strip(), columns, text)
 
 
 def views() -> list[View]:

@@ -7,10 +7,22 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something in the input is wrong; the message says what, where, and what would be valid."""
+    """Something in the input is wrong; the message says what, where, and what would be valid.
+
+    >>> import vtrain as vt
+    >>> try:
+    ...     vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, tp=3, mbs=1, gbs=16)
+    ... except vt.UserError as error:
+    ...     print(error)
+    --num-gpus is 8, which is not a multiple of tensor x pipeline x context parallel size (3)
+    """
+
+
+class SpecError(UserError):
+    """A configuration that cannot exist or that Megatron-Core refuses."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` or an empty string."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import vtrain_plugin
 from support import train_gpt
-from vtrain_plugin.adapters.megatron import metadata, modules
-from vtrain_plugin.adapters.megatron.collectives import CallRecorder
+from vtrain_plugin.adapters.megatron import classify, metadata
 from vtrain_plugin.capture import rows
+from vtrain_plugin.capture.collectives import CallRecorder
+from vtrain_plugin.capture.modules import ModuleHooks
 from vtrain_plugin.capture.recorder import Recorder
 
 
@@ -20,12 +21,12 @@ def fail(*args: object, **kwargs: object) -> None:
 
 
 PLACES = {
-    "classify": (modules, "operator_of"),
+    "classify": (classify, "operator_of"),
     "stop": (Recorder, "stop"),
-    "backward": (modules.ModuleHooks, "_begin_backward"),
+    "backward": (ModuleHooks, "_begin_backward"),
     "collective": (CallRecorder, "_issued"),
     "rows": (rows, "rows_of_step"),
-    "metadata": (metadata, "run_row"),
+    "metadata": (metadata, "run_columns"),
 }
 
 

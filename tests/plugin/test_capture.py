@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
+from vtrain_schemas.words import ROLES
+from vtrain_sim.costs.profile import load_profile
+from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.captured_run import configuration_from_run
-from vtrain_sim.model import Compute, build_step
+from vtrain_sim.model import Compute, build_step, operators_of
 
 pytestmark = pytest.mark.slow
 Capturing = Callable[..., Capture]
@@ -76,8 +79,9 @@ def test_captured_operators_are_the_simulators_program(capture: Capturing, name:
         program = step.stages[stage]
         for chunk in program.chunks:
             for part, count in chunk:
-                for item in (*part.forward, *part.backward):
-                    if isinstance(item, Compute) and item.operator.kind != "microbatch":
+                for item in operators_of((*part.forward, *part.backward)):
+                    # A gradient's accumulation is recorded within the product of its weight.
+                    if item.operator.kind not in ("microbatch", "grad_accumulate"):
                         o = item.operator
                         expected[(o.kind, o.phase, *o.dims)] += count * configuration.num_microbatches
         once = {"zero_grad", "grad_prepare", "grad_norm", "grad_clip", "optimizer"}
@@ -191,6 +195,66 @@ def test_mixture_of_experts(capture: Capturing) -> None:
     parameters = run.catalog.show("moe")["ranks"][0]["parameters"]
     stage = build_step(configuration_from_run(run.catalog.show("moe")["run"])).stages[0]
     assert parameters == stage.parameters + stage.expert_parameters
+
+
+EXPERTS = ("--num-experts", "4", "--disable-bias-linear")
+IN_CONFIGURATION_ONLY = {
+    "shared-experts": (
+        1,
+        (*EXPERTS, "--moe-shared-expert-intermediate-size", "48", "--moe-layer-freq", "[0,0,1,1]", "--qk-layernorm"),
+        {"moe_shared_expert_intermediate_size": 48, "moe_layer_freq": "([0]*2+[1]*2)", "qk_layernorm": True},
+        {},
+    ),
+    "etp1": (
+        2,
+        (
+            *EXPERTS,
+            "--tensor-model-parallel-size",
+            "2",
+            "--sequence-parallel",
+            "--expert-model-parallel-size",
+            "2",
+            "--expert-tensor-parallel-size",
+            "1",
+        ),
+        {"num_experts": 4},
+        {"expert_tp": 1},
+    ),
+    "uneven": (
+        2,
+        ("--pipeline-model-parallel-size", "2", "--decoder-first-pipeline-num-layers", "1"),
+        {"dropout": False},
+        {"layers": (1, 3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_CONFIGURATION_ONLY)
+def test_what_only_the_configuration_says_is_read_back(capture: Capturing, name: str) -> None:
+    processes, flags, model, parallel = IN_CONFIGURATION_ONLY[name]
+    run = capture(name, processes, *flags)
+    configuration = configuration_from_run(run.catalog.show(name)["run"])
+    assert {field: getattr(configuration.model, field) for field in model} == model
+    assert {field: getattr(configuration.parallel, field) for field in parallel} == parallel
+    assert not configuration.train.gradient_accumulation_fusion
+    # Refuses another number of parameters than a rank really holds.
+    assert load_profile(run.catalog, [name]).configuration is not None
+
+
+def test_expert_tensor_parallel_collectives_have_their_role(capture: Capturing) -> None:
+    run = capture("etp2", 2, *EXPERTS, "--tensor-model-parallel-size", "2", "--sequence-parallel")
+    roles = {r["role"] for r in run.catalog.sql("SELECT DISTINCT role FROM collectives").to_pylist()}
+    assert "expert_tp" in roles
+    assert roles <= set(ROLES)
+
+
+def test_another_optimizer_than_adam_is_named_and_refused(capture: Capturing) -> None:
+    run = capture("sgd", 1, "--optimizer", "sgd")
+    row = run.catalog.show("sgd")["run"]
+    assert row["optimizer"] == "sgd"
+    with pytest.raises(UserError, match="another optimizer than Adam"):
+        configuration_from_run(row)
+    assert layout(capture, "plain").catalog.show("plain")["run"]["optimizer"] == "adam"
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,14 @@ def test_nccl_kernels_carry_their_metadata(tmp_path: Path) -> None:
     script.write_text(
         "import torch, torch.distributed as dist, json\n"
         "from torch.profiler import profile, ProfilerActivity\n"
-        "from vtrain_plugin.capture.kineto import trace_rows\n"
+        "from vtrain_plugin.capture.kineto_rows import ProfiledStep, trace_rows\n"
         "dist.init_process_group('nccl', store=dist.HashStore(), rank=0, world_size=1)\n"
         "x = torch.ones(1 << 20, device='cuda')\n"
         "dist.all_reduce(x); torch.cuda.synchronize()\n"
         "with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as p:\n"
         "    dist.all_reduce(x); torch.cuda.synchronize()\n"
         f"p.export_chrome_trace('{tmp_path}/t.json')\n"
-        f"rows = trace_rows(json.load(open('{tmp_path}/t.json')), [[0, 0, 0]], 'r', 0)\n"
+        f"rows = trace_rows(json.load(open('{tmp_path}/t.json')), [ProfiledStep(0, 0)], 'r', 0)\n"
         "print(json.dumps(rows['collectives']))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)

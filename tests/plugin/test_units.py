@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -12,18 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
 from vtrain_plugin.bench.collectives import default_sizes, group_sizes
-from vtrain_plugin.capture.clock import HostClock
+from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
+from vtrain_plugin.capture.clock import CudaClock, HostClock
 from vtrain_plugin.capture.guard import Guard
-from vtrain_plugin.capture.kineto import trace_rows
+from vtrain_plugin.capture.kineto_rows import ProfiledStep, trace_rows
 from vtrain_plugin.capture.patches import Patches
 from vtrain_plugin.capture.ranges import NoRanges
 from vtrain_plugin.capture.recorder import Call, Recorder
 from vtrain_plugin.capture.rows import rows_of_step
 from vtrain_plugin.capture.settings import Settings, SettingsError
-from vtrain_plugin.capture.shapes import ModelShape, ShapeError, operators_of
 from vtrain_plugin.capture.sink import Sink
+from vtrain_plugin.cli import app
 from vtrain_schemas.communication_names import role_of_description
 from vtrain_schemas.framework_operators import shaped_operator
 from vtrain_schemas.operators import Operator
@@ -57,7 +61,7 @@ def test_malformed_environment_is_refused_by_name(name: str) -> None:
 
 def test_guard_reports_once_and_switches_off(capsys: pytest.CaptureFixture[str]) -> None:
     guard, off = Guard(), []
-    guard.on_failure = lambda: off.append(1)
+    guard.on_error = lambda: off.append(1)
 
     def broken() -> None:
         raise RuntimeError("disk full")
@@ -79,7 +83,7 @@ def test_patches_restore_functions_and_their_aliases(monkeypatch: pytest.MonkeyP
     owner.function = alias.other_name = original  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "megatron_owner", owner)
     monkeypatch.setitem(sys.modules, "megatron_alias", alias)
-    patches = Patches()
+    patches = Patches("megatron")
     assert patches.wrap_function(owner, "function", lambda f: lambda: f() + 1)
     assert owner.function() == 2
     assert alias.other_name() == 2
@@ -195,7 +199,53 @@ def test_host_clock_gives_time_of_day() -> None:
     import time
 
     clock = HostClock()
-    assert abs(clock.resolver(None)(clock.now()) - time.time_ns()) < 1e9
+    assert abs(clock.seal_step().resolver()(clock.now()) - time.time_ns()) < 1e9
+
+
+class _Event:
+    """A CUDA event of a GPU that passes one event per millisecond, and only when it is waited for."""
+
+    made: list[_Event]
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.passed = False
+        self.made.append(self)
+
+    def record(self) -> None:
+        self.at_ms = float(sum(hasattr(e, "at_ms") for e in self.made))
+        self.passed = False
+
+    def query(self) -> bool:
+        return self.passed
+
+    def synchronize(self) -> None:
+        self.passed = True
+
+    def elapsed_time(self, end_event: _Event) -> float:
+        assert self.passed
+        assert end_event.passed
+        return end_event.at_ms - self.at_ms
+
+
+def test_cuda_clock_resolves_marks_from_the_beginning_of_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    _Event.made = []
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    monkeypatch.setattr("time.time_ns", lambda: 1_000)
+    clock = CudaClock()
+    assert not clock.marks_outlive_step
+    clock.start_step()
+    marks = [clock.now(), clock.now()]
+    sealed = clock.seal_step()
+    assert not sealed.ready()
+    resolve = sealed.resolver()
+    assert sealed.ready()
+    assert [resolve(mark) for mark in marks] == [1_001_000, 2_001_000]
+    events = len(_Event.made)
+    clock.start_step()
+    assert len(_Event.made) == events, "events of a resolved step are used again"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +328,7 @@ def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
             {"ph": "i", "name": "instant", "ts": 1},
         ],
     }
-    rows = trace_rows(trace, [[3, 1_000_000, 1_100_000]], "r", 0)
+    rows = trace_rows(trace, [ProfiledStep(3, 1_000_000, 1_100_000)], "r", 0)
     assert [(k["name"], k["stream"], k["correlation"], k["operator"], k["duration_ns"]) for k in rows["kernels"]] == [
         ("gemm_kernel", 7, 99, "aten::mm", 2500),
         ("ncclDevKernel_AllReduce", 20, 100, None, 4000),
@@ -304,7 +354,7 @@ def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
 
 
 def test_operator_list_covers_all_sizes_once() -> None:
-    model = ModelShape(512, 8, 256, 1024)
+    model = ModelSizes(512, 8, 256, 1024)
     one = operators_of(model, [1], [1])
     several = operators_of(model, [1, 2, 4], [1, 2])
     assert len(set(several)) == len(several) > 3 * len(one)
@@ -312,11 +362,41 @@ def test_operator_list_covers_all_sizes_once() -> None:
 
 
 def test_operator_list_refuses_sizes_that_do_not_divide() -> None:
-    with pytest.raises(ShapeError, match="does not divide"):
-        operators_of(ModelShape(512, 8, 256, 1024), [3], [1])
+    with pytest.raises(SizeError, match="does not divide"):
+        operators_of(ModelSizes(512, 8, 256, 1024), [3], [1])
 
 
 def test_default_collective_sizes_and_groups() -> None:
     assert default_sizes(1 << 20)[-1] == 1 << 20
     assert group_sizes(8) == [2, 4, 8]
     assert group_sizes(6) == [2, 4, 6]
+
+
+def megatron_optimizer(*leaves: str, configured: str = "adam") -> types.SimpleNamespace:
+    """Megatron-Core's wrappers around torch optimizers of these classes; "" for a rank that updates nothing."""
+    config = types.SimpleNamespace(optimizer=configured)
+    parts = [types.SimpleNamespace(config=config, optimizer=type(leaf, (), {})() if leaf else None) for leaf in leaves]
+    return parts[0] if len(parts) == 1 else types.SimpleNamespace(config=config, chained_optimizers=parts)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "configured", "name"),
+    [
+        (("AdamW",), "adam", "adam"),
+        (("FusedAdam", "FusedAdam"), "adam", "adam"),
+        (("SGD",), "sgd", "sgd"),
+        # Megatron-Core's Muon says "adam" in its configuration.
+        (("TensorParallelMuon", "FusedAdam"), "adam", "adam+tensorparallelmuon"),
+        (("",), "sgd", "sgd"),
+        (("", "FusedAdam"), "adam", "adam"),
+        (("HybridDeviceOptimizer",), "sgd", "sgd"),
+    ],
+)
+def test_optimizer_is_named_by_its_classes(leaves: tuple[str, ...], configured: str, name: str) -> None:
+    assert optimizer_name(megatron_optimizer(*leaves, configured=configured)) == name
+
+
+def test_version_of_the_command() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(r"vtrain-profile \d+\.\d+\.\S+\n", result.output)

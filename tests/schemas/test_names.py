@@ -141,7 +141,7 @@ def test_operators_by_their_input_sizes(name: str, dims: list[object], expected:
 def test_attention_in_both_layouts(name: str, dims: list[object], phase: str) -> None:
     operator = shaped_operator(name, dims, [BF16] * len(dims))
     assert operator == Operator(
-        "attention", phase, batch=2, seq_q=512, seq_kv=512, heads=8, kv_heads=2, head_dim=64, fused="flash"
+        "attention", phase, batch=2, seq_q=512, seq_kv=512, heads=8, kv_heads=2, head_dim=64, fused=True, causal=True
     )
 
 

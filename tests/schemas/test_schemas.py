@@ -10,10 +10,8 @@ import pytest
 
 from vtrain_schemas import SCHEMA_VERSION, TABLES, SchemaVersionError, arrow_schema, check_version
 from vtrain_schemas.layout import check_run_id, file_path, parse_file_name
-from vtrain_schemas.operators import Operator, UnknownDtypeError, dtype_bytes
 from vtrain_schemas.reference import schema_reference
 from vtrain_schemas.views import create_statements, load_view, views
-from vtrain_schemas.words import OPERATOR_KINDS
 from vtrain_sim.catalog.database import create, create_views
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "schema.md"
@@ -91,37 +89,6 @@ def test_file_names_round_trip() -> None:
 def test_run_ids_that_cannot_be_directories_are_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="run id"):
         check_run_id(bad)
-
-
-def test_gemm_work_by_hand() -> None:
-    forward = Operator("gemm", "forward", 4, 6, 8, dtype="bfloat16")
-    assert forward.flops() == 2 * 4 * 6 * 8
-    assert forward.bytes() == 2 * (4 * 8 + 8 * 6 + 4 * 6)
-    backward = Operator("gemm", "backward", 4, 6, 8, dtype="bfloat16")
-    dgrad, wgrad = (Operator("gemm", p, 4, 6, 8, dtype="bfloat16") for p in ("dgrad", "wgrad"))
-    assert backward.flops() == dgrad.flops() + wgrad.flops() == 2 * forward.flops()
-    assert backward.bytes() == dgrad.bytes() + wgrad.bytes()
-
-
-def test_attention_work_by_hand() -> None:
-    shape = {"batch": 2, "seq_q": 16, "seq_kv": 16, "heads": 4, "kv_heads": 2, "head_dim": 8}
-    flash = Operator("attention", "forward", **shape, dtype="float32", fused="flash")
-    assert flash.flops() == 4 * 2 * 4 * 16 * 16 * 8
-    assert flash.bytes() == 4 * (2 * 2 * 16 * 4 * 8 + 2 * 2 * 16 * 2 * 8)
-    unfused = Operator("attention", "forward", **shape, dtype="float32")
-    assert unfused.bytes() > flash.bytes()
-
-
-@pytest.mark.parametrize("kind", OPERATOR_KINDS)
-def test_every_kind_has_work_that_is_not_negative(kind: str) -> None:
-    operator = Operator(kind, "forward", 8, 8, 8, seq_q=8, seq_kv=8, heads=1, kv_heads=1, head_dim=8)
-    assert operator.flops() >= 0
-    assert operator.bytes() >= 0
-
-
-def test_unknown_dtype_is_refused() -> None:
-    with pytest.raises(UnknownDtypeError, match="known are"):
-        dtype_bytes("float3")
 
 
 def test_arrow_types_survive_an_empty_table() -> None:

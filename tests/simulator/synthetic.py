@@ -9,7 +9,7 @@ from vtrain_plugin.capture.rows import operator_columns
 from vtrain_plugin.capture.sink import Sink
 from vtrain_schemas import SCHEMA_VERSION
 from vtrain_schemas.operators import Operator
-from vtrain_sim.model import Compute, build_step
+from vtrain_sim.model import Compute, build_step, operators_of
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
 MODEL = ModelSpec(4, 256, 4, 128, 512, position_embedding_type="rope", make_vocab_size_divisible_by=1)
@@ -101,7 +101,7 @@ def write_profile(out: Path, run_id: str = "base", configuration: Configuration 
     items = [i for i in (*stage.before, *stage.update) if isinstance(i, Compute) and i.operator.kind != "step_overhead"]
     for chunk in stage.chunks:
         for program, count in chunk:
-            parts = [i for i in (*program.forward, *program.backward) if isinstance(i, Compute)]
+            parts = list(operators_of((*program.forward, *program.backward)))
             items += parts * count * configuration.num_microbatches
     for item in items:
         duration = round(true_seconds(item.operator) * 1e9)

@@ -14,8 +14,8 @@ import pytest
 
 from simulator.ingest.build import AUTOGRAD, Kineto
 from simulator.synthetic import write_profile
+from vtrain_sim.api.job import job_from_run
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.commands.run_projector import from_run
 from vtrain_sim.errors import UserError
 from vtrain_sim.model import Communication, Compute, build_step
 from vtrain_sim.simulate.projection import Projector
@@ -48,6 +48,13 @@ FLAGS = [
 SLOWER = 1.3
 
 
+def from_run(
+    catalog: Path, runs: list[str], cluster: str, model: str, gpus: int, flags: list[str], modelled: bool = False
+) -> tuple[Projector, Configuration]:
+    job = job_from_run(catalog, runs, cluster, model, gpus, flags, modelled)
+    return job.machine.projector, job.configuration
+
+
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(BIN / arguments[0]), *arguments[1:]], capture_output=True, text=True, check=False, cwd=cwd
@@ -58,7 +65,7 @@ def traced_step(projector: Projector, configuration: Configuration, rank: int) -
     """A step of the configuration on a GPU that takes `SLOWER` times as long for every product as the surface says,
     as torch.profiler records it: modules, products with sizes, kernels on the device, all-reduces."""
     trace = Kineto(rank, 2, "NVIDIA A100-SXM4-80GB")
-    costs = projector.evaluator.estimator.operators
+    costs = projector.evaluator.operators
     (stage,) = build_step(configuration).stages
     host, device, sequence = 100.0, 100.0, 0
     gemm = "ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn"
@@ -72,7 +79,7 @@ def traced_step(projector: Projector, configuration: Configuration, rank: int) -
     def products(items: Iterator[Any] | tuple[Any, ...], tid: int, sequences: dict[str, int]) -> None:
         nonlocal host, sequence
         for item in items:
-            if isinstance(item, Communication) and not item.hidden_behind:
+            if isinstance(item, Communication) and item.blocking:
                 trace.event(
                     "cpu_op",
                     "record_param_comms",
@@ -81,7 +88,7 @@ def traced_step(projector: Projector, configuration: Configuration, rank: int) -
                     tid=tid,
                     **{
                         "Collective name": "allreduce",
-                        "In msg nelems": item.bytes // 2,
+                        "In msg nelems": item.nbytes // 2,
                         "dtype": "BFloat16",
                         "Group size": 2,
                         "Process Group Name": "1",
@@ -91,7 +98,8 @@ def traced_step(projector: Projector, configuration: Configuration, rank: int) -
                 )
                 launch("ncclDevKernel_AllReduce_Sum_bf16_RING_LL()", 50e-6, tid, stream=20)
                 host += 5
-            if not isinstance(item, Compute) or item.operator.kind != "gemm":
+            # The halves of a product beside which something is exchanged are one product.
+            if not isinstance(item, Compute) or item.operator.kind != "gemm" or item.part > 0:
                 continue
             o = item.operator
             seconds = costs.surface.seconds(o) * SLOWER
@@ -152,7 +160,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, Configura
 def test_products_of_a_trace_sharpen_a_bundled_device(traced: tuple[Catalog, Configuration]) -> None:
     catalog, configuration = traced
     own, asked = from_run(catalog.path, ["job"], "dgx-a100-80gb", "", 2, FLAGS)
-    bundled, _ = from_run(catalog.path, ["job"], "dgx-a100-80gb", "", 2, FLAGS, own_measurements=False)
+    bundled, _ = from_run(catalog.path, ["job"], "dgx-a100-80gb", "", 2, FLAGS, modelled=True)
     assert asked == configuration
     sharpened, before = own.project(asked), bundled.project(asked)
     assert before.provenance["measured"] == 0
@@ -168,7 +176,7 @@ def test_products_of_a_trace_sharpen_a_bundled_device(traced: tuple[Catalog, Con
         for i in p.forward
         if isinstance(i, Compute) and i.operator.kind == "gemm"
     )
-    costs, plain = own.evaluator.estimator.operators, bundled.evaluator.estimator.operators
+    costs, plain = own.evaluator.operators, bundled.evaluator.operators
     assert costs.estimate(gemm).seconds / plain.estimate(gemm).seconds == pytest.approx(SLOWER, rel=0.12)
     assert costs.estimate(gemm).sigma < plain.estimate(gemm).sigma
     # Only the two gradients were measured, one by one: an unseen backward pass is estimated by both.
@@ -180,12 +188,12 @@ def test_all_reduces_of_a_trace_are_the_networks(traced: tuple[Catalog, Configur
     catalog, configuration = traced
     own, _ = from_run(catalog.path, ["job"], "dgx-a100-80gb", "", 2, FLAGS)
     size = next(
-        i.bytes
+        i.nbytes
         for p, _ in build_step(configuration).stages[0].chunks[0]
         for i in p.forward
-        if isinstance(i, Communication) and i.role == "tp" and i.bytes > 1 << 20
+        if isinstance(i, Communication) and i.role == "tp" and i.nbytes > 1 << 20
     )
-    estimate = own.evaluator.estimator.collectives.estimate("all_reduce", 2, size, 1, 1)
+    estimate = own.evaluator.collectives.over_nodes("all_reduce", 2, size)
     assert estimate.seconds == pytest.approx(50e-6)
     assert estimate.provenance == "measured"
 
@@ -320,7 +328,7 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     catalog.add([str(tmp_path / "network.json")])
     flags = ["--micro-batch-size", "1", "--global-batch-size", "2"]
     projector, _ = from_run(catalog.path, ["network"], "dgx-a100-80gb", "gpt3-1.3b", 2, flags)
-    estimate = projector.evaluator.estimator.collectives.estimate("all_reduce", 2, 2 << 20)
+    estimate = projector.evaluator.collectives.over_nodes("all_reduce", 2, 2 << 20)
     assert (estimate.seconds, estimate.provenance) == (pytest.approx(900e-6), "measured")
     nameless = Kineto(device="")
     nameless.op("aten::mm", 0, 5, [[8, 8], [8, 8]])

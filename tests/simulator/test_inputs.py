@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.cluster_file import read_cluster
-from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, ignored, refused
+from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
+from vtrain_sim.inputs.flag_table import SWITCHES, VALUES
 from vtrain_sim.inputs.huggingface import read_config
 from vtrain_sim.inputs.launch_script import read_arguments
 from vtrain_sim.inputs.lookup import find_cluster, find_model
@@ -80,6 +81,18 @@ def test_a_launch_script_as_megatron_ships_them(tmp_path: Path) -> None:
     assert (c.train.micro_batch_size, c.train.params_dtype, c.train.main_grads_dtype) == (4, "bfloat16", "float32")
 
 
+def test_the_script_may_be_a_variable_and_lines_of_arrays_be_continued(tmp_path: Path) -> None:
+    """As in Megatron-LM's examples of Llama 3 and Mixtral."""
+    path = tmp_path / "train.sh"
+    script = SCRIPT.replace("torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py", 'torchrun ${DISTRIBUTED_ARGS[@]} "$RUN"')
+    script = script.replace("TP=2\n", "TP=2\nRUN=pretrain_gpt.py\n")
+    path.write_text(script.replace("--num-layers 24 # depth\n", "--num-layers 24 \\\n"))
+    original = tmp_path / "original.sh"
+    original.write_text(SCRIPT)
+    assert '"$RUN"' in script
+    assert read_arguments(path) == read_arguments(original)
+
+
 def test_a_plain_list_of_arguments(tmp_path: Path) -> None:
     path = tmp_path / "args.txt"
     path.write_text("# my model\n--num-layers 2 --hidden-size 64\n--num-attention-heads 4\n--lr 1e-4\n")
@@ -96,36 +109,6 @@ def test_scripts_without_arguments_are_refused(tmp_path: Path, text: str | bytes
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SpecError, match=word):
         read_arguments(path)
-
-
-def test_arguments_that_do_not_matter_are_known_by_name() -> None:
-    """No argument is in two lists; what is accepted and left out does not swallow what follows."""
-    lists = [set(VALUES) | set(SWITCHES), set(ignored()), set(refused())]
-    assert not (lists[0] & lists[1])
-    assert not (lists[0] & lists[2])
-    assert not (lists[1] & lists[2])
-    assert len(ignored()) > 900
-    found = parse_flags(
-        [
-            "--data-path",
-            "a",
-            "b",
-            "c",
-            "--eval-iters",
-            "10",
-            "--use-mcore-models",
-            "--num-layers",
-            "4",
-            "--log-progress",
-        ]
-    )
-    assert found.values == {"num_layers": 4}
-    with pytest.raises(SpecError, match="--window-size changes the training step"):
-        parse_flags(["--window-size", "128,0"])
-    with pytest.raises(SpecError, match="did you mean '--eval-iters'"):
-        parse_flags(["--evall-iters", "3"])
-    with pytest.raises(SpecError, match="Adam"):
-        parse_flags(["--optimizer", "sgd"])
 
 
 LLAMA = {
@@ -244,6 +227,19 @@ def test_spec_files_hold_the_same_names(tmp_path: Path) -> None:
     assert (c.parallel.tp, c.parallel.dp, c.parallel.sequence_parallel) == (2, 8, True)
 
 
+def test_a_switch_that_is_false_is_off(tmp_path: Path) -> None:
+    """Also where the preset has it on."""
+    path = tmp_path / "a.yaml"
+    path.write_text("swiglu: false\nfp16: false\nlog-progress: false\ncp_comm_type: [p2p, p2p]\n")
+    tokens, _ = read_flags(path)
+    step = ["--micro-batch-size", "1", "--global-batch-size", "8"]
+    assert presets.model("llama3-8b").swiglu
+    assert not configuration_from_flags([*step, *tokens], None, 0, presets.model("llama3-8b")).model.swiglu
+    path.write_text("swiglo: false\n")
+    with pytest.raises(SpecError, match="did you mean '--swiglu'"):
+        parse_flags(read_flags(path)[0])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "word"),
     [
@@ -279,6 +275,57 @@ def test_users_describe_their_cluster(tmp_path: Path) -> None:
         read_cluster(path)
     path.write_text('device = "h100"\ngpus_per_node = 4\n')
     with pytest.raises(UserError, match="h100-sxm-80gb"):
+        read_cluster(path)
+
+
+LEVELS = """
+device = "b200-sxm-180gb"
+[[levels]]
+gpus = 72
+bandwidth = 8e11
+latency_s = 2e-5
+[[levels]]
+name = "rails"
+gpus = 576
+bandwidth = 4e10
+latency_s = 4e-5
+[[levels]]
+bandwidth = 4e10
+latency_s = 6e-5
+"""
+
+
+def test_a_network_may_have_any_levels(tmp_path: Path) -> None:
+    path = tmp_path / "rack.toml"
+    path.write_text(LEVELS)
+    cluster = read_cluster(path)[0]
+    assert cluster.gpus_per_node == 72
+    assert [(level.name, level.gpus) for level in cluster.levels] == [
+        ("intra-node", 72),
+        ("rails", 576),
+        ("level 3", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("gpus = 576", "gpus = 100", "multiple of the 72"),
+        ("gpus = 576", "", "one domain"),
+        ("gpus = 72", "", "GPUs per node"),
+        ("gpus = 72", "gpus = 7.5", "whole number"),
+        ("gpus = 72", "gpu = 72", "did you mean 'gpus'"),
+        ('device = "b200-sxm-180gb"', 'device = "b200-sxm-180gb"\ngpus_per_node = 8', "one or the other"),
+        ('device = "b200-sxm-180gb"', 'device = "b200-sxm-180gb"\nnics_per_node = 8', "one or the other"),
+        (LEVELS[len('\ndevice = "b200-sxm-180gb"\n') :], "levels = [1, 2]", "table of coefficients"),
+        (LEVELS[len('\ndevice = "b200-sxm-180gb"\n') :], "levels = 3", "is not a cluster"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(tmp_path: Path, old: str, new: str, word: str) -> None:
+    path = tmp_path / "rack.toml"
+    assert old in LEVELS
+    path.write_text(LEVELS.replace(old, new))
+    with pytest.raises(SpecError, match=word):
         read_cluster(path)
 
 
@@ -330,7 +377,7 @@ def test_sharding_strategies() -> None:
 
 
 words = st.one_of(
-    st.sampled_from([*VALUES, *SWITCHES, *list(ignored())[:40], *list(refused())[:40]]),
+    st.sampled_from([*VALUES, *SWITCHES, *list(ignored())[:40], *list(refused())[:40], *approximated()]),
     st.sampled_from(
         [
             "0",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 
 from simulator.test_specs import configurations
-from vtrain_sim.model import Communication, Compute, build_step
+from vtrain_sim.model import Communication, Compute, build_step, communications_of, operators_of
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
 GPT3 = ModelSpec(96, 12288, 96, 2048, 51200, make_vocab_size_divisible_by=1)
@@ -19,19 +20,25 @@ def flops(configuration: Configuration, direction: str) -> float:
     for stage in build_step(configuration).stages:
         for chunk in stage.chunks:
             for program, count in chunk:
-                for item in getattr(program, direction):
-                    if isinstance(item, Compute) and item.operator.kind in ("gemm", "attention"):
+                # An operator whose halves communicate at different moments counts once.
+                for item in operators_of(getattr(program, direction)):
+                    if item.operator.kind in ("gemm", "attention"):
                         total += item.operator.flops() * count
     return total * configuration.num_microbatches * configuration.parallel.dp * configuration.parallel.tp
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
 @pytest.mark.parametrize(("tp", "pp", "dp"), [(1, 1, 1), (8, 1, 1), (8, 16, 1), (2, 4, 8)])
-def test_flops_of_gpt3_are_the_published_formula(tp: int, pp: int, dp: int) -> None:
-    """Narayanan et al., SC'21, eq. 2 without recomputation: 72 B s l h^2 (1 + s/6h + V/12lh)."""
+def test_flops_of_gpt3_are_the_published_formula(tp: int, pp: int, dp: int, share: float) -> None:
+    """Narayanan et al., SC'21, eq. 2 without recomputation: 72 B s l h^2 (1 + s/6h + V/12lh).
+
+    Separate kernels execute the whole square of attention; fused causal ones half of it, s/12h.
+    """
     batch = 64
-    configuration = Configuration(GPT3, ParallelSpec(tp=tp, pp=pp, dp=dp), TrainSpec(1, batch))
+    train = TrainSpec(1, batch, attention_kernel="flash" if share == 0.5 else "unfused")
+    configuration = Configuration(GPT3, ParallelSpec(tp=tp, pp=pp, dp=dp), train)
     layers, h, s, v = 96, 12288, 2048, 51200
-    expected = 72 * batch * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
+    expected = 72 * batch * s * layers * h**2 * (1 + share * s / (6 * h) + v / (12 * layers * h))
     assert flops(configuration, "forward") == pytest.approx(expected / 3, rel=1e-12)
     assert flops(configuration, "backward") == pytest.approx(expected * 2 / 3, rel=1e-12)
 
@@ -63,13 +70,11 @@ def test_parameters_of_gpt3() -> None:
 def messages(configuration: Configuration) -> dict[tuple[str, str], int]:
     """Bytes of one layer's blocking and overlapped communication, by direction and operation."""
     (program,) = {p for chunk in build_step(configuration).stages[0].chunks for p, _ in chunk if p.name == "layer"}
-    found: dict[tuple[str, str], int] = {}
+    nbytes: dict[tuple[str, str], int] = {}
     for direction in ("forward", "backward"):
-        for item in getattr(program, direction):
-            if isinstance(item, Communication):
-                key = (direction, item.op)
-                found[key] = found.get(key, 0) + item.bytes
-    return found
+        for item in communications_of(getattr(program, direction)):
+            nbytes[direction, item.op] = nbytes.get((direction, item.op), 0) + item.nbytes
+    return nbytes
 
 
 def test_tensor_parallel_messages_of_a_layer() -> None:
@@ -94,18 +99,50 @@ def test_gradients_are_reduced_once_and_optimizer_states_sharded() -> None:
         c = Configuration(GPT3, ParallelSpec(tp=8, dp=4, distributed_optimizer=zero), train)
         stage = build_step(c).stages[0]
         (sync,) = [i for i in stage.sync if isinstance(i, Communication)]
-        assert sync.bytes == 4 * stage.parameters
+        assert sync.nbytes == 4 * stage.parameters
         assert sync.op == ("reduce_scatter" if zero else "all_reduce")
         gathered = [i for i in stage.update if isinstance(i, Communication) and i.role == "dp"]
-        assert [g.bytes for g in gathered] == ([2 * stage.parameters] if zero else [])
+        assert [g.nbytes for g in gathered] == ([2 * stage.parameters] if zero else [])
         (adam,) = [i for i in stage.update if isinstance(i, Compute) and i.operator.kind == "optimizer"]
-        assert adam.operator.m == -(-stage.parameters // 4) if zero else stage.parameters
+        assert adam.operator.m == (-(-stage.parameters // 4) if zero else stage.parameters)
 
 
 def test_tied_embeddings_are_synchronised_between_first_and_last_stage() -> None:
     stages = build_step(Configuration(GPT3, ParallelSpec(tp=8, pp=4), TrainSpec(1, 8))).stages
-    tied = [[i.bytes for i in s.sync if isinstance(i, Communication) and i.role == "embedding"] for s in stages]
+    tied = [[i.nbytes for i in s.sync if isinstance(i, Communication) and i.role == "embedding"] for s in stages]
     assert tied == [[51200 // 8 * 12288 * 4], [], [], [51200 // 8 * 12288 * 4]]
+
+
+@pytest.mark.parametrize(("schedule", "chunks", "copies"), [("zb-v", 2, 1), ("dualpipev", 2, 1), ("dualpipe", 1, 2)])
+def test_where_both_ends_of_the_model_meet_the_table_is_there_once(schedule: str, chunks: int, copies: int) -> None:
+    """In a V the first stage has both ends; a pipeline that runs both ways has both at each of its ends."""
+    parallel = ParallelSpec(tp=8, pp=4, vpp=chunks, dp=2)
+    step = build_step(Configuration(GPT3, parallel, TrainSpec(1, 32, schedule=schedule)))
+    assert not [i for s in step.stages for i in s.sync if isinstance(i, Communication) and i.role == "embedding"]
+    one_stage = build_step(Configuration(GPT3, ParallelSpec(tp=8), TrainSpec(1, 1))).stages[0]
+    assert sum(s.parameters for s in step.stages) == copies * one_stage.parameters
+    # Gradients are reduced over all that hold the same parameters.
+    groups = {i.group for s in step.stages for i in s.sync if isinstance(i, Communication) and i.role == "dp"}
+    assert {group.size for group in groups} == {2 * copies}
+
+
+def test_a_pipeline_of_two_copies_reduces_gradients_without_data_parallelism() -> None:
+    parallel = ParallelSpec(pp=4)
+    step = build_step(Configuration(GPT3, parallel, TrainSpec(1, 16, schedule="dualpipe")))
+    for stage in step.stages:
+        (sync,) = [i for i in stage.sync if isinstance(i, Communication) and i.role == "dp"]
+        assert (sync.size, sync.nbytes) == (2, 4 * stage.parameters)
+    pairs = {tuple(ranks) for stage in step.stages for i in stage.sync for ranks in i.group.members()}  # type: ignore[union-attr]
+    assert pairs == {(0, 3), (1, 2)}
+
+
+@pytest.mark.parametrize(("schedule", "chunks"), [("1f1b", 1), ("zb-v", 2), ("dualpipe", 1), ("dualpipev", 2)])
+def test_every_layer_is_somewhere_in_every_placement(schedule: str, chunks: int) -> None:
+    step = build_step(Configuration(GPT3, ParallelSpec(pp=4, vpp=chunks), TrainSpec(1, 16, schedule=schedule)))
+    copies = 2 if schedule == "dualpipe" else 1
+    parts = Counter(p.name for s in step.stages for chunk in s.chunks for p, count in chunk for _ in range(count))
+    del parts["microbatch"]
+    assert parts == {"layer": 96 * copies, "embedding": copies, "head": copies}
 
 
 @given(configurations())

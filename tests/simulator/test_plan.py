@@ -69,9 +69,8 @@ def test_the_whole_space_is_there() -> None:
 def test_pipelines_of_a_prime_number_of_layers_are_uneven() -> None:
     space = configurations(presets.model("deepseek-v3"), 256, (256,), Bounds(max_cp=1), TrainSpec(1, 1))
     stages = {c.parallel.pp: c.stage_layers for c in space}
-    assert stages[16] == (3, *[4] * 13, 4, 3) or sum(stages[16]) == 61
-    assert max(stages[16]) - min(stages[16]) == 1
-    assert stages[16][0] == stages[16][-1] == 3
+    # The ends of the model have the embedding and the output layer: they take fewer.
+    assert stages[16] == (3, 3, *[4] * 13, 3)
 
 
 def test_rankings_and_the_front() -> None:
@@ -193,7 +192,7 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
         (["--num-gpus", "x"], "whole number"),
         (["--num-gpus", "0"], "1 or more"),
         (["--num-gpus", "8", "--rank-by", "speed"], "takes one of"),
-        (["--num-gpus", "8", "--schedules", "zb"], "takes one of"),
+        (["--num-gpus", "8", "--schedules", "zb"], "there are 1f1b, dualpipe"),
         (["--num-gpus", "8", "--deadline-days", "3"], "needs --train-tokens"),
         (["--num-gpus", "8", "--train-tokens", "nan"], "finite"),
         (["--num-gpus", "8", "--hidden-sise", "2"], "did you mean"),

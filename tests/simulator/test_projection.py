@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from simulator.synthetic import BASE, true_seconds, write_collectives, write_profile
 from simulator.test_specs import configurations
 from vtrain_sim.catalog import Catalog
-from vtrain_sim.costs import CollectiveCosts, OperatorCosts, load_profile
-from vtrain_sim.costs.placement import placement
+from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+from vtrain_sim.costs.profile import load_profile
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
-from vtrain_sim.model import Compute, build_step
+from vtrain_sim.model import Compute, build_step, operators_of
 from vtrain_sim.simulate.projection import Projection, Projector
-from vtrain_sim.specs import Configuration, ParallelSpec
+from vtrain_sim.specs import Configuration
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def work(configuration: Configuration, stage: int) -> float:
     total = sum(true_seconds(i.operator) for i in (*program.before, *program.update) if isinstance(i, Compute))
     for chunk in program.chunks:
         for part, count in chunk:
-            items = [i for i in (*part.forward, *part.backward) if isinstance(i, Compute)]
+            items = operators_of((*part.forward, *part.backward))
             total += sum(true_seconds(i.operator) for i in items) * count * configuration.num_microbatches
     return total
 
@@ -126,17 +126,6 @@ def test_more_work_never_takes_less_time(configuration: Configuration, what: str
         train = replace(configuration.train, global_batch_size=2 * configuration.train.global_batch_size)
         bigger = replace(configuration, train=train)
     assert projector.project(bigger).iteration_time_s > projector.project(configuration).iteration_time_s
-
-
-def test_placement_follows_megatrons_rank_order() -> None:
-    """tp first, then dp, pp last; 8 GPUs a node."""
-    c = Configuration(BASE.model, ParallelSpec(tp=4, pp=2, dp=8), BASE.train.__class__(1, 64))
-    assert placement(c, "tp", 4, 8) == (1, 1)
-    assert placement(c, "dp", 8, 8) == (4, 4)
-    assert placement(c, "pp", 2, 8)[0] == 2
-    small = Configuration(BASE.model, ParallelSpec(tp=2, pp=2, dp=2), BASE.train.__class__(1, 64))
-    assert placement(small, "pp", 2, 8)[0] == 1
-    assert placement(small, "dp", 2, 8)[0] == 1
 
 
 def run(*arguments: str, module: str = "vtrain_sim.commands.sim") -> subprocess.CompletedProcess[str]:

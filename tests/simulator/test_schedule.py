@@ -19,6 +19,8 @@ from vtrain_sim.decide.fleet import POLICIES, Job, Outcome, SpeedTable, generate
 from vtrain_sim.decide.fleet.filling import fill
 from vtrain_sim.decide.fleet.policies import Running, smallest_shares
 from vtrain_sim.errors import UserError
+from vtrain_sim.report.files import write_rows
+from vtrain_sim.results import Table
 
 CAPACITY = 32
 TABLES = {
@@ -144,12 +146,8 @@ def test_generated_traces_repeat_and_can_be_written_and_read(tmp_path: Path) -> 
     jobs = generate(50, 7, speeds, 100.0)
     assert jobs == generate(50, 7, speeds, 100.0)
     assert jobs != generate(50, 8, speeds, 100.0)
-    from vtrain_sim.decide.fleet.jobs import write_trace
-    from vtrain_sim.report.rows import write_rows
-
     for name in ("t.csv", "t.parquet"):
-        with (tmp_path / name).open("wb") as stream:
-            write_rows(stream, Path(name).suffix, write_trace(jobs))
+        write_rows(tmp_path / name, Table("trace", [job.to_row() for job in jobs]))
         assert read_trace(tmp_path / name) == jobs
 
 

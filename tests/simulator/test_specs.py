@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
-from vtrain_sim.inputs.megatron_flags import configuration_from_flags, emit_flags
+from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
 from vtrain_sim.specs.cluster import DeviceSpec
 

@@ -158,3 +158,16 @@ def test_tuning_finds_the_machine_that_made_the_rows() -> None:
         for values in ([c.value for c in found], tuned)
     ]
     assert abs(errors[1]).mean() < 0.2 * abs(errors[0]).mean()
+
+
+def test_rows_that_tuning_leaves_out_are_named_with_the_reason(tmp_path: Path) -> None:
+    good = dict(zip(HEADER.split(","), GOOD.split(","), strict=True))
+    wide = good | {"id": "wide", "num_gpus": "16", "tensor_model_parallel_size": "16", "data_parallel_size": "1"}
+    odd = good | {"id": "odd", "precision": "int4"}
+    path = table(tmp_path / "t.csv", *(",".join(row.values()) for row in (good, wide, odd)))
+    lines: list[str] = []
+    samples = samples_of(path, lines.append)
+    assert len(samples) == 1
+    assert len(lines) == 2
+    assert "row wide is left out: --tensor-model-parallel-size is 16, more than the 8 GPUs of a node" in lines[0]
+    assert lines[1] == "t.csv: row odd is left out: precision int4 is not simulated"

@@ -34,6 +34,7 @@ def parse_arguments() -> argparse.Namespace:
         "num-layers-per-virtual-pipeline-stage": 0,
         "context-parallel-size": 1,
         "expert-model-parallel-size": 1,
+        "expert-tensor-parallel-size": 0,
         "num-layers": 4,
         "hidden-size": 256,
         "ffn-hidden-size": 0,
@@ -45,6 +46,8 @@ def parse_arguments() -> argparse.Namespace:
         "global-batch-size": 2,
         "num-experts": 0,
         "moe-router-topk": 2,
+        "moe-shared-expert-intermediate-size": 0,
+        "decoder-first-pipeline-num-layers": 0,
         "train-iters": 5,
         "threads": 1,
     }
@@ -63,10 +66,13 @@ def parse_arguments() -> argparse.Namespace:
         "quiet",
         "pin",
         "disable-bias-linear",
+        "qk-layernorm",
     ):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--position-embedding-type", default="rope")
     parser.add_argument("--normalization", default="LayerNorm")
+    parser.add_argument("--optimizer", default="adam")
+    parser.add_argument("--moe-layer-freq", type=json.loads, default=1, help="a number, or a JSON list of 0 and 1")
     parser.add_argument("--torch-profile", default="", help="write a torch.profiler trace a rank into this folder")
     parser.add_argument("--times-out", default="", help="write step times as JSON here (rank 0)")
     return parser.parse_args()
@@ -92,6 +98,16 @@ def build_config(args: argparse.Namespace, dtype: torch.dtype) -> Any:
     if args.recompute_selective:
         recompute = {"recompute_granularity": "selective"}
     gated = {"gated_linear_unit": True, "activation_func": torch.nn.functional.silu} if args.swiglu else {}
+    experts: dict[str, Any] = {}
+    if args.num_experts:
+        experts = {
+            "expert_tensor_parallel_size": args.expert_tensor_parallel_size or None,
+            "moe_layer_freq": args.moe_layer_freq,
+            "moe_shared_expert_intermediate_size": args.moe_shared_expert_intermediate_size or None,
+        }
+    uneven: dict[str, Any] = {}
+    if args.decoder_first_pipeline_num_layers:
+        uneven["num_layers_in_first_pipeline_stage"] = args.decoder_first_pipeline_num_layers
     return TransformerConfig(
         num_layers=args.num_layers,
         hidden_size=args.hidden_size,
@@ -123,15 +139,18 @@ def build_config(args: argparse.Namespace, dtype: torch.dtype) -> Any:
         add_bias_linear=not (args.disable_bias_linear or args.num_experts),
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
+        qk_layernorm=args.qk_layernorm,
         **gated,
         **recompute,
+        **experts,
+        **uneven,
     )
 
 
 def build_model(args: argparse.Namespace, config: Any) -> list[Any]:
     from megatron.core import parallel_state
     from megatron.core.enums import ModelType
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_layer_local_spec
     from megatron.core.models.gpt.gpt_model import GPTModel
 
     spec = get_gpt_layer_local_spec(
@@ -139,9 +158,12 @@ def build_model(args: argparse.Namespace, config: Any) -> list[Any]:
             get_gpt_layer_local_spec,
             num_experts=args.num_experts or None,
             moe_grouped_gemm=False,
+            qk_layernorm=args.qk_layernorm,
             normalization=args.normalization,
         )
     )
+    if isinstance(args.moe_layer_freq, list):
+        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=False)
     chunks = []
     for chunk in range(args.virtual_chunks):
         if args.virtual_chunks > 1:
@@ -192,6 +214,7 @@ def main() -> None:
         virtual_pipeline_model_parallel_size=args.virtual_chunks if args.virtual_chunks > 1 else None,
         context_parallel_size=args.context_parallel_size,
         expert_model_parallel_size=args.expert_model_parallel_size,
+        expert_tensor_parallel_size=args.expert_tensor_parallel_size or None,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(1234)
     dtype = torch.bfloat16 if args.bf16 else torch.float32
@@ -210,7 +233,7 @@ def main() -> None:
         OptimizerConfig(
             **accepted(
                 OptimizerConfig,
-                optimizer="adam",
+                optimizer=args.optimizer,
                 lr=1e-3,
                 bf16=args.bf16,
                 params_dtype=dtype,

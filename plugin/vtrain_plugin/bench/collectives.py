@@ -1,6 +1,6 @@
 """Times collectives and point-to-point transfers over sizes and group sizes, in the job's own world.
 
-Run one process a device (``vtrain-profile collectives`` starts them). Between two calls each rank
+Run one process per device (``vtrain-profile collectives`` starts them). Between two calls each rank
 computes for a moment, as in training: the payload was just written, and ranks arrive unevenly. The
 transfer is then the shortest duration over the ranks, which the catalog's views work out.
 """
@@ -8,12 +8,16 @@ transfer is then the shortest duration over the ranks, which the catalog's views
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+from vtrain_plugin.bench.device import BenchDevice, Call, choose_device
 from vtrain_plugin.bench.output import BenchOutput
-from vtrain_plugin.capture.device import BenchDevice
 from vtrain_plugin.capture.rows import operator_columns
+from vtrain_schemas.operators import Operator
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 
@@ -36,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--pin", action="store_true")
     args = parser.parse_args(arguments)
-    device = BenchDevice(args.pin)
+    device = choose_device(args.pin)
     import torch.distributed as dist
 
     dist.init_process_group(device.backend)
@@ -80,7 +84,7 @@ class CollectiveBench:
         for _ in range(2):
             self._a @ self._a
 
-    def measure(self, op: str, nbytes: int, group: Any, ranks: list[int]) -> None:
+    def measure(self, op: str, nbytes: int, group: ProcessGroup, ranks: list[int]) -> None:
         """Time one operation at one payload, bytes."""
         size = len(ranks)
         elements = max(size, nbytes // self.dtype.itemsize // size * size)
@@ -115,7 +119,7 @@ class CollectiveBench:
                 },
             )
 
-    def _call(self, op: str, elements: int, group: Any, ranks: list[int]) -> Callable[[], Any] | None:
+    def _call(self, op: str, elements: int, group: ProcessGroup, ranks: list[int]) -> Call | None:
         dist, torch, size = self.dist, self.torch, len(ranks)
         whole = torch.ones(elements, device=self.device.device, dtype=self.dtype)
         part = torch.ones(elements // size, device=self.device.device, dtype=self.dtype)
@@ -142,8 +146,6 @@ class CollectiveBench:
 
         Every rank's time is kept: synchronous training goes at the pace of the slowest.
         """
-        from vtrain_schemas.operators import Operator
-
         dist = self.dist
         work = ReferenceWork(self.device, self.dtype)
         operator = Operator("other", "forward", work.tokens, work.hidden, dtype=self.dtype_name)
@@ -179,7 +181,7 @@ class ReferenceWork:
     (memory bandwidth, power); distinct weights and activations do not.
     """
 
-    def __init__(self, device: BenchDevice, dtype: Any) -> None:
+    def __init__(self, device: BenchDevice, dtype: torch.dtype) -> None:
         torch = device.torch
         self._torch = torch
         self.hidden, self.tokens, self._heads = (4096, 4096, 32) if device.cuda else (512, 512, 8)
@@ -201,7 +203,7 @@ class ReferenceWork:
             for w in weights:
                 w.grad = None
 
-    def _layer(self, x: Any, weights: list[Any]) -> Any:
+    def _layer(self, x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         torch = self._torch
         qkv = (x @ weights[0]).view(self.tokens, 3, self._heads, -1)
         q, k, v = qkv.permute(1, 2, 0, 3)

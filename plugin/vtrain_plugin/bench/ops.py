@@ -6,16 +6,19 @@ kernels: fused attention, foreach-free Adam. The weight gradient accumulates int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
+from vtrain_plugin.bench.device import BenchDevice, Call
 from vtrain_plugin.bench.output import BenchOutput
-from vtrain_plugin.capture.device import BenchDevice
 from vtrain_plugin.capture.rows import operator_columns
 from vtrain_schemas.operators import Operator
 
-Measured = tuple[Operator, Callable[[], Any]]
+if TYPE_CHECKING:
+    import torch
+
+Measured: TypeAlias = tuple[Operator, Call]
 
 
 class OperatorBench:
@@ -55,7 +58,7 @@ class OperatorBench:
         }
         yield from makers[operator.kind](operator)
 
-    def _tensor(self, operator: Operator, *shape: int, grad: bool = False) -> Any:
+    def _tensor(self, operator: Operator, *shape: int, grad: bool = False) -> torch.Tensor:
         tensor = self.torch.randn(*shape, device=self.device.device, dtype=self.device.dtype(operator.dtype))
         return tensor.requires_grad_(grad)
 
@@ -123,7 +126,7 @@ class OperatorBench:
         adam = torch.optim.Adam([parameter], lr=1e-4, fused=self.device.cuda)
         yield replace(operator, m=count), adam.step
 
-    def _backward(self, operator: Operator, forward: Callable[[], Any], inputs: tuple[Any, ...]) -> Iterator[Measured]:
+    def _backward(self, operator: Operator, forward: Call, inputs: tuple[torch.Tensor, ...]) -> Iterator[Measured]:
         output = forward()
         gradient = self.torch.ones_like(output)
         yield (

@@ -1,22 +1,57 @@
 """Where times come from: the host clock, or CUDA events on the stream where the work runs.
 
-A mark is taken with `now()` and turned into nanoseconds since the Unix epoch later, by
-`resolve()`, because the time of a CUDA event is not known until the GPU has passed it. Taking a
-mark never synchronises.
+A mark is taken with `now()` and turned into nanoseconds since the Unix epoch later, because the time
+of a CUDA event is not known until the GPU has passed it. Taking a mark never synchronises.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from vtrain_plugin.capture.device import cuda_in_use
+
+
+class CudaEvent(Protocol):
+    """What is used of ``torch.cuda.Event``."""
+
+    def record(self) -> None: ...
+
+    def query(self) -> bool: ...
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, end_event: CudaEvent) -> float: ...
+
+
+Mark: TypeAlias = "int | CudaEvent"
+Resolver: TypeAlias = Callable[[Mark], int]
+
+
+class SealedStep(Protocol):
+    """The marks of one step that is over."""
+
+    def ready(self) -> bool:
+        """Whether all marks of the step can be resolved without waiting."""
+        ...
+
+    def resolver(self) -> Resolver:
+        """A function from a mark of the step to nanoseconds since the Unix epoch; waits for the device."""
+        ...
 
 
 class Clock(Protocol):
-    """Marks and their resolution."""
+    """Takes marks.
+
+    source: the word for it in `runs.clock_source`. marks_outlive_step: whether a mark can be resolved with
+    the marks of a later step.
+    """
 
     source: str
+    marks_outlive_step: bool
 
-    def now(self) -> Any:
+    def now(self) -> Mark:
         """Take a mark."""
         ...
 
@@ -24,16 +59,8 @@ class Clock(Protocol):
         """Begin a step: marks of a step are resolved relative to it."""
         ...
 
-    def seal_step(self) -> Any:
-        """A token for the step just ended; give it to `resolved` and `resolver`."""
-        ...
-
-    def ready(self, token: Any) -> bool:
-        """Whether all marks of the sealed step can be resolved without waiting."""
-        ...
-
-    def resolver(self, token: Any) -> Any:
-        """A function from a mark of the sealed step to nanoseconds; waits for the device."""
+    def seal_step(self) -> SealedStep:
+        """The marks of the step just ended."""
         ...
 
 
@@ -41,23 +68,36 @@ class HostClock:
     """`time.perf_counter_ns`, shifted to the Unix epoch once so that ranks of a host agree."""
 
     source = "host"
+    marks_outlive_step = True
 
     def __init__(self) -> None:
-        self._offset = time.time_ns() - time.perf_counter_ns()
+        self._sealed = HostStep(time.time_ns() - time.perf_counter_ns())
         self.now = time.perf_counter_ns
 
     def start_step(self) -> None:
         pass
 
-    def seal_step(self) -> None:
-        return None
+    def seal_step(self) -> HostStep:
+        return self._sealed
 
-    def ready(self, token: None) -> bool:
+
+class HostStep:
+    """Marks of the host clock: the same for all steps."""
+
+    def __init__(self, offset_ns: int) -> None:
+        self._offset_ns = offset_ns
+
+    def ready(self) -> bool:
         return True
 
-    def resolver(self, token: None) -> Any:
-        offset = self._offset
-        return lambda mark: mark + offset
+    def resolver(self) -> Resolver:
+        offset_ns = self._offset_ns
+
+        def resolve(mark: Mark) -> int:
+            assert isinstance(mark, int)
+            return mark + offset_ns
+
+        return resolve
 
 
 class CudaClock:
@@ -68,18 +108,19 @@ class CudaClock:
     """
 
     source = "cuda_event"
+    marks_outlive_step = False
 
     def __init__(self) -> None:
         import torch
 
         self._torch = torch
-        self._free: list[Any] = []
-        self._used: list[Any] = []
-        self._base: Any = None
+        self._free: list[CudaEvent] = []
+        self._used: list[CudaEvent] = []
+        self._base: CudaEvent | None = None
         self._base_ns = 0
 
-    def now(self) -> Any:
-        event = self._free.pop() if self._free else self._torch.cuda.Event(enable_timing=True)
+    def now(self) -> CudaEvent:
+        event: CudaEvent = self._free.pop() if self._free else self._torch.cuda.Event(enable_timing=True)
         event.record()
         self._used.append(event)
         return event
@@ -90,31 +131,48 @@ class CudaClock:
         # The host clock at the enqueue of the base event; the GPU reaches it a little later.
         self._base_ns = time.time_ns()
 
-    def seal_step(self) -> tuple[Any, int, Any, list[Any]]:
+    def seal_step(self) -> CudaStep:
+        assert self._base is not None
         last = self.now()
-        token = (self._base, self._base_ns, last, self._used)
+        sealed = CudaStep(self._base, self._base_ns, last, self._used, self._free)
         self._used = []
-        return token
+        return sealed
 
-    def ready(self, token: tuple[Any, int, Any, list[Any]]) -> bool:
-        return bool(token[2].query())
 
-    def resolver(self, token: tuple[Any, int, Any, list[Any]]) -> Any:
-        base, base_ns, last, used = token
-        last.synchronize()
-        for event in used:
+class CudaStep:
+    """CUDA events of one step. Once resolved they go back to the pool.
+
+    base, base_ns: the step's first event and the host's time then. last: its last event on this stream.
+    """
+
+    def __init__(
+        self, base: CudaEvent, base_ns: int, last: CudaEvent, used: list[CudaEvent], pool: list[CudaEvent]
+    ) -> None:
+        self._base = base
+        self._base_ns = base_ns
+        self._last = last
+        self._used = used
+        self._pool = pool
+
+    def ready(self) -> bool:
+        return bool(self._last.query())
+
+    def resolver(self) -> Resolver:
+        base, base_ns = self._base, self._base_ns
+        self._last.synchronize()
+        for event in self._used:
             # Events of other streams (communication) may end after the last one on this stream.
             if not event.query():
                 event.synchronize()
-        self._free.extend(used)
-        return lambda mark: base_ns + round(base.elapsed_time(mark) * 1e6)
+        self._pool.extend(self._used)
+
+        def resolve(mark: Mark) -> int:
+            assert not isinstance(mark, int)
+            return base_ns + round(base.elapsed_time(mark) * 1e6)
+
+        return resolve
 
 
 def choose_clock() -> Clock:
     """CUDA events where CUDA is in use, the host clock elsewhere."""
-    import torch
-
-    # Test set-ups replace torch.cuda on machines without a GPU: ask for a compiled-in CUDA too.
-    if torch.version.cuda is not None and torch.cuda.is_available():
-        return CudaClock()
-    return HostClock()
+    return CudaClock() if cuda_in_use() else HostClock()

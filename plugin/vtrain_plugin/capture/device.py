@@ -1,71 +1,64 @@
-"""The device that a microbenchmark runs on, and how it times a call there."""
+"""The device of this process: a GPU where torch uses one, the processor elsewhere."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
-from typing import Any
+import platform
+import resource
+from functools import cache
 
 
-class BenchDevice:
-    """CUDA where there is a GPU, the processor elsewhere."""
+def cuda_in_use() -> bool:
+    """Whether torch runs on CUDA here."""
+    import torch
 
-    def __init__(self, pin: bool = False) -> None:
+    # Test set-ups replace torch.cuda on machines without a GPU: require a compiled-in CUDA too.
+    return torch.version.cuda is not None and bool(torch.cuda.is_available())
+
+
+@cache
+def device_name() -> str:
+    """GPU name, or the processor's model name."""
+    if cuda_in_use():
         import torch
 
-        self.torch = torch
-        self.cuda = torch.version.cuda is not None and torch.cuda.is_available()
-        local_rank = int(os.environ.get("LOCAL_RANK", "0") or 0)
-        if self.cuda:
-            torch.cuda.set_device(local_rank)
-            self.device = torch.device("cuda", local_rank)
-        else:
-            if pin and hasattr(os, "sched_setaffinity"):
-                cores = sorted(os.sched_getaffinity(0))
-                os.sched_setaffinity(0, {cores[local_rank % len(cores)]})
-                torch.set_num_threads(1)
-            self.device = torch.device("cpu")
+        return str(torch.cuda.get_device_name())
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
-    @property
-    def clock_source(self) -> str:
-        return "cuda_event" if self.cuda else "host"
 
-    @property
-    def backend(self) -> str:
-        return "nccl" if self.cuda else "gloo"
+def device_memory() -> int | None:
+    """Memory of the device (GPU), or of the host, bytes."""
+    if cuda_in_use():
+        import torch
 
-    def dtype(self, name: str) -> Any:
-        """torch's dtype of a name such as ``bfloat16``."""
-        found = getattr(self.torch, name, None)
-        if not isinstance(found, self.torch.dtype):
-            raise ValueError(f"unknown element type {name!r}: use float32, bfloat16 or float16")
-        return found
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
 
-    def time_ns(self, call: Callable[[], Any]) -> tuple[int, int]:
-        """Start (Unix epoch) and duration of one call, ns."""
-        if not self.cuda:
-            start = time.time_ns()
-            begin = time.perf_counter_ns()
-            call()
-            return start, time.perf_counter_ns() - begin
-        begin_event = self.torch.cuda.Event(enable_timing=True)
-        end_event = self.torch.cuda.Event(enable_timing=True)
-        start = time.time_ns()
-        begin_event.record()
-        call()
-        end_event.record()
-        end_event.synchronize()
-        return start, round(begin_event.elapsed_time(end_event) * 1e6)
 
-    def repeat(self, call: Callable[[], Any], seconds: float, at_least: int) -> list[tuple[int, int]]:
-        """Time a call again and again: two warm-ups, then `at_least` times and `seconds` at most."""
-        for _ in range(2):
-            self.time_ns(call)
-        times: list[tuple[int, int]] = []
-        deadline = time.perf_counter() + seconds
-        while len(times) < at_least or (time.perf_counter() < deadline and len(times) < 200):
-            times.append(self.time_ns(call))
-            if len(times) >= 3 and time.perf_counter() > deadline + 4 * seconds:
-                break
-        return times
+def peak_memory() -> tuple[int | None, int | None]:
+    """Peak bytes allocated and reserved: of the GPU, or resident memory of a CPU process."""
+    if cuda_in_use():
+        import torch
+
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, None
+
+
+def nccl_version() -> str | None:
+    """Version of NCCL, where CUDA is in use."""
+    if not cuda_in_use():
+        return None
+    import torch
+
+    version = torch.cuda.nccl.version()
+    return ".".join(map(str, version)) if isinstance(version, tuple) else str(version)

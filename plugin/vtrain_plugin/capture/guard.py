@@ -1,6 +1,6 @@
 """The promise that nothing inside the plugin reaches training.
 
-Every hook and patch runs through a `Guard`. The first failure is reported on stderr in one line,
+Every hook and patch runs through a `Guard`. The first error is reported on stderr in one line,
 and the capture is switched off; later ones are silent.
 """
 
@@ -10,17 +10,20 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Guard:
-    """Runs the plugin's own code; on the first error reports it and calls `on_failure`."""
+    """Runs the plugin's own code; on the first error reports it and calls `on_error`."""
 
     def __init__(self) -> None:
         self.failed = False
-        self.on_failure: Callable[[], None] | None = None
+        self.on_error: Callable[[], None] | None = None
 
-    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """`function`'s result, or None after any exception in it (or any before)."""
         if self.failed:
             return None
@@ -40,9 +43,9 @@ class Guard:
         report(f"capture switched off, training goes on: {type(error).__name__}: {error}{place}")
         if os.environ.get("VTRAIN_DEBUG"):
             traceback.print_exception(type(error), error, error.__traceback__)
-        if self.on_failure is not None:
+        if self.on_error is not None:
             try:
-                self.on_failure()
+                self.on_error()
             except Exception as second:
                 report(f"while switching off: {type(second).__name__}: {second}")
 

@@ -5,26 +5,33 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-# Packages whose modules may hold their own reference to a function that is wrapped, for example
-# ``from torch.distributed import all_gather_into_tensor``.
-_ALIAS_PACKAGES = ("megatron", "transformer_engine", "nemo", "__main__", "torch.distributed")
+Function: TypeAlias = Callable[..., Any]
+Wrapper: TypeAlias = Callable[[Function], Function]
+# What a wrapped function is called with: anything.
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
 
 
 class Patches:
-    """A stack of replaced attributes."""
+    """A stack of replaced attributes.
 
-    def __init__(self) -> None:
-        self._undo: list[tuple[Any, str, Any, bool]] = []
+    packages: whose modules may hold their own reference to a function that is wrapped, for example
+    ``from torch.distributed import all_gather_into_tensor``; those of the framework are added to them.
+    """
 
-    def replace(self, owner: Any, name: str, replacement: Any) -> None:
+    def __init__(self, *packages: str) -> None:
+        self.packages: tuple[str, ...] = ("__main__", "torch.distributed", *packages)
+        self._undo: list[tuple[object, str, object, bool]] = []
+
+    def replace(self, owner: object, name: str, replacement: object) -> None:
         """Set ``owner.name``; `remove` restores it."""
-        own = name in vars(owner)
-        self._undo.append((owner, name, vars(owner).get(name), own))
+        inherited = name not in vars(owner)
+        self._undo.append((owner, name, vars(owner).get(name), inherited))
         setattr(owner, name, replacement)
 
-    def wrap(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
+    def wrap(self, owner: object, name: str, make: Wrapper) -> bool:
         """Replace a function by ``make(function)``; False where the owner has none of that name."""
         original = vars(owner).get(name) if isinstance(owner, type) else getattr(owner, name, None)
         if not callable(original):
@@ -32,7 +39,7 @@ class Patches:
         self.replace(owner, name, functools.wraps(original)(make(original)))
         return True
 
-    def wrap_function(self, module: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> bool:
+    def wrap_function(self, module: object, name: str, make: Wrapper) -> bool:
         """Like `wrap`, and also wherever a module of the training stack holds the same function."""
         original = getattr(module, name, None)
         if not callable(original):
@@ -42,7 +49,7 @@ class Patches:
         for other_name, other in list(sys.modules.items()):
             if other is None or other is module or other_name.split(".")[0] == "vtrain_plugin":
                 continue
-            if not other_name.startswith(_ALIAS_PACKAGES):
+            if not other_name.startswith(self.packages):
                 continue
             for alias, value in list(vars(other).items()):
                 if value is original:
@@ -52,11 +59,11 @@ class Patches:
     def remove(self) -> None:
         """Restore everything, last first. Never raises."""
         while self._undo:
-            owner, name, original, own = self._undo.pop()
+            owner, name, original, inherited = self._undo.pop()
             try:
-                if own:
-                    setattr(owner, name, original)
-                else:
+                if inherited:
                     delattr(owner, name)
+                else:
+                    setattr(owner, name, original)
             except (AttributeError, TypeError):
                 pass

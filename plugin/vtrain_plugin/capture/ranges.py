@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
+
+
+class Ranges(Protocol):
+    """Marks ranges for another profiler."""
+
+    def push(self, name: str) -> object:
+        """Begin a range; the handle that ends it."""
+        ...
+
+    def pop(self, handle: object) -> None:
+        """End a range."""
+        ...
 
 
 class NoRanges:
     """Where NVTX is off or not installed."""
 
-    def push(self, name: str) -> Any:
+    def push(self, name: str) -> None:
         return None
 
-    def pop(self, handle: Any) -> None:
+    def pop(self, handle: object) -> None:
         pass
 
 
@@ -22,21 +34,22 @@ class NvtxRanges:
         import nvtx
 
         self._domain = nvtx.get_domain("vtrain")
-        self._attributes: dict[str, Any] = {}
+        self._attributes: dict[str, object] = {}
 
-    def push(self, name: str) -> Any:
+    def push(self, name: str) -> object:
         attributes = self._attributes.get(name)
         if attributes is None:
             attributes = self._domain.get_event_attributes(message=name)
             self._attributes[name] = attributes
-        return self._domain.start_range(attributes)
+        handle: object = self._domain.start_range(attributes)
+        return handle
 
-    def pop(self, handle: Any) -> None:
+    def pop(self, handle: object) -> None:
         self._domain.end_range(handle)
 
 
-def choose_ranges(wanted: bool) -> NoRanges | NvtxRanges:
-    """NVTX where asked for and installed."""
+def choose_ranges(wanted: bool) -> Ranges:
+    """NVTX where wanted and installed."""
     if not wanted:
         return NoRanges()
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
-from vtrain_plugin.capture.clock import Clock
-from vtrain_plugin.capture.ranges import NoRanges, NvtxRanges
+from vtrain_plugin.capture.clock import Clock, Mark
+from vtrain_plugin.capture.ranges import Ranges
 from vtrain_schemas.operators import Operator
 
 
@@ -48,12 +48,12 @@ class Span:
         self.layer = layer
         self.microbatch = microbatch
         self.chunk = chunk
-        self.begin: Any = None
-        self.end: Any = None
+        self.begin: Mark | None = None
+        self.end: Mark | None = None
         # The operator that the span is, once enclosed spans and communication are taken off.
         self.operator: Operator | None = None
         self.remainder = ""
-        self.range: Any = None
+        self.range: object = None
 
 
 @dataclass
@@ -68,15 +68,18 @@ class Call:
     sequence: int
     is_async: bool
     span: Span | None
-    begin: Any
-    end: Any = None
+    begin: Mark
+    end: Mark | None = None
     # (span, mark, mark): where and when a wait for an asynchronous call held up its caller.
-    waits: list[tuple[Span | None, Any, Any]] = field(default_factory=list)
+    waits: list[tuple[Span | None, Mark, Mark]] = field(default_factory=list)
 
 
 @dataclass
 class StepRecord:
-    """Everything recorded in one step."""
+    """Everything recorded in one step.
+
+    tokens: of this rank's data parallel replica. memory: peak bytes allocated and reserved.
+    """
 
     step: int
     root: Span
@@ -84,14 +87,34 @@ class StepRecord:
     calls: list[Call] = field(default_factory=list)
     tokens: int = 0
     microbatches: int = 0
-    previous_end: Any = None
+    previous_end: Mark | None = None
     memory: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass
+class Position:
+    """Where in the step the process is.
+
+    direction: "forward" or "backward" inside a microbatch, "" outside. chunk: virtual pipeline chunk.
+    """
+
+    direction: str = ""
+    microbatch: int | None = None
+    chunk: int | None = None
+
+    def enter(self, direction: str, microbatch: int | None, chunk: int | None) -> None:
+        """A microbatch's forward or backward pass begins."""
+        self.direction, self.microbatch, self.chunk = direction, microbatch, chunk
+
+    def leave(self) -> None:
+        """The pass is over."""
+        self.direction = ""
 
 
 class Recorder:
     """Opens and closes spans. Forward spans nest by a stack; backward ones by their twins."""
 
-    def __init__(self, clock: Clock, ranges: NoRanges | NvtxRanges, max_rows: int) -> None:
+    def __init__(self, clock: Clock, ranges: Ranges, max_rows: int) -> None:
         self.clock = clock
         self.ranges = ranges
         self.record: StepRecord | None = None
@@ -100,13 +123,13 @@ class Recorder:
         self._room = max_rows
         self._max_rows = max_rows
         self._next_id = 0
-        self._sequences: dict[Any, int] = {}
+        self._sequences: dict[Hashable, int] = {}
 
     @property
     def recording(self) -> bool:
         return self.record is not None
 
-    def start_step(self, step: int, previous_end: Any) -> None:
+    def start_step(self, step: int, previous_end: Mark | None) -> None:
         self.clock.start_step()
         self.stack = []
         self._sequences = {}
@@ -177,7 +200,7 @@ class Recorder:
     def current(self) -> Span | None:
         return self.stack[-1] if self.stack else None
 
-    def next_sequence(self, key: Any) -> int:
+    def next_sequence(self, key: Hashable) -> int:
         """Ordinal of a call in its group within the step."""
         number = self._sequences.get(key, 0)
         self._sequences[key] = number + 1

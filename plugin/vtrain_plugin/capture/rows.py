@@ -7,33 +7,40 @@ so that the operators of a step, its communication and its gaps add up to the st
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
+from vtrain_plugin.capture.clock import Resolver
 from vtrain_plugin.capture.recorder import Call, Span, StepRecord
+from vtrain_schemas.operators import Operator
+from vtrain_schemas.operators.columns import causal_column, fused_column
 
-Rows = dict[str, list[dict[str, Any]]]
+Row: TypeAlias = dict[str, object]  # a row of Parquet: column -> value
+Rows: TypeAlias = dict[str, list[Row]]
+Interval: TypeAlias = tuple[int, int]
 
 
 def rows_of_step(
     record: StepRecord,
-    resolve: Callable[[Any], int],
+    resolve: Resolver,
     run_id: str,
     rank: int,
     nodes_of: Callable[[tuple[int, ...]], int | None],
 ) -> Rows:
     """All rows of one step. `resolve` turns marks into nanoseconds since the Unix epoch."""
     common = {"run_id": run_id, "rank": rank, "step": record.step}
-    spans = [s for s in record.spans if s.begin is not None and s.end is not None]
-    times = {s.id: (resolve(s.begin), resolve(s.end)) for s in spans}
+    times = {
+        s.id: (resolve(s.begin), resolve(s.end)) for s in record.spans if s.begin is not None and s.end is not None
+    }
+    spans = [s for s in record.spans if s.id in times]
     blocked = _blocked_time(record.calls, resolve)
     covered = _covered_by_children(spans, times, blocked)
     rows: Rows = {"steps": [], "spans": [], "operators": [], "collectives": []}
     for span in spans:
         begin, end = times[span.id]
-        own = max(0, end - begin - covered.get(span.id, 0))
-        rows["spans"].append({**common, **_span_row(span, begin, end - begin, own)})
+        self_ns = max(0, end - begin - covered.get(span.id, 0))
+        rows["spans"].append({**common, **_span_row(span, begin, end - begin, self_ns)})
         if span.operator is not None:
-            rows["operators"].append({**common, **_operator_row(span, begin, own)})
+            rows["operators"].append({**common, **_operator_row(span, span.operator, begin, self_ns)})
     for call in record.calls:
         row = _call_row(call, resolve)
         rows["collectives"].append({**common, **row, "nodes": nodes_of(call.ranks)})
@@ -54,7 +61,7 @@ def rows_of_step(
     return rows
 
 
-def _blocked_time(calls: list[Call], resolve: Callable[[Any], int]) -> dict[int, int]:
+def _blocked_time(calls: list[Call], resolve: Resolver) -> dict[int, int]:
     """Nanoseconds of blocking communication directly inside each span."""
     blocked: dict[int, int] = {}
     for call in calls:
@@ -70,11 +77,9 @@ def _blocked_time(calls: list[Call], resolve: Callable[[Any], int]) -> dict[int,
     return blocked
 
 
-def _covered_by_children(
-    spans: list[Span], times: dict[int, tuple[int, int]], blocked: dict[int, int]
-) -> dict[int, int]:
+def _covered_by_children(spans: list[Span], times: dict[int, Interval], blocked: dict[int, int]) -> dict[int, int]:
     """Nanoseconds of each span that its children or its communication account for."""
-    intervals: dict[int, list[tuple[int, int]]] = {}
+    intervals: dict[int, list[Interval]] = {}
     for span in spans:
         if span.parent is not None and span.parent.id in times:
             parent_begin, parent_end = times[span.parent.id]
@@ -96,7 +101,7 @@ def _covered_by_children(
     return covered
 
 
-def _span_row(span: Span, begin: int, duration: int, own: int) -> dict[str, Any]:
+def _span_row(span: Span, begin: int, duration: int, self_ns: int) -> Row:
     return {
         "span_id": span.id,
         "parent_id": span.parent.id if span.parent is not None else None,
@@ -108,11 +113,11 @@ def _span_row(span: Span, begin: int, duration: int, own: int) -> dict[str, Any]
         "chunk": span.chunk,
         "start_ns": begin,
         "duration_ns": duration,
-        "self_ns": own,
+        "self_ns": self_ns,
     }
 
 
-def operator_columns(operator: Any) -> dict[str, Any]:
+def operator_columns(operator: Operator) -> Row:
     """The columns that describe an operator's kind, shape and work."""
     dims = ("m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
     return {
@@ -121,24 +126,25 @@ def operator_columns(operator: Any) -> dict[str, Any]:
         **{d: getattr(operator, d) or None for d in dims},
         "batch": operator.batch,
         "dtype": operator.dtype,
-        "fused": operator.fused or None,
+        "fused": fused_column(operator),
+        "causal": causal_column(operator),
         "flops": operator.flops(),
         "bytes": operator.bytes(),
     }
 
 
-def _operator_row(span: Span, begin: int, own: int) -> dict[str, Any]:
+def _operator_row(span: Span, operator: Operator, begin: int, self_ns: int) -> Row:
     return {
         "span_id": span.id,
         "name": span.remainder or span.name.rpartition(".")[2],
         "source": "module",
-        **operator_columns(span.operator),
+        **operator_columns(operator),
         "start_ns": begin,
-        "duration_ns": own,
+        "duration_ns": self_ns,
     }
 
 
-def _call_row(call: Call, resolve: Callable[[Any], int]) -> dict[str, Any]:
+def _call_row(call: Call, resolve: Resolver) -> Row:
     begin = resolve(call.begin)
     # Nobody waited for it within the step: when it ended is not known.
     duration = max(0, resolve(call.end) - begin) if call.end is not None else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vtrain_plugin.capture.rows import Row
 from vtrain_schemas import arrow_schema
 from vtrain_schemas.layout import file_path
 
@@ -26,7 +26,7 @@ class Sink:
         self._filesystem, self._root = _open_filesystem(out)
         self._parts: dict[str, int] = {}
 
-    def write(self, table: str, rows: list[dict[str, Any]]) -> None:
+    def write(self, table: str, rows: list[Row]) -> None:
         """Write rows as the next part of `table`. Raises OSError where the disk refuses."""
         if not rows:
             return

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from vtrain_sim.calibration.surfaces import descend, query
+from vtrain_sim.calibration.measurements import query
+from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.costs.collectives import CollectiveCosts
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs import ClusterSpec, NetworkSpec
+from vtrain_sim.specs import ClusterSpec, NetworkLevel
 
 # Smaller calls are decided by protocol thresholds that no smooth curve follows.
 SMALLEST_BYTES = 1 << 18
 _OPS = {"alltoall": "all_to_all", "send_recv": "p2p"}
-# One measurement: op, ranks, bytes, nodes, seconds.
-Measured = tuple[str, int, int, int, float]
+_RINGS = ("all_reduce", "all_gather", "reduce_scatter")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured collective; nbytes: payload, the larger of input and output on one rank."""
+
+    op: str
+    ranks: int
+    nbytes: int
+    nodes: int
+    seconds: float
 
 
 def read_collectives(path: Path, source: str = "") -> list[Measured]:
@@ -33,16 +44,16 @@ def read_collectives(path: Path, source: str = "") -> list[Measured]:
         raise UserError(
             f"{path} has no collective of {SMALLEST_BYTES} bytes or more" + (f" from {source}" if source else "")
         )
-    return [(_OPS.get(op, op), int(n), int(b), int(nodes), float(s)) for op, n, b, nodes, s in rows]
+    return [Measured(_OPS.get(op, op), int(n), int(b), int(nodes), float(s)) for op, n, b, nodes, s in rows]
 
 
-def fit_intra_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkSpec, str]:
+def fit_intra_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkLevel, str]:
     """Latency, ramp, ring and copy bandwidth of the links inside a node, from ring collectives."""
-    rings = [r for r in rows if r[3] == 1 and r[0] in ("all_reduce", "all_gather", "reduce_scatter")]
+    rings = [r for r in rows if r.nodes == 1 and r.op in _RINGS]
     if len(rings) < 8:
         raise UserError(f"{len(rings)} measurements inside a node are too few to fit its links: 8 are needed")
 
-    def network(values: np.ndarray) -> NetworkSpec:
+    def network(values: np.ndarray) -> NetworkLevel:
         latency, ramp, half, bandwidth, copy = np.exp(values)
         return replace(
             cluster.intra_node,
@@ -58,17 +69,13 @@ def fit_intra_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkS
     return _fit(cluster, "intra_node", network, start, rings)
 
 
-def fit_inter_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkSpec, str]:
+def fit_inter_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkLevel, str]:
     """Latency, latency of a step and bandwidth of a node, from ring collectives over whole nodes."""
-    rings = [
-        r
-        for r in rows
-        if r[3] > 1 and r[1] == r[3] * cluster.gpus_per_node and r[0] in ("all_reduce", "all_gather", "reduce_scatter")
-    ]
+    rings = [r for r in rows if r.nodes > 1 and r.ranks == r.nodes * cluster.gpus_per_node and r.op in _RINGS]
     if len(rings) < 8:
         raise UserError(f"{len(rings)} measurements over whole nodes are too few to fit the network: 8 are needed")
 
-    def network(values: np.ndarray) -> NetworkSpec:
+    def network(values: np.ndarray) -> NetworkLevel:
         latency, hop, node = np.exp(values)
         return replace(cluster.inter_node, latency_s=latency, hop_latency_s=hop, node_bandwidth=node)
 
@@ -79,26 +86,26 @@ def fit_inter_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkS
 def _fit(
     cluster: ClusterSpec,
     level: str,
-    network: Callable[[np.ndarray], NetworkSpec],
+    network: Callable[[np.ndarray], NetworkLevel],
     start: np.ndarray,
     rows: list[Measured],
-) -> tuple[NetworkSpec, str]:
-    measured = np.array([r[4] for r in rows])
+) -> tuple[NetworkLevel, str]:
+    measured = np.array([r.seconds for r in rows])
 
     def predict(values: np.ndarray) -> np.ndarray:
         costs = CollectiveCosts(replace(cluster, **{level: network(values)}))  # type: ignore[arg-type]
-        return np.array([costs.estimate(op, n, b, nodes).seconds for op, n, b, nodes, _ in rows])
+        return np.array([costs.over_nodes(r.op, r.ranks, r.nbytes, r.nodes).seconds for r in rows])
 
     def loss(values: np.ndarray) -> float:
         return float(np.abs(np.log(predict(values) / measured)).mean())
 
-    found = descend(loss, start)
-    residual = np.log(predict(found) / measured)
-    fitted = replace(network(found), sigma=round(float(residual.std()), 3))
+    best = descend(loss, start)
+    residual = np.log(predict(best) / measured)
+    fitted = replace(network(best), sigma=round(float(residual.std()), 3))
     return fitted, f"{level}: {len(rows)} measurements, mean error {np.abs(np.expm1(residual)).mean():.1%}"
 
 
-def network_toml(name: str, network: NetworkSpec) -> str:
+def network_toml(name: str, network: NetworkLevel) -> str:
     """The section of a cluster preset."""
     names = (
         "bandwidth",

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from vtrain_schemas.operators import Operator, dtype_bytes
+from vtrain_schemas.operators import Family, Operator, dtype_bytes, kind
+from vtrain_sim.calibration.measurements import columns_of, query
 from vtrain_sim.costs.measured import MeasuredOperators
 from vtrain_sim.costs.surfaces import (
     DeviceSurface,
@@ -30,22 +29,6 @@ from vtrain_sim.specs import DeviceSpec
 
 Array = NDArray[np.float64]
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
-MEMORY_BOUND = (
-    "norm",
-    "activation",
-    "bias_dropout_add",
-    "rope",
-    "loss",
-    "embedding",
-    "permute",
-    "cast",
-    "zero_grad",
-    "grad_prepare",
-    "grad_norm",
-    "grad_clip",
-    "optimizer",
-    "grad_accumulate",
-)
 # Below this size launch and clock ramps dominate a GEMM: training has no such shapes.
 SMALLEST = 256
 
@@ -61,10 +44,10 @@ class Fit:
 def read_gemms(path: Path, source: str = "", dtype: str = "") -> Array:
     """[count, 4] m, n, k, seconds from a Parquet or CSV table with columns m, n, k and duration_us, or
     latency (ms). source, dtype: only rows with this `source`, this `gemm_dtype`."""
-    columns = _columns(path)
+    columns = columns_of(path)
     seconds = "duration_us / 1e6" if "duration_us" in columns else "latency / 1e3"
     where = "WHERE m >= $least AND n >= $least AND k >= $least"
-    values: dict[str, Any] = {"least": SMALLEST}
+    values: dict[str, object] = {"least": SMALLEST}
     for column, value in (("source", source), ("gemm_dtype", dtype)):
         if value:
             where += f" AND {column} = ${column}"
@@ -77,24 +60,16 @@ def read_gemms(path: Path, source: str = "", dtype: str = "") -> Array:
     return np.array(rows, dtype=np.float64)
 
 
-# Whole causal attention in 16 bits, where a table also has windows and 8-bit attention.
-_ATTENTION_FILTER = {True: " AND window_size <= 0 AND attn_dtype IN ('bfloat16', 'float16')"}
-
-
-def _columns(path: Path) -> list[str]:
-    found = query(path, "SELECT column_name FROM (DESCRIBE SELECT * FROM table)", {})
-    return [name for (name,) in found]
-
-
 def read_attention(path: Path) -> list[tuple[Operator, float]]:
     """Causal attention forward from a table with batch_size, isl, num_heads, head_dim and latency (ms)."""
-    columns = _columns(path)
+    where = "isl >= 1024 AND num_heads >= 4"
+    if "window_size" in columns_of(path):
+        # Whole causal attention in 16 bits, where a table also has windows and 8-bit attention.
+        where += " AND window_size <= 0 AND attn_dtype IN ('bfloat16', 'float16')"
     rows = query(
         path,
         "SELECT batch_size, isl, num_heads, num_key_value_heads, head_dim, median(latency) / 1e3 FROM table "
-        "WHERE isl >= 1024 AND num_heads >= 4"
-        + _ATTENTION_FILTER.get("window_size" in columns, "")
-        + " GROUP BY ALL ORDER BY ALL",
+        f"WHERE {where} GROUP BY ALL ORDER BY ALL",
         {},
     )
     return [
@@ -109,29 +84,13 @@ def read_attention(path: Path) -> list[tuple[Operator, float]]:
                 kv_heads=kv or h,
                 head_dim=d,
                 dtype="bfloat16",
-                fused="flash",
+                fused=True,
+                causal=True,
             ),
             seconds,
         )
         for b, s, h, kv, d, seconds in rows
     ]
-
-
-def query(path: Path, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Rows of a query of ``table``, a Parquet or CSV file. Raises `UserError`."""
-    if not path.exists():
-        raise UserError(f"there is no file {path}")
-    reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
-    connection = duckdb.connect()
-    try:
-        connection.execute(
-            f"CREATE VIEW \"table\" AS SELECT * FROM {reader}('{str(path).replace(chr(39), chr(39) * 2)}')"
-        )
-        return connection.execute(query.replace("FROM table", 'FROM "table"'), values).fetchall()
-    except duckdb.Error as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
-    finally:
-        connection.close()
 
 
 def fit_gemms(device: DeviceSpec, units: int, table: Array, dtype: str = "bfloat16", most: int = 6000) -> Fit:
@@ -157,9 +116,9 @@ def fit_gemms(device: DeviceSpec, units: int, table: Array, dtype: str = "bfloat
         return float(np.abs(np.log(predict(parameters) / seconds)).mean())
 
     start = np.log(np.array([0.85, 0.85, 0.8, 0.65, 0.65, 0.45, 2e-6, 3e-6]))
-    found = descend(loss, start)
-    residual = np.log(predict(found) / seconds)
-    *efficiencies, wave, overhead = (float(v) for v in np.exp(found))
+    fitted = descend(loss, start)
+    residual = np.log(predict(fitted) / seconds)
+    *efficiencies, wave, overhead = (float(v) for v in np.exp(fitted))
     surfaces = Surfaces(
         compute_units=units,
         gemm={
@@ -195,9 +154,9 @@ def descend(
             for sign in (step, -step):
                 trial = best.copy()
                 trial[index] += sign
-                found = loss(trial)
-                if found < value - 1e-7:
-                    best, value, improved = trial, found, True
+                trial_value = loss(trial)
+                if trial_value < value - 1e-7:
+                    best, value, improved = trial, trial_value, True
                     break
         progress(number + 1, value)
         if not improved:
@@ -208,10 +167,7 @@ def descend(
 
 
 def fit_attention(device: DeviceSpec, surfaces: Surfaces, rows: list[tuple[Operator, float]]) -> Fit:
-    """Best rate of fused causal attention forward, and where it saturates.
-
-    FLOPs count the full square: a causal kernel that skips half of it can pass the peak.
-    """
+    """Best rate of fused causal attention forward, and where it saturates."""
     seq, dim, seconds = (
         np.array(v, dtype=np.float64)
         for v in ([o.seq_kv for o, _ in rows], [o.head_dim for o, _ in rows], [s for _, s in rows])
@@ -222,15 +178,15 @@ def fit_attention(device: DeviceSpec, surfaces: Surfaces, rows: list[tuple[Opera
     def predict(parameters: Array) -> Array:
         best, half_seq, half_dim, overhead = np.exp(parameters)
         rate = best * attention_efficiency(seq, dim, half_seq, half_dim)
-        times: Array = overhead + np.maximum(ideal, memory) / rate
+        times: Array = overhead + np.maximum(ideal / rate, memory)
         return times
 
     def loss(parameters: Array) -> float:
         return float(np.abs(np.log(predict(parameters) / seconds)).mean())
 
-    found = descend(loss, np.log(np.array([1.3, 700.0, 10.0, 3e-5])))
-    residual = np.log(predict(found) / seconds)
-    best, half_seq, half_dim, overhead = (float(v) for v in np.exp(found))
+    parameters = descend(loss, np.log(np.array([0.65, 700.0, 10.0, 3e-5])))
+    residual = np.log(predict(parameters) / seconds)
+    best, half_seq, half_dim, overhead = (float(v) for v in np.exp(parameters))
     fitted = replace(
         surfaces,
         half_seq=round(half_seq, 1),
@@ -276,7 +232,7 @@ def from_profile(measured: MeasuredOperators, dtype: str) -> tuple[Array, dict[s
     ]
     rates: dict[str, list[float]] = {}
     for operator, measurement in measured:
-        if operator.kind in MEMORY_BOUND and measurement.seconds > 0:
+        if kind(operator.kind).family is Family.MEMORY_BOUND and measurement.seconds > 0:
             phase = "" if operator.phase in ("update", "recompute") else f"/{operator.phase}"
             rates.setdefault(operator.kind + phase, []).append(operator.bytes() / measurement.seconds)
     return np.array(gemms, dtype=np.float64).reshape(-1, 4), {k: float(np.median(v)) for k, v in rates.items()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
+from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs import presets
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ClusterSpec, Configuration
@@ -57,34 +57,43 @@ class Sample:
 
 def coefficients(name: str) -> list[Coefficient]:
     """The coefficients of a prior file, for example "a100"."""
-    found: list[Coefficient] = []
+    collected: list[Coefficient] = []
 
-    def collect(path: tuple[str, ...], held: Any) -> None:
-        if isinstance(held, dict) and "sigma" in held:
-            found.append(Coefficient(path, float(held["value"]), float(held["sigma"]), str(held["source"])))
-        elif isinstance(held, dict):
-            for key, below in held.items():
+    def collect(path: tuple[str, ...], table: object) -> None:
+        if isinstance(table, dict) and "sigma" in table:
+            collected.append(Coefficient(path, float(table["value"]), float(table["sigma"]), str(table["source"])))
+        elif isinstance(table, dict):
+            for key, below in table.items():
                 collect((*path, key), below)
 
     collect((), presets.priors(name))
-    return found
+    return collected
 
 
-def machine(name: str, found: Sequence[Coefficient], values: Sequence[float]) -> tuple[ClusterSpec, Surfaces]:
+def check_informative(configuration: Configuration, cluster: str) -> None:
+    """Raises `UserError` for a configuration whose step says little about any layout that one would choose."""
+    tp, gpus = configuration.parallel.tp, presets.cluster(cluster).gpus_per_node
+    if tp > gpus:
+        raise UserError(
+            f"--tensor-model-parallel-size is {tp}, more than the {gpus} GPUs of a node of {cluster}: "
+            "what tensor parallel groups over nodes take says little about layouts that anyone runs"
+        )
+
+
+def machine(name: str, coefficients: Sequence[Coefficient], values: Sequence[float]) -> tuple[ClusterSpec, Surfaces]:
     """A cluster preset with these values of the coefficients in place of its own."""
-    cluster: Any = presets.cluster(name)
-    surfaces: Any = Surfaces.from_dict(presets.cluster_surfaces(name))
+    cluster, surfaces = presets.cluster(name), Surfaces.from_dict(presets.cluster_surfaces(name))
     # A cluster's own entry comes after the one for all clusters.
-    for coefficient, value in sorted(zip(found, values, strict=True), key=lambda p: p[0].path[1] != "*"):
+    for coefficient, value in sorted(zip(coefficients, values, strict=True), key=lambda p: p[0].path[1] != "*"):
         kind, *rest = coefficient.path
-        if kind == "surfaces" and len(rest) == 1:
-            surfaces = replace(surfaces, **{rest[0]: value})
-        elif kind == "surfaces":
-            surfaces = replace(surfaces, **{rest[0]: {**getattr(surfaces, rest[0]), rest[1]: value}})
-        elif rest[0] in ("*", name) and len(rest) == 2:
-            cluster = replace(cluster, **{rest[1]: value})
+        if kind == "surfaces":
+            field, *key = rest
+            changes: SpecFields = {field: {**getattr(surfaces, field), key[0]: value} if key else value}
+            surfaces = replace(surfaces, **changes)
         elif rest[0] in ("*", name):
-            cluster = replace(cluster, **{rest[1]: replace(getattr(cluster, rest[1]), **{rest[2]: value})})
+            _, field, *key = rest
+            changes = {field: replace(getattr(cluster, field), **{key[0]: value}) if key else value}
+            cluster = replace(cluster, **changes)
     return cluster, surfaces
 
 
@@ -92,17 +101,18 @@ def preset_value(coefficient: Coefficient, samples: Sequence[Sample]) -> float:
     """The value that a coefficient has in the presets of the clusters that the samples are from."""
     kind, *rest = coefficient.path
     name = samples[0].cluster if kind == "surfaces" or rest[0] == "*" else rest[0]
-    held: Any = Surfaces.from_dict(presets.cluster_surfaces(name)) if kind == "surfaces" else presets.cluster(name)
+    value: object = Surfaces.from_dict(presets.cluster_surfaces(name)) if kind == "surfaces" else presets.cluster(name)
     for part in rest if kind == "surfaces" else rest[1:]:
-        held = held.get(part, coefficient.value) if isinstance(held, dict) else getattr(held, part)
-    return float(held)
+        value = value.get(part, coefficient.value) if isinstance(value, dict) else getattr(value, part)
+    assert isinstance(value, (int, float))
+    return float(value)
 
 
-def predict(samples: Sequence[Sample], found: Sequence[Coefficient], values: Sequence[float]) -> Floats:
+def predict(samples: Sequence[Sample], coefficients: Sequence[Coefficient], values: Sequence[float]) -> Floats:
     """[samples] projected seconds."""
     result = np.zeros(len(samples))
     for name in sorted({s.cluster for s in samples}):
-        projector = Projector.modelled(*machine(name, found, values))
+        projector = Projector.modelled(*machine(name, coefficients, values))
         chosen = [i for i, s in enumerate(samples) if s.cluster == name]
         result[chosen] = projector.evaluate([samples[i].configuration for i in chosen]).iteration_time_s
     return result
@@ -110,7 +120,7 @@ def predict(samples: Sequence[Sample], found: Sequence[Coefficient], values: Seq
 
 def tune(
     samples: Sequence[Sample],
-    found: Sequence[Coefficient],
+    coefficients: Sequence[Coefficient],
     start: Sequence[float] | None = None,
     rounds: int = 10,
     progress: Callable[[str], None] = lambda _: None,
@@ -121,8 +131,8 @@ def tune(
     """
     if not samples:
         raise UserError("there is no row to tune to")
-    expected = np.array([c.value for c in found])
-    sigma = np.array([c.sigma for c in found])
+    expected = np.array([c.value for c in coefficients])
+    sigma = np.array([c.sigma for c in coefficients])
     measured = np.array([s.measured_s for s in samples])
     files = [s.file for s in samples]
     weights = np.array([1 / math.sqrt(files.count(f)) for f in files])
@@ -130,7 +140,7 @@ def tune(
 
     def loss(deviations: Floats) -> float:
         values = expected * np.exp(sigma * deviations)
-        error = np.log(predict(samples, found, values.tolist()) / measured)
+        error = np.log(predict(samples, coefficients, values.tolist()) / measured)
         robust = np.sqrt(error**2 + NOISE**2) - NOISE
         return float((weights * robust).sum() + PRIOR_WEIGHT * (deviations**2).sum())
 
@@ -141,13 +151,15 @@ def tune(
     return [float(f"{v:.4g}") for v in expected * np.exp(sigma * deviations)]
 
 
-def cross_validate(samples: Sequence[Sample], found: Sequence[Coefficient], start: Sequence[float], by: str) -> Floats:
-    """[samples] error of each row when its whole group ("size" or "file") was left out of the tuning."""
+def cross_validate(
+    samples: Sequence[Sample], coefficients: Sequence[Coefficient], start: Sequence[float], by: str
+) -> Floats:
+    """[samples] held-out error of each row: its whole group ("size" or "file") was left out of the tuning."""
     errors = np.zeros(len(samples))
     for group in sorted({getattr(s, by) for s in samples}):
         rest = [s for s in samples if getattr(s, by) != group]
-        own = [i for i, s in enumerate(samples) if getattr(s, by) == group]
-        values = tune(rest, found, start, rounds=3) if rest else [c.value for c in found]
-        held_out = [samples[i] for i in own]
-        errors[own] = predict(held_out, found, values) / np.array([s.measured_s for s in held_out]) - 1
+        members = [i for i, s in enumerate(samples) if getattr(s, by) == group]
+        values = tune(rest, coefficients, start, rounds=3) if rest else [c.value for c in coefficients]
+        held_out = [samples[i] for i in members]
+        errors[members] = predict(held_out, coefficients, values) / np.array([s.measured_s for s in held_out]) - 1
     return errors

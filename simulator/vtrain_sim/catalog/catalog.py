@@ -6,28 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
-from vtrain_sim.catalog.scan import Found, read_fully, scan
+from vtrain_sim.catalog.problems import Problem, file_problems, rank_problems, step_problems
+from vtrain_sim.catalog.rows import dictionaries
+from vtrain_sim.catalog.scan import ProfileFile, scan
 from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.ingest import Ingested, RunReport, ingest, is_trace
+from vtrain_sim.results import Row
 
 
 class CatalogError(UserError):
     """A catalog operation that cannot be done; the message says why."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something about an indexed run that its reader should know."""
-
-    run_id: str
-    rank: int | None
-    what: str
 
 
 @dataclass(frozen=True)
@@ -39,9 +33,21 @@ class AddReport:
     files_unchanged: int
     rows_added: int
     problems: tuple[Problem, ...]
-    # Foreign traces: what became of each run, and the files that were passed over.
+    # Imported traces: what became of each run, and the files that were passed over.
     ingested: tuple[RunReport, ...] = ()
     notices: tuple[str, ...] = ()
+
+
+class Detail(TypedDict):
+    """Everything about one run. run: its row, None where rank 0 wrote nothing. gpu: breakdown per rank."""
+
+    run: Row | None
+    tables: list[Row]
+    ranks: list[Row]
+    steps: list[Row]
+    gpu: list[Row]
+    notes: list[Row]
+    problems: list[Problem]
 
 
 class Catalog:
@@ -56,7 +62,7 @@ class Catalog:
 
     @property
     def traces(self) -> Path:
-        """Where profiles made of foreign traces go: a directory beside the catalog."""
+        """Where profiles made of imported traces go: a directory beside the catalog."""
         return self.path.with_name(f"{self.path.stem}-traces")
 
     def add(
@@ -77,60 +83,45 @@ class Catalog:
         problem and left out of the tables. Raises `UserError` when a location holds no profile and no
         trace at all; nothing is added then.
         """
-        foreign = [location for location in locations if is_trace(location)]
-        if not foreign and (run_id or rank is not None or device):
+        traces = [location for location in locations if is_trace(location)]
+        if not traces and (run_id or rank is not None or device):
             raise CatalogError("--run-id, --rank and --device are for traces: a profile says its own")
         made = Ingested()
-        if foreign:
+        if traces:
             place = out or self.traces
-            made = ingest(foreign, place, run_id, rank, device, processes, progress, self._elsewhere(place))
-        found: list[Found] = []
-        for location in (*(x for x in locations if x not in foreign), *made.directories):
-            found.extend(scan(location))
+            made = ingest(traces, place, run_id, rank, device, processes, progress, self._elsewhere(place))
+        profiles = [location for location in locations if location not in traces]
+        files = [file for location in (*profiles, *made.directories) for file in scan(location)]
+        added = self._index(files)
+        return AddReport(
+            runs=tuple(sorted({f.run_id for f in files})),
+            files_added=len(added),
+            files_unchanged=len(files) - len(added),
+            rows_added=sum(f.rows for f in added if not f.problem),
+            problems=tuple(Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in files if f.problem),
+            ingested=tuple(made.runs),
+            notices=tuple(made.notices),
+        )
+
+    def _index(self, files: Sequence[ProfileFile]) -> list[ProfileFile]:
+        """Bring the list of files up to date, in one transaction; those that are new or have changed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with database.connect(self.path, read_only=False) as connection:
             connection.begin()
             try:
                 database.create(connection)
-                known = {
-                    row[0]: row[1:]
-                    for row in connection.execute("SELECT path, bytes, modified_ns FROM files").fetchall()
-                }
-                unchanged = [f for f in found if known.get(f.path) == (f.bytes, f.modified_ns)]
-                fresh = [f for f in found if known.get(f.path) != (f.bytes, f.modified_ns)]
-                self._forget_missing(connection, found)
-                for f in fresh:
-                    connection.execute(
-                        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        [
-                            f.run_id,
-                            f.table,
-                            f.rank,
-                            f.part,
-                            f.path,
-                            f.remote,
-                            f.rows,
-                            f.bytes,
-                            f.modified_ns,
-                            f.schema_version,
-                            f.problem,
-                        ],
-                    )
+                rows = connection.execute("SELECT path, bytes, modified_ns FROM files").fetchall()
+                known = {path: (size, modified_ns) for path, size, modified_ns in rows}
+                changed = [f for f in files if known.get(f.path) != (f.bytes, f.modified_ns)]
+                self._forget_missing(connection, files)
+                for file in changed:
+                    database.insert_file(connection, file)
                 database.create_views(connection)
                 connection.commit()
             except BaseException:
                 connection.rollback()
                 raise
-        damaged = [Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in found if f.problem]
-        return AddReport(
-            runs=tuple(sorted({f.run_id for f in found})),
-            files_added=len(fresh),
-            files_unchanged=len(unchanged),
-            rows_added=sum(f.rows for f in fresh if not f.problem),
-            problems=tuple(damaged),
-            ingested=tuple(made.runs),
-            notices=tuple(made.notices),
-        )
+        return changed
 
     def _elsewhere(self, place: Path) -> dict[str, str]:
         """Runs that lie outside a directory, and where."""
@@ -143,17 +134,17 @@ class Catalog:
         return {run: path.rsplit("/", 2)[0] for run, path in rows if not path.startswith(inside)}
 
     @staticmethod
-    def _forget_missing(connection: duckdb.DuckDBPyConnection, found: list[Found]) -> None:
+    def _forget_missing(connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile]) -> None:
         """A run that was captured again may have fewer files: drop those that are gone."""
-        present = {f.path for f in found}
+        present = {f.path for f in files}
         # A run is its directory: the same run id below another directory stays.
         directories = {path.rsplit("/", 2)[0] for path in present}
         for (path,) in connection.execute("SELECT path FROM files").fetchall():
             if path not in present and path.rsplit("/", 2)[0] in directories:
                 connection.execute("DELETE FROM files WHERE path = ?", [path])
 
-    def runs(self) -> list[dict[str, Any]]:
-        """One entry a run: id, source, layout, device, ranks and steps captured, problems."""
+    def runs(self) -> list[Row]:
+        """One entry per run: id, source, layout, device, ranks and steps captured, problems."""
         query = """
             WITH f AS (
                 SELECT run_id, count(DISTINCT rank) FILTER (table_name <> 'runs') AS ranks,
@@ -171,25 +162,25 @@ class Catalog:
             ORDER BY r.created_ns, f.run_id
         """
         with self._reading() as connection:
-            return _dictionaries(connection.execute(query))
+            return dictionaries(connection.execute(query))
 
-    def show(self, run_id: str) -> dict[str, Any]:
+    def show(self, run_id: str) -> Detail:
         """Everything about one run: its row, ranks, steps, rows per table and problems."""
         with self._reading() as connection:
             self._require_run(connection, run_id)
-            row = _dictionaries(connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id]))
-            files = _dictionaries(
+            row = dictionaries(connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id]))
+            files = dictionaries(
                 connection.execute(
                     "SELECT table_name, count(*) AS files, sum(rows)::BIGINT AS rows, "
                     "sum(bytes)::BIGINT AS bytes FROM files WHERE run_id = ? GROUP BY 1 ORDER BY 1",
                     [run_id],
                 )
             )
-            ranks = _dictionaries(connection.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", [run_id]))
-            steps = _dictionaries(
+            ranks = dictionaries(connection.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", [run_id]))
+            steps = dictionaries(
                 connection.execute("SELECT * FROM steps WHERE run_id = ? ORDER BY step, rank", [run_id])
             )
-            notes = _dictionaries(
+            notes = dictionaries(
                 connection.execute(
                     "FROM (SELECT outcome, subject, sum(count)::BIGINT AS count, reason, any_value(example) AS example "
                     "FROM ingest WHERE run_id = ? GROUP BY ALL) "
@@ -197,7 +188,7 @@ class Catalog:
                     [run_id],
                 )
             )
-            device = _dictionaries(
+            device = dictionaries(
                 connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank", [run_id])
             )
         problems = [p for p in self.check(deep=False) if p.run_id == run_id]
@@ -216,55 +207,8 @@ class Catalog:
 
         deep: also read every page of every file.
         """
-        problems: list[Problem] = []
         with self._reading() as connection:
-            files = connection.execute("SELECT run_id, rank, path, problem, remote FROM files ORDER BY path").fetchall()
-            worlds = dict(connection.execute("SELECT run_id, world_size FROM runs").fetchall())
-            sources = dict(connection.execute("SELECT run_id, source FROM runs").fetchall())
-            seen: dict[str, set[int]] = {}
-            for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
-                seen.setdefault(run_id, set()).add(rank)
-            # Wall-clock starts of one step on one host agree within the step itself.
-            clocks = connection.execute(
-                """
-                SELECT run_id, step, max(start_ns) - min(start_ns) AS spread, max(duration_ns) AS longest
-                FROM steps GROUP BY ALL HAVING spread > longest AND count(*) > 1
-                """
-            ).fetchall()
-            steps = connection.execute(
-                """
-                WITH p AS (SELECT run_id, rank, list(step ORDER BY step) AS steps FROM steps GROUP BY ALL)
-                SELECT run_id, rank, steps, mode(steps) OVER (PARTITION BY run_id) AS usual
-                FROM p QUALIFY steps <> usual
-                """
-            ).fetchall()
-        for run_id, rank, path, problem, _remote in files:
-            if not problem and deep:
-                problem = read_fully(path)
-            if problem:
-                problems.append(Problem(run_id, rank, f"{path}: {problem}"))
-        for run_id in sorted({f[0] for f in files}):
-            if run_id not in worlds:
-                problems.append(Problem(run_id, None, "its runs table is missing: rank 0 wrote nothing"))
-                continue
-            if sources[run_id] in ("rank", "ops"):  # one process plays or measures for all
-                continue
-            missing = sorted(set(range(worlds[run_id] or 0)) - seen.get(run_id, set()))
-            if missing:
-                shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-                problems.append(Problem(run_id, None, f"{len(missing)} of {worlds[run_id]} ranks are missing: {shown}"))
-        for run_id, rank, own, usual in steps:
-            problems.append(Problem(run_id, rank, f"has steps {own}, other ranks have {usual}"))
-        for run_id, step, spread, longest in clocks:
-            problems.append(
-                Problem(
-                    run_id,
-                    None,
-                    f"step {step} starts {spread / 1e9:.3f} s apart on different ranks, longer than the step "
-                    f"({longest / 1e9:.3f} s): clocks are not synchronised, compare durations only",
-                )
-            )
-        return problems
+            return [*file_problems(connection, deep), *rank_problems(connection), *step_problems(connection)]
 
     def sql(self, query: str) -> pa.Table:
         """Run SQL, read-only and confined to the indexed files; raises `CatalogError` on an error."""
@@ -276,10 +220,10 @@ class Catalog:
             except (duckdb.Error, RuntimeError, NotImplementedError) as error:
                 raise CatalogError(f"the query failed: {_sentence(error)}") from None
 
-    def schema(self) -> list[dict[str, Any]]:
+    def schema(self) -> list[Row]:
         """Every table and view with its columns, types and comments."""
         with self._reading() as connection:
-            return _dictionaries(
+            return dictionaries(
                 connection.execute(
                     """
                     SELECT c.table_name, v.comment AS table_comment, c.column_name, c.data_type, c.comment
@@ -294,7 +238,7 @@ class Catalog:
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A confined read-only connection, for code that asks several questions."""
+        """A confined read-only connection, for code that runs several queries."""
         with self._reading() as connection:
             yield connection
 
@@ -311,11 +255,6 @@ class Catalog:
         known = [r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()]
         if run_id not in known:
             raise CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, known)}")
-
-
-def _dictionaries(result: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    names = [d[0] for d in result.description or []]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 _READING = ("SELECT", "EXPLAIN", "PRAGMA", "SHOW", "DESCRIBE")

@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 
 from vtrain_schemas import TABLES, arrow_schema
 from vtrain_schemas.views import VIEW_ORDER, create_statements, views
-from vtrain_sim.catalog.scan import open_filesystem
+from vtrain_sim.catalog.scan import ProfileFile, open_filesystem
 from vtrain_sim.errors import UserError
 
 _FILES = """
@@ -49,6 +49,26 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMENT ON TABLE files IS 'every file that was added, usable or not'")
     for column, meaning in _COMMENTS.items():
         connection.execute(f"COMMENT ON COLUMN files.{column} IS {quote(meaning)}")
+
+
+def insert_file(connection: duckdb.DuckDBPyConnection, file: ProfileFile) -> None:
+    """Add a file to the list, or replace what the list says of it."""
+    connection.execute(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            file.run_id,
+            file.table,
+            file.rank,
+            file.part,
+            file.path,
+            file.remote,
+            file.rows,
+            file.bytes,
+            file.modified_ns,
+            file.schema_version,
+            file.problem,
+        ],
+    )
 
 
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
@@ -116,9 +136,9 @@ def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             rows = connection.execute("SELECT path, remote FROM files WHERE problem = ''").fetchall()
         except duckdb.CatalogException:
             raise UserError(f"{path} is a DuckDB file but not a vtrain catalog") from None
-        held = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
+        present = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
         # A catalog of an older version lacks what came later, and is read-only here.
-        if any(remote for _, remote in rows) or not held.issuperset((*TABLES, *VIEW_ORDER)):
+        if any(remote for _, remote in rows) or not present.issuperset((*TABLES, *VIEW_ORDER)):
             _shadow(connection)
         folders = sorted({os.path.dirname(p) for p, remote in rows if not remote})
         listed = ", ".join(quote(f + os.sep) for f in folders)

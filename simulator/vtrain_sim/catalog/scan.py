@@ -15,7 +15,7 @@ from vtrain_sim.errors import UserError
 
 
 @dataclass(frozen=True)
-class Found:
+class ProfileFile:
     """One Parquet file of a profile. `problem` is empty for a usable one."""
 
     run_id: str
@@ -53,7 +53,7 @@ def open_filesystem(where: str) -> tuple[pafs.FileSystem, str, str]:
     return filesystem, path, f"{scheme}://"
 
 
-def scan(where: str) -> list[Found]:
+def scan(where: str) -> list[ProfileFile]:
     """Every profile file below `where`; raises `UserError` where there is none."""
     filesystem, root, prefix = open_filesystem(where)
     try:
@@ -66,13 +66,13 @@ def scan(where: str) -> list[Found]:
     except OSError as error:
         raise UserError(f"cannot list {where}: {error}") from None
     # A run directory may itself be given: its own name is then the last part of the root.
-    found = [f for e in entries if (f := _judge(filesystem, e, prefix)) is not None]
-    if not found:
+    files = [f for e in entries if (f := _judge(filesystem, e, prefix)) is not None]
+    if not files:
         raise UserError(f"no profile below {where}: expected {RUN_PREFIX}<id>/{TABLE_PREFIX}<name>/rank=<n>.parquet")
-    return found
+    return files
 
 
-def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> Found | None:
+def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> ProfileFile | None:
     parts = info.path.replace(os.sep, "/").split("/")
     if info.type != pafs.FileType.File or len(parts) < 3:
         return None
@@ -93,7 +93,7 @@ def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> Fou
                 problem = _schema_problem(table, file.schema_arrow, version)
         except (OSError, pa.ArrowException) as error:
             problem = f"damaged: {str(error).splitlines()[0]}"
-    return Found(
+    return ProfileFile(
         run_id,
         table,
         numbers[0],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
+
+from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.errors import UserError
 
 
 def validate(
     files: list[Path] = typer.Argument(None, help="CSV tables of measured configurations."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.validation/1 as JSON."),
+    form: str = FORMAT,
     rows: bool = typer.Option(True, help="Print every row, not only the figures."),
     cluster: str = typer.Option(
         "", "--cluster", help="Cluster preset or file that all rows are from (default: by their GPU and network)."
@@ -30,107 +33,22 @@ def validate(
     operator. A torch.profiler or Nsight Systems trace does not say its configuration: --cluster, and --model
     or a file of Megatron's arguments, say it.
     """
-    from vtrain_sim.errors import UserError
-    from vtrain_sim.simulate.projection import BAND_PROBABILITY
-    from vtrain_sim.validate import tables as validation
+    from vtrain_sim.api import validate as api
 
-    if run:
-        if files or plot is not None:
-            raise UserError("--run compares with one captured run: leave out tables and --plot")
-        _captured(run, catalog, cluster, model, megatron_args, spec, num_gpus, modelled, as_json, rows)
-        return
-    for name, given in (
-        ("--catalog", catalog),
-        ("--model", model),
-        ("--megatron-args", megatron_args),
-        ("--spec", spec),
-        ("--num-gpus", num_gpus),
-        ("--modelled", modelled),
-    ):
-        if given:
-            raise UserError(f"{name} goes with --run: tables say their own configurations")
-    if not files:
-        raise UserError("nothing to compare with: give CSV tables, or --catalog and --run")
-
-    machine = None
-    if cluster:
-        from vtrain_sim.costs.surfaces import Surfaces
-        from vtrain_sim.inputs.lookup import find_cluster
-
-        described, surfaces = find_cluster(cluster)
-        machine = (described, Surfaces.from_dict(surfaces))
-    results = validation.validate(files, machine)
-    if plot is not None:
-        from vtrain_sim.report.figures import scatter
-
-        points = {r.file: [(x.measured_s, x.predicted_s) for x in r.rows if x.predicted_s] for r in results}
-        points = {name: pairs for name, pairs in points.items() if pairs}
-        if not points:
-            raise UserError("there is nothing to draw: no row could be simulated")
-        scatter(plot, points)
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "schema": validation.SCHEMA,
-                    "band_probability": BAND_PROBABILITY,
-                    "files": [r.to_dict() for r in results],
-                    "rows": [{"file": r.file, **row.to_dict()} for r in results for row in r.rows],
-                },
-                indent=2,
-            )
-        )
-        return
-    from vtrain_sim.report.tables import console, duration, percent, table
-
-    out = console()
-    for result in results:
-        if rows:
-            lines = [
-                (
-                    row.id,
-                    duration(row.measured_s),
-                    duration(row.predicted_s),
-                    percent(row.error, sign=True),
-                    f"recomputation not stated: up to {duration(row.full_recompute_s)}" if row.full_recompute_s else "",
-                )
-                if row.predicted_s is not None
-                else (row.id, duration(row.measured_s), None, None, row.reason)
-                for row in result.rows
-            ]
-            out.print(table(result.file, ("row", "measured", "projected", "error", "remark"), lines))
-    names = ("mape", "median_ape", "bias", "p90", "r2", "pairwise_order", "regret", "coverage", "memory_mape")
-    figures = [
-        (r.file, len(r.rows), sum(x.predicted_s is not None for x in r.rows), *(percent(getattr(r, n)) for n in names))
-        for r in results
-    ]
-    out.print(table("figures", ("file", "rows", "simulated", *names), figures))
-
-
-def _captured(
-    run: str,
-    catalog: Path | None,
-    cluster: str,
-    model: str,
-    megatron_args: Path | None,
-    spec: Path | None,
-    num_gpus: int,
-    modelled: bool,
-    as_json: bool,
-    rows: bool,
-) -> None:
-    from vtrain_sim.catalog import Catalog
-    from vtrain_sim.commands.run_projector import from_run, read_flag_files
-    from vtrain_sim.validate.captured import compare
-
-    flags, cluster, model, num_gpus = read_flag_files([], spec, megatron_args, cluster, model, num_gpus)
-    projector, configuration = from_run(catalog, [run], cluster, model, num_gpus, flags, not modelled)
-    assert catalog is not None
-    comparison = compare(Catalog(catalog), run, projector, configuration)
-    if as_json:
-        print(json.dumps(comparison.to_dict(), indent=2))
-        return
-    from vtrain_sim.report.comparison import print_comparison
-    from vtrain_sim.report.tables import console
-
-    print_comparison(comparison, console(), rows)
+    check_files(None, plot)
+    form = check_format(form, as_json)
+    if run and plot is not None:
+        raise UserError("--run compares with one captured run: leave out tables and --plot")
+    result = api.validate(
+        files or (),
+        run=run,
+        catalog=catalog,
+        cluster=cluster,
+        model=model,
+        megatron_args=megatron_args,
+        spec=spec,
+        num_gpus=num_gpus,
+        modelled=modelled,
+    )
+    write_files(result, None, plot)
+    show(result, form, rows)

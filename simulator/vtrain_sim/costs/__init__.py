@@ -1,10 +1,14 @@
-"""How long: the time of each operator and communication, with its error band and provenance."""
+"""How long: the time of each operator and communication, with its error band and provenance.
 
-from vtrain_sim.costs.collectives import CollectiveCosts, MeasuredCollectives
+What reads profiles (`vtrain_sim.costs.profile`) is imported from there: it needs the catalog and its libraries, which
+a projection from bundled coefficients need not wait for.
+"""
+
+from vtrain_sim.costs.collectives import CollectiveCosts
 from vtrain_sim.costs.estimate import INTERPOLATED, MEASURED, MODELLED, Estimate
 from vtrain_sim.costs.measured import MeasuredOperators
+from vtrain_sim.costs.measured_collectives import MeasuredCollectives
 from vtrain_sim.costs.operators import OperatorCosts
-from vtrain_sim.costs.profile import Profile, load_profile
 
 __all__ = [
     "INTERPOLATED",
@@ -15,6 +19,4 @@ __all__ = [
     "MeasuredCollectives",
     "MeasuredOperators",
     "OperatorCosts",
-    "Profile",
-    "load_profile",
 ]

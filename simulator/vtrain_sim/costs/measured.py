@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import duckdb
-
-from vtrain_schemas.operators import Operator
+from vtrain_schemas.operators import Operator, UnknownKindError, kind
+from vtrain_schemas.operators.columns import READ_CAUSAL, READ_FUSED
 from vtrain_schemas.words import TRACES
+from vtrain_sim.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
 
 # The recomputed forward pass costs what the forward pass costs.
 _SAME_AS = {"recompute": "forward"}
 
 
-def canonical(operator: Operator) -> tuple[str, str, str, str, tuple[int, ...]]:
-    """The identity under which times are looked up."""
+class Group(NamedTuple):
+    """Operators that differ in nothing but their sizes: their times follow one curve."""
+
+    kind: str
+    phase: str
+    dtype: str
+    fused: bool
+    causal: bool
+
+
+def group(operator: Operator) -> Group:
+    """The group of an operator."""
     phase = _SAME_AS.get(operator.phase, operator.phase)
-    return operator.kind, phase, operator.dtype, operator.fused, operator.dims
+    return Group(operator.kind, phase, operator.dtype, operator.fused, operator.causal)
+
+
+def canonical(operator: Operator) -> tuple[Group, tuple[int, ...]]:
+    """The identity under which times are looked up."""
+    return group(operator), operator.dims
 
 
 @dataclass(frozen=True)
@@ -33,12 +52,12 @@ class MeasuredOperators:
     """A look-up of measured operators."""
 
     def __init__(self, entries: Iterable[tuple[Operator, Measurement]] = ()) -> None:
-        self._entries: dict[tuple[str, str, str, str, tuple[int, ...]], tuple[Operator, Measurement]] = {}
+        self._entries: dict[tuple[Group, tuple[int, ...]], tuple[Operator, Measurement]] = {}
         for operator, measurement in entries:
             key = canonical(operator)
-            held = self._entries.get(key)
+            before = self._entries.get(key)
             # The forward pass proper says more of itself than its recomputation does.
-            if held is None or held[0].phase == "recompute" or operator.phase != "recompute":
+            if before is None or before[0].phase == "recompute" or operator.phase != "recompute":
                 self._entries[key] = (operator, measurement)
 
     def __len__(self) -> int:
@@ -49,73 +68,61 @@ class MeasuredOperators:
 
     def get(self, operator: Operator) -> Measurement | None:
         """The measurement at exactly this kind, phase, type and shape."""
-        found = self._entries.get(canonical(operator))
-        return found[1] if found is not None else None
+        entry = self._entries.get(canonical(operator))
+        return entry[1] if entry is not None else None
 
     def merged(self, other: MeasuredOperators) -> MeasuredOperators:
         """These, and where they have nothing the other's."""
         return MeasuredOperators([*other, *self])
 
 
+_DIMENSIONS = "m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim"
+_QUERY = f"""
+    WITH called AS (
+        SELECT kind, phase, coalesce(dtype, '') AS dtype, {READ_FUSED} AS is_fused, {READ_CAUSAL} AS is_causal,
+               coalesce(m, 0) AS m, coalesce(n, 0) AS n, coalesce(k, 0) AS k,
+               coalesce(batch, 1) AS batch, coalesce(seq_q, 0) AS seq_q,
+               coalesce(seq_kv, 0) AS seq_kv, coalesce(heads, 0) AS heads,
+               coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, duration_ns
+        FROM operators
+        WHERE list_contains($runs, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
+          AND (source IN ('module', 'microbench')
+               -- Of an imported trace, what says its shape; batched products are part of something else.
+               OR (run_id IN (SELECT run_id FROM runs WHERE list_contains($traces, source))
+                   AND flops IS NOT NULL AND (kind <> 'gemm' OR batch = 1)))
+    ),
+    ranked AS (
+        SELECT *,
+               quantile_disc(duration_ns, 0.1) OVER shape AS low,
+               quantile_disc(duration_ns, 0.9) OVER shape AS high
+        FROM called
+        WINDOW shape AS (PARTITION BY kind, phase, dtype, is_fused, is_causal, {_DIMENSIONS})
+    )
+    SELECT kind, phase, {_DIMENSIONS}, dtype, is_fused, is_causal,
+           avg(duration_ns) FILTER (duration_ns BETWEEN low AND high),
+           stddev_pop(duration_ns) FILTER (duration_ns BETWEEN low AND high), count(*)
+    FROM ranked
+    GROUP BY kind, phase, {_DIMENSIONS}, dtype, is_fused, is_causal
+    ORDER BY ALL
+"""
+
+
 def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> MeasuredOperators:
     """All operator times of the given runs: of modules, of microbenchmarks, and those with shapes of traces.
 
     A shape's time is the mean of the middle of its calls (first to ninth decile): a step is the sum
-    of its operators, so a mean is needed, and a rare interruption must not count.
+    of its operators, so a mean is needed, and a rare interruption must not count. Raises `UserError` for a
+    kind of operator that is not known here.
     """
-    rows = connection.execute(
-        """
-        WITH called AS (
-            SELECT kind, phase, coalesce(dtype, '') AS dtype, coalesce(fused, '') AS fused,
-                   coalesce(m, 0) AS m, coalesce(n, 0) AS n, coalesce(k, 0) AS k,
-                   coalesce(batch, 1) AS batch, coalesce(seq_q, 0) AS seq_q,
-                   coalesce(seq_kv, 0) AS seq_kv, coalesce(heads, 0) AS heads,
-                   coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, duration_ns
-            FROM operators
-            WHERE list_contains(?, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
-              AND (source IN ('module', 'microbench')
-                   -- Of a foreign trace, what says its shape; batched products are part of something else.
-                   OR (run_id IN (SELECT run_id FROM runs WHERE list_contains(?, source))
-                       AND flops IS NOT NULL AND (kind <> 'gemm' OR batch = 1)))
-        ),
-        ranked AS (
-            SELECT *,
-                   quantile_disc(duration_ns, 0.1) OVER shape AS low,
-                   quantile_disc(duration_ns, 0.9) OVER shape AS high
-            FROM called
-            WINDOW shape AS (PARTITION BY kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv,
-                             heads, kv_heads, head_dim)
-        )
-        SELECT kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim,
-               avg(duration_ns) FILTER (duration_ns BETWEEN low AND high),
-               stddev_pop(duration_ns) FILTER (duration_ns BETWEEN low AND high), count(*)
-        FROM ranked
-        GROUP BY kind, phase, dtype, fused, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim
-        ORDER BY ALL
-        """,
-        [run_ids, list(TRACES)],
-    ).fetchall()
+    rows = connection.execute(_QUERY, {"runs": run_ids, "traces": list(TRACES)}).fetchall()
     entries = []
-    for (
-        kind,
-        phase,
-        dtype,
-        fused,
-        m,
-        n,
-        k,
-        batch,
-        seq_q,
-        seq_kv,
-        heads,
-        kv_heads,
-        head_dim,
-        mean,
-        std,
-        calls,
-    ) in rows:
+    for *identity, mean, deviation, calls in rows:
         if mean is None or mean <= 0:
             continue
-        operator = Operator(kind, phase, m, n, k, batch, seq_q, seq_kv, heads, kv_heads, head_dim, dtype, fused)
-        entries.append((operator, Measurement(mean / 1e9, (std or 0.0) / mean, calls)))
+        operator = Operator(*identity)
+        try:
+            kind(operator.kind)
+        except UnknownKindError as error:
+            raise UserError(f"the runs {', '.join(run_ids)} have operators of an {error}") from None
+        entries.append((operator, Measurement(mean / 1e9, (deviation or 0.0) / mean, calls)))
     return MeasuredOperators(entries)

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from vtrain_schemas.operators import Operator
+from vtrain_schemas.operators import Operator, kind
 from vtrain_sim.costs.estimate import INTERPOLATED, MEASURED, MODELLED, Estimate
-from vtrain_sim.costs.measured import MeasuredOperators, canonical
+from vtrain_sim.costs.measured import Group, MeasuredOperators, group
 from vtrain_sim.costs.residual import ResidualField
 from vtrain_sim.costs.surfaces import DeviceSurface
 
-# Kinds whose time is the host's and does not follow FLOPs or bytes.
-_CONSTANT = ("microbatch", "step_overhead")
 # Below this uncertainty a prediction rests on measurements nearby rather than on the surface.
 _INTERPOLATED_BELOW = 0.5
 
@@ -26,17 +24,16 @@ class OperatorCosts:
         self.surface = surface
         self.measured = measured or MeasuredOperators()
         self._estimates: dict[Operator, Estimate] = {}
-        self._fields: dict[tuple[str, str, str, str], ResidualField] = {}
+        self._fields: dict[Group, ResidualField] = {}
         self._constants: dict[tuple[str, str], float] = {}
         self._fit()
 
     def estimate(self, operator: Operator) -> Estimate:
         """Duration of one call of an operator."""
-        found = self._estimates.get(operator)
-        if found is None:
-            found = self._estimate(operator)
-            self._estimates[operator] = found
-        return found
+        estimate = self._estimates.get(operator)
+        if estimate is None:
+            estimate = self._estimates[operator] = self._estimate(operator)
+        return estimate
 
     def _estimate(self, operator: Operator) -> Estimate:
         exact = self.measured.get(operator)
@@ -46,15 +43,15 @@ class OperatorCosts:
         parts = self._measured_parts(operator)
         if parts is not None:
             return parts
-        kind, phase, dtype, fused, _ = canonical(operator)
-        if operator.kind in _CONSTANT:
-            constant = self._constants.get((kind, phase))
+        same = group(operator)
+        if not kind(operator.kind).follows_shape:
+            constant = self._constants.get((same.kind, same.phase))
             if constant is not None:
                 return Estimate(constant, 0.3, INTERPOLATED)
             return Estimate(self.surface.seconds(operator), 0.5, MODELLED)
         base = self.surface.seconds(operator)
-        field = self._fields.get((kind, phase, dtype, fused))
-        if field is None and phase == "backward":
+        field = self._fields.get(same)
+        if field is None and same.phase == "backward":
             halves = self._predicted_parts(operator)
             if halves is not None:
                 return halves
@@ -62,11 +59,13 @@ class OperatorCosts:
             return Estimate(base, self.surface.sigma(operator), MODELLED)
         mean, sigma = field.predict(_point(operator))
         near = sigma < _INTERPOLATED_BELOW * self.surface.sigma(operator)
-        return Estimate(base * math.exp(mean), sigma, INTERPOLATED if near else MODELLED)
+        # What is learned nearby may shorten a product, but not beyond the device's peak.
+        seconds = max(base * math.exp(mean), self.surface.least_seconds(operator))
+        return Estimate(seconds, sigma, INTERPOLATED if near else MODELLED)
 
     def _measured_parts(self, operator: Operator) -> Estimate | None:
         """A backward GEMM whose two gradients were measured one by one."""
-        if operator.phase != "backward":
+        if operator.phase != "backward" or not kind(operator.kind).splits_backward:
             return None
         parts = [self.measured.get(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad")]
         if parts[0] is None or parts[1] is None:
@@ -75,8 +74,8 @@ class OperatorCosts:
 
     def _predicted_parts(self, operator: Operator) -> Estimate | None:
         """A backward GEMM where only the two gradients by themselves were measured, at other shapes."""
-        kind, _, dtype, fused, _ = canonical(operator)
-        if not any((kind, phase, dtype, fused) in self._fields for phase in ("dgrad", "wgrad")):
+        same = group(operator)
+        if not any(same._replace(phase=phase) in self._fields for phase in ("dgrad", "wgrad")):
             return None
         a, b = (self.estimate(replace(operator, phase=phase)) for phase in ("dgrad", "wgrad"))
         seconds = a.seconds + b.seconds
@@ -86,13 +85,13 @@ class OperatorCosts:
         return Estimate(seconds, sigma, known)
 
     def _fit(self) -> None:
-        groups: dict[tuple[str, str, str, str], list[tuple[Operator, float]]] = {}
+        groups: dict[Group, list[tuple[Operator, float]]] = {}
         for operator, measurement in self.measured:
-            kind, phase, dtype, fused, _ = canonical(operator)
-            if operator.kind in _CONSTANT:
-                self._constants[kind, phase] = measurement.seconds
+            same = group(operator)
+            if not kind(operator.kind).follows_shape:
+                self._constants[same.kind, same.phase] = measurement.seconds
             elif measurement.seconds > 0 and self.surface.seconds(operator) > 0:
-                groups.setdefault((kind, phase, dtype, fused), []).append((operator, measurement.seconds))
+                groups.setdefault(same, []).append((operator, measurement.seconds))
         for key, members in groups.items():
             points = np.array([_point(operator) for operator, _ in members])
             residuals = np.array([math.log(s / self.surface.seconds(o)) for o, s in members])

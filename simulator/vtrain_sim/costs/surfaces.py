@@ -6,41 +6,18 @@ without any, are all 1: then only measurements say what it really reaches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from vtrain_schemas.operators import Operator, dtype_bytes
+from vtrain_schemas.operators import Family, Operator, dtype_bytes, kind
+from vtrain_schemas.operators.attention import score_bytes
 from vtrain_sim.specs import DeviceSpec
 
 # Uncertainty (standard deviation of the logarithm) of a surface that nothing was fitted to.
 UNCALIBRATED_SIGMA = 0.7
-GEMM_KINDS = ("gemm", "grouped_gemm", "router")
-# Kernels that the host launches for one call, by kind: (forward, backward). Counted in Megatron-Core
-# with fused bias, GELU, dropout and softmax; a linear layer's backward has two products.
-_KERNELS = {
-    "gemm": (1, 2),
-    "grouped_gemm": (1, 2),
-    "router": (4, 4),
-    "attention": (1, 3),
-    "unfused attention": (5, 8),
-    "norm": (1, 2),
-    "rope": (3, 3),
-    "activation": (1, 1),
-    "bias_dropout_add": (4, 4),
-    "embedding": (3, 2),
-    "loss": (8, 2),
-    "permute": (4, 4),
-    "cast": (1, 1),
-    "grad_accumulate": (2, 2),
-}
-
-
-def _kind(operator: Operator) -> str:
-    """The kind under which coefficients are kept: attention in separate kernels has its own."""
-    return "unfused attention" if operator.kind == "attention" and not operator.fused else operator.kind
 
 
 @dataclass(frozen=True)
@@ -87,10 +64,10 @@ class Surfaces:
         """Read the [surfaces] section of a device preset."""
         gemm = {
             dtype: GemmSurface(
-                tuple(Tile(int(t["m"]), int(t["n"]), float(t["efficiency"])) for t in held["tiles"]),
-                float(held.get("wave_s", 0.0)),
+                tuple(Tile(int(t["m"]), int(t["n"]), float(t["efficiency"])) for t in table["tiles"]),
+                float(table.get("wave_s", 0.0)),
             )
-            for dtype, held in values.get("gemm", {}).items()
+            for dtype, table in values.get("gemm", {}).items()
         }
         return cls(
             compute_units=int(values.get("compute_units", 0)),
@@ -106,9 +83,9 @@ class Surfaces:
 
     def coefficient(self, table: Mapping[str, float], operator: Operator, default: float) -> float:
         """Most specific entry of a table: "kind/phase", then "kind/dtype", then "kind"."""
-        kind = _kind(operator)
+        name = kind(operator.kind).variant(operator)
         phase = "forward" if operator.phase == "recompute" else operator.phase
-        for key in (f"{kind}/{phase}", f"{kind}/{operator.dtype}", kind):
+        for key in (f"{name}/{phase}", f"{name}/{operator.dtype}", name):
             if key in table:
                 return table[key]
         return default
@@ -120,30 +97,25 @@ class DeviceSurface:
     def __init__(self, device: DeviceSpec, surfaces: Surfaces | None = None) -> None:
         self.device = device
         self.surfaces = surfaces or Surfaces()
+        self._formulas: dict[Family, Callable[[Operator], float]] = {
+            Family.MATRIX_PRODUCT: self._gemm,
+            Family.ATTENTION: self._attention,
+            Family.MEMORY_BOUND: self._memory_bound,
+        }
 
     def seconds(self, operator: Operator) -> float:
         """Duration of one call; 0 for a kind that costs nothing unless measured."""
-        surfaces = self.surfaces
-        overhead = surfaces.coefficient(surfaces.overhead_s, operator, 0.0)
-        flops, nbytes = operator.flops(), operator.bytes()
-        if not flops and not nbytes:
+        overhead = self.surfaces.coefficient(self.surfaces.overhead_s, operator, 0.0)
+        formula = self._formulas.get(kind(operator.kind).family)
+        if formula is None or not (operator.flops() or operator.bytes()):
             return overhead
-        if operator.kind in GEMM_KINDS:
-            return overhead + self._gemm(operator)
-        efficiency = surfaces.coefficient(surfaces.efficiency, operator, 1.0)
-        memory_s = nbytes / self.device.memory_bandwidth
-        if operator.kind != "attention":
-            return overhead + memory_s / efficiency
-        products_s = flops / self.device.peak(operator.dtype)
-        if operator.fused:
-            efficiency *= attention_efficiency(operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim)
-            return float(overhead + max(products_s, memory_s) / efficiency)
-        # Separate kernels: batched products, and passes over the score matrix.
-        scores_s = operator.score_bytes() / self.device.memory_bandwidth
-        # Tensor cores take 16-bit operands in rows of 8: other head sizes fall back to much slower kernels.
-        aligned = operator.head_dim % 8 == 0 or dtype_bytes(operator.dtype) != 2
-        products = surfaces.efficiency.get("batched gemm" if aligned else "unaligned batched gemm", 1.0)
-        return overhead + products_s / products + scores_s / efficiency
+        return overhead + formula(operator)
+
+    def least_seconds(self, operator: Operator) -> float:
+        """What a matrix product or attention takes at the device's peak; 0 for any other operator."""
+        if not kind(operator.kind).matrix_product:
+            return 0.0
+        return operator.flops() / self.device.peak(operator.dtype)
 
     def sigma(self, operator: Operator) -> float:
         """Uncertainty of `seconds`, standard deviation of the logarithm."""
@@ -151,11 +123,25 @@ class DeviceSurface:
 
     def launch_seconds(self, operator: Operator) -> float:
         """Host time to launch the kernels of one call."""
-        if not self.surfaces.launch_s:
-            return 0.0
-        counts = _KERNELS.get(_kind(operator), (0, 0))
-        split = operator.phase in ("dgrad", "wgrad")
-        return self.surfaces.launch_s * (1 if split else counts[operator.phase == "backward"])
+        return self.surfaces.launch_s * kind(operator.kind).launches(operator)
+
+    def _memory_bound(self, operator: Operator) -> float:
+        efficiency = self.surfaces.coefficient(self.surfaces.efficiency, operator, 1.0)
+        return operator.bytes() / self.device.memory_bandwidth / efficiency
+
+    def _attention(self, operator: Operator) -> float:
+        surfaces, bandwidth = self.surfaces, self.device.memory_bandwidth
+        efficiency = surfaces.coefficient(surfaces.efficiency, operator, 1.0)
+        products_s = operator.flops() / self.device.peak(operator.dtype)
+        if operator.fused:
+            efficiency *= attention_efficiency(operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim)
+            return float(max(products_s / efficiency, operator.bytes() / bandwidth))
+        # Separate kernels: batched products, and passes over the score matrix.
+        scores_s = score_bytes(operator) / bandwidth
+        # Tensor cores take 16-bit operands in rows of 8: other head sizes fall back to much slower kernels.
+        aligned = operator.head_dim % 8 == 0 or dtype_bytes(operator.dtype) != 2
+        products = surfaces.efficiency.get("batched gemm" if aligned else "unaligned batched gemm", 1.0)
+        return products_s / products + scores_s / efficiency
 
     def _gemm(self, operator: Operator) -> float:
         """Products of a call: a backward pass has the gradients of the input and of the weights."""
@@ -174,18 +160,18 @@ class DeviceSurface:
         efficiency = surfaces.efficiency.get(f"gemm/{operator.dtype}", surfaces.efficiency.get("gemm", 1.0))
         if phase == "wgrad":
             efficiency *= surfaces.efficiency.get("gemm/wgrad", 1.0)
-        experts = operator.batch if operator.kind == "grouped_gemm" else 1
-        if experts > 1:
-            efficiency *= surfaces.efficiency.get("grouped_gemm", 1.0)
+        problems = kind(operator.kind).problems(operator)
+        if problems > 1:
+            efficiency *= surfaces.efficiency.get(operator.kind, 1.0)
         memory_s = replace(operator, phase=phase).bytes() / device.memory_bandwidth
         surface = surfaces.gemm.get(operator.dtype) or surfaces.gemm.get("bfloat16")
         if surface is None or not surfaces.compute_units:
             return max(2.0 * m * n * k / device.peak(operator.dtype) / efficiency, memory_s)
         per_unit = device.peak(operator.dtype) / surfaces.compute_units
-        # Tokens are shared out over the experts: they are the rows, of a weight gradient the inner dimension.
-        rows, columns, inner = (m / experts, n, float(k)) if phase != "wgrad" else (float(m), n, k / experts)
+        # Tokens are shared out over the problems: they are the rows, of a weight gradient the inner dimension.
+        rows, columns, inner = (m / problems, n, float(k)) if phase != "wgrad" else (float(m), n, k / problems)
         fastest = min(
-            tile_seconds(rows, columns, inner, tile, surfaces.compute_units, per_unit, surface.wave_s, experts)
+            tile_seconds(rows, columns, inner, tile, surfaces.compute_units, per_unit, surface.wave_s, problems)
             for tile in surface.tiles
         )
         return max(float(fastest) / efficiency, memory_s)

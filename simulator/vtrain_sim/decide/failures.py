@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vtrain_sim.specs.validation import SpecError, finite
+from vtrain_sim.specs.checks import SpecError, finite
 
 
 @dataclass(frozen=True)

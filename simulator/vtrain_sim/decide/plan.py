@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.decide.space import Bounds, configurations, gpu_counts
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.megatron_flags import emit_flags
-from vtrain_sim.simulate.projection import Projection, Projector, days_to_train, dollars, utilisation
+from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.results import Document, Result, Row
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.simulate.result import Projection, days_to_train, dollars, share_of_peak
 from vtrain_sim.specs import Configuration, ModelSpec, TrainSpec
-from vtrain_sim.specs.validation import SpecError, finite, one_of, positive
+from vtrain_sim.specs.checks import SpecError, finite, one_of, positive
 
 SCHEMA = "vtrain.plan/1"
-RANKINGS = ("days", "dollars", "time", "utilisation")
+RANKINGS = ("days", "dollars", "time", "mfu")
 # Configurations evaluated together: enough to share, few enough to stay small in memory.
 CHUNK = 8192
 
@@ -68,11 +71,11 @@ class Plan:
     tied_with_best: bool
     checkpoint_interval_s: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Document:
         """The plan in the machine-readable result."""
         projection, c = self.projection, self.projection.configuration
         p, t = c.parallel, c.train
-        found = {
+        document: Document = {
             "tp": p.tp,
             "pp": p.pp,
             "vpp": p.vpp,
@@ -97,13 +100,21 @@ class Plan:
             "megatron_args": emit_flags(c),
         }
         if self.checkpoint_interval_s is not None:
-            found["checkpoint_interval_s"] = self.checkpoint_interval_s
-        return found
+            document["checkpoint_interval_s"] = self.checkpoint_interval_s
+        return document
 
 
-@dataclass(frozen=True)
-class PlanResult:
-    """What a search found. plans: best first. pareto: no other plan is both faster and cheaper."""
+@dataclass(frozen=True, repr=False)
+class PlanResult(Result):
+    """What a search over layouts gives. plans: best first. pareto: no other plan is both faster and cheaper.
+
+    evaluated, feasible: configurations. elapsed_s: seconds that the search took.
+
+    >>> import vtrain as vt
+    >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, top=3)
+    >>> len(result.plans), result.plans[0].projection.memory.fits
+    (3, True)
+    """
 
     request: Request
     cluster: str
@@ -113,7 +124,7 @@ class PlanResult:
     plans: tuple[Plan, ...]
     pareto: tuple[Plan, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.plan/1."""
         return {
             "schema": SCHEMA,
@@ -128,20 +139,76 @@ class PlanResult:
             "pareto": [p.to_dict() for p in self.pareto],
         }
 
+    def summary(self) -> dict[str, object]:
+        """The size of the search and its best plan."""
+        best = self.plans[0].to_dict()
+        names = ("num_gpus", "tp", "pp", "dp", "mbs", "iteration_time_s", "days", "cost_usd")
+        return {
+            "model": self.request.model.name or None,
+            "cluster": self.cluster,
+            "evaluated": self.evaluated,
+            "feasible": self.feasible,
+            "rank_by": self.request.rank_by,
+            **{name: best[name] for name in names},
+        }
 
-class _Kept:
-    """Columns of the feasible configurations, gathered chunk by chunk."""
+    def rows(self) -> list[Row]:
+        """One row per plan, best first; ``megatron_args`` is one command line."""
+        return [_row(plan) for plan in self.plans]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """The best plans, and the Pareto front of days and dollars."""
+        return {"best plans": self.rows(), "Pareto front of days and dollars": [_row(plan) for plan in self.pareto]}
+
+
+def _row(plan: Plan) -> Row:
+    row = plan.to_dict()
+    return {**row, "megatron_args": shlex.join(row["megatron_args"])}
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What configurations are ranked by, [configurations] each. days: failures and checkpoints included."""
+
+    seconds: Floats
+    days: Floats
+    dollars: Floats
+    mfu: Floats
+
+    def pick(self, index: NDArray[np.bool_]) -> _Figures:
+        """Those of some of the configurations."""
+        return _Figures(self.seconds[index], self.days[index], self.dollars[index], self.mfu[index])
+
+
+class _Feasible:
+    """The configurations that fit and end in time, gathered chunk by chunk.
+
+    evaluated: configurations so far. smallest_bytes: least peak memory of all of them. soonest_days: of those
+    that fit.
+    """
 
     def __init__(self) -> None:
         self.configurations: list[Configuration] = []
-        self.columns: list[Floats] = []  # seconds, GPUs, days, dollars, utilisation
+        self.evaluated = 0
+        self.smallest_bytes = self.soonest_days = math.inf
+        self._figures: list[_Figures] = []
 
-    def add(self, chunk: Sequence[Configuration], rows: Floats, keep: NDArray[np.bool_]) -> None:
-        self.configurations += [c for c, k in zip(chunk, keep, strict=True) if k]
-        self.columns.append(rows[:, keep])
+    def add(self, request: Request, projector: Projector, chunk: Sequence[Configuration]) -> None:
+        """Evaluate a chunk of the space."""
+        arrays = projector.evaluate(chunk)
+        figures = _figures(request, projector, chunk, arrays.iteration_time_s, arrays.model_flops)
+        self.evaluated += len(chunk)
+        self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
+        if arrays.fits.any():
+            self.soonest_days = min(self.soonest_days, float(figures.days[arrays.fits].min()))
+        feasible = arrays.fits & (figures.days <= (request.deadline_days or math.inf))
+        self.configurations += [c for c, keep in zip(chunk, feasible, strict=True) if keep]
+        self._figures.append(figures.pick(feasible))
 
-    def table(self) -> Floats:
-        return np.concatenate(self.columns, axis=1) if self.columns else np.zeros((5, 0))
+    def figures(self) -> _Figures:
+        """Of all feasible configurations."""
+        columns = [[getattr(f, name) for f in self._figures] for name in ("seconds", "days", "dollars", "mfu")]
+        return _Figures(*(np.concatenate(column) for column in columns))
 
 
 def plan(
@@ -155,33 +222,31 @@ def plan(
     cluster = projector.cluster
     counts = gpu_counts(request.num_gpus, request.max_gpus, cluster.gpus_per_node)
     space = (c for n in counts for c in configurations(request.model, n, request.batches, request.bounds, request.base))
-    kept, evaluated, smallest, soonest = _Kept(), 0, np.inf, np.inf
+    feasible = _Feasible()
     for chunk in _chunks(space):
-        found = projector.evaluate(chunk)
-        evaluated += len(chunk)
-        rows = _columns(request, projector, chunk, found.iteration_time_s, found.model_flops)
-        smallest = min(smallest, float(found.peak_bytes.min()))
-        if found.fits.any():
-            soonest = min(soonest, float(rows[2, found.fits].min()))
-        keep = found.fits & (rows[2] <= request.deadline_days if request.deadline_days else True)
-        kept.add(chunk, rows, keep)
-        progress(evaluated, len(kept.configurations))
-    table = kept.table()
-    if not table.shape[1]:
-        raise UserError(_nothing(request, projector, counts, evaluated, smallest, soonest))
-    order = np.argsort(_key(request, table), kind="stable")
-    best = [_plan(request, projector, kept.configurations[i], table[:, i]) for i in order[:top]]
-    front = [_plan(request, projector, kept.configurations[i], table[:, i]) for i in _pareto(table)]
+        feasible.add(request, projector, chunk)
+        progress(feasible.evaluated, len(feasible.configurations))
+    if not feasible.configurations:
+        raise UserError(_nothing(request, projector, counts, feasible))
+    figures = feasible.figures()
+    key = _key(request, figures)
+    order = np.argsort(key, kind="stable")
+
+    def planned(index: int) -> Plan:
+        c, days, cost_usd = feasible.configurations[index], figures.days[index], figures.dollars[index]
+        return Plan(projector.project(c), float(days), float(cost_usd), False, _checkpoint_interval_s(request, c))
+
+    best = [planned(int(index)) for index in order[:top]]
+    front = [planned(index) for index in _pareto(figures)]
     limit = best[0].projection.iteration_time_high_s / best[0].projection.iteration_time_s
-    key = _key(request, table)[order[0]]
     return PlanResult(
         request,
         cluster.name,
-        evaluated,
-        table.shape[1],
+        feasible.evaluated,
+        len(feasible.configurations),
         perf_counter() - begin,
-        tuple(_tie(p, request, key, limit) for p in best),
-        tuple(_tie(p, request, key, limit) for p in front),
+        tuple(_tie(p, request, key[order[0]], limit) for p in best),
+        tuple(_tie(p, request, key[order[0]], limit) for p in front),
     )
 
 
@@ -190,10 +255,9 @@ def _chunks(space: Iterator[Configuration]) -> Iterator[list[Configuration]]:
         yield chunk
 
 
-def _columns(
+def _figures(
     request: Request, projector: Projector, chunk: Sequence[Configuration], seconds: Floats, flops: Floats
-) -> Floats:
-    """[seconds, GPUs, days, dollars, utilisation] of each configuration."""
+) -> _Figures:
     cluster = projector.cluster
     gpus = np.array([c.parallel.world_size for c in chunk], dtype=np.float64)
     tokens = np.array([c.tokens_per_step for c in chunk], dtype=np.float64)
@@ -202,67 +266,61 @@ def _columns(
     if request.failures is not None:
         stretch = {int(n): request.failures.stretch(int(n)) for n in np.unique(gpus)}
         days = days * np.array([stretch[int(n)] for n in gpus])
-    mfu = utilisation(flops, gpus, cluster, request.base, seconds)
-    return np.stack([seconds, gpus, days, dollars(days, gpus, cluster), mfu])
+    mfu = share_of_peak(flops, gpus, cluster, request.base, seconds)
+    return _Figures(seconds, days, dollars(days, gpus, cluster), mfu)
 
 
-def _key(request: Request, table: Floats) -> Floats:
-    column = {"time": 0, "days": 2, "dollars": 3, "utilisation": 4}[request.rank_by]
-    sign = -1.0 if request.rank_by == "utilisation" else 1.0
-    found: Floats = sign * table[column]
-    return found
+def _key(request: Request, figures: _Figures) -> Floats:
+    """What plans are sorted by, the smallest first."""
+    keys = {"time": figures.seconds, "days": figures.days, "dollars": figures.dollars, "mfu": -figures.mfu}
+    return keys[request.rank_by]
 
 
-def _pareto(table: Floats) -> list[int]:
-    """Plans that no other one beats in both days and dollars, fastest first."""
-    order = np.lexsort((table[3], table[2]))
+def _pareto(figures: _Figures) -> list[int]:
+    """The Pareto front: plans that no other one beats in both days and dollars, fastest first."""
     front: list[int] = []
     cheapest = np.inf
-    for index in order:
-        if table[3, index] < cheapest * (1 - 1e-9):
+    for index in np.lexsort((figures.dollars, figures.days)):
+        if figures.dollars[index] < cheapest * (1 - 1e-9):
             front.append(int(index))
-            cheapest = table[3, index]
+            cheapest = figures.dollars[index]
     return front
 
 
-def _plan(request: Request, projector: Projector, c: Configuration, row: Floats) -> Plan:
+def _checkpoint_interval_s(request: Request, c: Configuration) -> float | None:
     failures = request.failures
-    interval = None
-    if failures is not None:
-        interval = failures.interval_s or failures.best_interval_s(c.parallel.world_size)
-    return Plan(projector.project(c), float(row[2]), float(row[3]), False, interval)
+    if failures is None:
+        return None
+    return failures.interval_s or failures.best_interval_s(c.parallel.world_size)
 
 
-def _tie(found: Plan, request: Request, best: float, limit: float) -> Plan:
+def _tie(plan: Plan, request: Request, best: float, limit: float) -> Plan:
     """A plan is tied with the best one where the bands of the two overlap."""
-    p = found.projection
-    value = {"time": p.iteration_time_s, "days": found.days, "dollars": found.cost_usd, "utilisation": -p.mfu}[
-        request.rank_by
-    ]
-    # A utilisation is the larger the shorter the time is.
-    longer = best / value if request.rank_by == "utilisation" else value / best
+    p = plan.projection
+    value = {"time": p.iteration_time_s, "days": plan.days, "dollars": plan.cost_usd, "mfu": -p.mfu}[request.rank_by]
+    # MFU is the larger the shorter the time is.
+    longer = best / value if request.rank_by == "mfu" else value / best
     low = p.iteration_time_low_s / p.iteration_time_s
-    return replace(found, tied_with_best=bool(limit >= longer * low))
+    return replace(plan, tied_with_best=bool(limit >= longer * low))
 
 
-def _nothing(
-    request: Request, projector: Projector, counts: Sequence[int], evaluated: int, smallest: float, soonest: float
-) -> str:
+def _nothing(request: Request, projector: Projector, counts: Sequence[int], feasible: _Feasible) -> str:
+    """Why no plan is left, and what would help."""
     where = f"{min(counts)} to {max(counts)} GPUs" if len(counts) > 1 else f"{counts[0]} GPUs"
     batches = ", ".join(map(str, request.batches))
-    if not evaluated:
+    if not feasible.evaluated:
         return (
             f"no layout of {request.model.name or 'the model'} exists on {where} with a global batch of {batches} "
             "sequences: the data parallel size must divide the batch, and the layers and heads must divide over the "
             "rest; a batch that is a multiple of the GPUs, or fewer fixed sizes, would give some"
         )
-    if smallest > projector.cluster.device.memory_bytes:
+    if feasible.smallest_bytes > projector.cluster.device.memory_bytes:
         return (
-            f"none of {evaluated} layouts fits: the smallest needs {smallest / 2**30:.0f} of "
+            f"none of {feasible.evaluated} layouts fits: the smallest needs {feasible.smallest_bytes / 2**30:.0f} of "
             f"{projector.cluster.device.memory_bytes / 2**30:.0f} GiB; more GPUs (now at most {max(counts)}), a larger "
             "--max-tp or a smaller model would"
         )
     return (
-        f"no plan ends within {request.deadline_days:g} days: the fastest that fits takes {soonest:.1f} days; more "
-        f"GPUs (now at most {max(counts)}) or a later --deadline-days would"
+        f"no plan ends within {request.deadline_days:g} days: the fastest that fits takes {feasible.soonest_days:.1f} "
+        f"days; more GPUs (now at most {max(counts)}) or a later --deadline-days would"
     )

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from vtrain_sim import schedules
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
-from vtrain_sim.specs.validation import SpecError, positive
+from vtrain_sim.specs.checks import SpecError, positive
 
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # Chunks of a stage: more only add messages.
@@ -113,7 +114,7 @@ def _balanced(num_layers: int, pp: int) -> tuple[int, ...]:
     short = pp - num_layers % pp
     lacking = {pp - 1, 0} if short >= 2 else {pp - 1}
     lacking |= set(range(1, short - len(lacking) + 1)) if short > len(lacking) else set()
-    return tuple(num_layers // pp + (stage not in lacking) for stage in range(pp))
+    return tuple(num_layers // pp + (0 if stage in lacking else 1) for stage in range(pp))
 
 
 def _experts(model: ModelSpec, ranks: int, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
@@ -124,28 +125,29 @@ def _experts(model: ModelSpec, ranks: int, bounds: Bounds, fixed: dict[str, obje
 
 
 def _chunks(model: ModelSpec, pp: int, bounds: Bounds, fixed: dict[str, object]) -> list[tuple[int, str]]:
-    found = [(1, name) for name in bounds.schedules if name != "interleaved"]
-    if "interleaved" in bounds.schedules and pp > 1 and model.num_layers % pp == 0:
-        found += [(v, "interleaved") for v in divisors(model.num_layers // pp) if 1 < v <= MOST_CHUNKS]
+    counts = [1]
+    if pp > 1 and model.num_layers % pp == 0:
+        counts += [v for v in divisors(model.num_layers // pp) if 1 < v <= MOST_CHUNKS]
+    chunks = [(v, name) for name in bounds.schedules for v in counts if schedules.get(name).takes_chunks(v)]
     if pp == 1:
-        found = found[:1]
+        chunks = chunks[:1]
     given = fixed.get("vpp")
-    return [(v, name) for v, name in found if given is None or v == given]
+    return [(v, name) for v, name in chunks if given is None or v == given]
 
 
 def _parallel(
     tp: int, pp: int, vpp: int, cp: int, ep: int, dp: int, layers: tuple[int, ...], fixed: dict[str, object]
 ) -> Iterator[ParallelSpec]:
-    own = {
+    given = {
         k: v
         for k, v in fixed.items()
         if k in ParallelSpec.__dataclass_fields__ and k not in ("tp", "pp", "vpp", "cp", "ep", "dp", "layers")
     }
-    sharded = [bool(own["distributed_optimizer"])] if "distributed_optimizer" in own else [False, True]
-    if dp * cp == 1 and "distributed_optimizer" not in own:
+    sharded = [bool(given["distributed_optimizer"])] if "distributed_optimizer" in given else [False, True]
+    if dp * cp == 1 and "distributed_optimizer" not in given:
         sharded = [False]
     for zero in sharded:
-        if own.get("fsdp") and zero:
+        if given.get("fsdp") and zero:
             continue
         settings = {
             "sequence_parallel": tp > 1,
@@ -155,7 +157,7 @@ def _parallel(
             "overlap_p2p": vpp > 1,
             # Experts whole on a rank multiply larger matrices than sliced ones.
             "expert_tp": 1 if ep > 1 else 0,
-            **own,
+            **given,
         }
         try:
             yield ParallelSpec(tp=tp, pp=pp, vpp=vpp, cp=cp, ep=ep, dp=dp, layers=layers, **settings)  # type: ignore[arg-type]
@@ -186,8 +188,8 @@ def _steps(
             "recompute_granularity": granularity,
             "schedule": name,
         }
-        held = {k: getattr(base, k) for k in TrainSpec.__dataclass_fields__}
+        inherited = {k: getattr(base, k) for k in TrainSpec.__dataclass_fields__}
         try:
-            yield Configuration(model, parallel, TrainSpec(**{**held, **step}))
+            yield Configuration(model, parallel, TrainSpec(**{**inherited, **step}))
         except UserError:
             continue  # Megatron refuses this combination

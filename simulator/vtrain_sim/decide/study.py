@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.decide.plan import RANKINGS, Request, plan
 from vtrain_sim.errors import UserError
+from vtrain_sim.file_table import FileList, FileTable
 from vtrain_sim.inputs import spec_file
 from vtrain_sim.inputs.lookup import find_cluster, find_model
+from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.projection import Projector
-from vtrain_sim.specs.validation import one_of
+from vtrain_sim.specs.checks import one_of
 from vtrain_sim.whole_file import write_file
 
 SCHEMA = "vtrain.study/1"
@@ -49,6 +51,47 @@ class Unit:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
         parts = f"{Path(self.model).stem}-{Path(self.cluster).stem}-{self.global_batch_size}"
         return f"{parts}-{digest}.json"
+
+
+@dataclass(frozen=True, repr=False)
+class StudyResult(Result):
+    """Results of all units of a study, in their order: plans (at most `Unit.top`), or a reason.
+
+    >>> import vtrain as vt
+    >>> result = vt.study("study.toml", out="results")
+    >>> result.rows()[0]["model"]
+    'gpt3-1.3b'
+    """
+
+    results: tuple[Document, ...]
+
+    def summary(self) -> dict[str, object]:
+        """Units, and how many have a plan."""
+        return {"units": len(self.results), "planned": sum(bool(r.get("plans")) for r in self.results)}
+
+    def rows(self) -> list[Row]:
+        """The best plan of each unit; times in seconds, cost in US dollars."""
+        return [_best_row(result) for result in self.results]
+
+    def to_dict(self) -> Document:
+        """All results, each of schema vtrain.study/1."""
+        return {"schema": SCHEMA, "results": list(self.results)}
+
+    def document(self) -> object:
+        """The list of results."""
+        return list(self.results)
+
+
+_COLUMNS = ("num_gpus", "tp", "pp", "vpp", "dp", "mbs", "recompute", "iteration_time_s", "days", "cost_usd", "mfu")
+
+
+def _best_row(result: Document) -> Row:
+    unit, best = result["unit"], (result.get("plans") or [{}])[0]
+    return {
+        **{name: unit[name] for name in ("model", "cluster", "global_batch_size")},
+        **{name: best.get(name) for name in _COLUMNS},
+        "reason": result.get("reason", ""),
+    }
 
 
 def read_study(path: Path) -> list[Unit]:
@@ -80,14 +123,14 @@ def read_study(path: Path) -> list[Unit]:
     return units
 
 
-def _list(table: dict[str, Any], name: str, path: Path) -> list[Any]:
+def _list(table: FileTable, name: str, path: Path) -> FileList:
     value = table.get(name)
     if not isinstance(value, list) or not value:
         raise UserError(f"{path} does not list its {name}")
     return value
 
 
-def run_unit(unit: Unit) -> dict[str, Any]:
+def run_unit(unit: Unit) -> Document:
     """The plans of one unit; a search without a result is one, with its reason."""
     machine, surfaces = find_cluster(unit.cluster)
     projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
@@ -99,13 +142,13 @@ def run_unit(unit: Unit) -> dict[str, Any]:
         unit.max_gpus,
         rank_by=unit.rank_by,
     )
-    result: dict[str, Any] = {"schema": SCHEMA, "unit": asdict(unit)}
+    result: Document = {"schema": SCHEMA, "unit": asdict(unit)}
     try:
-        found = plan(request, projector, unit.top).to_dict()
+        document = plan(request, projector, unit.top).to_dict()
     except UserError as error:
         return {**result, "reason": str(error)}
     # How long it took is no part of the result: it is the same wherever it ran.
-    return {**result, **{k: v for k, v in found.items() if k not in ("schema", "elapsed_s")}}
+    return {**result, **{k: v for k, v in document.items() if k not in ("schema", "elapsed_s")}}
 
 
 def run_study(
@@ -114,7 +157,7 @@ def run_study(
     executor: str = "local",
     address: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, Any]]:
+) -> list[Document]:
     """Results of all units, in their order; those whose file is there already are not run again.
 
     address: of a running Ray cluster; empty: one on this machine. Raises `UserError`.
@@ -134,11 +177,11 @@ def run_study(
     return [json.loads((out / u.name).read_text(encoding="utf-8")) for u in units]
 
 
-def _dump(result: dict[str, Any], stream: IO[bytes]) -> None:
+def _dump(result: Document, stream: IO[bytes]) -> None:
     stream.write(json.dumps(result, indent=1).encode())
 
 
-def _on_ray(units: Sequence[Unit], address: str) -> Iterator[tuple[Unit, dict[str, Any]]]:
+def _on_ray(units: Sequence[Unit], address: str) -> Iterator[tuple[Unit, Document]]:
     """Results as they come. Ray runs the unit of a worker that died again on another one."""
     if not units:
         return

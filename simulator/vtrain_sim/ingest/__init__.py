@@ -1,4 +1,4 @@
-"""Foreign traces: torch.profiler's (Kineto) Chrome traces and Nsight Systems' SQLite exports as profiles.
+"""Imported traces: torch.profiler's (Kineto) Chrome traces and Nsight Systems' SQLite exports as profiles.
 
 `ingest` reads them and writes the tables that vtrain's own plugin writes, so that everything that works
 on a profile works on them. Reading knows nothing of what is derived: `kineto` and `nsys` make a `Trace`,

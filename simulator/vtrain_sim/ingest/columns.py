@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from vtrain_schemas import arrow_schema
-from vtrain_sim.ingest.trace import Ints
+from vtrain_sim.ingest.trace import Bools, Ints
 
 # Rows made at a time, and rows of a row group in the file.
 PIECE = 1 << 17
@@ -30,7 +29,7 @@ class Numbers:
     """Values as they are; null where `known` says no."""
 
     values: Ints
-    known: NDArray[np.bool_] | None = None
+    known: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -42,7 +41,7 @@ class Numbers:
 class Looked:
     """Values of a list by their number; null for a negative one, and where the list has None."""
 
-    def __init__(self, values: Iterable[Any], index: Ints, type_: pa.DataType | None = None) -> None:
+    def __init__(self, values: Iterable[object], index: Ints, type_: pa.DataType | None = None) -> None:
         self._values = pa.array(list(values), type=type_ or pa.string())
         self._index = index
 

@@ -1,7 +1,7 @@
 """Reads the events of a Chrome trace one block at a time, in memory that does not grow with the file.
 
 Where one event ends is found with array operations over the brackets outside strings; whole events are
-then decoded together by msgspec, which skips every field that nobody asked for. What cannot be decoded
+then decoded together by msgspec, which skips every field that is not needed. What cannot be decoded
 is counted and stepped over.
 """
 
@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.gunzip import UNREADABLE
+from vtrain_sim.ingest.trace import Bools, Ints
+
+# A value as it stands in the file: profilers disagree on types, and a wrong one must not lose the event.
+Value: TypeAlias = Any
 
 BLOCK = 8 << 20
 # After damage, how far to look at once: the next event may be damaged too.
@@ -44,34 +47,34 @@ _STEP[[_CLOSE, _END]] = -1
 class Arguments(msgspec.Struct, gc=False):
     """What vtrain uses of an event's ``args``, under Kineto's names of several versions."""
 
-    external: Any = msgspec.field(name="External id", default=None)
-    external_old: Any = msgspec.field(name="external id", default=None)
-    correlation: Any = None
-    stream: Any = None
-    bytes: Any = None
+    external: Value = msgspec.field(name="External id", default=None)
+    external_old: Value = msgspec.field(name="external id", default=None)
+    correlation: Value = None
+    stream: Value = None
+    bytes: Value = None
     dims: msgspec.Raw = msgspec.field(name="Input Dims", default=msgspec.Raw(b""))
     types: msgspec.Raw = msgspec.field(name="Input type", default=msgspec.Raw(b""))
     concrete: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=msgspec.Raw(b""))
-    sequence: Any = msgspec.field(name="Sequence number", default=None)
-    collective: Any = msgspec.field(name="Collective name", default=None)
-    collective_old: Any = msgspec.field(name="collective_name", default=None)
-    dtype: Any = None
-    elements_in: Any = msgspec.field(name="In msg nelems", default=None)
-    elements_out: Any = msgspec.field(name="Out msg nelems", default=None)
-    elements_in_old: Any = msgspec.field(name="In msg size", default=None)
-    elements_out_old: Any = msgspec.field(name="Out msg size", default=None)
-    group_size: Any = msgspec.field(name="Group size", default=None)
-    group_name: Any = msgspec.field(name="Process Group Name", default=None)
-    group_id: Any = msgspec.field(name="Process Group ID", default=None)
-    group_description: Any = msgspec.field(name="Process Group Description", default=None)
-    group_ranks: Any = msgspec.field(name="Process Group Ranks", default=None)
-    first_rank: Any = msgspec.field(name="Global rank start", default=None)
-    stride: Any = msgspec.field(name="Global rank stride", default=None)
-    source: Any = msgspec.field(name="Src Rank", default=None)
-    destination: Any = msgspec.field(name="Dst Rank", default=None)
-    allocated: Any = msgspec.field(name="Total Allocated", default=None)
-    reserved: Any = msgspec.field(name="Total Reserved", default=None)
-    device_type: Any = msgspec.field(name="Device Type", default=None)
+    sequence: Value = msgspec.field(name="Sequence number", default=None)
+    collective: Value = msgspec.field(name="Collective name", default=None)
+    collective_old: Value = msgspec.field(name="collective_name", default=None)
+    dtype: Value = None
+    elements_in: Value = msgspec.field(name="In msg nelems", default=None)
+    elements_out: Value = msgspec.field(name="Out msg nelems", default=None)
+    elements_in_old: Value = msgspec.field(name="In msg size", default=None)
+    elements_out_old: Value = msgspec.field(name="Out msg size", default=None)
+    group_size: Value = msgspec.field(name="Group size", default=None)
+    group_name: Value = msgspec.field(name="Process Group Name", default=None)
+    group_id: Value = msgspec.field(name="Process Group ID", default=None)
+    group_description: Value = msgspec.field(name="Process Group Description", default=None)
+    group_ranks: Value = msgspec.field(name="Process Group Ranks", default=None)
+    first_rank: Value = msgspec.field(name="Global rank start", default=None)
+    stride: Value = msgspec.field(name="Global rank stride", default=None)
+    source: Value = msgspec.field(name="Src Rank", default=None)
+    destination: Value = msgspec.field(name="Dst Rank", default=None)
+    allocated: Value = msgspec.field(name="Total Allocated", default=None)
+    reserved: Value = msgspec.field(name="Total Reserved", default=None)
+    device_type: Value = msgspec.field(name="Device Type", default=None)
 
 
 class Event(msgspec.Struct, gc=False):
@@ -80,10 +83,10 @@ class Event(msgspec.Struct, gc=False):
     ph: str = ""
     cat: str = ""
     name: str = ""
-    pid: Any = None
-    tid: Any = None
-    ts: Any = None
-    dur: Any = None
+    pid: Value = None
+    tid: Value = None
+    ts: Value = None
+    dur: Value = None
     args: Arguments | None = None
 
 
@@ -103,62 +106,64 @@ class EventReader:
         self._stream = stream
         self._where = where
         self._progress = progress
-        self.metadata: dict[str, Any] = {}
+        self.metadata: dict[str, object] = {}
         self.damaged = 0
         self.truncated = False
 
     def __iter__(self) -> Iterator[list[Event]]:
         buffer = self.read_header()
-        seeking, careful, stretch = False, 0, False
+        careful, stretch = 0, False
         while True:
-            if seeking:  # behind damage: the next thing that looks like an event
-                found = _RESYNC.search(buffer)
-                if found is None:
-                    more = self._read()
-                    if not more:
-                        self.truncated = True
-                        return
-                    buffer = buffer[-_LONGEST_START:] + more
-                    continue
-                buffer, seeking, careful = buffer[found.start() :], False, _CAREFUL_WINDOWS
             window = buffer[:_CAREFUL] if careful and not stretch else buffer
             spans, stop, closes = _events(window)
             last = int(spans[-1, 1]) if len(spans) else 0
+            used = last
             if last:
                 used, events = self._decode(window, spans)
                 if events:
                     yield events
-                if used < last:
-                    self.damaged += 1
-                    buffer, seeking = buffer[used + 1 :], True
-                    continue
-            if stop is not None and closes:
+            if used == last and stop is not None and closes:
                 self._finish(buffer[stop + 1 :])
                 return
-            if stop is not None or (not last and len(window) > _LONGEST_EVENT):
+            if used < last or stop is not None or (not last and len(window) > _LONGEST_EVENT):
                 # Where a quote is lost, what is read as text and what as brackets changes places: the event
                 # that comes next is broken, however far the bracket that shows it.
-                self.damaged += 1
-                buffer, seeking = buffer[last + 1 :], True
-                continue
-            # A small window without a whole event is looked at again with all that is there.
-            stretch = bool(careful) and not last and len(window) < len(buffer)
-            careful -= bool(careful and last)
-            buffer = buffer[last:]
-            if stretch or (last and len(window) - last < len(buffer)):
-                continue
-            more = self._read()
-            if more:
-                buffer += more
-                continue
-            # The end of the file within an event, unless a broken one hides whole ones behind it.
-            begin = _RESYNC.search(buffer)
-            following = _RESYNC.search(buffer, begin.end()) if begin is not None else None
-            if following is None:
-                self.truncated = True
+                buffer, careful = self._behind_damage(buffer[used + 1 :]), _CAREFUL_WINDOWS
+            else:
+                # A small window without a whole event is looked at again with all that is there.
+                stretch = bool(careful) and not last and len(window) < len(buffer)
+                if careful and last:
+                    careful -= 1
+                buffer = buffer[last:]
+                if not stretch and (not last or len(window) - last >= len(buffer)):
+                    buffer = self._continued(buffer)
+            if not buffer:
                 return
-            self.damaged += 1
-            buffer = buffer[following.start() :]
+
+    def _behind_damage(self, buffer: bytes) -> bytes:
+        """Step over a damaged place, up to the next thing that looks like an event; b"" at the end of the file."""
+        self.damaged += 1
+        while (match := _RESYNC.search(buffer)) is None:
+            more = self._read()
+            if not more:
+                self.truncated = True
+                return b""
+            buffer = buffer[-_LONGEST_START:] + more
+        return buffer[match.start() :]
+
+    def _continued(self, buffer: bytes) -> bytes:
+        """The begin of an event with the next block; b"" where the file ends within the event."""
+        more = self._read()
+        if more:
+            return buffer + more
+        # A broken event may hide whole ones behind it.
+        begin = _RESYNC.search(buffer)
+        following = _RESYNC.search(buffer, begin.end()) if begin is not None else None
+        if following is None:
+            self.truncated = True
+            return b""
+        self.damaged += 1
+        return buffer[following.start() :]
 
     def _read(self) -> bytes:
         try:
@@ -180,11 +185,11 @@ class EventReader:
             raise UserError(f"{self._where} is not a trace: it begins with neither '{{' nor '['")
         at = 0
         while True:
-            found = _KEY.search(buffer, at)
-            if found is not None:
-                header = buffer[: found.start()].rstrip().removesuffix(b",") + b"}"
+            key = _KEY.search(buffer, at)
+            if key is not None:
+                header = buffer[: key.start()].rstrip().removesuffix(b",") + b"}"
                 self._keep(header)
-                return buffer[found.end() :]
+                return buffer[key.end() :]
             at = max(0, len(buffer) - 64)
             more = self._read()
             if not more or len(buffer) > _LONGEST_HEADER:
@@ -193,11 +198,11 @@ class EventReader:
 
     def _keep(self, text: bytes) -> None:
         try:
-            found = json.loads(text)
+            entries = json.loads(text)
         except (ValueError, RecursionError):
             return
-        if isinstance(found, dict):
-            self.metadata.update(found)
+        if isinstance(entries, dict):
+            self.metadata.update(entries)
 
     def _finish(self, trailer: bytes) -> None:
         """Read what follows the events, as far as it is of a reasonable size."""
@@ -209,7 +214,7 @@ class EventReader:
         text = trailer.strip().removeprefix(b",")
         self._keep(b"{" + text if text.endswith(b"}") else b"{" + text + b"}")
 
-    def _decode(self, window: bytes, spans: NDArray[np.int64]) -> tuple[int, list[Event]]:
+    def _decode(self, window: bytes, spans: Ints) -> tuple[int, list[Event]]:
         """Decode whole events; the place behind the last one that could be, and the events."""
         first, last = int(spans[0, 0]), int(spans[-1, 1])
         try:
@@ -225,7 +230,7 @@ class EventReader:
         return last, events
 
 
-def _events(window: bytes) -> tuple[NDArray[np.int64], int | None, bool]:
+def _events(window: bytes) -> tuple[Ints, int | None, bool]:
     """Begin and end of each whole event [count, 2]; the bracket that closes more than was opened, if there is
     one; and whether that is the end of the list."""
     nothing = np.empty((0, 2), dtype=np.int64)
@@ -257,18 +262,18 @@ def _events(window: bytes) -> tuple[NDArray[np.int64], int | None, bool]:
     return spans, stop, closes
 
 
-def _escaped(window: bytes, places: NDArray[np.int64], quotes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _escaped(window: bytes, places: Ints, quotes: Bools) -> Bools:
     """Which of the structural characters are quotes behind an odd number of backslashes."""
     characters = np.frombuffer(window, dtype=np.uint8)
-    found = np.zeros(len(places), dtype=bool)
+    escaped = np.zeros(len(places), dtype=bool)
     suspects = np.flatnonzero(quotes & (characters[np.maximum(places - 1, 0)] == _ESCAPE) & (places > 0))
     for index in suspects.tolist():
         at = int(places[index]) - 1
         run = 0
         while at >= 0 and window[at] == _ESCAPE:
             run, at = run + 1, at - 1
-        found[index] = run % 2 == 1
-    return found
+        escaped[index] = run % 2 == 1
+    return escaped
 
 
 def _leniently(text: bytes) -> Event | None:
@@ -278,23 +283,23 @@ def _leniently(text: bytes) -> Event | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     try:
-        found = json.loads(_NOT_JSON.sub(rb"\1null", text).decode("utf-8", "replace"), strict=False)
+        fields = json.loads(_NOT_JSON.sub(rb"\1null", text).decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         return None
     for name in ("ph", "cat", "name"):
-        found[name] = str(found.get(name, "") or "")
-    if not isinstance(found.get("args"), dict):
-        found.pop("args", None)
+        fields[name] = str(fields.get(name, "") or "")
+    if not isinstance(fields.get("args"), dict):
+        fields.pop("args", None)
     try:
-        event = _ONE.decode(msgspec.json.encode(found))
+        event = _ONE.decode(msgspec.json.encode(fields))
     except (msgspec.DecodeError, UnicodeError, TypeError, OverflowError):
         return None
     return event
 
 
-def peek_metadata(stream: BinaryIO, where: str) -> dict[str, Any]:
+def peek_metadata(stream: BinaryIO, where: str) -> dict[str, object]:
     """What stands before the events of a trace. Raises `UserError` for what is no trace."""
     reader = EventReader(stream, where)
     reader.read_header()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vtrain_sim.ingest.trace import Ints
+from vtrain_sim.ingest.trace import Bools, Ints
 
+_Numbers = TypeVar("_Numbers", Ints, Bools)
 # Times written in whole microseconds may let an event end this much after the one that encloses it.
 ROUNDING_NS = 1000
 
@@ -25,19 +25,19 @@ class Nesting:
 
     parent: Ints
     levels: tuple[Ints, ...]
-    overlapping: NDArray[np.bool_]
+    overlapping: Bools
 
-    def pass_down(self, values: NDArray[Any], inherits: NDArray[np.bool_]) -> NDArray[Any]:
+    def pass_down(self, values: _Numbers, inherits: Bools) -> _Numbers:
         """Values of events, where those that `inherits` marks take over their parent's."""
-        result: NDArray[Any] = values.copy()
+        result: _Numbers = values.copy()
         for level in self.levels[1:]:
             taking = level[inherits[level]]
             result[taking] = result[self.parent[taking]]
         return result
 
-    def add_up(self, values: NDArray[Any], combine: Callable[..., None]) -> NDArray[Any]:
+    def add_up(self, values: Ints, combine: Callable[[Ints, Ints, Ints], None]) -> Ints:
         """Values of events together with those of all events inside them (`np.add.at`, `np.minimum.at`, ...)."""
-        result: NDArray[Any] = values.copy()
+        result: Ints = values.copy()
         for level in reversed(self.levels[1:]):
             combine(result, self.parent[level], result[level])
         return result
@@ -94,9 +94,9 @@ def _levels(depth: Ints) -> tuple[Ints, ...]:
 def innermost(thread: Ints, start: Ints, duration: Ints, nesting: Nesting, at_thread: Ints, at: Ints) -> Ints:
     """Index of the innermost event that is open on a thread at a time, -1 for none. Arguments: sorted events,
     and [points] threads and times."""
-    found = np.full(len(at), -1, dtype=np.int64)
+    open_event = np.full(len(at), -1, dtype=np.int64)
     if not len(start):
-        return found
+        return open_event
     points = np.argsort(at_thread, kind="stable")
     bounds = {int(thread[b]): (b, e) for b, e in _runs(thread)}
     for begin, stop in _runs(at_thread[points]):
@@ -105,13 +105,13 @@ def innermost(thread: Ints, start: Ints, duration: Ints, nesting: Nesting, at_th
         if events is not None:
             first, last = events
             place = np.searchsorted(start[first:last], at[members], side="right") - 1
-            found[members] = np.where(place >= 0, place + first, -1)
+            open_event[members] = np.where(place >= 0, place + first, -1)
     ends = start + duration
     while True:
-        over = (found >= 0) & (ends[found] < at)
+        over = (open_event >= 0) & (ends[open_event] < at)
         if not over.any():
-            return found
-        found[over] = nesting.parent[found[over]]
+            return open_event
+        open_event[over] = nesting.parent[open_event[over]]
 
 
 def _runs(values: Ints) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 KEPT, DROPPED, NOTED = "kept", "dropped", "noted"
 
@@ -38,7 +37,7 @@ class Notes:
         rank = {KEPT: 0, DROPPED: 1, NOTED: 2}
         return sorted(self._notes.values(), key=lambda n: (rank[n.outcome], n.subject, -n.count))
 
-    def rows(self, run_id: str, rank: int) -> list[dict[str, Any]]:
+    def rows(self, run_id: str, rank: int) -> list[dict[str, object]]:
         """Rows of the ingest table."""
         return [
             {

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+Payload: TypeAlias = Mapping[str, object]  # fields by name
 
 _HEADER = struct.Struct("<IIIIQQ")
 # NVTX_PAYLOAD_ENTRY_TYPE_*: formats of the whole numbers among them.
@@ -51,31 +53,37 @@ class Payloads:
                 at = offset if isinstance(offset, int) and 0 <= offset < 1 << 16 else 0
                 self._fields.setdefault(schema, []).append((str(name), at, "<" + _FORMATS[kind]))
 
-    def read(self, binary: Any, text: Any) -> dict[str, Any]:
+    def read(self, binary: object, text: object) -> Payload:
         """Fields of a payload by name; empty for an event without one."""
         if isinstance(text, str) and text:
             try:
-                found = json.loads(text)
+                fields = json.loads(text)
             except (ValueError, RecursionError):
                 self.unreadable += 1
                 return {}
-            return _flat(found) if isinstance(found, dict) else {}
+            return _flat(fields) if isinstance(fields, dict) else {}
         if isinstance(binary, str):  # exported as hexadecimal digits
             try:
                 binary = bytes.fromhex(binary)
             except ValueError:
                 binary = b"?"
-        if not binary:
+        return self._unpack(binary) if binary else {}
+
+    def _unpack(self, binary: object) -> Payload:
+        """Fields by the schema that the header names; none for what is no such payload."""
+        if not isinstance(binary, bytes):
+            self.unreadable += 1
             return {}
         try:
             schema = _HEADER.unpack_from(binary)[2]
             fields = self._fields[schema]
             return {name: struct.unpack_from(code, binary, _HEADER.size + offset)[0] for name, offset, code in fields}
-        except (struct.error, KeyError, TypeError):
+        except (struct.error, KeyError):
             self.unreadable += 1
             return {}
 
 
-def _flat(found: dict[str, Any]) -> dict[str, Any]:
-    inner = [v for v in found.values() if isinstance(v, dict)]
-    return {k: v for part in (found, *inner) for k, v in part.items() if not isinstance(v, dict)}
+def _flat(fields: dict[str, object]) -> Payload:
+    """Fields, and those of the objects among them."""
+    inner = [v for v in fields.values() if isinstance(v, dict)]
+    return {k: v for part in (fields, *inner) for k, v in part.items() if not isinstance(v, dict)}

@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vtrain_schemas.framework_operators import NOT_CAUSAL, as_gradient, causal_argument, operator_rule, shaped_operator
+from vtrain_schemas.framework_operators import as_gradient, causal_argument, operator_rule, shaped_operator
 from vtrain_schemas.kernel_names import kernel_dtype
 from vtrain_schemas.operators import Operator
-from vtrain_sim.ingest import trace as model
 from vtrain_sim.ingest.notes import KEPT, NOTED
 from vtrain_sim.ingest.structure import BACKWARD, DGRAD, RECOMPUTE, WGRAD, Structure
-from vtrain_sim.ingest.trace import Ints, Trace
+from vtrain_sim.ingest.trace import OPERATOR, Bools, Ints, Trace
 
 # No tensor has a larger size; products of three of them stay within what a double holds.
 _LARGEST = 1 << 40
@@ -40,7 +38,7 @@ class Shapes:
     sequence: Ints
 
 
-def shapes(trace: Trace, structure: Structure) -> Shapes:
+def shapes_of(trace: Trace, structure: Structure) -> Shapes:
     """Find the operators of a trace; remarks go into its notes."""
     return _Finder(trace, structure).find()
 
@@ -48,7 +46,7 @@ def shapes(trace: Trace, structure: Structure) -> Shapes:
 class _Finder:
     def __init__(self, trace: Trace, structure: Structure) -> None:
         self.trace, self.structure, self.host = trace, structure, structure.host
-        self.is_operator = self.host.category == model.OPERATOR
+        self.is_operator = self.host.category == OPERATOR
         self.numbers: dict[Operator, int] = {}
         self.shape = np.full(len(self.host), -1, dtype=np.int64)
         self.duration = np.where(self.is_operator, self._time(), 0)
@@ -83,26 +81,26 @@ class _Finder:
         types = self._types_by_kernel()
         keys = np.stack([self.host.name[rows], self.host.signature[rows], types[rows]], axis=1)
         pairs, inverse = np.unique(keys, axis=0, return_inverse=True)
-        found = np.full(len(pairs), -1, dtype=np.int64)
+        numbers = np.full(len(pairs), -1, dtype=np.int64)
         for index, (name, signature, dtype) in enumerate(pairs.tolist()):
             operator = _shaped(self.trace.names[name], *self.trace.signatures[signature], _TYPES[dtype])
             if operator is not None and all(0 <= d < 1 << 62 for d in operator.dims):
-                found[index] = self._number(operator)
-        self.shape[rows] = found[inverse.reshape(-1)]
+                numbers[index] = self._number(operator)
+        self.shape[rows] = numbers[inverse.reshape(-1)]
         if self.trace.on_device:
             # Without work on the device (a meta tensor, or a kernel that the trace lost) there is no time.
             self.shape[self.structure.busy <= 0] = -1
 
     def _types_by_kernel(self) -> Ints:
         """Element type of each host event's kernels, an index into `_TYPES`; for marks that do not say one."""
-        found = np.zeros(len(self.host), dtype=np.int64)
+        dtypes = np.zeros(len(self.host), dtype=np.int64)
         if all(types for _, types, _ in self.trace.signatures):
-            return found
+            return dtypes
         by_name = np.array([_TYPES.index(kernel_dtype(n)) for n in self.trace.names] or [0], dtype=np.int64)
         products = np.array([k in ("gemm", "attention") for k in self.structure.kinds], dtype=bool)
         mine = products & (self.structure.launcher >= 0)
-        np.maximum.at(found, self.structure.launcher[mine], by_name[self.trace.device.name[mine]])
-        return self.structure.nesting.add_up(found, np.maximum.at)
+        np.maximum.at(dtypes, self.structure.launcher[mine], by_name[self.trace.device.name[mine]])
+        return self.structure.nesting.add_up(dtypes, np.maximum.at)
 
     def _drop_outer(self) -> None:
         """Leave only the innermost: an operator that encloses another of its kind is made of that."""
@@ -112,10 +110,10 @@ class _Finder:
             outer = self.structure.nesting.parent[inner]
             kind = kinds[self.shape[inner]]
             for _ in range(64):
-                held = outer >= 0
-                if not held.any():
+                enclosed = outer >= 0
+                if not enclosed.any():
                     break
-                inner, outer, kind = inner[held], outer[held], kind[held]
+                inner, outer, kind = inner[enclosed], outer[enclosed], kind[enclosed]
                 same = (self.shape[outer] >= 0) & (kinds[self.shape[outer]] == kind)
                 self.shape[outer[same]] = -1
                 outer = self.structure.nesting.parent[outer]
@@ -158,15 +156,15 @@ class _Finder:
         if not self.trace.on_device:
             return
         structure, sequence = self.structure, self.sequence
-        of_kind = {"gemm": self._own("gemm"), "attention": self._own("attention"), "norm": self._own("norm")}
+        of_kind = {kind: self._self_time(kind) for kind in ("gemm", "attention", "norm")}
         launching = (
             self.is_operator
             & np.isin(structure.phase, (BACKWARD, DGRAD, WGRAD))
             & (self.shape < 0)
-            & (structure.own > 0)
+            & (structure.self_time > 0)
         )
         for row in np.flatnonzero(launching).tolist():
-            kind = next((k for k, own in of_kind.items() if own[row] > 0), "")
+            kind = next((k for k, time in of_kind.items() if time[row] > 0), "")
             candidates = [o for o in forward.get(int(sequence[row]), ()) if o.kind == kind]
             if not kind or len(candidates) != 1:
                 continue
@@ -181,7 +179,7 @@ class _Finder:
             self.duration[row] = of_kind[kind][row]
             named.setdefault(int(sequence[row]), set()).add(phase if kind == "gemm" else kind)
 
-    def _own(self, kind: str) -> Ints:
+    def _self_time(self, kind: str) -> Ints:
         """Device time of kernels of a kind that each host event launched itself."""
         device = self.trace.device
         mine = (self.structure.launcher >= 0) & np.array([k == kind for k in self.structure.kinds], dtype=bool)
@@ -201,7 +199,7 @@ def _shaped(name: str, dims: bytes, types: bytes, concrete: bytes, dtype: str) -
     operator = shaped_operator(name, sizes, kinds, dtype)
     at = causal_argument(name)
     if operator is not None and at is not None and isinstance(values, list) and len(values) > at:
-        return replace(operator, fused=NOT_CAUSAL) if str(values[at]) in ("False", "0") else operator
+        return replace(operator, causal=str(values[at]) not in ("False", "0"))
     return operator
 
 
@@ -214,10 +212,10 @@ def _are_sizes(value: object) -> bool:
     )
 
 
-def kinds_by_name(trace: Trace, used: NDArray[np.bool_]) -> list[str]:
+def kinds_by_name(trace: Trace, used: Bools) -> list[str]:
     """Kind of an operator by each of the trace's names, where `used` says that operators have it."""
-    found = []
+    kinds = []
     for name, wanted in zip(trace.names, used.tolist(), strict=True):
         rule = operator_rule(name) if wanted else None
-        found.append(rule.kind if rule is not None else "other")
-    return found
+        kinds.append(rule.kind if rule is not None else "other")
+    return kinds

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from vtrain_schemas.layout import RUN_PREFIX
 from vtrain_sim.errors import UserError
@@ -53,16 +53,16 @@ class Source:
     @contextmanager
     def open(self) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
         """The trace's JSON text, unpacked; and how much of the file was read for it so far, bytes."""
-        with ExitStack() as held:
+        with ExitStack() as opened:
             try:
-                raw = held.enter_context(open(self.path, "rb"))
-                stream: Any = raw
+                raw = opened.enter_context(open(self.path, "rb"))
+                stream: IO[bytes] | None = raw
                 if self.member and zipfile.is_zipfile(raw):
-                    archive = held.enter_context(zipfile.ZipFile(raw))
-                    stream = held.enter_context(archive.open(self.member))
+                    archive = opened.enter_context(zipfile.ZipFile(raw))
+                    stream = opened.enter_context(archive.open(self.member))
                 elif self.member:
                     raw.seek(0)
-                    stream = held.enter_context(tarfile.open(fileobj=raw)).extractfile(self.member)
+                    stream = opened.enter_context(tarfile.open(fileobj=raw)).extractfile(self.member)
                 if stream is None:
                     raise UserError(f"{self.name} is no file in the archive")
                 text = _unpacked(stream)
@@ -93,19 +93,19 @@ def find(location: str, notices: list[str]) -> list[Source]:
     path = Path(os.path.abspath(os.path.expanduser(location)))
     if path.is_file():
         return _of_file(path)
-    found: list[Source] = []
+    sources: list[Source] = []
     for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(_SUFFIXES)):
         if any(part.startswith(RUN_PREFIX) for part in file.parts):
             continue
         try:
-            found += _of_file(file)
+            sources += _of_file(file)
         except UserError as error:
             notices.append(str(error))
-    if not found:
+    if not sources:
         raise UserError(
             f"no trace below {location}: expected torch.profiler's .json (.gz, .zip, .tar) or Nsight Systems' .sqlite"
         )
-    return found
+    return sources
 
 
 def groups(sources: Sequence[Source], run_id: str, location: str, notices: list[str]) -> list[Group]:
@@ -197,17 +197,17 @@ def _of_file(path: Path) -> list[Source]:
                 members = [m.name for m in tar if m.isfile()]
     except UNREADABLE as error:
         raise UserError(f"{path} is a damaged archive: {error}") from None
-    found, problem = [], ""
+    sources, problem = [], ""
     for member in sorted(members):
         if member and not member.lower().endswith((".json", ".json.gz")):
             continue
         try:
-            found.append(_peek(Source(path, member, KINETO, stat.st_size // max(1, len(members)), stat.st_mtime_ns)))
+            sources.append(_peek(Source(path, member, KINETO, stat.st_size // max(1, len(members)), stat.st_mtime_ns)))
         except UserError as error:
             problem = str(error)
-    if not found:
+    if not sources:
         raise UserError(problem or f"{path} is an archive without traces (.json, .json.gz)")
-    return found
+    return sources
 
 
 def _is_tar(path: Path) -> bool:
@@ -234,14 +234,14 @@ def _peek(source: Source) -> Source:
 
 def _named(source: Source) -> Source:
     """The source with the rank that its name tells, if it tells one."""
-    found = _RANK.search(Path(source.member or source.path.name).name)
-    if found is None:
+    match = _RANK.search(Path(source.member or source.path.name).name)
+    if match is None:
         return source
-    number = next(int(g) for g in found.groups() if g)
+    number = next(int(g) for g in match.groups() if g)
     return replace(source, rank=number, rank_from_name=True) if number < 1 << 24 else source
 
 
-def _unpacked(stream: BinaryIO) -> BinaryIO:
+def _unpacked(stream: IO[bytes]) -> BinaryIO:
     """The stream, through gzip where it begins like that."""
     buffered = io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
     if buffered.peek(2)[:2] == b"\x1f\x8b":
@@ -263,11 +263,11 @@ def unpacked_archive(sources: Sequence[Source]) -> Iterator[list[Source]]:
             try:
                 with tarfile.open(path) as tar:
                     for entry in tar:
-                        held = tar.extractfile(entry) if entry.name in wanted else None
-                        if held is not None:
+                        packed = tar.extractfile(entry) if entry.name in wanted else None
+                        if packed is not None:
                             place = Path(folder) / f"{len(places)}.json"
                             with open(place, "wb") as out:
-                                shutil.copyfileobj(held, out, 1 << 20)
+                                shutil.copyfileobj(packed, out, 1 << 20)
                             places[path, entry.name] = place
             except UNREADABLE as error:
                 raise UserError(f"cannot unpack {path}: {error}") from None

@@ -7,11 +7,10 @@ from collections import Counter
 import numpy as np
 
 from vtrain_schemas.range_names import layer_number, range_rule
-from vtrain_sim.ingest import trace as model
 from vtrain_sim.ingest.columns import Column, Looked, Numbers, from_zero, joined
 from vtrain_sim.ingest.notes import DROPPED, KEPT, NOTED
 from vtrain_sim.ingest.structure import FORWARD, PHASES, Structure
-from vtrain_sim.ingest.trace import Trace
+from vtrain_sim.ingest.trace import RANGE, Trace
 
 _NUMBERS = (
     "step",
@@ -28,11 +27,11 @@ _NUMBERS = (
 )
 
 
-def span_columns(trace: Trace, held: Structure) -> dict[str, Column]:
+def span_columns(trace: Trace, structure: Structure) -> dict[str, Column]:
     """Columns of the spans table; remarks go into the trace's notes."""
-    numbers = _of_host(trace, held)
+    numbers = _of_host(trace, structure)
     if len(trace.gpu_ranges):
-        more = _of_device(trace, held)
+        more = _of_device(trace, structure)
         numbers = {name: joined(numbers[name], more[name]) for name in _NUMBERS}
     names, phases = numbers["name"].values, numbers["phase"].values
     rules = [range_rule(name) for name in trace.names]
@@ -47,43 +46,43 @@ def span_columns(trace: Trace, held: Structure) -> dict[str, Column]:
     return {**numbers, **texts}
 
 
-def _of_host(trace: Trace, held: Structure) -> dict[str, Numbers]:
-    host = held.host
-    rows = np.flatnonzero(held.is_span)
-    launched = held.last[rows] > held.first[rows]
-    parent = held.nesting.parent[rows]
-    outer = np.where(parent >= 0, held.span[np.maximum(parent, 0)], -1)
+def _of_host(trace: Trace, structure: Structure) -> dict[str, Numbers]:
+    host = structure.host
+    rows = np.flatnonzero(structure.is_span)
+    launched = structure.last[rows] > structure.first[rows]
+    parent = structure.nesting.parent[rows]
+    outer = np.where(parent >= 0, structure.span[np.maximum(parent, 0)], -1)
     # What enclosed spans leave: on the device by its busy time, on the host by the clock.
-    time = held.busy if trace.on_device else host.duration
+    time = structure.busy if trace.on_device else host.duration
     inside = np.zeros(len(host), dtype=np.int64)
     enclosed = outer >= 0
     np.add.at(inside, outer[enclosed], time[rows[enclosed]])
     layers = np.array([layer_number(name) or -1 for name in trace.names] or [-1], dtype=np.int64)
-    marked = np.where(held.is_span, layers[host.name], -1)
-    layer = held.nesting.pass_down(marked, marked < 0)[rows]
+    marked = np.where(structure.is_span, layers[host.name], -1)
+    layer = structure.nesting.pass_down(marked, marked < 0)[rows]
     trace.notes.add("ranges", KEPT, "annotated ranges and modules", len(rows))
     if trace.on_device:
         reason = "launched nothing on the device: their times are the host's"
         trace.notes.add("ranges", NOTED, reason, int((~launched).sum()))
     return {
-        "step": Numbers(held.host_step[rows]),
+        "step": Numbers(structure.host_step[rows]),
         "span_id": Numbers(rows),
         "parent_id": from_zero(outer),
         "name": Numbers(host.name[rows]),
-        "phase": Numbers(held.phase[rows]),
+        "phase": Numbers(structure.phase[rows]),
         "layer_number": Numbers(layer, layer > 0),
-        "start_ns": Numbers(np.where(launched, held.first[rows], host.start[rows])),
-        "duration_ns": Numbers(np.where(launched, held.last[rows] - held.first[rows], host.duration[rows])),
+        "start_ns": Numbers(np.where(launched, structure.first[rows], host.start[rows])),
+        "duration_ns": Numbers(np.where(launched, structure.last[rows] - structure.first[rows], host.duration[rows])),
         "self_ns": Numbers(np.maximum(0, time[rows] - inside[rows])),
         "host_duration_ns": Numbers(host.duration[rows]),
-        "busy_ns": Numbers(held.busy[rows], np.full(len(rows), trace.on_device)),
+        "busy_ns": Numbers(structure.busy[rows], np.full(len(rows), trace.on_device)),
     }
 
 
-def _of_device(trace: Trace, held: Structure) -> dict[str, Numbers]:
+def _of_device(trace: Trace, structure: Structure) -> dict[str, Numbers]:
     """Ranges that only the device's timeline has; of the others the kernels tell more."""
-    ranges, host = trace.gpu_ranges, held.host
-    of_ranges = host.external[host.category == model.RANGE]
+    ranges, host = trace.gpu_ranges, structure.host
+    of_ranges = host.external[host.category == RANGE]
     alone = ~np.isin(ranges.external, of_ranges[of_ranges >= 0])
     reason = "copies of host ranges on the device's timeline: worked out from the kernels instead"
     trace.notes.add("ranges", DROPPED, reason, int((~alone).sum()))
@@ -94,7 +93,7 @@ def _of_device(trace: Trace, held: Structure) -> dict[str, Numbers]:
     phases = [PHASES.index(m.phase) if (m := range_rule(n)) is not None and m.phase else FORWARD for n in named]
     layers = np.array([layer_number(n) or -1 for n in named], dtype=np.int64)
     return {
-        "step": Numbers(held.steps.of(extra.start)),
+        "step": Numbers(structure.steps.of(extra.start)),
         "span_id": Numbers(len(host) + np.arange(len(extra))),
         "parent_id": nothing,
         "name": Numbers(extra.name),

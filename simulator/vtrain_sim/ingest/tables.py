@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from vtrain_schemas import SCHEMA_VERSION, TABLES, arrow_schema
-from vtrain_sim.ingest import trace as model
-from vtrain_sim.ingest.collectives import DISPATCH, collectives
+from vtrain_schemas.operators import Operator
+from vtrain_schemas.operators.columns import causal_column, fused_column
+from vtrain_sim.ingest.collectives import DISPATCH, collective_rows
 from vtrain_sim.ingest.columns import Column, Looked, Numbers, from_zero, pieces
 from vtrain_sim.ingest.notes import KEPT, NOTED
-from vtrain_sim.ingest.shapes import Shapes, kinds_by_name, shapes
+from vtrain_sim.ingest.shapes import Shapes, kinds_by_name, shapes_of
 from vtrain_sim.ingest.spans import span_columns
-from vtrain_sim.ingest.structure import PHASES, Structure, structure
-from vtrain_sim.ingest.trace import Trace
+from vtrain_sim.ingest.structure import PHASES, Structure, structure_of
+from vtrain_sim.ingest.trace import OPERATOR, Bools, Ints, Trace
 
 _DIMS = ("m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
 
@@ -27,21 +27,21 @@ def tables_of(trace: Trace, run_id: str) -> Iterator[tuple[str, pa.Table]]:
 
     The last, `ingest`, says what was kept and left out.
     """
-    held = structure(trace)
-    found = shapes(trace, held)
+    structure = structure_of(trace)
+    shapes = shapes_of(trace, structure)
     for name in ("spans", "operators", "kernels", "steps"):
         # Made when their turn comes: each is large.
         if name == "spans":
-            columns = span_columns(trace, held)
+            columns = span_columns(trace, structure)
         elif name == "operators":
-            columns = _operators(trace, held, found)
+            columns = _operators(trace, structure, shapes)
         else:
-            columns = _kernels(trace, held) if name == "kernels" else _steps(trace, held)
+            columns = _kernels(trace, structure) if name == "kernels" else _steps(trace, structure)
         for piece in pieces(name, columns, run_id, trace.rank):
             yield name, piece
-    own = {"run_id": run_id, "rank": trace.rank}
+    common = {"run_id": run_id, "rank": trace.rank}
     rank = {
-        **own,
+        **common,
         "host": trace.host_name or "unknown",
         "tp_rank": 0,
         "pp_rank": 0,
@@ -52,15 +52,15 @@ def tables_of(trace: Trace, run_id: str) -> Iterator[tuple[str, pa.Table]]:
         "device_name": trace.device_name or None,
     }
     for name, rows in (
-        ("collectives", [{**own, **row} for row in collectives(trace, held)]),
+        ("collectives", [{**common, **row} for row in collective_rows(trace, structure)]),
         ("ranks", [rank]),
         ("ingest", trace.notes.rows(run_id, trace.rank)),
     ):
         yield name, pa.Table.from_pylist(rows, schema=arrow_schema(name))
 
 
-def _steps(trace: Trace, held: Structure) -> dict[str, Column]:
-    steps = held.steps
+def _steps(trace: Trace, structure: Structure) -> dict[str, Column]:
+    steps = structure.steps
     of_memory = steps.of(trace.memory.time)
     peaks = []
     for column in (trace.memory.allocated, trace.memory.reserved):
@@ -78,89 +78,112 @@ def _steps(trace: Trace, held: Structure) -> dict[str, Column]:
     }
 
 
-def _operators(trace: Trace, held: Structure, found: Shapes) -> dict[str, Column]:
-    host = held.host
-    rows = np.flatnonzero(host.category == model.OPERATOR)
+def _operators(trace: Trace, structure: Structure, shapes: Shapes) -> dict[str, Column]:
+    host = structure.host
+    rows = np.flatnonzero(host.category == OPERATOR)
     used = np.zeros(len(trace.names), dtype=bool)
     used[host.name[rows]] = True
     by_name = kinds_by_name(trace, used)
-    shape = found.shape[rows]
+    shape = shapes.shape[rows]
     shaped = shape >= 0
-    words = sorted({"communication", *by_name, *(o.kind for o in found.operators)})
+    words = sorted({"communication", *by_name, *(o.kind for o in shapes.operators)})
     number = {word: i for i, word in enumerate(words)}
-    kind, phase = np.array([number[k] for k in by_name] or [0], dtype=np.int64)[host.name[rows]], held.phase[rows]
-    if found.operators:
+    kind, phase = np.array([number[k] for k in by_name] or [0], dtype=np.int64)[host.name[rows]], structure.phase[rows]
+    if shapes.operators:
         some = shape[shaped]
-        kind[shaped] = np.array([number[o.kind] for o in found.operators])[some]
-        phase[shaped] = np.array([PHASES.index(o.phase) for o in found.operators])[some]
-    time = held.busy if trace.on_device else host.duration
-    own = held.own[rows] if trace.on_device else _alone(trace, held, rows, shaped, kind, number["communication"])
+        kind[shaped] = np.array([number[o.kind] for o in shapes.operators])[some]
+        phase[shaped] = np.array([PHASES.index(o.phase) for o in shapes.operators])[some]
+    time = structure.busy if trace.on_device else host.duration
+    if trace.on_device:
+        self_time = structure.self_time[rows]
+    else:
+        self_time = _self_time_on_host(structure, rows)
+        kind[_wait_for_calls(trace, structure, rows) & ~shaped] = number["communication"]
     unknown = Counter(trace.names[n] for n in host.name[rows[kind == number.get("other", -2)]].tolist())
     example = ", ".join(n for n, _ in unknown.most_common(5))
     trace.notes.add("operators", KEPT, "framework operators", len(rows))
     trace.notes.add("operators", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
-    launched = held.first[rows] < held.last[rows]
+    launched = structure.first[rows] < structure.last[rows]
     sizes = [dims.decode("utf-8", "replace") for dims, *_ in trace.signatures]
-    operators = found.operators
     return {
-        "step": Numbers(held.host_step[rows]),
-        "span_id": from_zero(held.span[rows]),
+        "step": Numbers(structure.host_step[rows]),
+        "span_id": from_zero(structure.span[rows]),
         "name": Looked(trace.names, host.name[rows]),
         "kind": Looked(words, kind),
         "phase": Looked(PHASES, phase),
         "source": Looked([trace.source], np.zeros(len(rows), dtype=np.int64)),
         "input_dims": Looked(sizes, host.signature[rows]),
-        "start_ns": Numbers(np.where(launched, held.first[rows], host.start[rows])),
-        "duration_ns": Numbers(np.where(shaped, found.duration[rows], time[rows])),
-        "self_ns": Numbers(own),
+        "start_ns": Numbers(np.where(launched, structure.first[rows], host.start[rows])),
+        "duration_ns": Numbers(np.where(shaped, shapes.duration[rows], time[rows])),
+        "self_ns": Numbers(self_time),
         "host_duration_ns": Numbers(host.duration[rows]),
-        "sequence_number": from_zero(found.sequence[rows]),
+        "sequence_number": from_zero(shapes.sequence[rows]),
+        **_shape_columns(shapes.operators, shape),
+    }
+
+
+def _shape_columns(operators: Sequence[Operator], shape: Ints) -> dict[str, Column]:
+    """Sizes, choices and work of each row's operator; null where its shape is not known (-1)."""
+    return {
         **{name: Looked([getattr(o, name) or None for o in operators], shape, pa.int64()) for name in _DIMS},
         "batch": Looked([o.batch for o in operators], shape, pa.int64()),
         "dtype": Looked([o.dtype for o in operators], shape),
-        "fused": Looked([o.fused or None for o in operators], shape),
+        "fused": Looked([fused_column(o) for o in operators], shape),
+        "causal": Looked([causal_column(o) for o in operators], shape, pa.bool_()),
         "flops": Looked([o.flops() for o in operators], shape, pa.float64()),
         "bytes": Looked([float(o.bytes()) for o in operators], shape, pa.float64()),
     }
 
 
-def _alone(trace: Trace, held: Structure, rows: Any, shaped: Any, kind: Any, communication: int) -> Any:
-    """Host time of operators less that of the operators inside; names those that wait for a call in `kind`."""
-    host = held.host
+def _inside_operators(structure: Structure, rows: Ints) -> tuple[Ints, Bools]:
+    """[rows] event that encloses each operator, and whether that is an operator too."""
+    parent = structure.nesting.parent[rows]
+    return parent, (parent >= 0) & (structure.host.category[np.maximum(parent, 0)] == OPERATOR)
+
+
+def _self_time_on_host(structure: Structure, rows: Ints) -> Ints:
+    """Host time of operators less that of the operators inside, ns."""
+    host = structure.host
     inner = np.zeros(len(host), dtype=np.int64)
-    parent = held.nesting.parent[rows]
-    inside = (parent >= 0) & (host.category[np.maximum(parent, 0)] == model.OPERATOR)
+    parent, inside = _inside_operators(structure, rows)
     np.add.at(inner, parent[inside], host.duration[rows[inside]])
-    # What waits for a call on the host: an operator around the framework's dispatch of one.
+    self_time: Ints = np.maximum(0, host.duration[rows] - inner[rows])
+    return self_time
+
+
+def _wait_for_calls(trace: Trace, structure: Structure, rows: Ints) -> Bools:
+    """Operators that wait on the host for a call: those around the framework's dispatch of one."""
+    host = structure.host
+    parent, inside = _inside_operators(structure, rows)
     calls = np.array([n.startswith(DISPATCH) for n in trace.names] or [False], dtype=bool)
     waits = np.zeros(len(host), dtype=bool)
     waits[parent[inside & calls[host.name[rows]]]] = True
-    kind[waits[rows] & ~shaped] = communication
-    return np.maximum(0, host.duration[rows] - inner[rows])
+    of_rows: Bools = waits[rows]
+    return of_rows
 
 
-def _kernels(trace: Trace, held: Structure) -> dict[str, Column]:
-    device, host = trace.device, held.host
+def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
+    device, host = trace.device, structure.host
     order = np.argsort(device.start, kind="stable")
-    words = sorted(set(held.kinds))
-    kinds = np.array([words.index(k) for k in held.kinds], dtype=np.int64)[order]
-    launcher = held.launcher[order]
+    words = sorted(set(structure.kinds))
+    kinds = np.array([words.index(k) for k in structure.kinds], dtype=np.int64)[order]
+    launcher = structure.launcher[order]
     # The framework operator, where the innermost event is a range inside or around it.
-    is_operator = host.category == model.OPERATOR
-    nearest = held.nesting.pass_down(np.where(is_operator, np.arange(len(host)), -1), ~is_operator)
+    is_operator = host.category == OPERATOR
+    nearest = structure.nesting.pass_down(np.where(is_operator, np.arange(len(host)), -1), ~is_operator)
     operator, span, name = launcher, launcher, launcher
     if len(host):
         operator = np.where(launcher >= 0, nearest[np.maximum(launcher, 0)], -1)
-        span = np.where(launcher >= 0, held.span[np.maximum(launcher, 0)], -1)
+        span = np.where(launcher >= 0, structure.span[np.maximum(launcher, 0)], -1)
         name = np.where(operator >= 0, host.name[np.maximum(operator, 0)], -1)
     other = words.index("other") if "other" in words else -1
     unknown = Counter(trace.names[n] for n in device.name[order][kinds == other].tolist())
     example = ", ".join(n.partition("<")[0][:60] for n, _ in unknown.most_common(5))
     trace.notes.add("kernels", KEPT, "kernels, copies and fills", len(order))
     trace.notes.add("kernels", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
-    trace.notes.add("kernels", NOTED, "lie outside every step: step -1", int((held.device_step < 0).sum()))
+    trace.notes.add("kernels", NOTED, "lie outside every step: step -1", int((structure.device_step < 0).sum()))
     return {
-        "step": Numbers(held.device_step[order]),
+        "step": Numbers(structure.device_step[order]),
         "name": Looked(trace.names, device.name[order]),
         "stream": Numbers(device.stream[order]),
         "correlation": from_zero(device.correlation[order]),
@@ -170,14 +193,14 @@ def _kernels(trace: Trace, held: Structure) -> dict[str, Column]:
         "kind": Looked(words, kinds),
         "bytes": from_zero(device.bytes[order]),
         "span_id": from_zero(span),
-        "launch_ns": from_zero(held.launched_at[order]),
+        "launch_ns": from_zero(structure.launched_at[order]),
     }
 
 
-def run_row(run_id: str, trace: Trace, world_size: int, created_ns: int, config_json: str) -> dict[str, Any]:
+def run_row(run_id: str, trace: Trace, world_size: int, created_ns: int, config_json: str) -> dict[str, object]:
     """The row of the runs table."""
     known = {name: value for name, value in trace.versions.items() if value}
-    row = {
+    row: dict[str, object] = {
         "run_id": run_id,
         "schema_version": SCHEMA_VERSION,
         "source": trace.source,

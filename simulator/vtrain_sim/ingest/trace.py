@@ -5,15 +5,20 @@ Times are nanoseconds since the Unix epoch. -1 stands for "none" in every intege
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_sim.ingest.notes import Notes
 
-Ints = NDArray[np.int64]
+Ints: TypeAlias = NDArray[np.int64]
+Bools: TypeAlias = NDArray[np.bool_]
+# Input sizes, element types and values of an operator call, JSON.
+Signature: TypeAlias = tuple[bytes, bytes, bytes]
+_Value = TypeVar("_Value", bound=Hashable)
 
 # Categories of host events, the outer one first where two have the same times.
 RANGE, MODULE, OPERATOR = 0, 1, 2
@@ -21,21 +26,19 @@ RANGE, MODULE, OPERATOR = 0, 1, 2
 KERNEL, MEMCPY, MEMSET = 0, 1, 2
 
 
-class Interned:
+class Interned(Generic[_Value]):
     """Values that repeat, numbered in order of first use."""
 
     def __init__(self) -> None:
-        self.numbers: dict[Any, int] = {}
+        self.numbers: dict[_Value, int] = {}
 
-    def number(self, value: Any) -> int:
+    def number(self, value: _Value) -> int:
         """The number of a value."""
-        try:
-            return self.numbers.setdefault(value, len(self.numbers))
-        except TypeError:  # a list where a number or a word belongs
-            return self.numbers.setdefault(repr(value), len(self.numbers))
+        return self.numbers.setdefault(value, len(self.numbers))
 
     @property
-    def values(self) -> list[Any]:
+    def values(self) -> list[_Value]:
+        """The values, each at its number."""
         return list(self.numbers)
 
 
@@ -68,14 +71,15 @@ class Events:
 
     def __getattr__(self, name: str) -> Ints:
         try:
-            return self.__dict__["columns"][name]  # type: ignore[no-any-return]
+            columns: dict[str, Ints] = self.__dict__["columns"]
+            return columns[name]
         except KeyError:
             raise AttributeError(name) from None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def take(self, index: NDArray[Any]) -> Events:
+    def take(self, index: Ints | Bools) -> Events:
         """The rows that an index or a mask picks, in its order."""
         return Events({name: column[index] for name, column in self.columns.items()})
 
@@ -107,7 +111,7 @@ class Call:
 class Trace:
     """One process's events. `host` holds ranges, modules and operators.
 
-    signatures: what an operator's signature number stands for, JSON: input sizes, element types, values.
+    signatures: what an operator's signature number stands for.
     calls: what the call numbers of device events mean.
     """
 
@@ -118,7 +122,7 @@ class Trace:
     gpu_ranges: Events
     memory: Events
     names: list[str]
-    signatures: list[tuple[bytes, bytes, bytes]]
+    signatures: list[Signature]
     calls: list[Call]
     # Numbers of calls by host event of a communication library, for traces without kernels.
     host_calls: dict[int, int]

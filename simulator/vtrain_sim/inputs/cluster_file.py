@@ -4,73 +4,81 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs import presets, spec_file
-from vtrain_sim.specs.cluster import ClusterSpec, DeviceSpec, NetworkSpec
-from vtrain_sim.specs.validation import SpecError, finite
+from vtrain_sim.inputs.cluster_table import cluster_from_table
+from vtrain_sim.specs.checks import SpecError, finite
+from vtrain_sim.specs.cluster import ClusterSpec, DeviceSpec, NetworkLevel
 
 # Parts of the line rate that collectives and single transfers reach where nothing was measured: what the
 # bundled A100 and H100 clusters reach of theirs.
 _RING_SHARE, _NODE_SHARE, _P2P_SHARE = 0.87, 0.62, 0.7
 
 
-def read_cluster(path: Path) -> tuple[ClusterSpec, dict[str, Any]]:
+# What a file may give in place of coefficients of links.
+_LINKS = ("nvlink_gb_per_s", "nics_per_node", "nic_gbit_per_s", "oversubscription")
+# Fields of a cluster that other entries of a file describe.
+_DERIVED = ("device", "outer")
+
+
+def read_cluster(path: Path) -> tuple[ClusterSpec, FileTable]:
     """A cluster and the cost surfaces of its device.
 
     device: name of a device preset, or a table as in data/vtrain_data/devices. Links: the tables
     intra_node and inter_node as in data/vtrain_data/clusters, or nvlink_gb_per_s (one GPU, one
-    direction), nics_per_node, nic_gbit_per_s and oversubscription. Raises `SpecError`.
+    direction), nics_per_node, nic_gbit_per_s and oversubscription; or [[levels]] from the inside out, each with
+    the GPUs of one of its domains (`gpus`) but the last. Raises `SpecError`.
     """
     table = spec_file.load(path)
-    known = {f.name for f in fields(ClusterSpec)} | {
-        "nvlink_gb_per_s",
-        "nics_per_node",
-        "nic_gbit_per_s",
-        "oversubscription",
-        "surfaces",
-        "source",
-    }
-    for name in table:
-        if name not in known:
-            raise SpecError(f"{path}: unknown entry {name!r}: known are {', '.join(sorted(known))}")
-    for name in ("device", "gpus_per_node"):
-        if name not in table:
-            raise SpecError(f"{path} does not say {name}")
+    _check_names(table, path)
     try:
         device, surfaces = _device(table)
-        intra = _network("intra-node", table.get("intra_node"), lambda: _nvlink(table, path))
-        inter = _network("inter-node", table.get("inter_node"), lambda: _nics(table, path))
-        rest = {k: v for k, v in table.items() if k in {f.name for f in fields(ClusterSpec)}}
-        for name in ("device", "intra_node", "inter_node"):
-            rest.pop(name, None)
-        rest.setdefault("name", path.stem)
-        return ClusterSpec(device=device, intra_node=intra, inter_node=inter, **rest), surfaces
+        values = {k: v for k, v in table.items() if k in _cluster_fields() | {"levels"}}
+        if "levels" not in table:
+            values["intra_node"] = values.get("intra_node") or _nvlink(table, path)
+            values["inter_node"] = values.get("inter_node") or _nics(table, path)
+        name = values.pop("name", path.stem)
+        return cluster_from_table(name, device, values), surfaces
     except (TypeError, AttributeError, KeyError) as error:
         raise SpecError(f"{path} is not a cluster: {error}") from None
 
 
-def _device(table: dict[str, Any]) -> tuple[DeviceSpec, dict[str, Any]]:
-    held = table["device"]
-    if isinstance(held, str):
-        return presets.device(held), presets.device_surfaces(held)
-    return DeviceSpec.from_table(held), table.get("surfaces", {})
+def _cluster_fields() -> set[str]:
+    return {f.name for f in fields(ClusterSpec)} - set(_DERIVED)
 
 
-def _network(name: str, held: Any, otherwise: Any) -> NetworkSpec:
-    return NetworkSpec(name, **held) if held is not None else otherwise()
+def _check_names(table: FileTable, path: Path) -> None:
+    known = _cluster_fields() | {*_LINKS, "device", "levels", "surfaces", "source"}
+    for name in table:
+        if name not in known:
+            raise SpecError(f"{path}: unknown entry {name!r}: known are {', '.join(sorted(known))}")
+    if "device" not in table:
+        raise SpecError(f"{path} does not say device")
+    if "levels" not in table and "gpus_per_node" not in table:
+        raise SpecError(f"{path} does not say gpus_per_node")
+    doubled = [name for name in _LINKS if name in table and "levels" in table]
+    if doubled:
+        raise SpecError(f"{path} has levels and {', '.join(doubled)}: it takes one or the other")
 
 
-def _rate(table: dict[str, Any], name: str, path: Path) -> float:
+def _device(table: FileTable) -> tuple[DeviceSpec, FileTable]:
+    device = table["device"]
+    if isinstance(device, str):
+        return presets.device(device), presets.device_surfaces(device)
+    return DeviceSpec.from_table(device), table.get("surfaces", {})
+
+
+def _rate(table: FileTable, name: str, path: Path) -> float:
     if name not in table:
         raise SpecError(f"{path} does not say {name}")
     finite(name, table[name], 1e-3)
     return float(table[name])
 
 
-def _nvlink(table: dict[str, Any], path: Path) -> NetworkSpec:
+def _nvlink(table: FileTable, path: Path) -> NetworkLevel:
     rate = _rate(table, "nvlink_gb_per_s", path) * 1e9
-    return NetworkSpec(
+    return NetworkLevel(
         "intra-node",
         rate * _RING_SHARE,
         35e-6,
@@ -82,10 +90,10 @@ def _nvlink(table: dict[str, Any], path: Path) -> NetworkSpec:
     )
 
 
-def _nics(table: dict[str, Any], path: Path) -> NetworkSpec:
+def _nics(table: FileTable, path: Path) -> NetworkLevel:
     nics = _rate(table, "nics_per_node", path)
     line = nics * _rate(table, "nic_gbit_per_s", path) / 8 * 1e9
-    return NetworkSpec(
+    return NetworkLevel(
         "inter-node",
         line * _NODE_SHARE / nics,
         60e-6,

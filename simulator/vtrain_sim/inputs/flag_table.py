@@ -1,15 +1,14 @@
-"""Megatron's command-line arguments: those that are read, those that do not matter, those refused."""
+"""Megatron's command-line arguments that are read: the field that each sets, and how its value is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from importlib.resources import files
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-from vtrain_sim.specs.validation import SpecError
+from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
+from vtrain_sim.specs.checks import SpecError
 
-Reader = Callable[[str, str], Any]
+Reader: TypeAlias = Callable[[str, str], object]
 
 
 def whole_number(flag: str, text: str) -> int:
@@ -33,10 +32,10 @@ def text(flag: str, text: str) -> str:
     return text
 
 
-def choice(values: dict[str, Any]) -> Reader:
+def choice(values: dict[str, str]) -> Reader:
     """Read one of some words."""
 
-    def read(flag: str, text: str) -> Any:
+    def read(flag: str, text: str) -> str:
         if text not in values:
             raise SpecError(f"{flag} is {text!r}: it takes one of {', '.join(values)}")
         return values[text]
@@ -44,17 +43,7 @@ def choice(values: dict[str, Any]) -> Reader:
     return read
 
 
-def only(values: tuple[str, ...], why: str) -> Reader:
-    """Accept some words that change nothing; refuse the others with the reason."""
-
-    def read(flag: str, text: str) -> None:
-        if text not in values:
-            raise SpecError(f"{flag} {text} is not simulated: {why}")
-
-    return read
-
-
-# flag -> (field, reader of its value). A field that starts with "_" is not kept: reading is the check.
+# flag -> (field, reader of its value).
 VALUES: dict[str, tuple[str, Reader]] = {
     "--num-layers": ("num_layers", whole_number),
     "--hidden-size": ("hidden_size", whole_number),
@@ -63,6 +52,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--num-query-groups": ("num_query_groups", whole_number),
     "--kv-channels": ("kv_channels", whole_number),
     "--seq-length": ("seq_length", whole_number),
+    "--encoder-seq-length": ("seq_length", whole_number),
     "--max-position-embeddings": ("max_position_embeddings", whole_number),
     "--vocab-size": ("vocab_size", whole_number),
     "--padded-vocab-size": ("padded_vocab_size", whole_number),
@@ -92,6 +82,8 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--data-parallel-size": ("dp", whole_number),
     "--num-layers-per-virtual-pipeline-stage": ("layers_per_chunk", whole_number),
     "--num-virtual-stages-per-pipeline-rank": ("vpp", whole_number),
+    "--microbatch-group-size-per-virtual-pipeline-stage": ("microbatch_group_size", whole_number),
+    "--microbatch-group-size-per-vp-stage": ("microbatch_group_size", whole_number),
     "--decoder-first-pipeline-num-layers": ("first_stage_layers", whole_number),
     "--num-layers-in-first-pipeline-stage": ("first_stage_layers", whole_number),
     "--decoder-last-pipeline-num-layers": ("last_stage_layers", whole_number),
@@ -102,23 +94,24 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--recompute-granularity": ("recompute_granularity", text),
     "--recompute-method": ("recompute_method", text),
     "--recompute-num-layers": ("recompute_num_layers", whole_number),
-    "--recompute-modules": ("_modules", only(("core_attn",), "selective recomputation covers core_attn")),
     "--fp8-format": ("fp8", text),
     "--fp8": ("fp8", text),
-    "--transformer-impl": ("attention_kernel", choice(
-        {"local": "unfused", "transformer_engine": "flash", "inference_optimized": "flash"})),
+    "--transformer-impl": ("transformer_impl", choice(
+        {name: name for name in ("local", "transformer_engine", "inference_optimized")})),
     "--data-parallel-sharding-strategy": ("sharding_strategy", choice(
         {name: name for name in ("no_shard", "optim", "optim_grads_params")})),
-    "--optimizer": ("_optimizer", only(("adam",), "optimizer states are those of Adam")),
     "--attention-backend": ("attention_kernel", choice(
         {"flash": "flash", "fused": "flash", "auto": "flash", "unfused": "unfused", "local": "unfused"})),
     "--schedule": ("schedule", text),
+    "--ddp-bucket-size": ("bucket_size", whole_number),
+    "--moe-token-dispatcher-type": ("moe_token_dispatcher", text),
 }  # fmt: skip
-SWITCHES: dict[str, tuple[str, Any]] = {
+SWITCHES: dict[str, tuple[str, object]] = {
     "--swiglu": ("swiglu", True),
     "--gated-linear-unit": ("swiglu", True),
     "--squared-relu": ("squared_relu", True),
     "--disable-bias-linear": ("add_bias_linear", False),
+    "--no-add-bias-linear": ("add_bias_linear", False),
     "--untie-embeddings-and-output-weights": ("untie_embeddings_and_output_weights", True),
     "--group-query-attention": ("group_query_attention", True),
     "--multi-latent-attention": ("multi_latent_attention", True),
@@ -133,6 +126,9 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "--overlap-grad-reduce": ("overlap_grad_reduce", True),
     "--overlap-param-gather": ("overlap_param_gather", True),
     "--tp-comm-overlap": ("tp_comm_overlap", True),
+    "--no-align-grad-reduce": ("align_grad_reduce", False),
+    "--no-delay-grad-reduce": ("align_grad_reduce", False),
+    "--moe-shared-expert-overlap": ("moe_shared_expert_overlap", True),
     "--no-async-tensor-model-parallel-allreduce": ("async_tp_allreduce", False),
     "--scatter-gather-tensors-in-pipeline": ("scatter_gather", True),
     "--no-batch-p2p-comm": ("batch_p2p", False),
@@ -148,20 +144,32 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "--use-flash-attn": ("attention_kernel", "flash"),
     "--recompute-activations": ("recompute_granularity", "selective"),
     "--no-overlap-p2p-communication": ("overlap_p2p", False),
+    "--no-overlap-p2p-comm": ("overlap_p2p", False),
 }
 
 
-@cache
-def _listed(name: str) -> dict[str, str]:
-    lines = (files("vtrain_data") / "megatron" / name).read_text(encoding="utf-8").splitlines()
-    return dict(line.split() for line in lines if line and not line.startswith("#"))
+def opposite(flag: str) -> str:
+    """``--no-swiglu`` for ``--swiglu`` and the other way round."""
+    return f"--{flag[5:]}" if flag.startswith("--no-") else f"--no-{flag[2:]}"
 
 
-def ignored() -> dict[str, str]:
-    """Arguments that change neither time nor memory: what follows each: "switch", "value" or "list"."""
-    return _listed("arguments.txt")
+# Megatron takes most switches both ways.
+SWITCHES = {
+    **{opposite(flag): (field, not value) for flag, (field, value) in SWITCHES.items() if isinstance(value, bool)},
+    **SWITCHES,
+}
 
 
-def refused() -> dict[str, str]:
-    """Arguments that change what a step does, in ways that are not simulated."""
-    return _listed("refused.txt")
+def arity(flag: str) -> str | None:
+    """What follows an argument: "switch", "value" or "list"; None for an unknown one."""
+    if flag in SWITCHES or flag in VALUES:
+        return "switch" if flag in SWITCHES else "value"
+    if flag in refused():
+        return refused()[flag].arity
+    return ignored().get(flag) or approximated().get(flag)
+
+
+def known_flags() -> Iterator[str]:
+    """Every argument that is accepted."""
+    partly = (flag for flag, refusal in refused().items() if refusal.simulated)
+    yield from (*VALUES, *SWITCHES, *partly, *approximated(), *ignored())

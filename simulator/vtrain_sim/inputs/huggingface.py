@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from vtrain_sim.file_table import FileTable, SpecFields
+from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.model import ModelSpec
-from vtrain_sim.specs.validation import SpecError
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
 _SUPPORTED = (*_LLAMA_LIKE, "gpt2", "gpt_neox", "bloom", "nemotron")
@@ -38,9 +38,9 @@ def read_config(path: Path) -> ModelSpec:
         raise SpecError(f"{path} has a size that is not a number") from None
 
 
-def _llama(c: dict[str, Any]) -> dict[str, Any]:
+def _llama(c: FileTable) -> SpecFields:
     heads = c["num_attention_heads"]
-    fields: dict[str, Any] = {
+    fields: SpecFields = {
         "num_layers": c["num_hidden_layers"],
         "hidden_size": c["hidden_size"],
         "num_attention_heads": heads,
@@ -84,7 +84,7 @@ def _llama(c: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _older(c: dict[str, Any], kind: str) -> dict[str, Any]:
+def _older(c: FileTable, kind: str) -> SpecFields:
     if kind == "gpt2":
         hidden = c["n_embd"]
         return {
@@ -120,7 +120,7 @@ def _older(c: dict[str, Any], kind: str) -> dict[str, Any]:
     return fields
 
 
-def _sequence(c: dict[str, Any], key: str) -> int:
+def _sequence(c: FileTable, key: str) -> int:
     """Trained sequence length: the longest position, before any extension of the rotary embedding."""
     scaling = c.get("rope_scaling") or {}
     return int(scaling.get("original_max_position_embeddings") or c[key])

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from vtrain_sim.specs.validation import SpecError
+from vtrain_sim.specs.checks import SpecError
 
 _REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\])?(?::-([^}]*))?\}?")
 _ARRAY = re.compile(r"^\s*(?:export\s+|declare\s+-a\s+)?([A-Za-z_][A-Za-z0-9_]*)(\+?)=\(([^)]*)\)", re.MULTILINE)
@@ -27,9 +27,11 @@ def read_arguments(path: Path) -> tuple[list[str], int]:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     variables = _variables(text)
-    commands = [c for c in _commands(text) if re.search(r"\S+\.py\b", c) and "--" in _expand(c, variables)]
+    # The script itself may be a variable.
+    expanded = [_expand(command, variables) for command in _commands(text)]
+    commands = [c for c in expanded if re.search(r"\S+\.py\b", c) and "--" in c]
     if commands:
-        tokens = _split(_expand(commands[-1], variables), path)
+        tokens = _split(commands[-1], path)
         script = next(i for i, token in enumerate(tokens) if token.endswith(".py"))
         return tokens[script + 1 :], _processes(tokens[:script])
     tokens = [t for t in _split(_expand(text, variables), path) if t]
@@ -40,15 +42,18 @@ def read_arguments(path: Path) -> tuple[list[str], int]:
 
 
 def _variables(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    """Variables and arrays of a script, the last value of each."""
+    variables: dict[str, str] = {}
     for match in sorted((*_SCALAR.finditer(text), *_ARRAY.finditer(text)), key=lambda m: m.start()):
         if match.re is _ARRAY:
             name, more, items = match.groups()
             lines = [line.split(" #")[0] if not line.lstrip().startswith("#") else "" for line in items.splitlines()]
-            found[name] = (found.get(name, "") + " " if more else "") + " ".join(lines)
+            # A line that is continued goes on without its backslash.
+            lines = [line.rstrip().removesuffix("\\") for line in lines]
+            variables[name] = (variables.get(name, "") + " " if more else "") + " ".join(lines)
         elif not match[2].startswith("("):
-            found[match[1]] = match[2].strip("\"'").replace("\\\n", " ")
-    return found
+            variables[match[1]] = match[2].strip("\"'").replace("\\\n", " ")
+    return variables
 
 
 def _commands(text: str) -> list[str]:

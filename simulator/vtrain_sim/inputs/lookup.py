@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs import presets
 from vtrain_sim.specs.cluster import ClusterSpec
 from vtrain_sim.specs.model import ModelSpec
 
 
-def find_cluster(name: str) -> tuple[ClusterSpec, dict[str, Any]]:
+def find_cluster(name: str) -> tuple[ClusterSpec, FileTable]:
     """A cluster preset, or the one that a TOML or YAML file describes, with its device's coefficients."""
     if name.endswith((".toml", ".yaml", ".yml")):
         from vtrain_sim.inputs.cluster_file import read_cluster

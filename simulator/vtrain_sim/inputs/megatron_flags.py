@@ -1,19 +1,21 @@
-"""Reads Megatron's own command-line flags into a configuration, and prints them back."""
+"""Reads Megatron's own command-line flags into a configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from vtrain_sim.errors import nearest
-from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, ignored, refused
+from vtrain_sim.file_table import SpecFields
+from vtrain_sim.inputs.flag_lists import approximated, refused
+from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, known_flags
+from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.parallel import ParallelSpec
-from vtrain_sim.specs.pipeline_layout import parse_layout, uneven, write_layout
+from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
+from vtrain_sim.specs.precision import precision_of
 from vtrain_sim.specs.train import TrainSpec
-from vtrain_sim.specs.validation import SpecError
 
 _MODEL = {f.name for f in fields(ModelSpec)}
 _PARALLEL = {f.name for f in fields(ParallelSpec)}
@@ -24,8 +26,10 @@ _TRAIN = {f.name for f in fields(TrainSpec)}
 class Flags:
     """Values read from flags, by field name."""
 
-    values: dict[str, Any]
+    values: SpecFields
     given: dict[str, str]  # field -> the flag that gave it
+    approximated: tuple[str, ...]
+    """Flags that change time or memory in a way that is not simulated, as they were given."""
 
 
 def parse_flags(tokens: Sequence[str]) -> Flags:
@@ -33,46 +37,67 @@ def parse_flags(tokens: Sequence[str]) -> Flags:
 
     Megatron's arguments that change neither time nor memory are accepted and left out.
     """
-    values: dict[str, Any] = {}
+    values: SpecFields = {}
     given: dict[str, str] = {}
+    approximate: dict[str, None] = {}
     position = 0
     while position < len(tokens):
-        flag, equals, inline = tokens[position].partition("=")
-        position += 1
-        if flag in SWITCHES and not equals:
+        flag, following, position = _next(tokens, position)
+        if flag in SWITCHES:
             field, constant = SWITCHES[flag]
             values[field], given[field] = constant, flag
         elif flag in VALUES:
-            if not equals:
-                if position >= len(tokens):
-                    raise SpecError(f"{flag} needs a value")
-                inline = tokens[position]
-                position += 1
+            if not following:
+                raise SpecError(f"{flag} needs a value")
             field, read = VALUES[flag]
-            value = read(flag, inline)
-            if not field.startswith("_"):
-                values[field], given[field] = value, flag
-        else:
-            position = _skip(tokens, position, flag, bool(equals))
-    return Flags(values, given)
+            values[field], given[field] = read(flag, following[0]), flag
+        elif flag in refused():
+            _refuse(flag, following)
+        elif flag in approximated():
+            approximate[flag] = None
+    return Flags(values, given, tuple(approximate))
 
 
-def _skip(tokens: Sequence[str], position: int, flag: str, inline: bool) -> int:
-    """Position after an argument that does not matter; refuses all others."""
-    if flag in refused():
-        raise SpecError(f"{flag} changes the training step in a way that is not simulated: leave it out")
-    arity = ignored().get(flag)
-    if arity is None:
-        known = [*VALUES, *SWITCHES, *ignored()]
-        raise SpecError(f"unknown argument {tokens[position - 1]!r}{nearest(flag, known)}")
-    if inline or arity == "switch":
-        return position
-    if arity == "value":
+def _next(tokens: Sequence[str], position: int) -> tuple[str, list[str], int]:
+    """A flag, what follows it, and the position of the next one. Raises `SpecError` for an unknown one."""
+    flag, equals, inline = tokens[position].partition("=")
+    takes = arity(flag)
+    if takes is None:
+        raise SpecError(f"unknown argument {tokens[position]!r}{nearest(flag, known_flags())}")
+    begin = position + 1
+    if equals:
+        if takes == "switch":
+            raise SpecError(f"{tokens[position]} gives a value to a switch: give {flag} alone")
+        return flag, [inline], begin
+    end = begin
+    if flag in VALUES:
+        end = min(begin + 1, len(tokens))
+    else:
         # Some arguments' values are optional.
-        return position if position >= len(tokens) or tokens[position].startswith("--") else position + 1
-    while position < len(tokens) and not tokens[position].startswith("--"):
-        position += 1
-    return position
+        most = {"switch": 0, "value": 1}.get(takes, len(tokens))
+        while end < min(begin + most, len(tokens)) and not tokens[end].startswith("--"):
+            end += 1
+    return flag, list(tokens[begin:end]), end
+
+
+def _refuse(flag: str, values: Sequence[str]) -> None:
+    """Refuse an argument unless all its values are simulated."""
+    refusal = refused()[flag]
+    other = [value for value in values if value not in refusal.simulated]
+    if other or not (refusal.simulated and values):
+        raise SpecError(refusal.sentence(other[0] if other and refusal.simulated else ""))
+
+
+def approximations(flags: Sequence[str]) -> tuple[str, ...]:
+    """One sentence about the flags that change time or memory in a way that is not simulated, if there are any.
+
+    Raises `SpecError` as `parse_flags` does.
+    """
+    named = parse_flags(flags).approximated
+    if not named:
+        return ()
+    change, are = ("changes", "is") if len(named) == 1 else ("change", "are")
+    return (f"{', '.join(named)} {change} time or memory somewhat, which {are} left out of the projection",)
 
 
 def configuration_from_flags(
@@ -94,15 +119,16 @@ def configuration_from_flags(
     return Configuration(model, parallel, train)
 
 
-def model_from_flags(values: dict[str, Any], old: ModelSpec | None) -> ModelSpec:
+def model_from_flags(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
     """The model that the values of flags describe, on top of another one where there is one."""
-    own = {k: values[k] for k in values if k in _MODEL}
+    changes = {k: values[k] for k in values if k in _MODEL}
     if "hidden_dropout" in values or "attention_dropout" in values:
         # Either one keeps masks in memory; Megatron's default for both is 0.1.
-        own["dropout"] = values.get("hidden_dropout", 0.1) > 0 or values.get("attention_dropout", 0.1) > 0
+        changes["dropout"] = values.get("hidden_dropout", 0.1) > 0 or values.get("attention_dropout", 0.1) > 0
+    _query_groups(values, changes, old)
     if "padded_vocab_size" in values:
-        own["vocab_size"], own["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
-    if values.get("squared_relu") and own.get("swiglu"):
+        changes["vocab_size"], changes["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
+    if values.get("squared_relu") and changes.get("swiglu"):
         raise SpecError("--squared-relu and --swiglu are two activations: give one")
     if old is None:
         needed = {
@@ -111,243 +137,162 @@ def model_from_flags(values: dict[str, Any], old: ModelSpec | None) -> ModelSpec
             "num_attention_heads": "--num-attention-heads",
             "seq_length": "--seq-length",
         }
-        missing = [flag for name, flag in needed.items() if name not in own]
+        missing = [flag for name, flag in needed.items() if name not in changes]
         if missing:
             raise SpecError(f"the model is incomplete: {', '.join(missing)} missing")
-        own.setdefault("vocab_size", 50257)
-        return ModelSpec(**own)
+        changes.setdefault("vocab_size", 50257)
+        return ModelSpec(**changes)
     # Defaults that follow other sizes follow their new values, as in Megatron itself.
-    if "hidden_size" in own or "swiglu" in own:
-        own.setdefault("ffn_hidden_size", 0)
-    if "hidden_size" in own or "num_attention_heads" in own:
-        own.setdefault("kv_channels", 0)
-    if "num_attention_heads" in own and old.num_query_groups == old.num_attention_heads:
-        own.setdefault("num_query_groups", 0)
-    if "seq_length" in own and old.max_position_embeddings == old.seq_length:
-        own.setdefault("max_position_embeddings", 0)
-    return replace(old, **own)
+    if "hidden_size" in changes or "swiglu" in changes:
+        changes.setdefault("ffn_hidden_size", 0)
+    if "hidden_size" in changes or "num_attention_heads" in changes:
+        changes.setdefault("kv_channels", 0)
+    if "num_attention_heads" in changes and old.num_query_groups == old.num_attention_heads:
+        changes.setdefault("num_query_groups", 0)
+    if "seq_length" in changes and old.max_position_embeddings == old.seq_length:
+        changes.setdefault("max_position_embeddings", 0)
+    return replace(old, **changes)
+
+
+def _query_groups(values: SpecFields, changes: SpecFields, old: ModelSpec | None) -> None:
+    """Megatron-LM reads the number of groups only with the switch, and takes 1 where it is not given."""
+    grouped = old is not None and old.num_query_groups != old.num_attention_heads
+    switch = values.get("group_query_attention", grouped)
+    groups, heads = changes.get("num_query_groups", 0), changes.get("num_attention_heads", 0)
+    if not switch:
+        if groups not in (0, heads or (old.num_attention_heads if old is not None else 0)):
+            raise SpecError(
+                f"--num-query-groups {groups} needs --group-query-attention: without, each head has its own"
+            )
+        changes["num_query_groups"] = 0
+    elif not grouped:
+        changes.setdefault("num_query_groups", 1)
 
 
 def _parallel(
-    values: dict[str, Any],
+    values: SpecFields,
     flags: Flags,
     base: Configuration | None,
     model: ModelSpec,
     layers_per_chunk: int,
     num_gpus: int,
 ) -> ParallelSpec:
-    own = {k: values[k] for k in values if k in _PARALLEL}
+    changes = {k: values[k] for k in values if k in _PARALLEL}
     old = base.parallel if base is not None else ParallelSpec()
-    pp = own.get("pp", old.pp)
+    _shard_optimizer(values, changes)
+    _cut_into_chunks(flags, changes, old, model, layers_per_chunk)
+    _pipeline(values, flags, changes, old, model)
+    if changes.get("vpp", old.vpp) > 1:
+        # Megatron overlaps the pipeline's communication whenever it interleaves.
+        changes.setdefault("overlap_p2p", True)
+    else:
+        changes["overlap_p2p"] = False
+        changes.setdefault("microbatch_group_size", 0)
+    if changes.get("tp", old.tp) == 1 and "sequence_parallel" not in changes:
+        changes["sequence_parallel"] = changes["tp_comm_overlap"] = False
+    if num_gpus:
+        _fill_world(changes, old, num_gpus)
+    return replace(old, **changes)
+
+
+def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:
+    """What is sharded over the data parallel ranks, from Megatron's two ways to say it."""
+    if values.get("megatron_fsdp") is False:
+        changes.setdefault("fsdp", False)
     if values.get("megatron_fsdp"):
         strategy = values.get("sharding_strategy", "no_shard")
-        own["fsdp"] = strategy == "optim_grads_params"
-        own["distributed_optimizer"] = strategy == "optim"
+        changes["fsdp"] = strategy == "optim_grads_params"
+        changes["distributed_optimizer"] = strategy == "optim"
     elif "sharding_strategy" in values:
         raise SpecError("--data-parallel-sharding-strategy needs --use-megatron-fsdp")
-    elif own.get("fsdp"):
-        own["distributed_optimizer"] = False
+    elif changes.get("fsdp"):
+        changes["distributed_optimizer"] = False
+
+
+def _cut_into_chunks(
+    flags: Flags, changes: SpecFields, old: ParallelSpec, model: ModelSpec, layers_per_chunk: int
+) -> None:
+    """Virtual pipeline chunks, from the layers of one."""
+    pp = changes.get("pp", old.pp)
     if layers_per_chunk:
-        if "vpp" in own:
+        if "vpp" in changes:
             raise SpecError(f"{flags.given['vpp']} and --num-layers-per-virtual-pipeline-stage say the same: give one")
         if layers_per_chunk < 0 or pp < 1 or model.num_layers % pp or (model.num_layers // pp) % layers_per_chunk:
             raise SpecError(
                 f"--num-layers-per-virtual-pipeline-stage is {layers_per_chunk}, which does not divide the "
                 f"layers of a pipeline stage ({model.num_layers} over {pp})"
             )
-        own["vpp"] = model.num_layers // pp // layers_per_chunk
+        changes["vpp"] = model.num_layers // pp // layers_per_chunk
     elif pp == 1:
-        own.setdefault("vpp", 1)
-    _pipeline(values, flags, own, old, model)
-    if own.get("vpp", old.vpp) > 1:
-        # Megatron overlaps the pipeline's communication whenever it interleaves.
-        own.setdefault("overlap_p2p", True)
-    else:
-        own["overlap_p2p"] = False
-    if own.get("tp", old.tp) == 1 and "sequence_parallel" not in own:
-        own["sequence_parallel"] = own["tp_comm_overlap"] = False
-    if num_gpus:
-        model_ranks = own.get("tp", old.tp) * pp * own.get("cp", old.cp)
-        if model_ranks < 1 or num_gpus % model_ranks:
-            raise SpecError(
-                f"--num-gpus is {num_gpus}, which is not a multiple of tensor x pipeline x context parallel "
-                f"size ({model_ranks})"
-            )
-        if "dp" in own and own["dp"] * model_ranks != num_gpus:
-            raise SpecError(
-                f"--data-parallel-size {own['dp']} and --num-gpus {num_gpus} disagree: "
-                f"{num_gpus} GPUs make {num_gpus // model_ranks}"
-            )
-        own["dp"] = num_gpus // model_ranks
-    return replace(old, **own)
+        changes.setdefault("vpp", 1)
 
 
-def _pipeline(values: dict[str, Any], flags: Flags, own: dict[str, Any], old: ParallelSpec, model: ModelSpec) -> None:
+def _fill_world(changes: SpecFields, old: ParallelSpec, num_gpus: int) -> None:
+    """The data parallel size that so many GPUs leave."""
+    model_ranks = changes.get("tp", old.tp) * changes.get("pp", old.pp) * changes.get("cp", old.cp)
+    if model_ranks < 1 or num_gpus % model_ranks:
+        raise SpecError(
+            f"--num-gpus is {num_gpus}, which is not a multiple of tensor x pipeline x context parallel "
+            f"size ({model_ranks})"
+        )
+    if "dp" in changes and changes["dp"] * model_ranks != num_gpus:
+        raise SpecError(
+            f"--data-parallel-size {changes['dp']} and --num-gpus {num_gpus} disagree: "
+            f"{num_gpus} GPUs make {num_gpus // model_ranks}"
+        )
+    changes["dp"] = num_gpus // model_ranks
+
+
+def _pipeline(values: SpecFields, flags: Flags, changes: SpecFields, old: ParallelSpec, model: ModelSpec) -> None:
     """Layers of the stages, where they are not all the same."""
-    pp = own.get("pp", old.pp)
+    pp = changes.get("pp", old.pp)
     if "pipeline_layout" in values:
-        own["layers"] = parse_layout(values["pipeline_layout"], max(1, pp))
-        vpp = len(own["layers"]) // max(1, pp)
-        if own.get("vpp", vpp) != vpp:
+        changes["layers"] = parse_layout(values["pipeline_layout"], max(1, pp))
+        vpp = len(changes["layers"]) // max(1, pp)
+        if changes.get("vpp", vpp) != vpp:
             raise SpecError(
-                f"--pipeline-model-parallel-layout has {vpp} chunks a stage, {flags.given['vpp']} says else"
+                f"--pipeline-model-parallel-layout has {vpp} chunks per stage, {flags.given['vpp']} says else"
             )
-        own["vpp"] = vpp
+        changes["vpp"] = vpp
         return
-    vpp = own.get("vpp", old.vpp)
+    vpp = changes.get("vpp", old.vpp)
     ends = (values.get("first_stage_layers"), values.get("last_stage_layers"))
     counted = (bool(values.get("embedding_is_a_layer")), bool(values.get("loss_is_a_layer")))
     if (ends != (None, None) or any(counted)) and pp > 0 and vpp > 0:
-        own["layers"] = uneven(model.num_layers, pp, vpp, *ends, *counted)
+        changes["layers"] = uneven(model.num_layers, pp, vpp, *ends, *counted)
     elif (pp, vpp, model.num_layers) != (old.pp, old.vpp, sum(old.layers)):
-        own["layers"] = ()
-    if own.get("layers") and len(set(own["layers"])) == 1:
-        own["layers"] = ()
+        changes["layers"] = ()
+    if changes.get("layers") and len(set(changes["layers"])) == 1:
+        changes["layers"] = ()
 
 
-def _train(values: dict[str, Any], base: Configuration | None) -> TrainSpec:
-    own = step_from_values(values)
+def _train(values: SpecFields, base: Configuration | None) -> TrainSpec:
+    changes = step_from_values(values)
     if base is not None:
-        return replace(base.train, **own)
+        return replace(base.train, **changes)
     for name, flag in (
         ("micro_batch_size", "--micro-batch-size"),
         ("global_batch_size", "--global-batch-size"),
     ):
-        if name not in own:
+        if name not in changes:
             raise SpecError(f"the training step is incomplete: {flag} missing")
-    own.setdefault("params_dtype", "bfloat16")
-    return TrainSpec(**own)
+    changes.setdefault("params_dtype", "bfloat16")
+    return TrainSpec(**changes)
 
 
-def step_from_values(values: dict[str, Any]) -> dict[str, Any]:
+def step_from_values(values: SpecFields) -> SpecFields:
     """Fields of the training step that the values of flags describe."""
-    own = {k: values[k] for k in values if k in _TRAIN}
+    changes = {k: values[k] for k in values if k in _TRAIN}
+    if values.get("transformer_impl") == "local":
+        changes["attention_kernel"] = "unfused"
+    elif "transformer_impl" in values:
+        changes.setdefault("attention_kernel", "flash")
     if values.get("grads_in_fp32") and values.get("grads_in_bf16"):
         raise SpecError("--accumulate-allreduce-grads-in-fp32 and --grad-reduce-in-bf16 contradict each other")
     if values.get("grads_in_bf16"):
-        own["main_grads_dtype"] = "bfloat16"
-    elif values.get("grads_in_fp32") or own.get("params_dtype") == "bfloat16":
-        own["main_grads_dtype"] = "float32"
-    elif own.get("params_dtype") == "float16":
-        # Megatron keeps fp32 gradients by default with bf16 only.
-        own["main_grads_dtype"] = "float16"
-    return own
-
-
-def emit_flags(configuration: Configuration) -> list[str]:
-    """Megatron's flags for a configuration; reading them back gives the same configuration."""
-    model, parallel, train = configuration.model, configuration.parallel, configuration.train
-    flags = [
-        "--num-layers",
-        str(model.num_layers),
-        "--hidden-size",
-        str(model.hidden_size),
-        "--ffn-hidden-size",
-        str(model.ffn_hidden_size),
-        "--num-attention-heads",
-        str(model.num_attention_heads),
-        "--kv-channels",
-        str(model.kv_channels),
-        "--seq-length",
-        str(model.seq_length),
-        "--vocab-size",
-        str(model.vocab_size),
-        "--make-vocab-size-divisible-by",
-        str(model.make_vocab_size_divisible_by),
-        "--normalization",
-        model.normalization,
-        "--position-embedding-type",
-        model.position_embedding_type,
-    ]
-    if model.position_embedding_type == "learned_absolute":
-        flags += ["--max-position-embeddings", str(model.max_position_embeddings)]
-    if model.num_query_groups != model.num_attention_heads:
-        flags += ["--group-query-attention", "--num-query-groups", str(model.num_query_groups)]
-    flags += _emit_experts(model) + _emit_latent(model)
-    flags += ["--qk-layernorm"] * model.qk_layernorm
-    flags += ["--hidden-dropout", "0.0", "--attention-dropout", "0.0"] * (not model.dropout)
-    flags += ["--swiglu"] * model.swiglu + ["--disable-bias-linear"] * (not model.add_bias_linear)
-    flags += ["--untie-embeddings-and-output-weights"] * model.untie_embeddings_and_output_weights
-    flags += [
-        "--tensor-model-parallel-size",
-        str(parallel.tp),
-        "--pipeline-model-parallel-size",
-        str(parallel.pp),
-    ]
-    if parallel.layers:
-        flags += ["--pipeline-model-parallel-layout", write_layout(parallel.layers)]
-    elif parallel.vpp > 1:
-        chunk = model.num_layers // parallel.pp // parallel.vpp
-        flags += ["--num-layers-per-virtual-pipeline-stage", str(chunk)]
-    flags += ["--no-overlap-p2p-communication"] * (parallel.vpp > 1 and not parallel.overlap_p2p)
-    if parallel.cp > 1:
-        flags += ["--context-parallel-size", str(parallel.cp)]
-    if parallel.ep > 1:
-        flags += ["--expert-model-parallel-size", str(parallel.ep)]
-    if parallel.expert_tp:
-        flags += ["--expert-tensor-parallel-size", str(parallel.expert_tp)]
-    flags += ["--sequence-parallel"] * parallel.sequence_parallel
-    flags += ["--use-distributed-optimizer"] * parallel.distributed_optimizer
-    flags += ["--overlap-grad-reduce"] * parallel.overlap_grad_reduce
-    flags += ["--overlap-param-gather"] * parallel.overlap_param_gather
-    flags += ["--use-torch-fsdp2"] * parallel.fsdp
-    flags += ["--tp-comm-overlap"] * parallel.tp_comm_overlap
-    flags += ["--no-async-tensor-model-parallel-allreduce"] * (not parallel.async_tp_allreduce)
-    flags += ["--scatter-gather-tensors-in-pipeline"] * parallel.scatter_gather
-    flags += ["--no-batch-p2p-comm"] * (not parallel.batch_p2p)
-    flags += [
-        "--micro-batch-size",
-        str(train.micro_batch_size),
-        "--global-batch-size",
-        str(train.global_batch_size),
-        "--attention-backend",
-        train.attention_kernel,
-    ]
-    flags += {"bfloat16": ["--bf16"], "float16": ["--fp16"]}.get(train.params_dtype, [])
-    if train.main_grads_dtype == "bfloat16":
-        flags.append("--grad-reduce-in-bf16")
-    elif train.main_grads_dtype == "float32" and train.params_dtype == "float16":
-        flags.append("--accumulate-allreduce-grads-in-fp32")
-    flags += ["--fp8-format", train.fp8] if train.fp8 else []
-    flags += ["--no-gradient-accumulation-fusion"] * (not train.gradient_accumulation_fusion)
-    flags += ["--schedule", train.schedule] if train.schedule != "auto" else []
-    if train.recompute_granularity != "none":
-        flags += ["--recompute-granularity", train.recompute_granularity]
-        if train.recompute_granularity == "full":
-            flags += ["--recompute-method", train.recompute_method]
-            flags += ["--recompute-num-layers", str(train.recompute_num_layers)]
-    return flags
-
-
-def _emit_experts(model: ModelSpec) -> list[str]:
-    if not model.num_experts:
-        return []
-    flags = [
-        "--num-experts",
-        str(model.num_experts),
-        "--moe-router-topk",
-        str(model.moe_router_topk),
-        "--moe-ffn-hidden-size",
-        str(model.moe_ffn_hidden_size),
-    ]
-    flags += ["--moe-layer-freq", model.moe_layer_freq] if model.moe_layer_freq != "1" else []
-    shared = model.moe_shared_expert_intermediate_size
-    flags += ["--moe-shared-expert-intermediate-size", str(shared)] if shared else []
-    factor = model.moe_imbalance_factor
-    return flags + (["--moe-imbalance-factor", str(factor)] if factor != 1 else [])
-
-
-def _emit_latent(model: ModelSpec) -> list[str]:
-    if not model.multi_latent_attention:
-        return []
-    flags = ["--multi-latent-attention", "--kv-lora-rank", str(model.kv_lora_rank)]
-    flags += ["--q-lora-rank", str(model.q_lora_rank)] if model.q_lora_rank else []
-    return [
-        *flags,
-        "--qk-head-dim",
-        str(model.qk_head_dim),
-        "--qk-pos-emb-head-dim",
-        str(model.qk_pos_emb_head_dim),
-        "--v-head-dim",
-        str(model.v_head_dim),
-    ]
+        changes["main_grads_dtype"] = "bfloat16"
+    elif values.get("grads_in_fp32"):
+        changes["main_grads_dtype"] = "float32"
+    elif "params_dtype" in changes:
+        changes["main_grads_dtype"] = precision_of(changes["params_dtype"]).main_grads_dtype
+    return changes

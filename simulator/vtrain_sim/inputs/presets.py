@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from vtrain_sim.errors import UserError, nearest
-from vtrain_sim.specs.cluster import ClusterSpec, DeviceSpec, NetworkSpec
+from vtrain_sim.file_table import FileTable
+from vtrain_sim.inputs.cluster_table import cluster_from_table
+from vtrain_sim.specs.cluster import ClusterSpec, DeviceSpec
 from vtrain_sim.specs.model import ModelSpec
 
 if sys.version_info >= (3, 11):
@@ -24,16 +25,16 @@ def names(kind: str) -> list[str]:
 
 
 @cache
-def _load(kind: str, name: str) -> dict[str, Any]:
+def _load(kind: str, name: str) -> FileTable:
     known = names(kind)
     if name not in known:
         raise UserError(f"there is no {kind.rstrip('s')} {name!r}{nearest(name, known)}; known are {', '.join(known)}")
     text = (files("vtrain_data") / kind / f"{name}.toml").read_text(encoding="utf-8")
-    values: dict[str, Any] = tomllib.loads(text)
+    values: FileTable = tomllib.loads(text)
     return values
 
 
-def priors(name: str) -> dict[str, Any]:
+def priors(name: str) -> FileTable:
     """What is known about a GPU's coefficients before training steps are looked at."""
     return _load("priors", name)
 
@@ -49,14 +50,14 @@ def device(name: str) -> DeviceSpec:
     return DeviceSpec.from_table(_load("devices", name)["device"])
 
 
-def device_surfaces(name: str) -> dict[str, Any]:
+def device_surfaces(name: str) -> FileTable:
     """Calibrated coefficients of a device, as `costs.surfaces` reads them; some are another device's."""
-    held = _load("devices", name)
-    surfaces: dict[str, Any] = held["surfaces"] if "surfaces" in held else device_surfaces(held["surfaces_of"])
+    table = _load("devices", name)
+    surfaces: FileTable = table["surfaces"] if "surfaces" in table else device_surfaces(table["surfaces_of"])
     return surfaces
 
 
-def cluster_surfaces(name: str) -> dict[str, Any]:
+def cluster_surfaces(name: str) -> FileTable:
     """Calibrated coefficients of a cluster's device."""
     return device_surfaces(_load("clusters", name)["device"])
 
@@ -64,10 +65,4 @@ def cluster_surfaces(name: str) -> dict[str, Any]:
 def cluster(name: str) -> ClusterSpec:
     """A cluster preset, with its device."""
     values = {k: v for k, v in _load("clusters", name).items() if k != "source"}
-    return ClusterSpec(
-        name=name,
-        device=device(values.pop("device")),
-        intra_node=NetworkSpec("intra-node", **values.pop("intra_node")),
-        inter_node=NetworkSpec("inter-node", **values.pop("inter_node")),
-        **values,
-    )
+    return cluster_from_table(name, device(values.pop("device")), values)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from vtrain_sim.specs.validation import SpecError
+from vtrain_sim.file_table import FileTable
+from vtrain_sim.inputs.flag_table import SWITCHES, arity, opposite
+from vtrain_sim.specs.checks import SpecError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,7 +18,7 @@ else:
 _SECTIONS = ("model", "parallel", "train", "training")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> FileTable:
     """A YAML or TOML file as a table. Raises `SpecError`."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -25,11 +26,11 @@ def load(path: Path) -> dict[str, Any]:
         raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     try:
         if path.suffix == ".toml":
-            found: Any = tomllib.loads(text)
+            table: object = tomllib.loads(text)
         elif path.suffix in (".yaml", ".yml"):
             import yaml
 
-            found = yaml.safe_load(text)
+            table = yaml.safe_load(text)
         else:
             raise SpecError(f"{path} ends in neither .toml, .yaml nor .yml")
     except SpecError:
@@ -38,36 +39,51 @@ def load(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
     except Exception as error:  # the YAML parser has many
         raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(found, dict):
+    if not isinstance(table, dict):
         raise SpecError(f"{path} holds no names with values")
-    return found
+    return table
 
 
 def read_flags(path: Path) -> tuple[list[str], dict[str, str]]:
     """The arguments that a spec file stands for, and its entries for vtrain's own options
     (``cluster``, ``preset``, ``num_gpus``). Raises `SpecError`."""
     tokens: list[str] = []
-    own: dict[str, str] = {}
+    options: dict[str, str] = {}
     for name, value in _entries(load(path), path):
         key = str(name).replace("_", "-")
         if key in ("cluster", "preset", "num-gpus", "train-tokens"):
-            own[key] = str(value)
+            options[key] = str(value)
         elif value is True:
             tokens.append(f"--{key}")
-        elif value is False or value is None:
+        elif value is False:
+            tokens += _off(f"--{key}")
+        elif value is None:
             continue
+        elif isinstance(value, list) and arity(f"--{key}") == "list":
+            tokens += [f"--{key}", *map(str, value)]
         elif isinstance(value, (list, dict)):
             raise SpecError(f"{path}: {name} is a list or a table: it takes one value")
         else:
             tokens += [f"--{key}", str(value)]
-    return tokens, own
+    return tokens, options
 
 
-def _entries(table: dict[Any, Any], path: Path) -> list[tuple[Any, Any]]:
-    found: list[tuple[Any, Any]] = []
+def _off(flag: str) -> list[str]:
+    """What a switch that is false stands for: the opposite switch, where off is not what Megatron has by itself.
+
+    An unknown name stays, to be refused with the others.
+    """
+    if opposite(flag) in SWITCHES:
+        return [opposite(flag)]
+    return [] if arity(flag) else [flag]
+
+
+def _entries(table: FileTable, path: Path) -> list[tuple[str, object]]:
+    """Names and values, those of sections included."""
+    entries: list[tuple[str, object]] = []
     for name, value in table.items():
         if name in _SECTIONS and isinstance(value, dict):
-            found += _entries(value, path)
+            entries += _entries(value, path)
         else:
-            found.append((name, value))
-    return found
+            entries.append((name, value))
+    return entries

@@ -1,31 +1,33 @@
-"""What runs: the operator program of each part of the model, forward and backward.
+"""What runs: the operator program of each part of the model, forward and backward, on streams.
 
-Sharding rules live here and nowhere else. Time does not: see `vtrain_sim.costs`.
+Sharding rules live here and nowhere else; parameters and memory are sums over the operators. Time is not
+here: see `vtrain_sim.costs`.
 """
 
-from vtrain_sim.model.program import Communication, Compute, Item, Program
-from vtrain_sim.model.stages import (
-    OnceProgram,
-    Parts,
-    StageProgram,
-    StepProgram,
-    build_step,
-    chunk_contents,
-    layers_of,
-    once_a_step,
+from vtrain_sim.model.chunks import Parts
+from vtrain_sim.model.program import (
+    Communication,
+    Compute,
+    Item,
+    Program,
+    Stream,
+    Wait,
+    communications_of,
+    operators_of,
 )
+from vtrain_sim.model.step import StageProgram, StepProgram, build_step
 
 __all__ = [
     "Communication",
     "Compute",
     "Item",
-    "OnceProgram",
     "Parts",
     "Program",
     "StageProgram",
     "StepProgram",
+    "Stream",
+    "Wait",
     "build_step",
-    "chunk_contents",
-    "layers_of",
-    "once_a_step",
+    "communications_of",
+    "operators_of",
 ]

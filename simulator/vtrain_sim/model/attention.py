@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vtrain_schemas.operators import Operator
-from vtrain_sim.model.program import Communication, Compute, Item
-from vtrain_sim.model.sharding import Shard, backward, backward_of, recompute
+from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
+from vtrain_sim.model.shard import Region, Shard, backward, backward_of, recompute
 
 
-def attention_block(shard: Shard) -> tuple[list[Item], list[Item]]:
+def attention_block(shard: Shard) -> Region:
     """Norm, projections, core attention and output projection: forward and backward."""
-    configuration = shard.configuration
-    model, parallel, train = configuration.model, configuration.parallel, configuration.train
+    spec, model = shard.spec, shard.model
     norm = shard.norm("input_layernorm", shard.local_tokens, model.hidden_size)
     before, backward_before = _latent(shard) if model.multi_latent_attention else _fused_qkv(shard)
-    core = Compute("core_attention", core_attention(shard))
-    proj = shard.linear("linear_proj", shard.tokens, model.hidden_size, model.attention_width // shard.tp)
-    leave, backward_leave = shard.leave("attention", "linear_proj")
-    ring: list[Item] = []
-    if parallel.cp > 1:
-        kv = 2 * (shard.tokens * max(1, model.num_query_groups // shard.tp) * model.kv_channels) * shard.size
-        ring = [Communication("cp_ring", "all_gather", "cp", parallel.cp, kv * parallel.cp, "core_attention")]
-    again: list[Item] = [recompute(core)] if train.recompute_granularity == "selective" else []
+    core = core_attention(shard)
+    width = model.attention_width // shard.tp
+    # Unless it is cast, the projection's input is the output that attention keeps anyway.
+    copy = None if spec.precision.casts_inputs else 0
+    project = shard.linear(
+        "linear_proj", shard.tokens, model.hidden_size, width, bias=model.add_bias_linear, saves=copy
+    )
+    leave, backward_leave = shard.row_parallel("attention", project)
+    again = _ring(shard, recompute(core), 1) if spec.selective_recompute else []
     return (
-        [norm, *before, *ring, core, *proj, *leave],
-        [*backward_leave, *backward_of(proj), *ring, *again, backward(core), *backward_before, backward(norm)],
+        [norm, *before, *_ring(shard, core, 1), *leave],
+        # Keys and values go round again, and their gradients with them.
+        [*backward_leave, *again, *_ring(shard, backward(core), 2), *backward_before, backward(norm)],
     )
 
 
-def core_attention(shard: Shard) -> Operator:
+# What attention keeps whether or not its scores are computed again.
+_NOT_SCORES = ("query", "key", "value", "output")
+
+
+def core_attention(shard: Shard) -> Compute:
     """Scores, softmax and weighted sum of one rank's heads and part of the sequence."""
-    configuration = shard.configuration
-    model, parallel, train = configuration.model, configuration.parallel, configuration.train
+    operator = _operator(shard)
+    scores = 0 if shard.spec.selective_recompute else score_bytes(shard)
+    return Compute("core_attention", operator, saves=_input_output_bytes(shard, operator) + scores)
+
+
+def score_bytes(shard: Shard) -> int:
+    """Bytes that are kept of the scores: softmax and dropout of unfused attention, row statistics of a fused one."""
+    return sum(size for name, size in shard.saved(_operator(shard)).items() if name not in _NOT_SCORES)
+
+
+def _operator(shard: Shard) -> Operator:
+    spec, model = shard.spec, shard.model
     head_dim = model.kv_channels
     if model.multi_latent_attention:
         # Scores over qk + rope channels, sums over v channels: the mean has the same FLOPs.
@@ -38,83 +55,110 @@ def core_attention(shard: Shard) -> Operator:
     return Operator(
         "attention",
         "forward",
-        batch=train.micro_batch_size,
-        seq_q=model.seq_length // parallel.cp,
+        batch=spec.micro_batch_size,
+        seq_q=model.seq_length // spec.cp.size,
         seq_kv=model.seq_length,
         heads=model.num_attention_heads // shard.tp,
         kv_heads=max(1, model.num_query_groups // shard.tp),
         head_dim=head_dim,
         dtype=shard.dtype,
-        fused="flash" if train.attention_kernel == "flash" else "",
+        fused=spec.attention_kernel == "flash",
+        causal=True,
     )
 
 
-def _fused_qkv(shard: Shard) -> tuple[list[Item], list[Item]]:
+def _input_output_bytes(shard: Shard, operator: Operator) -> int:
+    """Queries, keys, values and the output; of a sequence in parts, keys and values of the rank's own part."""
+    model = shard.model
+    if model.multi_latent_attention:
+        width = operator.heads * (2 * (model.qk_head_dim + model.qk_pos_emb_head_dim) + 2 * model.v_head_dim)
+        return shard.tokens * width * shard.size
+    saved = shard.saved(replace(operator, seq_kv=operator.seq_q))
+    # The output has the size of the queries, and is kept as the projection's input where attention does not need it.
+    return saved["query"] + saved["key"] + saved["value"] + saved["query"]
+
+
+def _ring(shard: Shard, core: Compute, times: int) -> list[Item]:
+    """Ring attention (Liu et al. 2023): keys and values go round while attention works on those at hand.
+
+    times: what goes round, in keys and values.
+    """
+    cp = shard.spec.cp
+    if cp.size == 1:
+        return [core]
+    exchange = Communication("cp_ring", "all_gather", cp, times * _key_value_bytes(shard) * cp.size, blocking=False)
+    first, last = in_parts(core, (cp.size - 1) / cp.size, 1 / cp.size)
+    return [exchange, first, Wait(exchange.name), last]
+
+
+def _key_value_bytes(shard: Shard) -> int:
+    """Keys and values of one rank's heads and part of the sequence."""
+    model = shard.model
+    if model.multi_latent_attention:
+        channels = model.num_attention_heads // shard.tp
+        channels *= model.qk_head_dim + model.qk_pos_emb_head_dim + model.v_head_dim
+    else:
+        channels = 2 * max(1, model.num_query_groups // shard.tp) * model.kv_channels
+    return shard.tokens * channels * shard.size
+
+
+def _fused_qkv(shard: Shard) -> Region:
     """One projection for queries, keys and values, then rotary embedding."""
-    model = shard.configuration.model
+    model = shard.model
     width = model.qkv_width // shard.tp
-    qkv = shard.linear("linear_qkv", shard.tokens, width, model.hidden_size)
-    enter, backward_enter = shard.enter("attention", "linear_qkv")
+    qkv = shard.linear(
+        "linear_qkv",
+        shard.tokens,
+        width,
+        model.hidden_size,
+        bias=model.add_bias_linear,
+        saves=shard.local_input_bytes,
+    )
+    enter, backward_enter = shard.column_parallel("attention_qkv", qkv)
     small: list[Compute] = []
     if model.qk_layernorm:
-        heads = (model.num_attention_heads + model.num_query_groups) // shard.tp
-        small.append(shard.norm("qk_layernorm", shard.tokens * max(1, heads), model.kv_channels))
+        heads = max(1, (model.num_attention_heads + model.num_query_groups) // shard.tp)
+        norm = shard.norm(
+            "qk_layernorm", shard.tokens * heads, model.kv_channels, saves=shard.tokens * width * shard.size
+        )
+        # Queries and keys have a norm each.
+        small.append(Compute(norm.name, norm.operator, parameters=2 * norm.parameters, saves=norm.saves))
     small.append(shard.operator("rope", "rope", shard.tokens, width))
-    return (
-        [*enter, *qkv, *small],
-        [*backward_of(small), *shard.gather_again("linear_qkv"), *backward_of(qkv), *backward_enter],
-    )
+    return [*enter, *small], [*backward_of(small), *backward_enter]
 
 
-def _latent(shard: Shard) -> tuple[list[Item], list[Item]]:
+def _latent(shard: Shard) -> Region:
     """Queries, keys and values through low-rank projections (DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
     The down-projections are replicated and work on the local part of the sequence; the compressed
     rows are gathered for the sharded up-projections.
     """
-    model = shard.configuration.model
+    model = shard.model
     heads, tokens, local = model.num_attention_heads // shard.tp, shard.tokens, shard.local_tokens
     query = heads * (model.qk_head_dim + model.qk_pos_emb_head_dim)
+    compressed = model.kv_lora_rank + model.qk_pos_emb_head_dim
+    both = shard.size + shard.spec.precision.saved_input_bytes
     down: list[Compute] = []
     if model.q_lora_rank:
-        down += shard.linear("linear_q_down", local, model.q_lora_rank, model.hidden_size)
-        down += [shard.norm("q_layernorm", local, model.q_lora_rank)] * model.qk_layernorm
-    compressed = model.kv_lora_rank + model.qk_pos_emb_head_dim
-    down += shard.linear("linear_kv_down", local, compressed, model.hidden_size)
-    down += [shard.norm("kv_layernorm", local, model.kv_lora_rank)] * model.qk_layernorm
-    up = shard.linear("linear_q_up", tokens, query, model.q_lora_rank or model.hidden_size)
-    up += shard.linear("linear_kv_up", tokens, heads * (model.qk_head_dim + model.v_head_dim), model.kv_lora_rank)
+        down += shard.linear("linear_q_down", local, model.q_lora_rank, model.hidden_size, saves=0)
+        if model.qk_layernorm:
+            down.append(shard.norm("q_layernorm", local, model.q_lora_rank, saves=0))
+    # The block's input is kept once for both; of the compressed rows the norms' and the up-projections' inputs.
+    kept = shard.local_input_bytes + local * (model.q_lora_rank + compressed) * both
+    down += shard.linear("linear_kv_down", local, compressed, model.hidden_size, saves=kept)
+    if model.qk_layernorm:
+        down.append(shard.norm("kv_layernorm", local, model.kv_lora_rank, saves=0))
+    up = shard.linear("linear_q_up", tokens, query, model.q_lora_rank or model.hidden_size, saves=0)
+    keys_and_values = heads * (model.qk_head_dim + model.v_head_dim)
+    up += shard.linear("linear_kv_up", tokens, keys_and_values, model.kv_lora_rank, saves=0)
     up.append(shard.operator("rope", "rope", tokens, query))
     gather: list[Item] = []
     scatter: list[Item] = []
     if shard.tp > 1:
         rows = tokens * (compressed + (model.q_lora_rank or model.hidden_size)) * shard.size
-        if shard.configuration.parallel.sequence_parallel:
-            gather = [Communication("attention", "all_gather", "tp", shard.tp, rows)]
-            scatter = [Communication("attention", "reduce_scatter", "tp", shard.tp, rows)]
+        if shard.spec.sequence_parallel:
+            gather = [shard.over_tp("attention_latent", "all_gather", rows)]
+            scatter = [shard.over_tp("attention_latent", "reduce_scatter", rows)]
         else:
-            scatter = [Communication("attention", "all_reduce", "tp", shard.tp, rows)]
+            scatter = [shard.over_tp("attention_latent", "all_reduce", rows)]
     return [*down, *gather, *up], [*backward_of(up), *scatter, *backward_of(down)]
-
-
-def attention_parameters(shard: Shard) -> int:
-    """Parameters of the block on one rank, its input norm included."""
-    model, tp = shard.configuration.model, shard.tp
-    h, bias = model.hidden_size, model.add_bias_linear
-    per_norm = 2 if model.normalization == "LayerNorm" else 1
-    total = h * per_norm
-    if model.multi_latent_attention:
-        heads = model.num_attention_heads // tp
-        query = heads * (model.qk_head_dim + model.qk_pos_emb_head_dim)
-        if model.q_lora_rank:
-            total += h * model.q_lora_rank + model.q_lora_rank * per_norm * model.qk_layernorm
-        total += (model.q_lora_rank or h) * query
-        total += (
-            h * (model.kv_lora_rank + model.qk_pos_emb_head_dim) + model.kv_lora_rank * per_norm * model.qk_layernorm
-        )
-        total += model.kv_lora_rank * heads * (model.qk_head_dim + model.v_head_dim)
-    else:
-        total += h * model.qkv_width // tp + (model.qkv_width // tp if bias else 0)
-        if model.qk_layernorm:
-            total += 2 * model.kv_channels * per_norm
-    return total + model.attention_width // tp * h + (h if bias else 0)

@@ -1,1 +1,1 @@
-"""Renders results; computes nothing."""
+"""Renders results; computes nothing. One renderer per medium, each for any result."""

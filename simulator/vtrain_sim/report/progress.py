@@ -18,16 +18,16 @@ from rich.progress import (
 
 
 @contextmanager
-def counting(what: str, kept: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Yields ``report(done, kept)``; shows counts and the time."""
+def counting(what: str, selected: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yields ``report(done, selected)``; shows both counts, with these words, and the time."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda done, found: None
+        yield lambda done, count: None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("searching")
-        yield lambda done, found: bar.update(task, description=f"{done:,} {what}, {found:,} {kept}")
+        yield lambda done, count: bar.update(task, description=f"{done:,} {what}, {count:,} {selected}")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -18,7 +17,7 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=160, soft_wrap=True)
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """One value, readable: numbers short, nothing as a dash."""
     if value is None:
         return MISSING
@@ -37,7 +36,7 @@ def counted(count: int, things: str) -> str:
     return f"{count:,} {one if count == 1 else things}"
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> Table:
     """A table; the first `left` columns are text, the others are aligned right."""
     result = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):

@@ -1,20 +1,43 @@
-"""In what order: the instructions of each pipeline stage, as Megatron-Core's schedules issue them."""
+"""In what order: pipeline schedules, each an object that knows its order, its placement of the model's chunks, the
+microbatches that it keeps, and when its stages are done. Found by name: `get`; many pipelines at once: `run`."""
 
-from vtrain_sim.schedules.instructions import Exchange, Instruction, Message, Receive, Run, Send
-from vtrain_sim.schedules.interleaved import interleaved
-from vtrain_sim.schedules.plain import gpipe, one_f_one_b
-from vtrain_sim.schedules.zero_bubble import zero_bubble
+from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.batch import run
+from vtrain_sim.schedules.dualpipe import DualPipe
+from vtrain_sim.schedules.dualpipev import DualPipeV
+from vtrain_sim.schedules.gpipe import GPipe
+from vtrain_sim.schedules.interleaved import Interleaved
+from vtrain_sim.schedules.one_f_one_b import OneFOneB
+from vtrain_sim.schedules.passes import Exchange, Instruction, Message, Pass, Receive, ScheduleDeadlock, Send
+from vtrain_sim.schedules.placement import PipelineShape, Placement
+from vtrain_sim.schedules.registry import get, names, register
+from vtrain_sim.schedules.replay import PassSpan, Replay, TransferSpan
+from vtrain_sim.schedules.times import PassEnds, PassTimes
+from vtrain_sim.schedules.zb_h1 import ZBH1
+from vtrain_sim.schedules.zb_h2 import ZBH2
+from vtrain_sim.schedules.zb_v import ZBV
 
+for _schedule in (GPipe(), OneFOneB(), Interleaved(), ZBH1(), ZBH2(), ZBV(), DualPipe(), DualPipeV()):
+    register(_schedule)
 
-def schedule(name: str, stages: int, chunks: int, microbatches: int) -> list[list[Instruction]]:
-    """Instructions of every stage: ``schedule("1f1b", 4, 1, 8)[stage]``.
-
-    Zero-bubble schedules depend on the durations: see `zero_bubble`.
-    """
-    if name == "interleaved":
-        return interleaved(stages, chunks, microbatches)
-    makers = {"1f1b": one_f_one_b, "gpipe": gpipe}
-    return makers[name](stages, microbatches)
-
-
-__all__ = ["Exchange", "Instruction", "Message", "Receive", "Run", "Send", "schedule", "zero_bubble"]
+__all__ = [
+    "Exchange",
+    "Instruction",
+    "Message",
+    "Pass",
+    "PassEnds",
+    "PassSpan",
+    "PassTimes",
+    "PipelineShape",
+    "Placement",
+    "Receive",
+    "Replay",
+    "Schedule",
+    "ScheduleDeadlock",
+    "Send",
+    "TransferSpan",
+    "get",
+    "names",
+    "register",
+    "run",
+]

@@ -1,74 +1,258 @@
-"""Interleaved 1F1B (Narayanan et al., SC'21, section 2.2) with overlapped communication.
-
-Microbatches run in groups of as many as there are stages: each group passes through all chunks of
-a stage before the next group starts.
-"""
+"""Interleaved 1F1B: each stage has several chunks of the model, and microbatches pass them in groups."""
 
 from __future__ import annotations
 
-from vtrain_sim.schedules.instructions import (
-    BACKWARD,
-    FORWARD,
-    Instruction,
-    Message,
-    Receive,
-    Run,
-    Send,
-)
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vtrain_sim.errors import SpecError
+from vtrain_sim.schedules import compiled
+from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.passes import BACKWARD, FORWARD, Pass
+from vtrain_sim.schedules.placement import PipelineShape, Placement
+from vtrain_sim.schedules.times import Booleans, Floats, Integers, PassEnds, PassTimes
+
+# Shifts of two passes that differ by less than this part of their end are the same.
+STEADY = 1e-12
 
 
-def order(stages: int, chunks: int, microbatches: int) -> list[tuple[int, int]]:
-    """(chunk, microbatch) of each forward step of a stage, in order."""
-    table = []
-    for first in range(0, microbatches, stages):
-        group = range(first, min(first + stages, microbatches))
-        table += [(chunk, microbatch) for chunk in range(chunks) for microbatch in group]
-    return table
+@dataclass(frozen=True)
+class Interleaved(Schedule):
+    """Interleaved 1F1B as Megatron-Core runs it.
+
+    group_size: microbatches that pass one chunk of a stage before the stage turns to the next chunk
+    (--microbatch-group-size-per-virtual-pipeline-stage); 0 is Megatron-Core's default, the number of stages.
+    """
+
+    group_size: int = 0
+
+    name = "interleaved"
+    title = "Interleaved 1F1B"
+    source = "Narayanan et al., SC'21, section 2.2.2; Megatron-Core's get_schedule_table"
+    waits_for_sends = True
+
+    def takes_chunks(self, chunks: int) -> bool:
+        return chunks > 1
+
+    def with_group_size(self, group_size: int) -> Schedule:
+        return replace(self, group_size=group_size)
+
+    def check(self, shape: PipelineShape) -> None:
+        if shape.chunks == 1:
+            raise SpecError("--schedule interleaved needs --num-layers-per-virtual-pipeline-stage")
+        p, m, group = shape.stages, shape.microbatches, self.group(shape.stages)
+        if self.group_size == 0 and m % p:
+            raise SpecError(
+                f"the interleaved schedule needs a number of microbatches ({m}) that "
+                f"--pipeline-model-parallel-size ({p}) divides: change --global-batch-size or --micro-batch-size"
+            )
+        if not p <= group <= m:
+            raise SpecError(
+                f"--microbatch-group-size-per-virtual-pipeline-stage is {group}: it must be from {p} "
+                f"(--pipeline-model-parallel-size) to {m} (microbatches)"
+            )
+        if 0 < m % group < p:
+            raise SpecError(
+                f"--microbatch-group-size-per-virtual-pipeline-stage is {group}, which leaves {m % group} of {m} "
+                f"microbatches for the last group: 0 or at least {p} (--pipeline-model-parallel-size) would be valid"
+            )
+
+    def group(self, stages: int) -> int:
+        """Microbatches in each group but the last, which may be smaller."""
+        return self.group_size or stages
+
+    def placement(self, stages: int, chunks: int) -> Placement:
+        return Placement.in_turn(stages, chunks)
+
+    def table(self, shape: PipelineShape) -> list[tuple[int, int]]:
+        """(microbatch, chunk) of each forward pass of a stage, in order: the same on every stage."""
+        m, group = shape.microbatches, self.group(shape.stages)
+        return [
+            (microbatch, chunk)
+            for first in range(0, m, group)
+            for chunk in range(shape.chunks)
+            for microbatch in range(first, min(first + group, m))
+        ]
+
+    def warmup(self, stage: int, shape: PipelineShape) -> int:
+        """Forward passes before the first backward pass."""
+        ahead = (shape.stages - stage - 1) * 2 + (shape.chunks - 1) * self.group(shape.stages)
+        return min(ahead, shape.microbatches * shape.chunks)
+
+    def order(self, shape: PipelineShape, times: PassTimes | None = None) -> list[list[Pass]]:
+        table = self.table(shape)
+        forward = [Pass(FORWARD, chunk, microbatch) for microbatch, chunk in table]
+        backward = [Pass(BACKWARD, shape.chunks - 1 - chunk, microbatch) for microbatch, chunk in table]
+        orders = []
+        for stage in range(shape.stages):
+            warmup = self.warmup(stage, shape)
+            steady = zip(forward[warmup:], backward, strict=False)
+            orders.append(forward[:warmup] + [p for pair in steady for p in pair] + backward[len(table) - warmup :])
+        return orders
+
+    def in_flight(self, shape: PipelineShape) -> tuple[float, ...]:
+        """The sum is largest for the first time after the first forward pass behind the warm-up."""
+        counts = []
+        for chunk in range(shape.chunks):
+            for stage in range(shape.stages):
+                passes = min(self.warmup(stage, shape) + 1, shape.microbatches * shape.chunks)
+                counts.append(float(self._of_chunk(passes, chunk, shape)))
+        return tuple(counts)
+
+    def _of_chunk(self, passes: int, chunk: int, shape: PipelineShape) -> int:
+        """How many of the forward passes before the first backward pass are of a chunk.
+
+        They never come to the second chunk of a smaller last group.
+        """
+        group = self.group(shape.stages)
+        groups, rest = divmod(passes, group * shape.chunks)
+        return groups * group + min(max(rest - chunk * group, 0), group)
+
+    def reduction_passes(
+        self, shape: PipelineShape, stage: int, order: Sequence[Pass], aligned: bool
+    ) -> tuple[int, ...]:
+        """Aligned: all stages begin together, so stage r begins r backward passes after the chunk's last one."""
+        if not aligned:
+            return super().reduction_passes(shape, stage, order, aligned)
+        backward = [position for position, one in enumerate(order) if one.kind == BACKWARD]
+        last = {order[position].chunk: number for number, position in enumerate(backward)}
+        numbers = [last[chunk] + stage for chunk in range(shape.chunks)]
+        return tuple(backward[k] if k < len(backward) else len(order) for k in numbers)
+
+    def ends(self, batch: PassTimes) -> PassEnds:
+        end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+        group = np.array([self.group(p) for p in batch.stages.tolist()])
+        sizes = [batch.first_place, batch.first_stage, batch.stages, batch.chunks, batch.microbatches, group]
+        times = [batch.forward_s, batch.backward_s, batch.transfer_s, batch.ready_s]
+        passes = batch.places * batch.microbatches
+        scratch = [*np.zeros((2, int(passes.max()))), np.zeros(int((passes // batch.stages).max()), dtype=np.int64)]
+        arguments = [*sizes, *times, batch.overlapped, batch.aligned, end, gradients, *scratch]
+        compiled.call(recurrence, arguments, compiled.worth_compiling(batch.passes))
+        return PassEnds(end, gradients)
 
 
-def warmup_steps(stage: int, stages: int, chunks: int, microbatches: int) -> int:
-    """Forward steps before the first backward step."""
-    return min((stages - stage - 1) * 2 + (chunks - 1) * stages, microbatches * chunks)
+def recurrence(
+    first_place: Integers,
+    first_stage: Integers,
+    stages: Integers,
+    chunks: Integers,
+    microbatches: Integers,
+    group: Integers,
+    forward: Floats,
+    backward: Floats,
+    transfer: Floats,
+    ready: Floats,
+    overlapped: Booleans,
+    aligned: Booleans,
+    end: Floats,
+    gradients: Floats,
+    forward_end: Floats,
+    backward_end: Floats,
+    chunk_of: Integers,
+) -> None:
+    """Kernel: writes end and gradients.
 
-
-def interleaved(stages: int, chunks: int, microbatches: int) -> list[list[Instruction]]:
-    """Instructions of every stage."""
-    forward = order(stages, chunks, microbatches)
-    backward = [(chunks - 1 - chunk, microbatch) for chunk, microbatch in forward]
-    result = []
-    for stage in range(stages):
-        warmup = warmup_steps(stage, stages, chunks, microbatches)
-        todo: list[Instruction] = []
-        for step in range(warmup):
-            todo += _forward(stage, stages, chunks, *forward[step])
-        for step in range(len(forward) - warmup):
-            todo += _forward(stage, stages, chunks, *forward[warmup + step])
-            todo += _backward(stage, stages, chunks, *backward[step])
-        for step in range(len(forward) - warmup, len(forward)):
-            todo += _backward(stage, stages, chunks, *backward[step])
-        result.append(todo)
-    return result
-
-
-def _forward(stage: int, stages: int, chunks: int, chunk: int, microbatch: int) -> list[Instruction]:
-    todo: list[Instruction] = []
-    if stage > 0:
-        todo.append(Receive(Message(FORWARD, stage - 1, chunk, microbatch)))
-    elif chunk > 0:
-        todo.append(Receive(Message(FORWARD, stages - 1, chunk - 1, microbatch)))
-    todo.append(Run(FORWARD, chunk, microbatch))
-    if stage < stages - 1 or chunk < chunks - 1:
-        todo.append(Send(Message(FORWARD, stage, chunk, microbatch)))
-    return todo
-
-
-def _backward(stage: int, stages: int, chunks: int, chunk: int, microbatch: int) -> list[Instruction]:
-    todo: list[Instruction] = []
-    if stage < stages - 1:
-        todo.append(Receive(Message(BACKWARD, stage + 1, chunk, microbatch)))
-    elif chunk < chunks - 1:
-        todo.append(Receive(Message(BACKWARD, 0, chunk + 1, microbatch)))
-    todo.append(Run(BACKWARD, chunk, microbatch))
-    if stage > 0 or chunk > 0:
-        todo.append(Send(Message(BACKWARD, stage, chunk, microbatch)))
-    return todo
+    Pass k of a stage's forward (or backward) passes is the same chunk and microbatch on every stage,
+    so it needs pass k of its neighbour, or, where a chunk begins, pass k - (size of its group) of the stage at
+    the other end. The steady state repeats itself with each group of microbatches: what a pass does depends on the
+    clocks and on the ends that later passes need, and a shift of all of them is a shift of the result. Once all of
+    these are later than one group before by the same time, so is all that follows, and the whole groups that are left
+    are taken in one stride: as if there were fewer microbatches, with all clocks moved on.
+    forward_end, backward_end: scratch, passes of the largest pipeline, by pass and stage; chunk_of: scratch, chunk of
+    pass k.
+    """
+    for i in range(len(stages)):
+        p, v, m, g, at, out = stages[i], chunks[i], microbatches[i], group[i], first_place[i], first_stage[i]
+        waits = 0.0 if overlapped[i] else 1.0
+        n, period, rest = m * v, g * v, m % g
+        # Passes of whole groups: a smaller one may follow.
+        whole = n - rest * v
+        for s in range(p):
+            end[out + s] = 0.0
+        for k in range(n):
+            chunk_of[k] = k % period // g if k < whole else (k - whole) // rest
+        ahead = (p - 1) * 2 + (v - 1) * g
+        # From here on all stages are in the steady state and have been for a group of microbatches; no first pass
+        # (which may wait for parameters) is among those compared.
+        compared_from = ahead + 2 + 2 * period
+        shift, alike = 0.0, 0
+        turn = 0
+        while turn < 2 * n:
+            steady = turn >= compared_from
+            same = True
+            # Within a turn forward passes follow the stages down, backward passes up.
+            for s in range(p):
+                warm = min((p - s - 1) * 2 + (v - 1) * g, n)
+                if turn < warm:
+                    k = turn
+                elif turn < 2 * n - warm and (turn - warm) % 2 == 0:
+                    k = (turn + warm) // 2
+                else:
+                    continue
+                chunk = chunk_of[k]
+                place = at + chunk * p + s
+                begin = end[out + s]
+                if s > 0:
+                    begin = max(begin, forward_end[k * p + s - 1] + transfer[place - 1])
+                elif chunk > 0:
+                    size = g if k < whole else rest
+                    begin = max(begin, forward_end[(k - size) * p + p - 1] + transfer[place - 1])
+                done = begin + forward[place]
+                if k == chunk * g:
+                    done = max(done, ready[place])
+                if steady:
+                    later = done - forward_end[(k - period) * p + s]
+                    if abs(later - shift) > STEADY * done:
+                        shift, same = later, False
+                forward_end[k * p + s] = done
+                end[out + s] = done + (waits * transfer[place] if s < p - 1 or chunk < v - 1 else 0.0)
+            for s in range(p - 1, -1, -1):
+                warm = min((p - s - 1) * 2 + (v - 1) * g, n)
+                if turn >= 2 * n - warm:
+                    k = turn - n
+                elif turn > warm and (turn - warm) % 2 == 1:
+                    k = (turn - warm) // 2
+                else:
+                    continue
+                chunk = chunk_of[k]
+                place = at + (v - 1 - chunk) * p + s
+                begin = end[out + s]
+                if s < p - 1:
+                    begin = max(begin, backward_end[k * p + s + 1] + transfer[place])
+                elif chunk > 0:
+                    size = g if k < whole else rest
+                    begin = max(begin, backward_end[(k - size) * p] + transfer[place])
+                done = begin + backward[place]
+                if steady:
+                    later = done - backward_end[(k - period) * p + s]
+                    if abs(later - shift) > STEADY * done:
+                        shift, same = later, False
+                backward_end[k * p + s] = done
+                end[out + s] = done + (waits * transfer[place - 1] if place > at else 0.0)
+            turn += 1
+            if not steady:
+                continue
+            alike = alike + 1 if same else 0
+            # Later passes need ends of no more than the g - p + 1 last passes, each of which is two turns.
+            if alike < 2 * (g - p + 2) or (turn - ahead) % 2 == 1:
+                continue
+            groups = (2 * whole - ahead - 2 - turn) // (2 * period)
+            if groups > 0:
+                for s in range(p):
+                    end[out + s] += groups * shift
+                    for k in range((turn + ahead) // 2 - s - g - 1, (turn + ahead) // 2 - s):
+                        forward_end[k * p + s] += groups * shift
+                    for k in range((turn - ahead) // 2 + s - g - 1, (turn - ahead) // 2 + s):
+                        backward_end[k * p + s] += groups * shift
+                n, whole = n - groups * period, whole - groups * period
+                for k in range(whole, n):
+                    chunk_of[k] = chunk_of[k + groups * period]
+            compared_from = 2 * n
+        for chunk in range(v):
+            # The chunk's last backward pass.
+            k = n - 1 - chunk * (rest if rest > 0 else g)
+            for s in range(p):
+                after = k + s if aligned[i] else k
+                gradients[at + chunk * p + s] = backward_end[after * p + s] if after < n else end[out + s]

@@ -1,19 +1,21 @@
 """How much memory each pipeline stage needs.
 
-Activations per layer follow Korthikanti et al. 2022 (arXiv:2205.05198), equations 1-6, counted from
-the tensors that each operator keeps for its backward pass. The formulas take numbers or arrays.
+Activations are the sum of what the operators of a layer save for their backward pass (`Compute.saves`), as
+Korthikanti et al. 2022 (arXiv:2205.05198, equations 1-6) count them; parameters are those of the operators.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from vtrain_schemas.operators import dtype_bytes
-from vtrain_sim.model.sharding import Shard
-from vtrain_sim.specs import Configuration
+from vtrain_sim.model import Parts
+from vtrain_sim.model.attention import score_bytes
+from vtrain_sim.model.layers import logits_bytes as logits_of
+from vtrain_sim.model.once import Holding
+from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.specs.replicas import ReplicaSpec
+from vtrain_sim.specs.shard import ChunkSpec
 
 # CUDA context, cuBLAS workspaces and the buffers of NCCL's communicators in one process, bytes.
 RUNTIME_BYTES = 7 << 29
@@ -22,6 +24,8 @@ HOST_RUNTIME_BYTES = 400 << 20
 # Memory that the caching allocator holds but cannot use, as part of the activations. Both are what the memory
 # logged while BLOOM was tuned (arXiv:2211.05100) leaves beyond what tensors need.
 FRAGMENTATION = 0.15
+# Terms that do not depend on the schedule, and all of them.
+HELD_TERMS = ("parameters", "gradients", "optimizer", "working", "logits")
 TERMS = ("parameters", "gradients", "optimizer", "activations", "working", "logits", "runtime")
 
 
@@ -84,123 +88,48 @@ class MemoryVerdict:
         )
 
 
-@dataclass(frozen=True)
-class ActivationBytes:
-    """What one rank keeps of one microbatch: by layer kind, and while a recomputed layer runs again."""
-
-    dense: int
-    moe: int
-    checkpoint: int
-    working: int
-    logits: int
-
-
-def activation_bytes(configuration: Configuration) -> ActivationBytes:
-    """Bytes of activations of one microbatch on one rank."""
-    model, train = configuration.model, configuration.train
-    shard = Shard(configuration)
-    dense = _attention_bytes(shard) + _mlp_bytes(shard)
-    moe = _attention_bytes(shard) + _moe_bytes(shard) if model.num_experts else dense
-    scores = 0 if train.recompute_granularity == "selective" else _score_bytes(shard)
-    largest = max(dense, moe) + _score_bytes(shard)
-    # A checkpointed layer keeps its input; a recomputed core attention has its scores back while it runs.
-    working = {"full": largest, "selective": _score_bytes(shard)}.get(train.recompute_granularity, 0)
+def working_bytes(parts: Parts) -> int:
+    """Bytes that are alive only while something runs, of one microbatch on one rank."""
+    shard = parts.shard
     # Around each sharded block the whole sequence and its gradient are alive.
-    working += 2 * shard.hidden_bytes if configuration.parallel.sequence_parallel else 0
-    columns = model.padded_vocab_size(shard.tp) // shard.tp
-    # Logits, their fp32 copy that becomes the softmax, and its gradient.
-    logits = shard.tokens * columns * (shard.size + 8)
-    return ActivationBytes(
-        dense + scores, moe + scores, shard.local_tokens * model.hidden_size * shard.size, working, logits
-    )
+    working = 2 * shard.hidden_bytes if shard.spec.sequence_parallel else 0
+    if shard.spec.selective_recompute:
+        # A recomputed core attention has its scores back while it runs.
+        return working + score_bytes(shard)
+    return working
 
 
-def _attention_bytes(shard: Shard) -> int:
-    model, h, size = shard.configuration.model, shard.configuration.model.hidden_size, shard.size
-    linear = 1 if shard.configuration.train.fp8 else size
-    # Input of the norm, input of the projection, mask of the dropout after the block.
-    kept = shard.local_tokens * h * (size + linear + (1 if model.dropout else 0))
-    if model.multi_latent_attention:
-        heads = model.num_attention_heads // shard.tp
-        compressed = model.q_lora_rank + model.kv_lora_rank + model.qk_pos_emb_head_dim
-        kept += shard.local_tokens * compressed * (size + linear)
-        width = heads * (2 * (model.qk_head_dim + model.qk_pos_emb_head_dim) + model.v_head_dim)
-    else:
-        width = model.qkv_width // shard.tp
-        if model.qk_layernorm:
-            kept += shard.tokens * width * size
-    kept += shard.tokens * width * size
-    out = shard.tokens * (model.attention_width // shard.tp)
-    return kept + out * size + (out * linear if shard.configuration.train.fp8 else 0)
+def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
+    """Bytes that the largest of the layers that run again, or of the rows of them that do so together, saves."""
+    largest = together = 0
+    for kind in chunk.sequence:
+        if kind.recomputed:
+            together = parts.layer(kind).saved_bytes + (0 if kind.keeps_input else together)
+            largest = max(largest, together)
+    return largest
 
 
-def _score_bytes(shard: Shard) -> int:
-    """Softmax output, dropout mask and dropout output of unfused attention; row sums of a fused one."""
-    configuration = shard.configuration
-    model, parallel, train = configuration.model, configuration.parallel, configuration.train
-    heads = model.num_attention_heads // shard.tp
-    rows = train.micro_batch_size * heads * (model.seq_length // parallel.cp)
-    if train.attention_kernel != "unfused":
-        return rows * 4
-    return rows * model.seq_length * ((2 * shard.size + 1) if model.dropout else shard.size)
+def logits_bytes(parts: Parts) -> int:
+    """Bytes of the logits of one microbatch and of their loss."""
+    return logits_of(parts.shard)
 
 
-def _mlp_bytes(shard: Shard) -> int:
-    model, h, size = shard.configuration.model, shard.configuration.model.hidden_size, shard.size
-    linear = 1 if shard.configuration.train.fp8 else size
-    gate = 2 if model.swiglu else 1
-    ffn = model.ffn_hidden_size // shard.tp
-    return shard.local_tokens * h * (size + linear + (1 if model.dropout else 0)) + shard.tokens * ffn * (
-        gate * size + linear
-    )
+def runtime_bytes(cluster: ClusterSpec) -> int:
+    """Bytes of a process without tensors."""
+    return RUNTIME_BYTES if cluster.backend == "nccl" else HOST_RUNTIME_BYTES
 
 
-def _moe_bytes(shard: Shard) -> int:
-    model, h, size = shard.configuration.model, shard.configuration.model.hidden_size, shard.size
-    parallel = shard.configuration.parallel
-    linear = 1 if shard.configuration.train.fp8 else size
-    gate = 2 if model.swiglu else 1
-    routed = round(shard.local_tokens * model.moe_router_topk * model.moe_imbalance_factor)
-    ffn = model.moe_ffn_hidden_size // parallel.etp
-    kept = shard.local_tokens * (h * (2 * size + (1 if model.dropout else 0)) + model.num_experts * 4)
-    # Dispatched rows, both sides of the activation, and the expert outputs that are weighted and summed.
-    kept += routed * parallel.etp * (h * linear + ffn * (gate * size + linear)) + routed * h * size
-    shared = model.moe_shared_expert_intermediate_size // shard.tp
-    return kept + shard.tokens * shared * (gate * size + linear)
-
-
-def in_flight(schedule: Any, stage: Any, pp: Any, vpp: Any, microbatches: Any) -> Any:
-    """Most microbatches of a whole stage's layers whose activations a stage holds at once (a fraction
-    where chunks interleave). schedule: index into `vtrain_sim.replay.SCHEDULES`."""
-    plain = np.minimum(pp - stage, microbatches)
-    chunks = np.minimum((pp - stage - 1) * 2 + (vpp - 1) * pp + 1, microbatches * vpp)
-    return np.select(
-        [schedule == 0, schedule == 1, schedule == 2, schedule == 3],
-        [plain, microbatches, chunks / vpp, np.minimum(pp, microbatches)],
-        np.minimum(2 * pp - 1, microbatches),
-    )
-
-
-def parameter_terms(
-    configuration: Configuration, dense: int, expert: int, largest_layer: int
-) -> tuple[int, int, int, int]:
-    """Bytes of weights, gradients, optimizer states and working buffers of so many parameters.
+def parameter_terms(replicas: ReplicaSpec, holding: Holding, largest_layer: int) -> tuple[int, int, int, int]:
+    """Bytes of weights, gradients, optimizer states and working buffers of what a stage holds.
 
     Adam keeps two fp32 moments, and an fp32 copy of parameters that are stored in less (with fp16
-    gradients also of those, for the step).
+    gradients also of those, for the step). largest_layer: its parameters.
     """
-    parallel, train = configuration.parallel, configuration.train
-    weight, gradient = dtype_bytes(train.params_dtype), dtype_bytes(train.main_grads_dtype)
-    total = dense + expert
-    replicas = parallel.dp * parallel.cp
-    shards = -(-dense // replicas) + -(-expert // parallel.expert_dp)
+    weight, gradient = dtype_bytes(replicas.precision.params_dtype), dtype_bytes(replicas.main_grads_dtype)
+    owned = holding.owned(replicas)
     state = 8 if weight == 4 else 12 + (4 if gradient < 4 else 0)
-    working = 0
-    if parallel.fsdp:
+    if replicas.fully_sharded:
         # Two layers gathered at a time: the one that runs and the one that is fetched.
-        return shards * weight, shards * gradient, shards * state, 2 * largest_layer * (weight + gradient)
-    sharded = shards if parallel.distributed_optimizer else total
-    if train.fp8:
-        # Two 8-bit copies of the linear layers' weights: as they are, and transposed.
-        working += 2 * total
-    return total * weight, total * gradient, sharded * state, working
+        return owned * weight, owned * gradient, owned * state, 2 * largest_layer * (weight + gradient)
+    copies = replicas.precision.weight_copy_bytes * holding.product_parameters
+    return holding.total * weight, holding.total * gradient, owned * state, copies

@@ -3,135 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
-from vtrain_sim.simulate.estimates import Estimator, Tally, expose
-from vtrain_sim.simulate.evaluation import Evaluation, Evaluator, slowest_of
+from vtrain_sim.model.once import by_group, gather, reduction
+from vtrain_sim.model.program import Communication
+from vtrain_sim.simulate.batch import Evaluation, Evaluator, slowest_of
+from vtrain_sim.simulate.breakdown import STRAGGLERS, Tally, category_of, tally_stage
 from vtrain_sim.simulate.memory import MemoryVerdict, StageMemory
 from vtrain_sim.simulate.remedy import nearest_fit
-from vtrain_sim.specs import ClusterSpec, Configuration, TrainSpec
+from vtrain_sim.simulate.result import Projection
+from vtrain_sim.specs import ClusterSpec, Configuration
+from vtrain_sim.specs.groups import Group
+from vtrain_sim.specs.replicas import ReplicaSpec
 
-SCHEMA = "vtrain.projection/1"
-# The band holds the true time with this probability, if errors are normal in the logarithm.
-BAND_PROBABILITY = 0.9
+# Half the width of the band of `BAND_PROBABILITY`, in standard deviations.
 _BAND_SIGMAS = 1.645
 # What no operator's own band covers: interference, order, clocks. A profile whose own steps differ by
 # more says so.
 LEAST_STEP_SIGMA = 0.02
 WAITING = "pipeline bubble and transfers"
-STRAGGLERS = "waiting for the slowest node"
-
-
-def days_to_train(steps: Any, iteration_time_s: Any) -> Any:
-    """Days of so many steps. Like the two below, takes numbers or arrays."""
-    return steps * iteration_time_s / 86400
-
-
-def dollars(days: Any, gpus: Any, cluster: ClusterSpec) -> Any:
-    """US dollars for so many GPUs at the cluster's price per GPU-hour."""
-    return days * 24 * gpus * cluster.price_per_gpu_hour
-
-
-def utilisation(flops: Any, gpus: Any, cluster: ClusterSpec, train: TrainSpec, iteration_time_s: Any) -> Any:
-    """FLOPs of a step per second over the peak of the devices in the parameters' type."""
-    return flops / (gpus * cluster.device.peak(train.params_dtype) * iteration_time_s)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What a configuration would do. Times in seconds, sizes in bytes."""
-
-    configuration: Configuration
-    cluster: ClusterSpec
-    iteration_time_s: float
-    iteration_time_low_s: float
-    iteration_time_high_s: float
-    critical_stage: int
-    breakdown_s: dict[str, float]
-    provenance: dict[str, float]
-    memory: MemoryVerdict
-    model_flops: float
-    hardware_flops: float
-
-    @property
-    def mfu(self) -> float:
-        """Model FLOPs (no recomputation) per second over the devices' peak (PaLM, appendix B)."""
-        return self._utilisation(self.model_flops)
-
-    @property
-    def hfu(self) -> float:
-        """Executed FLOPs (recomputation included) per second over the devices' peak."""
-        return self._utilisation(self.hardware_flops)
-
-    def _utilisation(self, flops: float) -> float:
-        ranks = self.configuration.parallel.world_size
-        return float(utilisation(flops, ranks, self.cluster, self.configuration.train, self.iteration_time_s))
-
-    @property
-    def tokens_per_s_per_gpu(self) -> float:
-        """Training tokens per second and device."""
-        configuration = self.configuration
-        return configuration.tokens_per_step / self.iteration_time_s / configuration.parallel.world_size
-
-    def days(self, tokens: float) -> float:
-        """Days to train on `tokens` tokens without interruption."""
-        return float(days_to_train(tokens / self.configuration.tokens_per_step, self.iteration_time_s))
-
-    def cost_usd(self, tokens: float) -> float:
-        """Dollars for `tokens` tokens at the cluster's price per GPU-hour."""
-        return float(dollars(self.days(tokens), self.configuration.parallel.world_size, self.cluster))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The machine-readable result, schema vtrain.projection/1."""
-        parallel, train = self.configuration.parallel, self.configuration.train
-        return {
-            "schema": SCHEMA,
-            "cluster": self.cluster.name,
-            "device": self.cluster.device.name,
-            "modelled_only": self.cluster.device.modelled_only,
-            "num_gpus": parallel.world_size,
-            "parallel": {
-                "tp": parallel.tp,
-                "pp": parallel.pp,
-                "vpp": parallel.vpp,
-                "cp": parallel.cp,
-                "ep": parallel.ep,
-                "etp": parallel.etp,
-                "dp": parallel.dp,
-                "fsdp": parallel.fsdp,
-                "stage_layers": list(self.configuration.stage_layers),
-                "sequence_parallel": parallel.sequence_parallel,
-                "distributed_optimizer": parallel.distributed_optimizer,
-            },
-            "micro_batch_size": train.micro_batch_size,
-            "global_batch_size": train.global_batch_size,
-            "schedule": self.configuration.schedule,
-            "iteration_time_s": self.iteration_time_s,
-            "iteration_time_low_s": self.iteration_time_low_s,
-            "iteration_time_high_s": self.iteration_time_high_s,
-            "band_probability": BAND_PROBABILITY,
-            "critical_stage": self.critical_stage,
-            "breakdown_s": self.breakdown_s,
-            "provenance": self.provenance,
-            "memory": {
-                "fits": self.memory.fits,
-                "capacity_bytes": self.memory.capacity_bytes,
-                "remedy": self.memory.remedy,
-                "stages": [
-                    {"stage": s.stage, "peak_bytes": s.peak_bytes, **{f"{k}_bytes": v for k, v in s.terms().items()}}
-                    for s in self.memory.stages
-                ],
-            },
-            "mfu": self.mfu,
-            "hfu": self.hfu,
-            "tokens_per_s_per_gpu": self.tokens_per_s_per_gpu,
-        }
 
 
 class Projector:
@@ -149,7 +43,7 @@ class Projector:
     ) -> None:
         self.cluster = cluster
         self.step_sigma = max(step_sigma, operators.surface.surfaces.step_sigma, LEAST_STEP_SIGMA)
-        self.evaluator = Evaluator(Estimator(cluster, operators, collectives))
+        self.evaluator = Evaluator(cluster, operators, collectives)
 
     @classmethod
     def modelled(cls, cluster: ClusterSpec, surfaces: Surfaces) -> Projector:
@@ -162,12 +56,12 @@ class Projector:
 
     def project(self, configuration: Configuration) -> Projection:
         """Project one configuration; raises `UserError` where a cost is not known."""
-        found = self.evaluate([configuration])
-        iteration = float(found.iteration_time_s[0])
-        critical = int(found.critical_stage[0])
+        evaluation = self.evaluate([configuration])
+        iteration = float(evaluation.iteration_time_s[0])
+        critical = int(evaluation.critical_stage[0])
         total = self.stage_tally(configuration, critical)
         breakdown = {k: v for k, v in total.category.items() if v > 0}
-        slow = float(slowest_of(np.array([configuration.parallel.world_size]), self.cluster)[0])
+        slow = self._slowest(configuration)
         if slow > 1:
             breakdown[STRAGGLERS] = iteration * (1 - 1 / slow)
         waiting = max(0.0, iteration - sum(breakdown.values()))
@@ -183,40 +77,53 @@ class Projector:
             critical,
             breakdown,
             _shares(total),
-            self._verdict(configuration, found),
-            float(found.model_flops[0]),
-            float(found.hardware_flops[0]),
+            self._verdict(configuration, evaluation),
+            float(evaluation.model_flops[0]),
+            float(evaluation.hardware_flops[0]),
         )
 
     def stage_tally(self, configuration: Configuration, stage: int) -> Tally:
-        """Everything that one stage does in a step, by category."""
+        """Everything that one stage does in a step by category, what its replicas' exchange adds included."""
         evaluator = self.evaluator
-        parts, layout = evaluator.parts(configuration), evaluator.layout(configuration)
-        pp, vpp = configuration.parallel.pp, configuration.parallel.vpp
-        held = [(parts.microbatch, vpp)]
-        held += [(parts.embedding, 1)] * (stage == 0) + [(parts.head, 1)] * (stage == pp - 1)
-        counts = layout.counts[:, stage::pp].sum(axis=1).tolist()
-        held += [(p, n) for p, n in zip(parts.layers, counts, strict=True) if p is not None and n]
-        forward, backward = Tally(), Tally()
-        for program, count in held:
-            forward.merge(program.forward, count)
-            backward.merge(program.backward, count)
-            backward.merge(program.weight, count)
-        total = Tally()
-        total.merge(forward, configuration.num_microbatches)
-        total.merge(backward, configuration.num_microbatches)
-        once = evaluator.once(configuration, stage)
-        for tally in (once.before, once.sync, once.update):
-            total.merge(tally)
-        expose(total, once.sync_hideable, backward.seconds, self.cluster)
-        expose(total, once.update_hideable, forward.seconds, self.cluster)
+        layouts, layout = evaluator.layouts(configuration), evaluator.layout(configuration)
+        total = tally_stage(layouts, layout, stage, configuration.replicas, configuration.num_microbatches)
+        evaluation = evaluator.evaluate([configuration])
+        self._add_exchange(total, configuration, stage, float(evaluation.exposed_s[stage]), reduction)
+        if configuration.replicas.overlap_param_gather:
+            free = evaluator.evaluate([configuration], without_gathers=True)
+            late = float(evaluation.iteration_time_s[0] - free.iteration_time_s[0]) / self._slowest(configuration)
+            self._add_exchange(total, configuration, stage, late, gather)
         return total
 
-    def _verdict(self, configuration: Configuration, found: Evaluation) -> MemoryVerdict:
+    def _slowest(self, configuration: Configuration) -> float:
+        return float(slowest_of(np.array([configuration.parallel.world_size]), self.cluster)[0])
+
+    def _add_exchange(
+        self,
+        total: Tally,
+        configuration: Configuration,
+        stage: int,
+        exposed_s: float,
+        exchange: Callable[[Group, int, ReplicaSpec], Communication],
+    ) -> None:
+        """Add what shows of an exchange between replicas: each of its groups has its part."""
+        layouts, layout = self.evaluator.layouts(configuration), self.evaluator.layout(configuration)
+        holding, replicas = layout.holding(stage), configuration.replicas
+        groups = by_group(holding.parameters, holding.expert_parameters, replicas)
+        communications = [exchange(group, count, replicas) for group, count in groups]
+        estimates = [layouts.costs.communication(c) for c in communications]
+        whole = sum(estimate.seconds for estimate in estimates)
+        for communication, estimate in zip(communications, estimates, strict=True):
+            share = estimate.seconds / whole if whole else 0.0
+            total.add(category_of(communication), communication.op, estimate, exposed_s * share)
+
+    def _verdict(self, configuration: Configuration, evaluation: Evaluation) -> MemoryVerdict:
+        terms = evaluation.stage_memory
         stages = tuple(
-            StageMemory(s, *(round(v) for v in found.stage_memory[:, s])) for s in range(found.stage_memory.shape[1])
+            StageMemory(stage, **{f"{name}_bytes": round(float(values[stage])) for name, values in terms.items()})
+            for stage in range(configuration.parallel.pp)
         )
-        fits = bool(found.fits[0])
+        fits = bool(evaluation.fits[0])
         capacity = self.cluster.device.memory_bytes
         return MemoryVerdict(fits, capacity, stages, "" if fits else nearest_fit(configuration, self.evaluator))
 

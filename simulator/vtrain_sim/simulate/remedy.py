@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.simulate.evaluation import Evaluator
+from vtrain_sim.simulate.batch import Evaluator
 from vtrain_sim.specs import Configuration
 
 Change = tuple[str, Callable[[Configuration], Configuration]]
@@ -18,13 +18,13 @@ def nearest_fit(configuration: Configuration, evaluator: Evaluator) -> str:
     In words, with the flag that makes it; a sentence that none does where none does.
     """
     tried = [(words, _attempt(configuration, change)) for words, change in _changes(configuration)]
-    found = [(words, c) for words, c in tried if c is not None]
-    if found:
-        result = evaluator.evaluate([c for _, c in found])
-        fitting = [i for i in range(len(found)) if result.fits[i]]
+    allowed = [(words, c) for words, c in tried if c is not None]
+    if allowed:
+        result = evaluator.evaluate([c for _, c in allowed])
+        fitting = [i for i in range(len(allowed)) if result.fits[i]]
         if fitting:
             best = min(fitting, key=lambda i: result.iteration_time_s[i])
-            return f"{found[best][0]} would fit ({result.peak_bytes[best] / 2**30:.1f} GiB)"
+            return f"{allowed[best][0]} would fit ({result.peak_bytes[best] / 2**30:.1f} GiB)"
     return "no single change of micro batch, recomputation, sharding or layout on these GPUs fits"
 
 
@@ -53,8 +53,8 @@ def _changes(c: Configuration) -> list[Change]:
     return changes + [(words.format(tp, pp), _layout(tp, pp)) for tp, pp in layouts]
 
 
-def _with(c: Configuration, **own: object) -> Configuration:
-    return replace(c, parallel=replace(c.parallel, **own))  # type: ignore[arg-type]
+def _with(c: Configuration, **changes: object) -> Configuration:
+    return replace(c, parallel=replace(c.parallel, **changes))  # type: ignore[arg-type]
 
 
 def _recompute(granularity: str) -> Callable[[Configuration], Configuration]:

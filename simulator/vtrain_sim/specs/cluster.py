@@ -1,11 +1,15 @@
-"""The hardware: device, links inside a node, network between nodes, price."""
+"""The hardware: device, levels of the network, price."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 
-from vtrain_sim.specs.validation import finite, one_of, positive, whole
+from vtrain_schemas.operators import DTYPE_BYTES
+from vtrain_sim.file_table import FileTable
+from vtrain_sim.specs.checks import SpecError, finite, one_of, positive, whole
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class DeviceSpec:
     cuda_names: tuple[str, ...] = ()
 
     @classmethod
-    def from_table(cls, table: dict[str, Any]) -> DeviceSpec:
+    def from_table(cls, table: FileTable) -> DeviceSpec:
         """From the table of a file; `source` says where its numbers are from."""
         values = {k: v for k, v in table.items() if k != "source"}
         values["cuda_names"] = tuple(values.get("cuda_names", ()))
@@ -42,20 +46,40 @@ class DeviceSpec:
         whole(f"memory of device {self.name}", self.memory_bytes, 1)
 
     def peak(self, dtype: str) -> float:
-        """Peak FLOP/s of a dtype; the best listed one where it is not."""
-        return self.peak_flops.get(dtype) or max(self.peak_flops.values())
+        """Peak FLOP/s of a dtype; the best listed one of 16 bits or more where it is not.
+
+        Raises `SpecError` for an 8-bit type that is not listed: the device does not multiply in it.
+        """
+        if dtype in self.peak_flops:
+            return self.peak_flops[dtype]
+        wide = {name: rate for name, rate in self.peak_flops.items() if DTYPE_BYTES.get(name, 2) > 1}
+        if DTYPE_BYTES.get(dtype, 2) == 1 or not wide:
+            raise SpecError(
+                f"device {self.name} does not multiply in {dtype}: it lists peak rates for "
+                f"{', '.join(self.peak_flops)}; leave out --fp8-format, or name a cluster whose device lists {dtype}"
+            )
+        return max(wide.values())
+
+
+# Bandwidth of a network of which nothing is known, as of the machine of a captured run.
+UNKNOWN_BANDWIDTH = 1.0
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
+class NetworkLevel:
     """Alpha-beta parameters of one level of the network.
 
+    A level connects domains of the level below: the innermost one single GPUs, the next one whole nodes (or NVLink
+    domains of any size), a further one the groups of nodes under one leaf switch. "Node" below is such a domain.
+
+    gpus: GPUs of one domain of this level; 0: all of the cluster, or `ClusterSpec.gpus_per_node` of the innermost.
     bandwidth: bytes/s that one rank reaches in a ring over this level (bus bandwidth).
     latency_s: per collective call. hop_latency_s: per step of a ring. p2p_bandwidth: bytes/s of one
     point-to-point transfer. node_bandwidth, p2p_node_bandwidth: bytes/s of collectives, and of transfers,
     that all ranks of a node share, 0: not shared.
     oversubscription: of the switches above the nodes. ramp_s, ramp_bytes: further latency of calls that
-    are large against ramp_bytes (NCCL's protocols). sigma: uncertainty of a modelled time, standard
+    are large against ramp_bytes (NCCL's protocols). copy_bandwidth: bytes/s at which every rank reads and writes
+    the payload in its own memory, 0: not counted. sigma: uncertainty of a modelled time, standard
     deviation of its logarithm.
     """
 
@@ -72,6 +96,7 @@ class NetworkSpec:
     copy_bandwidth: float = 0.0
     sigma: float = 0.15
     source: str = ""
+    gpus: int = 0
 
     def __post_init__(self) -> None:
         finite(f"bandwidth of network {self.name}", self.bandwidth, 1.0)
@@ -79,13 +104,23 @@ class NetworkSpec:
         finite(f"hop latency of network {self.name}", self.hop_latency_s)
         finite(f"point-to-point bandwidth of network {self.name}", self.p2p_bandwidth)
         finite(f"node bandwidth of network {self.name}", self.node_bandwidth)
+        finite(f"point-to-point node bandwidth of network {self.name}", self.p2p_node_bandwidth)
         finite(f"oversubscription of network {self.name}", self.oversubscription, 1.0)
+        whole(f"GPUs of a domain of network {self.name}", self.gpus, 0)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is known of its speed."""
+        return self.bandwidth > UNKNOWN_BANDWIDTH
 
 
 @dataclass(frozen=True)
 class ClusterSpec:
     """Devices, nodes and networks.
 
+    gpus_per_node: GPUs of one domain of the innermost level, a node or an NVLink domain of any size. intra_node:
+    links inside it; inter_node: the network between them; outer: levels above that one, if any, from the
+    inside out, of which each connects domains of the one before (`gpus`).
     overlap_efficiency: share of a communication that can really hide behind compute (1 on GPUs with
     their own copy engines, 0 where communication runs on the cores that compute).
     contention: factor on compute times when all devices of a node work at once. overlap_slowdown:
@@ -97,20 +132,54 @@ class ClusterSpec:
     name: str
     device: DeviceSpec
     gpus_per_node: int
-    intra_node: NetworkSpec
-    inter_node: NetworkSpec
+    intra_node: NetworkLevel
+    inter_node: NetworkLevel
     price_per_gpu_hour: float = 0.0
     overlap_efficiency: float = 1.0
     contention: float = 1.0
     overlap_slowdown: float = 1.0
     straggler_sigma: float = 0.0
     backend: str = "nccl"
+    outer: tuple[NetworkLevel, ...] = ()
 
     def __post_init__(self) -> None:
-        positive("GPUs a node", self.gpus_per_node)
+        positive("GPUs per node", self.gpus_per_node)
         finite("--price-per-gpu-hour", self.price_per_gpu_hour)
         finite("overlap efficiency", self.overlap_efficiency)
         finite("contention", self.contention, 0.5)
         finite("overlap slowdown", self.overlap_slowdown, 1.0)
         finite("straggler sigma", self.straggler_sigma)
         one_of("backend", self.backend, ("nccl", "gloo", "mpi", "ucc", "fake"))
+        self._check_domains()
+
+    @cached_property
+    def levels(self) -> tuple[NetworkLevel, ...]:
+        """Levels of the network, from the inside out."""
+        return (replace(self.intra_node, gpus=self.gpus_per_node), self.inter_node, *self.outer)
+
+    @classmethod
+    def of_levels(cls, name: str, device: DeviceSpec, levels: Sequence[NetworkLevel]) -> ClusterSpec:
+        """A cluster whose network has these levels, from the inside out. Raises `SpecError` for fewer than two."""
+        if len(levels) < 2:
+            raise SpecError(f"cluster {name} has {len(levels)} network levels: it takes two or more")
+        intra, inter, *outer = levels
+        return cls(name, device, intra.gpus, replace(intra, gpus=0), inter, outer=tuple(outer))
+
+    def _check_domains(self) -> None:
+        if self.intra_node.gpus not in (0, self.gpus_per_node):
+            raise SpecError(
+                f"network {self.intra_node.name} has domains of {self.intra_node.gpus} GPUs, a node has "
+                f"{self.gpus_per_node}: leave out the network's gpus"
+            )
+        for below, above in pairwise(self.levels):
+            if not below.gpus:
+                raise SpecError(f"network {below.name} has another level above it: it needs gpus, those of one domain")
+            if above.gpus and (above.gpus <= below.gpus or above.gpus % below.gpus):
+                raise SpecError(
+                    f"network {above.name} has domains of {above.gpus} GPUs: it takes a multiple of the {below.gpus} "
+                    f"of {below.name}"
+                )
+        if self.levels[-1].gpus:
+            raise SpecError(
+                f"network {self.levels[-1].name} is the outermost: it connects the whole cluster and takes no gpus"
+            )

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
+from vtrain_sim import schedules
+from vtrain_sim.frozen import computed
+from vtrain_sim.specs.checks import SpecError, divides, positive
+from vtrain_sim.specs.groups import Group, Groups, LayerGroups
 from vtrain_sim.specs.model import ModelSpec
-from vtrain_sim.specs.parallel import ParallelSpec
+from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
+from vtrain_sim.specs.pipeline import PipelineSpec
+from vtrain_sim.specs.replicas import ReplicaSpec
+from vtrain_sim.specs.shard import ShardSpec
 from vtrain_sim.specs.train import TrainSpec
-from vtrain_sim.specs.validation import SpecError, divides, positive
 
 _MOST_PASSES = 20_000_000
+# Objects that compare alike are one object, which makes them cheap to look up: a search makes each of them often.
+_shard = lru_cache(maxsize=1 << 14)(ShardSpec)
+_pipeline = lru_cache(maxsize=1 << 14)(PipelineSpec)
+_replicas = lru_cache(maxsize=1 << 14)(ReplicaSpec)
+_NO_EXPERTS = LayerGroups(*(Group(role, 1, 1) for role in ("tp", "cp", "ep", "expert_tp", "tp_ep")))
+_NO_FSDP = (Group("dp", 1, 1), Group("expert_dp", 1, 1))
+_NOT_TIED = Group("embedding", 1, 1)
 
 
 @dataclass(frozen=True)
@@ -87,25 +100,22 @@ class Configuration:
                 f"{microbatches} microbatches on {parallel.pp * vpp} virtual pipeline stages are more than any run has "
                 f"({_MOST_PASSES} passes at most): lower --global-batch-size or raise --micro-batch-size"
             )
-        if vpp > 1 and microbatches % parallel.pp:
+        schedule = self.schedule_object
+        schedule.check(schedules.PipelineShape(parallel.pp, vpp, microbatches))
+        if schedule.splits_backward and parallel.fsdp:
             raise SpecError(
-                f"the interleaved schedule needs a number of microbatches ({microbatches}) that "
-                f"{pp} ({parallel.pp}) divides: change --global-batch-size or --micro-batch-size"
+                f"--schedule {schedule.name} splits the backward pass for a pipeline, which fully sharded data "
+                "parallelism does not have"
             )
-        if train.schedule == "interleaved" and vpp == 1:
-            raise SpecError("--schedule interleaved needs --num-layers-per-virtual-pipeline-stage")
-        if train.schedule in ("gpipe", "1f1b", "zb-h1", "zb-h2") and vpp > 1:
-            raise SpecError(f"--schedule {train.schedule} does not interleave: leave out the virtual stages")
-        if self.zero_bubble and train.recompute_granularity == "full":
+        if schedule.splits_backward and train.recompute_granularity == "full":
             raise SpecError(
-                f"--schedule {train.schedule} splits the backward pass, which full recomputation keeps whole: "
+                f"--schedule {schedule.name} splits the backward pass, which full recomputation keeps whole: "
                 "--recompute-granularity takes none or selective with it"
             )
         positive("--recompute-num-layers", train.recompute_num_layers)
-        most = max(self.stage_layers)
-        if train.recompute_granularity == "full" and train.recompute_num_layers > most:
+        if train.recompute_granularity == "full" and train.recompute_num_layers > max(self.stage_layers):
             raise SpecError(
-                f"--recompute-num-layers is {train.recompute_num_layers}, more than the {most} "
+                f"--recompute-num-layers is {train.recompute_num_layers}, more than the {max(self.stage_layers)} "
                 "layers of a pipeline stage"
             )
 
@@ -116,37 +126,130 @@ class Configuration:
         if model.multi_latent_attention and train.attention_kernel == "unfused":
             raise SpecError("--multi-latent-attention needs fused (flash) attention")
 
-    @cached_property
+    @computed
     def chunk_layers(self) -> tuple[int, ...]:
         """Layers of each virtual stage, in the order in which a microbatch passes them."""
         parallel = self.parallel
-        slots = parallel.pp * parallel.vpp
-        return parallel.layers or (self.model.num_layers // slots,) * slots
+        virtual_stages = parallel.pp * parallel.vpp
+        return parallel.layers or (self.model.num_layers // virtual_stages,) * virtual_stages
 
-    @cached_property
+    @computed
     def stage_layers(self) -> tuple[int, ...]:
-        """Layers of each pipeline stage, all its chunks together."""
-        pp = self.parallel.pp
-        return tuple(sum(self.chunk_layers[stage::pp]) for stage in range(pp))
+        """Layers of each pipeline stage, all its chunks together, where the schedule puts them."""
+        return _stage_layers(self.schedule_object, self.parallel.pp, self.parallel.vpp, self.chunk_layers)
 
-    @cached_property
+    @computed
     def num_microbatches(self) -> int:
-        """Microbatches a step on each data parallel rank."""
+        """Microbatches per step on each data parallel rank."""
         return self.train.num_microbatches(self.parallel.dp)
 
-    @property
+    @computed
     def schedule(self) -> str:
-        """The schedule that runs: what was asked for, or what Megatron-Core chooses."""
+        """Name of the schedule that runs: the one requested, or what Megatron-Core chooses."""
         if self.train.schedule != "auto":
             return self.train.schedule
         return "interleaved" if self.parallel.vpp > 1 else "1f1b"
 
+    @computed
+    def schedule_object(self) -> schedules.Schedule:
+        """The schedule that runs, with the group size of the layout."""
+        return schedules.get(self.schedule).with_group_size(self.parallel.microbatch_group_size)
+
     @property
-    def zero_bubble(self) -> bool:
-        """Whether the backward pass runs in two parts, input gradients first (Qi et al., ICLR 2024)."""
-        return self.train.schedule.startswith("zb-")
+    def groups(self) -> Groups:
+        """The communication groups of the layout."""
+        return self.parallel.groups
+
+    @computed
+    def shard(self) -> ShardSpec:
+        """What the operators of a layer depend on."""
+        p, t, groups = self.parallel, self.train, self.groups
+        dense, experts = groups.of_layer, groups.of_layer if self.model.num_experts else _NO_EXPERTS
+        fsdp, expert_fsdp = (groups.dp, groups.expert_dp) if p.fsdp else _NO_FSDP
+        return _shard(
+            model=self.model,
+            tp=dense.tp,
+            cp=dense.cp,
+            ep=experts.ep,
+            expert_tp=experts.expert_tp,
+            tp_ep=experts.tp_ep,
+            fsdp=fsdp,
+            expert_fsdp=expert_fsdp,
+            micro_batch_size=t.micro_batch_size,
+            precision=t.precision,
+            main_grads_dtype=t.main_grads_dtype,
+            attention_kernel=t.attention_kernel,
+            selective_recompute=t.recompute_granularity == "selective",
+            gradient_accumulation_fusion=t.gradient_accumulation_fusion,
+            splits_backward=self.schedule_object.splits_backward,
+            sequence_parallel=p.sequence_parallel,
+            tp_comm_overlap=p.tp_comm_overlap,
+            async_tp_allreduce=p.async_tp_allreduce,
+            moe_shared_expert_overlap=p.moe_shared_expert_overlap,
+            moe_token_dispatcher=p.moe_token_dispatcher,
+        )
+
+    @computed
+    def pipeline(self) -> PipelineSpec:
+        """How the model is laid over the stages."""
+        t = self.train
+        recomputed: int | None = 0
+        together = 1
+        if t.recompute_granularity == "full" and t.recompute_method == "block":
+            recomputed = t.recompute_num_layers
+        elif t.recompute_granularity == "full":
+            recomputed, together = None, t.recompute_num_layers
+        return _pipeline(
+            stages=self.parallel.pp,
+            chunks=self.parallel.vpp,
+            schedule=self.schedule_object,
+            mixtures=self.model.moe_layers,
+            layers=self.chunk_layers,
+            recomputed=recomputed,
+            recomputed_together=together,
+            tied=not self.model.untie_embeddings_and_output_weights,
+            stage_ranks=self.groups.stage_ranks,
+            scatter_gather=self.parallel.scatter_gather,
+            batch_p2p=self.parallel.batch_p2p,
+        )
+
+    @computed
+    def replicas(self) -> ReplicaSpec:
+        """What a stage does once per step depends on."""
+        p, groups, schedule = self.parallel, self.groups, schedules.get(self.schedule)
+        placement = schedule.placement(p.pp, p.vpp)
+        tied = not self.model.untie_embeddings_and_output_weights and not placement.ends_meet
+        dp, expert_dp = groups.dp, groups.expert_dp
+        if schedule.parameter_copies > 1:
+            dp, expert_dp = (group.over_both_copies(p.pp) for group in (dp, expert_dp))
+        return _replicas(
+            tp=groups.of_layer.tp,
+            precision=self.train.precision,
+            main_grads_dtype=self.train.main_grads_dtype,
+            sequence_parallel=p.sequence_parallel,
+            dp=dp,
+            expert_dp=expert_dp,
+            embedding=groups.embedding if tied else _NOT_TIED,
+            model_parallel=groups.mp,
+            sharded=p.distributed_optimizer,
+            fully_sharded=p.fsdp,
+            overlap_grad_reduce=p.overlap_grad_reduce and not p.fsdp,
+            overlap_param_gather=p.overlap_param_gather and not p.fsdp,
+            bucket_size=p.bucket_size or default_bucket_size(p.dp * p.cp),
+            aligned=p.align_grad_reduce,
+        )
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step over the whole cluster."""
         return self.train.global_batch_size * self.model.seq_length
+
+
+@lru_cache(maxsize=1 << 14)
+def _stage_layers(schedule: schedules.Schedule, stages: int, chunks: int, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Layers of each stage, from those of each virtual stage."""
+    placement = schedule.placement(stages, chunks)
+    counts = [0] * stages
+    for place, virtual_stage in enumerate(placement.virtual_stage):
+        counts[placement.stage_of(place)] += layers[virtual_stage]
+    return tuple(counts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from vtrain_sim.specs.checks import SpecError, divides, finite, one_of, positive, whole
 from vtrain_sim.specs.moe_pattern import moe_layers
-from vtrain_sim.specs.validation import SpecError, divides, finite, one_of, positive, whole
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,20 @@ class ModelSpec:
             ("--make-vocab-size-divisible-by", self.make_vocab_size_divisible_by),
         ):
             positive(flag, value)
+        self._fill_sizes()
+        one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
+        one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
+        if self.num_experts:
+            self._check_experts()
+        elif self.moe_shared_expert_intermediate_size:
+            raise SpecError("--moe-shared-expert-intermediate-size needs --num-experts")
+        if self.multi_latent_attention:
+            self._check_latent_attention()
+        if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
+            object.__setattr__(self, "max_position_embeddings", self.seq_length)
+
+    def _fill_sizes(self) -> None:
+        """Megatron's defaults in place of sizes of 0."""
         fill = object.__setattr__
         if not self.kv_channels:
             divides("--num-attention-heads", self.num_attention_heads, "--hidden-size", self.hidden_size)
@@ -76,37 +90,41 @@ class ModelSpec:
         positive("--ffn-hidden-size", self.ffn_hidden_size)
         positive("--num-query-groups", self.num_query_groups)
         divides("--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads)
-        one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
-        one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
-        if self.num_experts:
-            positive("--num-experts", self.num_experts)
-            positive("--moe-router-topk", self.moe_router_topk)
-            one_of("--moe-router-topk", self.moe_router_topk, tuple(range(1, self.num_experts + 1)))
-            if not self.moe_ffn_hidden_size:
-                fill(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
-            whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
-            finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
-            if self.moe_imbalance_factor > self.num_experts:
-                raise SpecError(
-                    f"--moe-imbalance-factor is {self.moe_imbalance_factor}: with all tokens on one of "
-                    f"{self.num_experts} experts it is {self.num_experts}"
-                )
-            moe_layers(self.moe_layer_freq, self.num_layers)
-        elif self.moe_shared_expert_intermediate_size:
-            raise SpecError("--moe-shared-expert-intermediate-size needs --num-experts")
-        if self.multi_latent_attention:
-            for flag, size in (
-                ("--kv-lora-rank", self.kv_lora_rank),
-                ("--qk-head-dim", self.qk_head_dim),
-                ("--qk-pos-emb-head-dim", self.qk_pos_emb_head_dim),
-                ("--v-head-dim", self.v_head_dim),
-            ):
-                positive(flag, size)
-            whole("--q-lora-rank", self.q_lora_rank, 0)
-            if self.num_query_groups != self.num_attention_heads:
-                raise SpecError("--multi-latent-attention has no query groups: leave out --group-query-attention")
-        if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
-            fill(self, "max_position_embeddings", self.seq_length)
+
+    def _check_experts(self) -> None:
+        positive("--num-experts", self.num_experts)
+        positive("--moe-router-topk", self.moe_router_topk)
+        one_of("--moe-router-topk", self.moe_router_topk, tuple(range(1, self.num_experts + 1)))
+        if not self.moe_ffn_hidden_size:
+            object.__setattr__(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
+        whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
+        finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
+        if self.moe_imbalance_factor > self.num_experts:
+            raise SpecError(
+                f"--moe-imbalance-factor is {self.moe_imbalance_factor}: with all tokens on one of "
+                f"{self.num_experts} experts it is {self.num_experts}"
+            )
+        moe_layers(self.moe_layer_freq, self.num_layers)
+
+    def _check_latent_attention(self) -> None:
+        for flag, size in (
+            ("--kv-lora-rank", self.kv_lora_rank),
+            ("--qk-head-dim", self.qk_head_dim),
+            ("--qk-pos-emb-head-dim", self.qk_pos_emb_head_dim),
+            ("--v-head-dim", self.v_head_dim),
+        ):
+            positive(flag, size)
+        whole("--q-lora-rank", self.q_lora_rank, 0)
+        if self.num_query_groups != self.num_attention_heads:
+            raise SpecError("--multi-latent-attention has no query groups: leave out --group-query-attention")
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Of the sizes that tell models apart: one hash per object, since keys of programs hold models.
+        return hash((self.num_layers, self.hidden_size, self.ffn_hidden_size, self.seq_length, self.vocab_size))
 
     @cached_property
     def moe_layers(self) -> tuple[bool, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 
-from vtrain_sim.specs.validation import SpecError
+from vtrain_sim.specs.checks import SpecError
 
 _FLAG = "--moe-layer-freq"
 
 
 def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
-    """One flag a layer. "N": every Nth layer, from the first; a list of 0 and 1: as it says.
+    """One flag per layer. "N": every Nth layer, from the first; a list of 0 and 1: as it says.
 
     Raises `SpecError` for anything that is neither, or a list of another length.
     """

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vtrain_sim.specs.validation import SpecError, positive, whole
+from vtrain_sim.frozen import computed
+from vtrain_sim.specs.checks import SpecError, positive, whole
+from vtrain_sim.specs.groups import Groups
+
+
+def default_bucket_size(replicas: int) -> int:
+    """Parameters of a bucket of gradients where nothing says it (Megatron-Core's distributed_data_parallel.py): the
+    latency of a larger ring is spread over more bytes."""
+    return max(40_000_000, 1_000_000 * replicas)
 
 
 @dataclass(frozen=True)
 class ParallelSpec:
     """Parallel sizes; the world has tp x cp x dp x pp ranks.
 
-    vpp: model chunks a stage (1: no interleaving). ep: expert parallel size, part of dp x cp x tp.
+    vpp: model chunks per stage (1: no interleaving). ep: expert parallel size, part of dp x cp x tp.
     expert_tp: tensor parallel size of the experts (0: as tp). fsdp: parameters, gradients and optimizer states
     sharded over the data parallel ranks (ZeRO-3). tp_comm_overlap: tensor parallel communication runs
     in pieces beside its GEMM (Transformer Engine's user buffers). async_tp_allreduce: the backward
     all-reduce of a column-parallel layer runs beside its weight gradient. scatter_gather: stages send
     each other 1/tp of the activations, gathered again on the other side (Narayanan et al., SC'21,
     section 4.1). batch_p2p: a stage sends and receives at the same time where its schedule lets it.
-    layers: transformer layers of each virtual stage, in the order in which a microbatch passes them
-    (pp x vpp numbers); empty: the same everywhere.
+    align_grad_reduce: with overlap_grad_reduce, stages begin to reduce at the same time (Megatron's default).
+    bucket_size: parameters of a bucket of gradients; 0: Megatron's default. moe_token_dispatcher: how tokens
+    reach their experts, by Megatron's name. moe_shared_expert_overlap: shared experts run beside the exchanges.
+    microbatch_group_size: microbatches that pass one model chunk before a stage turns to its next chunk; 0:
+    Megatron's default, pp. layers: transformer layers of each virtual stage, in the order in which a microbatch
+    passes them (pp x vpp numbers); empty: the same everywhere.
     """
 
     tp: int = 1
@@ -40,6 +52,11 @@ class ParallelSpec:
     scatter_gather: bool = False
     batch_p2p: bool = True
     layers: tuple[int, ...] = ()
+    align_grad_reduce: bool = True
+    bucket_size: int = 0
+    moe_token_dispatcher: str = "alltoall"
+    moe_shared_expert_overlap: bool = False
+    microbatch_group_size: int = 0
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -61,6 +78,13 @@ class ParallelSpec:
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             raise SpecError("--overlap-param-gather needs --overlap-grad-reduce")
         whole("--expert-tensor-parallel-size", self.expert_tp, 0)
+        whole("--ddp-bucket-size", self.bucket_size, 0)
+        whole("--microbatch-group-size-per-virtual-pipeline-stage", self.microbatch_group_size, 0)
+        if self.microbatch_group_size and self.vpp == 1:
+            raise SpecError(
+                "--microbatch-group-size-per-virtual-pipeline-stage needs interleaving "
+                "(--num-layers-per-virtual-pipeline-stage): without, there is one model chunk per stage"
+            )
         if (self.dp * self.cp * self.tp) % (self.ep * self.etp):
             raise SpecError(
                 f"--expert-model-parallel-size times --expert-tensor-parallel-size is {self.ep} x {self.etp}, which "
@@ -68,6 +92,8 @@ class ParallelSpec:
             )
         if self.tp_comm_overlap and not self.sequence_parallel:
             raise SpecError("--tp-comm-overlap needs --sequence-parallel")
+        if self.moe_shared_expert_overlap and self.moe_token_dispatcher != "alltoall":
+            raise SpecError("--moe-shared-expert-overlap needs --moe-token-dispatcher-type alltoall")
         if self.fsdp and self.pp > 1:
             raise SpecError("fully sharded data parallelism takes --pipeline-model-parallel-size of 1")
         if self.fsdp and self.distributed_optimizer:
@@ -80,6 +106,11 @@ class ParallelSpec:
                 "(--pipeline-model-parallel-size times the chunks of a stage)"
             )
 
+    @computed
+    def groups(self) -> Groups:
+        """The communication groups of the layout."""
+        return Groups(self)
+
     @property
     def etp(self) -> int:
         """Tensor parallel size of the experts."""
@@ -90,7 +121,7 @@ class ParallelSpec:
         """Ranks that hold the same experts."""
         return self.dp * self.cp * self.tp // (self.ep * self.etp)
 
-    @property
+    @computed
     def world_size(self) -> int:
         """Number of ranks."""
         return self.tp * self.cp * self.dp * self.pp

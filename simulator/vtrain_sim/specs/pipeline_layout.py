@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vtrain_sim.specs.validation import SpecError
+from vtrain_sim.specs.checks import SpecError
 
 _FLAG = "--pipeline-model-parallel-layout"
 _MOST = 1 << 16
@@ -26,17 +26,28 @@ def uneven(
             "--account-for-embedding-in-pipeline-split and --account-for-loss-in-pipeline-split"
         )
     if embedding or loss:
-        total = num_layers + embedding + loss
-        if total % (pp * vpp):
-            raise SpecError(
-                f"--num-layers with the embedding and the loss counted is {total}, which the {pp * vpp} virtual "
-                "pipeline stages do not divide"
-            )
-        counts = [total // (pp * vpp)] * (pp * vpp)
-        counts[0] -= embedding
-        counts[-1] -= loss
-        return tuple(counts)
-    middle = pp - (first is not None) - (last is not None)
+        return _with_counted_ends(num_layers, pp * vpp, embedding, loss)
+    return _with_given_ends(num_layers, pp, vpp, first, last)
+
+
+def _with_counted_ends(num_layers: int, virtual_stages: int, embedding: bool, loss: bool) -> tuple[int, ...]:
+    """Even stages in which the embedding and the loss each stand for a layer."""
+    at_first, at_last = (1 if embedding else 0), (1 if loss else 0)
+    total = num_layers + at_first + at_last
+    if total % virtual_stages:
+        raise SpecError(
+            f"--num-layers with the embedding and the loss counted is {total}, which the {virtual_stages} virtual "
+            "pipeline stages do not divide"
+        )
+    counts = [total // virtual_stages] * virtual_stages
+    counts[0] -= at_first
+    counts[-1] -= at_last
+    return tuple(counts)
+
+
+def _with_given_ends(num_layers: int, pp: int, vpp: int, first: int | None, last: int | None) -> tuple[int, ...]:
+    """Even stages between a first and a last one of given sizes."""
+    middle = pp - sum(end is not None for end in (first, last))
     left = num_layers - (first or 0) - (last or 0)
     if left < 0 or (middle == 0 and left) or (middle and left % middle):
         raise SpecError(
@@ -79,13 +90,13 @@ def _expand(text: str) -> str:
     """Repetitions written out: ``x*3`` and ``(xy)*3``."""
     repeated = re.compile(r"(?:\(([^()]*)\)|([EtLm|]))\*(\d{1,5})")
     while True:
-        found = repeated.search(text)
-        if found is None:
+        match = repeated.search(text)
+        if match is None:
             return text
-        once = found[1] if found[1] is not None else found[2]
-        if len(once) * int(found[3]) > _MOST:
+        once = match[1] if match[1] is not None else match[2]
+        if len(once) * int(match[3]) > _MOST:
             raise SpecError(f"{_FLAG} is longer than any model")
-        text = text[: found.start()] + once * int(found[3]) + text[found.end() :]
+        text = text[: match.start()] + once * int(match[3]) + text[match.end() :]
 
 
 def write_layout(layers: tuple[int, ...]) -> str:

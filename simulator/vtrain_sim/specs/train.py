@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vtrain_schemas.operators import DTYPE_BYTES
-from vtrain_sim.specs.validation import SpecError, divides, one_of, positive
+from vtrain_sim import schedules
+from vtrain_sim.specs.checks import SpecError, divides, one_of, positive
+from vtrain_sim.specs.precision import Precision, precision_of, precisions
 
-SCHEDULES = ("auto", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2")
+# The schedule that Megatron-Core chooses.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class TrainSpec:
     recompute_granularity: str = "none"
     recompute_method: str = "uniform"
     recompute_num_layers: int = 1
-    schedule: str = "auto"
+    schedule: str = AUTO
     fp8: str = ""
     gradient_accumulation_fusion: bool = True
 
@@ -42,13 +45,19 @@ class TrainSpec:
         one_of("--recompute-granularity", self.recompute_granularity, ("none", "selective", "full"))
         one_of("--recompute-method", self.recompute_method, ("uniform", "block"))
         positive("--recompute-num-layers", self.recompute_num_layers)
-        one_of("--schedule", self.schedule, SCHEDULES)
-        one_of("--fp8-format", self.fp8, ("", "hybrid", "e4m3"))
+        if self.schedule != AUTO:
+            schedules.get(self.schedule)
+        one_of("--fp8-format", self.fp8, tuple(dict.fromkeys(p.fp8_format for p in precisions())))
         if self.fp8 and self.params_dtype != "bfloat16":
             raise SpecError("--fp8-format needs --bf16: Transformer Engine keeps the other operators in bfloat16")
 
+    @property
+    def precision(self) -> Precision:
+        """The precision that the parameters' type and the 8-bit format make."""
+        return precision_of(self.params_dtype, self.fp8)
+
     def num_microbatches(self, dp: int) -> int:
-        """Microbatches a step on each data parallel rank."""
+        """Microbatches per step on each data parallel rank."""
         per_step = self.micro_batch_size * dp
         if self.global_batch_size % per_step:
             below = self.global_batch_size // per_step * per_step

@@ -5,100 +5,49 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
-
-import duckdb
+from dataclasses import replace
 
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.words import TRACES
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.measured import MeasuredOperators, canonical, load_operators
-from vtrain_sim.errors import UserError
-from vtrain_sim.model import Compute, build_step, layers_of
-from vtrain_sim.simulate.estimates import EstimatedProgram
-from vtrain_sim.simulate.evaluation import LAYER_KINDS
-from vtrain_sim.simulate.projection import WAITING, Projection, Projector
+from vtrain_sim.model import build_step, operators_of
+from vtrain_sim.model.chunks import contents_of
+from vtrain_sim.simulate.cost_model import TimedProgram
+from vtrain_sim.simulate.passes import compute_seconds
+from vtrain_sim.simulate.projection import WAITING, Projector
 from vtrain_sim.specs import Configuration
-
-SCHEMA = "vtrain.comparison/1"
-OTHER = "other"
-_COMMUNICATES = " communication"
-_FORWARD, _BACKWARD, _ONCE = "forward", "backward", "once a step"
-
-
-@dataclass(frozen=True)
-class PartRow:
-    """One part of the model in one direction: seconds of a step on a rank that holds it. None: not there."""
-
-    part: str
-    direction: str
-    captured_s: float | None
-    simulated_s: float | None
-
-
-@dataclass(frozen=True)
-class OperatorRow:
-    """One operator at one shape: calls of a step on one rank, and the mean time of a call."""
-
-    operator: Operator
-    captured_calls: float
-    simulated_calls: float
-    captured_s: float | None
-    simulated_s: float | None
-    provenance: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One run compared. captured_step_s: middle over the steps of the slowest rank's time."""
-
-    run_id: str
-    steps: int
-    ranks: int
-    captured_step_s: float
-    projection: Projection
-    parts: tuple[PartRow, ...]
-    operators: tuple[OperatorRow, ...]
-    remarks: tuple[str, ...]
-
-    @property
-    def error(self) -> float:
-        """Simulated over captured, less one."""
-        return self.projection.iteration_time_s / self.captured_step_s - 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """The machine-readable result."""
-        return {
-            "schema": SCHEMA,
-            "run": self.run_id,
-            "steps": self.steps,
-            "ranks": self.ranks,
-            "captured_step_s": self.captured_step_s,
-            "iteration_time_s": self.projection.iteration_time_s,
-            "iteration_time_low_s": self.projection.iteration_time_low_s,
-            "iteration_time_high_s": self.projection.iteration_time_high_s,
-            "error": self.error,
-            "parts": [vars(p) for p in self.parts],
-            "operators": [{**vars(o), "operator": vars(o.operator)} for o in self.operators],
-            "remarks": list(self.remarks),
-        }
+from vtrain_sim.validate.captured_step import (
+    BACKWARD,
+    COMMUNICATES,
+    FORWARD,
+    ONCE,
+    OTHER,
+    Calls,
+    Identity,
+    Parts,
+    captured_calls,
+    captured_parts,
+    captured_step,
+    source_of,
+)
+from vtrain_sim.validate.comparison import Comparison, OperatorRow, PartRow
 
 
 def compare(catalog: Catalog, run_id: str, projector: Projector, configuration: Configuration) -> Comparison:
     """Simulate a run's configuration and put it beside what was captured. Raises `UserError`."""
     projection = projector.project(configuration)
     with catalog.reading() as connection:
-        source = _source(connection, run_id)
-        step_s, steps, ranks = _captured_step(connection, run_id, source)
-        captured = _captured_parts(connection, run_id, source)
+        source = source_of(connection, run_id)
+        step_s, steps, ranks = captured_step(connection, run_id, source)
+        captured = captured_parts(connection, run_id, source)
         measured = load_operators(connection, [run_id])
-        calls = _captured_calls(connection, run_id, source, steps * ranks)
+        calls = captured_calls(connection, run_id, source, steps * ranks)
     simulated = _simulated_parts(projector, configuration, projection.iteration_time_s)
-    # A trace that marks no layers has its compute in one heap: so has then the simulation.
+    # A trace that marks no layers has the compute of all of them together: then so has the simulation.
     if source in TRACES and not any(part.startswith("layer ") for part, _ in captured):
-        simulated = _heaped(simulated)
-        captured = _heaped(captured)
+        simulated = _all_layers_together(simulated)
+        captured = _all_layers_together(captured)
     if all(role == "world" for role in _roles(captured)):
         # The trace does not tell its groups apart.
         captured, simulated = _one_communication(captured), _one_communication(simulated)
@@ -111,211 +60,93 @@ def compare(catalog: Catalog, run_id: str, projector: Projector, configuration: 
     return Comparison(run_id, steps, ranks, step_s, projection, parts, operators, remarks)
 
 
-def _source(connection: duckdb.DuckDBPyConnection, run_id: str) -> str:
-    rows = connection.execute("SELECT source FROM runs WHERE run_id = ?", [run_id]).fetchall()
-    if not rows:
-        raise UserError(f"there is no run {run_id!r} in the catalog")
-    return str(rows[0][0])
-
-
-def _captured_step(connection: duckdb.DuckDBPyConnection, run_id: str, source: str) -> tuple[float, int, int]:
-    # A profiler marks steps on the host, which runs ahead of the device: from end to end they are as long.
-    time = "coalesce(interval_ns, duration_ns)" if source in TRACES else "duration_ns"
-    found = connection.execute(
-        f"""
-        SELECT median(ns) / 1e9, count(*), max(ranks)
-        FROM (SELECT max({time}) AS ns, count(DISTINCT rank) AS ranks FROM steps WHERE run_id = ? GROUP BY step)
-        """,
-        [run_id],
-    ).fetchall()[0]
-    if not found[0]:
-        raise UserError(f"run {run_id!r} has no steps: there is nothing to compare with")
-    return float(found[0]), int(found[1]), int(found[2])
-
-
-_PLACES = """
-    CASE WHEN layer_number IS NOT NULL THEN 'layer ' || layer_number
-         WHEN kind = 'embedding' THEN 'embedding'
-         WHEN kind IN ('output_layer', 'loss', 'norm', 'linear') THEN 'head'
-         WHEN kind IN ('optimizer', 'zero_grad', 'grad_sync', 'param_sync') THEN 'optimizer'
-         ELSE 'other' END
-"""
-_DIRECTIONS = """
-    CASE WHEN phase = 'update' THEN 'once a step' WHEN phase = 'forward' THEN 'forward' ELSE 'backward' END
-"""
-_OF_SPANS = f"""
-    SELECT rank, step, {_PLACES} AS part, {_DIRECTIONS} AS direction, self_ns
-    FROM spans WHERE run_id = $run
-"""
-# Operators carry the device's time; a backward one belongs where its forward operator does.
-_OF_OPERATORS = f"""
-    WITH placed AS (
-        SELECT rank, span_id, any_value(kind) AS kind, {_PLACES} AS part FROM spans WHERE run_id = $run
-        GROUP BY rank, span_id, layer_number, kind
-    ),
-    called AS (
-        SELECT o.rank, o.step, o.phase, o.self_ns, o.sequence_number, coalesce(p.part, 'other') AS part
-        FROM operators o LEFT JOIN placed p USING (rank, span_id)
-        WHERE o.run_id = $run AND o.kind <> 'communication'
-    ),
-    forward AS (
-        -- Without gradients autograd does not count on: a number that several layers share says nothing.
-        SELECT rank, sequence_number, min(part) AS part FROM called
-        WHERE phase IN ('forward', 'recompute') AND sequence_number IS NOT NULL AND part <> 'other'
-        GROUP BY ALL HAVING min(part) = max(part)
-    )
-    SELECT c.rank, c.step, CASE WHEN c.part = 'other' THEN coalesce(f.part, c.part) ELSE c.part END AS part,
-           {_DIRECTIONS} AS direction, c.self_ns
-    FROM called c LEFT JOIN forward f
-        ON f.rank = c.rank AND f.sequence_number = c.sequence_number AND c.phase <> 'forward'
-"""
-_COMMUNICATION = """
-    SELECT role, avg(ns) / 1e9 FROM (
-        SELECT role, rank,
-               sum(exposed_ns) / (SELECT count(DISTINCT step) FROM steps WHERE run_id = $run AND step >= 0) AS ns
-        FROM collectives
-        WHERE run_id = $run AND source = $source AND step >= 0
-        GROUP BY role, rank
-    ) GROUP BY role
-"""
-
-
-def _captured_parts(connection: duckdb.DuckDBPyConnection, run_id: str, source: str) -> dict[tuple[str, str], float]:
-    """Seconds of a step by part and direction, on the mean of the ranks that have it."""
-    inner = _OF_OPERATORS if source in TRACES else _OF_SPANS
-    rows = connection.execute(
-        f"""
-        SELECT part, direction, avg(ns) / 1e9 FROM (
-            SELECT part, direction, rank, sum(self_ns) / count(DISTINCT step) AS ns
-            FROM ({inner}) WHERE step >= 0 GROUP BY ALL
-        ) GROUP BY part, direction
-        """,
-        {"run": run_id},
-    ).fetchall()
-    found = {(str(part), str(direction)): float(seconds) for part, direction, seconds in rows}
-    for (part, direction), seconds in list(found.items()):
-        # Work outside the layers that is neither: the host's own, counted once.
-        if part == OTHER:
-            del found[part, direction]
-            found[OTHER, ""] = found.get((OTHER, ""), 0.0) + seconds
-        if part == "optimizer" and direction != _ONCE:
-            del found[part, direction]
-            found[part, _ONCE] = found.get((part, _ONCE), 0.0) + seconds
-    recorded_by = source if source in TRACES else "hook"
-    for role, seconds in connection.execute(_COMMUNICATION, {"run": run_id, "source": recorded_by}).fetchall():
-        name = WAITING if role == "pp" else f"{role}{_COMMUNICATES}"
-        if seconds:
-            found[name, ""] = float(seconds)
-    return found
-
-
-def _simulated_parts(
-    projector: Projector, configuration: Configuration, iteration_s: float
-) -> dict[tuple[str, str], float]:
+def _simulated_parts(projector: Projector, configuration: Configuration, iteration_s: float) -> Parts:
     """Seconds of a step by part and direction; what the slowest stage leaves to the others is the bubble."""
-    evaluator, pp, vpp = projector.evaluator, configuration.parallel.pp, configuration.parallel.vpp
-    parts, count = evaluator.parts(configuration), configuration.num_microbatches
-    found: dict[tuple[str, str], float] = {}
+    pp, count = configuration.parallel.pp, configuration.num_microbatches
+    contents, timer = contents_of(configuration.pipeline), projector.evaluator.layouts(configuration).timer
+    parts: Parts = {}
 
-    def add(name: str, program: EstimatedProgram) -> None:
-        for direction, tallies in ((_FORWARD, (program.forward,)), (_BACKWARD, (program.backward, program.weight))):
-            compute = sum(t.category.get(c, 0.0) for t in tallies for c in ("forward", "backward", "recompute"))
-            found[name, direction] = compute * count
+    def add(name: str, program: TimedProgram) -> None:
+        parts[name, FORWARD] = compute_seconds(program.forward) * count
+        parts[name, BACKWARD] = (compute_seconds(program.backward) + compute_seconds(program.weight)) * count
 
-    number = 0
-    for slot in range(pp * vpp):
-        for kind in layers_of(configuration, slot):
-            number += 1
-            program = parts.layers[LAYER_KINDS.index(kind)]
-            if program is not None:
-                add(f"layer {number}", program)
-    add("embedding", parts.embedding)
-    add("head", parts.head)
-    own = sum(t.seconds for t in (parts.microbatch.forward, parts.microbatch.backward, parts.microbatch.weight))
+    number, bookkeeping_s = 0, 0.0
+    for virtual_stage in range(contents.placement.virtual_stages):
+        chunk = contents.of_place(contents.placement.places_of(virtual_stage)[0])
+        for program, repeats in timer.runs(chunk):
+            part = program.program.name
+            if part.startswith("layer"):
+                for _ in range(repeats):
+                    number += 1
+                    add(f"layer {number}", program)
+            elif part in ("embedding", "head"):
+                add(part, program)
+            else:
+                bookkeeping_s += compute_seconds(program.forward) + compute_seconds(program.backward)
     totals: dict[str, float] = defaultdict(float)
     for stage in range(pp):
         tally = projector.stage_tally(configuration, stage)
         for category, seconds in tally.category.items():
             totals[category] += seconds / pp
         totals[WAITING] += max(0.0, iteration_s - tally.seconds) / pp
-    found["optimizer", _ONCE] = totals.pop("optimizer", 0.0)
-    found[OTHER, ""] = own * count * vpp + totals.pop("step overhead", 0.0)
+    parts["optimizer", ONCE] = totals.pop("optimizer", 0.0)
+    parts[OTHER, ""] = bookkeeping_s / pp * count + totals.pop("step overhead", 0.0)
     for category, seconds in totals.items():
-        if category == WAITING or category.endswith(_COMMUNICATES):
-            found[category, ""] = found.get((category, ""), 0.0) + seconds
-    return {key: seconds for key, seconds in found.items() if seconds > 0}
+        if category == WAITING or category.endswith(COMMUNICATES):
+            parts[category, ""] = parts.get((category, ""), 0.0) + seconds
+    return {key: seconds for key, seconds in parts.items() if seconds > 0}
 
 
-def _heaped(parts: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """All layers, embedding, head and the rest as one part; what happens once a step, and communication, apart."""
-    found: dict[tuple[str, str], float] = {}
+def _all_layers_together(parts: Parts) -> Parts:
+    """All layers, embedding, head and the rest as one part; what happens once per step, and communication, apart."""
+    together: Parts = {}
     for (part, direction), seconds in parts.items():
-        kept = direction == _ONCE or part.endswith(_COMMUNICATES) or part == WAITING
-        key = (part, direction) if kept else ("all layers", "")
-        found[key] = found.get(key, 0.0) + seconds
-    return found
+        apart = direction == ONCE or part.endswith(COMMUNICATES) or part == WAITING
+        key = (part, direction) if apart else ("all layers", "")
+        together[key] = together.get(key, 0.0) + seconds
+    return together
 
 
-def _roles(parts: dict[tuple[str, str], float]) -> list[str]:
-    return [part.removesuffix(_COMMUNICATES) for part, _ in parts if part.endswith(_COMMUNICATES)]
+def _roles(parts: Parts) -> list[str]:
+    return [part.removesuffix(COMMUNICATES) for part, _ in parts if part.endswith(COMMUNICATES)]
 
 
-def _one_communication(parts: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+def _one_communication(parts: Parts) -> Parts:
     """The communication of all roles together."""
-    found: dict[tuple[str, str], float] = {}
+    together: Parts = {}
     for (part, direction), seconds in parts.items():
-        key = ("communication", "") if part.endswith(_COMMUNICATES) else (part, direction)
-        found[key] = found.get(key, 0.0) + seconds
-    return found
+        key = ("communication", "") if part.endswith(COMMUNICATES) else (part, direction)
+        together[key] = together.get(key, 0.0) + seconds
+    return together
 
 
-def _place(key: tuple[str, str]) -> tuple[int, int, str, str]:
+def _place(key: tuple[str, str]) -> tuple[int, int, str, int]:
     part, direction = key
     order = {"embedding": 0, "all layers": 1, "head": 2, "optimizer": 3, OTHER: 5}
     if part.startswith("layer "):
-        return 1, int(part.split()[1]), part, (direction != _FORWARD and "b") or "a"
-    return order.get(part, 4), 0, part, (direction != _FORWARD and "b") or "a"
-
-
-def _captured_calls(
-    connection: duckdb.DuckDBPyConnection, run_id: str, source: str, rank_steps: int
-) -> dict[Any, float]:
-    """Calls of each shape in a step of a rank, by identity."""
-    rows = connection.execute(
-        """
-        SELECT kind, phase, coalesce(m, 0), coalesce(n, 0), coalesce(k, 0), coalesce(batch, 1), coalesce(seq_q, 0),
-               coalesce(seq_kv, 0), coalesce(heads, 0), coalesce(kv_heads, 0), coalesce(head_dim, 0),
-               coalesce(dtype, ''), coalesce(fused, ''), count(*)
-        FROM operators WHERE run_id = ? AND source = ? AND flops IS NOT NULL AND step >= 0
-        GROUP BY ALL
-        """,
-        [run_id, source if source in TRACES else "module"],
-    ).fetchall()
-    found: dict[Any, float] = defaultdict(float)
-    for *shape, count in rows:
-        found[canonical(Operator(*shape))] += count / rank_steps
-    return found
+        return 1, int(part.split()[1]), part, int(direction != FORWARD)
+    return order.get(part, 4), 0, part, int(direction != FORWARD)
 
 
 def _operators(
-    projector: Projector, configuration: Configuration, measured: MeasuredOperators, calls: dict[Any, float]
+    projector: Projector, configuration: Configuration, measured: MeasuredOperators, calls: Calls
 ) -> tuple[tuple[OperatorRow, ...], list[tuple[Operator, float]]]:
     """Operators of the program beside those captured; and the captured ones that the program has not."""
-    counts: dict[Any, tuple[Operator, float]] = {}
+    counts: dict[Identity, tuple[Operator, float]] = {}
     for operator, count in _program_calls(configuration):
         key = canonical(operator)
         counts[key] = (operator, counts.get(key, (operator, 0.0))[1] + count)
     rows, used = [], set()
     for key, (operator, count) in counts.items():
-        estimate = projector.evaluator.estimator.operators.estimate(operator)
+        estimate = projector.evaluator.operators.estimate(operator)
         halves = (
             [replace(operator, phase=phase) for phase in ("dgrad", "wgrad")] if operator.phase == "backward" else []
         )
-        found = measured.get(operator)
-        seconds, seen = (found.seconds, calls.get(key, 0.0)) if found is not None else (None, 0.0)
+        measurement = measured.get(operator)
+        seconds, seen = (measurement.seconds, calls.get(key, 0.0)) if measurement is not None else (None, 0.0)
         used.add(key)
         parts = [measured.get(h) for h in halves]
-        if found is None and halves and all(p is not None for p in parts):
+        if measurement is None and halves and all(p is not None for p in parts):
             seconds = sum(p.seconds for p in parts if p is not None)
             seen = min(calls.get(canonical(h), 0.0) for h in halves)
             used.update(canonical(h) for h in halves)
@@ -330,14 +161,12 @@ def _program_calls(configuration: Configuration) -> Iterable[tuple[Operator, flo
     step = build_step(configuration)
     for stage in step.stages:
         share = 1.0 / len(step.stages)
-        for item in (*stage.before, *stage.update):
-            if isinstance(item, Compute):
-                yield item.operator, share
+        for item in operators_of((*stage.before, *stage.update)):
+            yield item.operator, share
         for chunk in stage.chunks:
             for program, count in chunk:
-                for item in (*program.forward, *program.backward, *program.weight):
-                    if isinstance(item, Compute):
-                        yield item.operator, share * count * configuration.num_microbatches
+                for item in operators_of((*program.forward, *program.backward, *program.weight)):
+                    yield item.operator, share * count * configuration.num_microbatches
 
 
 def _remarks(
@@ -367,13 +196,13 @@ def _remarks(
     if unmatched and time > 0:
         listed = ", ".join(f"{o.kind}/{o.phase} " + "x".join(str(d) for d in o.dims if d > 1) for o, _ in unmatched[:3])
         remarks.append(
-            f"{len(unmatched)} captured shapes ({time:.3g} s a step) are not in the simulated step, for example "
+            f"{len(unmatched)} captured shapes ({time:.3g} s per step) are not in the simulated step, for example "
             f"{listed}"
         )
     return tuple(remarks)
 
 
 def typical_error(rows: Iterable[PartRow]) -> float | None:
-    """Middle of |simulated / captured - 1| over the parts that have both."""
+    """Median of |simulated / captured - 1| over the parts that have both."""
     errors = [abs(r.simulated_s / r.captured_s - 1) for r in rows if r.captured_s and r.simulated_s]
     return statistics.median(errors) if errors else None

@@ -1,4 +1,4 @@
-"""Projections against published or own end-to-end measurements, row by row.
+"""Projections against published or the user's end-to-end measurements, row by row.
 
 The table's columns are named after Megatron's flags; one row is one measured configuration.
 """
@@ -12,21 +12,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from vtrain_sim.calibration.tuning import Sample
+from vtrain_sim.calibration.tuning import Sample, check_informative
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
+from vtrain_sim.results import Document
 from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.simulate.projection import Projector
-from vtrain_sim.specs import ClusterSpec, Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.validate.table_row import configuration_of
 
 SCHEMA = "vtrain.validation/1"
+# Rows that a message names by their ids.
+_NAMED_ROWS = 5
 # Two measurements closer than this are a tie: which is faster says nothing.
 TIE = 0.05
 _NEEDED = ("id", "num_gpus", "num_layers", "hidden_size", "micro_batch_size", "global_batch_size", "iteration_time_s")
-_PRECISION = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp8": "bfloat16"}
 # Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
 _CLUSTERS = {
     ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
@@ -59,13 +61,13 @@ class Row:
         """Predicted over measured, less one."""
         return None if self.predicted_s is None else self.predicted_s / self.measured_s - 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Document:
         """The row of the machine-readable result."""
         names = ("id", "measured_s", "predicted_s", "low_s", "high_s", "measured_memory_gb", "predicted_memory_gb")
-        found = {name: getattr(self, name) for name in names}
+        document = {name: getattr(self, name) for name in names}
         if self.full_recompute_s is not None:
-            found["full_recompute_s"] = self.full_recompute_s
-        return found | ({"reason": self.reason} if self.reason else {})
+            document["full_recompute_s"] = self.full_recompute_s
+        return document | ({"reason": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class FileResult:
     coverage: float | None
     memory_mape: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Document:
         """The file's figures."""
         figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows")}
         simulated = sum(r.predicted_s is not None for r in self.rows)
@@ -127,141 +129,43 @@ def cluster_of(gpu: str, gpus_per_node: str, node_gbps: str) -> tuple[ClusterSpe
 
 
 def cluster_name(gpu: str, node_gbps: str) -> str:
-    """The cluster preset with this GPU and inter-node bandwidth a node, Gb/s. Raises `UserError`."""
+    """The cluster preset with this GPU and inter-node bandwidth per node, Gb/s. Raises `UserError`."""
     name = _CLUSTERS.get((gpu, node_gbps))
     if name is None:
-        known = ", ".join(f"{g} with {b or 'unknown'} Gb/s a node" for g, b in _CLUSTERS)
+        known = ", ".join(f"{g} with {b or 'unknown'} Gb/s per node" for g, b in _CLUSTERS)
         raise UserError(
-            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s a node: "
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node: "
             f"known are {known}"
         )
     return name
 
 
-def samples_of(path: Path) -> list[Sample]:
-    """The rows of a table that can be simulated, for `vtrain_sim.calibration.tuning`."""
-    found = []
+def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
+    """The rows of a table to tune to (`vtrain_sim.calibration.tuning`): those that can be simulated and say something.
+
+    report: called with a sentence for each reason to leave rows out.
+    """
+    samples = []
+    left_out: dict[str, list[str]] = defaultdict(list)
     for row in read_table(path):
         try:
             cluster = cluster_name(row.get("gpu", ""), row.get("inter_node_gbps_per_node", ""))
             configuration = configuration_of(row)
-        except UserError:
+            check_informative(configuration, cluster)
+        except UserError as error:
+            left_out[str(error)].append(row["id"])
             continue
         size = f"{row['num_layers']} x {row['hidden_size']}"
-        found.append(Sample(configuration, cluster, float(row["iteration_time_s"]), path.name, size))
-    return found
+        samples.append(Sample(configuration, cluster, float(row["iteration_time_s"]), path.name, size))
+    for reason, rows in left_out.items():
+        report(f"{path.name}: {_counted(rows)} left out: {reason}")
+    return samples
 
 
-def configuration_of(row: dict[str, str]) -> Configuration:
-    """The configuration that a row describes; raises `UserError` where Megatron or vtrain has none such."""
-
-    def number(name: str, default: int = 0) -> int:
-        text = row.get(name, "") or ""
-        try:
-            return int(float(text)) if text else default
-        except (ValueError, OverflowError):
-            raise UserError(f"{name} is {text!r}, not a number") from None
-
-    precision = row.get("precision", "bf16")
-    if precision not in _PRECISION:
-        raise UserError(f"precision {precision} is not simulated")
-    recompute = row.get("recompute_granularity") or "none"
-    schedule = row.get("pipeline_schedule") or "1f1b"
-    vpp = max(1, number("virtual_pipeline_chunks", 1))
-    pp, tp = number("pipeline_model_parallel_size", 1), number("tensor_model_parallel_size", 1)
-    gated = bool(number("swiglu"))
-    notes, framework = row.get("notes", ""), row.get("framework", "")
-    num_layers = number("num_layers")
-    if schedule == "interleaved" and vpp == 1:
-        # The source does not say: a layer a chunk, as many as the largest stage has.
-        vpp = max(_pipeline_layers(num_layers, pp, notes))
-    model = ModelSpec(
-        num_layers=num_layers,
-        hidden_size=number("hidden_size"),
-        num_attention_heads=number("num_attention_heads"),
-        seq_length=number("seq_length"),
-        vocab_size=number("vocab_size"),
-        ffn_hidden_size=number("ffn_hidden_size"),
-        num_query_groups=number("num_query_groups"),
-        swiglu=gated,
-        add_bias_linear=not gated,
-        normalization="RMSNorm" if gated else "LayerNorm",
-        position_embedding_type="rope" if gated else "learned_absolute",
-        untie_embeddings_and_output_weights=gated,
-        dropout=not gated,
-        num_experts=number("num_experts"),
-        moe_router_topk=number("moe_router_topk"),
-    )
-    # Before Megatron-Core, pipeline stages scattered and gathered what they passed on (as DeepSpeed's engine
-    # partitions it). Software of 2021 did not yet run the backward all-reduce beside the weight gradient.
-    scatter = framework in ("Megatron-LM", "Megatron-DeepSpeed") and not number("sequence_parallel")
-    old = any(word in row.get("source", "") for word in ("SC21", "MT-NLG", "BigScience"))
-    deepspeed, nemo = framework == "Megatron-DeepSpeed", framework == "NeMo/Megatron-Core"
-    sequence_parallel = bool(number("sequence_parallel")) and tp > 1
-    fp16 = precision == "fp16"
-    # Sharded optimizers (Megatron-LM's, and DeepSpeed's as BLOOM ran it) keep gradients in fp32.
-    sharded = bool(number("distributed_optimizer"))
-    parallel = ParallelSpec(
-        tp=tp,
-        pp=pp,
-        vpp=vpp,
-        cp=number("context_parallel_size", 1),
-        ep=number("expert_model_parallel_size", 1),
-        dp=_data_parallel(number),
-        sequence_parallel=sequence_parallel,
-        distributed_optimizer=sharded,
-        overlap_p2p=vpp > 1,
-        overlap_grad_reduce=nemo,
-        overlap_param_gather=nemo,
-        tp_comm_overlap=nemo and sequence_parallel,
-        async_tp_allreduce=not old,
-        scatter_gather=scatter and tp > 1 and pp > 1,
-        batch_p2p=not deepspeed,
-        layers=_interleave(_pipeline_layers(num_layers, pp, notes), vpp) if num_layers % (pp * vpp) else (),
-    )
-    train = TrainSpec(
-        number("micro_batch_size"),
-        number("global_batch_size"),
-        params_dtype=_PRECISION[precision],
-        main_grads_dtype="float16" if fp16 and not sharded else "float32",
-        fp8="hybrid" if precision == "fp8" else "",
-        attention_kernel=row.get("attention_kernel") or "flash",
-        recompute_granularity="none" if recompute == "unknown" else recompute,
-        schedule=schedule if vpp == 1 else "auto",
-        gradient_accumulation_fusion=not deepspeed,
-    )
-    return Configuration(model, parallel, train)
-
-
-def _data_parallel(number: Callable[[str, int], int]) -> int:
-    """Data parallel size: what the number of GPUs leaves, where a row's own disagrees with it."""
-    own = number("data_parallel_size", 1)
-    model_ranks = (
-        number("tensor_model_parallel_size", 1)
-        * number("pipeline_model_parallel_size", 1)
-        * number("context_parallel_size", 1)
-    )
-    gpus = number("num_gpus", 0)
-    return gpus // model_ranks if model_ranks and gpus and gpus % model_ranks == 0 else own
-
-
-def _pipeline_layers(num_layers: int, pp: int, notes: str) -> list[int]:
-    """Layers of each stage: as even as can be, one fewer at both ends where the notes say so."""
-    if "first & last stages have one fewer layer" in notes and (num_layers + 2) % pp == 0 and pp > 1:
-        each = (num_layers + 2) // pp
-        return [each - 1, *[each] * (pp - 2), each - 1]
-    return [num_layers // pp + (stage < num_layers % pp) for stage in range(pp)]
-
-
-def _interleave(stages: list[int], vpp: int) -> tuple[int, ...]:
-    """Layers of each virtual stage: those of a stage shared out over its chunks, the end ones short.
-
-    The first stage lacks layers in its first chunk, beside the embedding, the last in its last.
-    """
-    pp = len(stages)
-    chunks = [[held // vpp + (chunk < held % vpp) for chunk in range(vpp)] for held in stages]
-    chunks[0].reverse()
-    return tuple(chunks[stage][chunk] for chunk in range(vpp) for stage in range(pp))
+def _counted(rows: Sequence[str]) -> str:
+    """Rows by their ids, the first few of many."""
+    first = ", ".join(rows[:_NAMED_ROWS]) + (", ..." if len(rows) > _NAMED_ROWS else "")
+    return f"row {first} is" if len(rows) == 1 else f"{len(rows)} rows ({first}) are"
 
 
 def _project(
@@ -281,7 +185,7 @@ def _project(
         if where not in projectors:
             projectors[where] = Projector.modelled(*(given or cluster_of(*where)))
         configuration = configuration_of(values)
-        answer = projectors[where].project(configuration)
+        projection = projectors[where].project(configuration)
         full = None
         if values.get("recompute_granularity") == "unknown":
             most = replace(configuration, train=replace(configuration.train, recompute_granularity="full"))
@@ -290,11 +194,11 @@ def _project(
         return replace(row, reason=str(error))
     return replace(
         row,
-        predicted_s=answer.iteration_time_s,
-        low_s=answer.iteration_time_low_s,
-        high_s=answer.iteration_time_high_s,
+        predicted_s=projection.iteration_time_s,
+        low_s=projection.iteration_time_low_s,
+        high_s=projection.iteration_time_high_s,
         full_recompute_s=full,
-        predicted_memory_gb=_memory(values, answer.memory) / 2**30,
+        predicted_memory_gb=_memory(values, projection.memory) / 2**30,
     )
 
 

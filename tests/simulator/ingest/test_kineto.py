@@ -316,8 +316,8 @@ def test_attention_that_is_not_causal_is_another_operator() -> None:
         more = {"Concrete Inputs": ["", "", "", "", "", "128", "128", "0.", causal]} if causal else {}
         trace.op("aten::_flash_attention_forward", 0, 20, sizes, **more)
         trace.kernel("void pytorch_flash::flash_fwd_kernel<64>()", 5, 5, 30)
-        found += [o["fused"] for o in ingest(trace)[0]["operators"]]
-    assert found == ["flash", "flash, not causal", "flash"]
+        found += [(o["fused"], o["causal"]) for o in ingest(trace)[0]["operators"]]
+    assert found == [("flash", True), ("flash", False), ("flash", True)]
 
 
 def test_kernels_of_one_graph_launch_share_its_operator() -> None:

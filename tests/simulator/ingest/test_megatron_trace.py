@@ -13,9 +13,9 @@ from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.measured import load_operators
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
-from vtrain_sim.model import Compute, build_step
+from vtrain_sim.model import build_step, operators_of
 from vtrain_sim.simulate.projection import Projector
-from vtrain_sim.specs import ClusterSpec, DeviceSpec, NetworkSpec
+from vtrain_sim.specs import ClusterSpec, DeviceSpec, NetworkLevel
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.validate.captured import compare
 
@@ -96,7 +96,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory):
 def projector(catalog: Catalog, run_id: str) -> Projector:
     """A machine that is known from the trace alone, besides round numbers for what the trace has not."""
     device = DeviceSpec("a processor", {"float32": 50e9}, 10e9, 8 << 30)
-    network = NetworkSpec("loopback", 1e9, 1e-4, p2p_bandwidth=1e9)
+    network = NetworkLevel("loopback", 1e9, 1e-4, p2p_bandwidth=1e9)
     cluster = ClusterSpec("test", device, 2, network, network)
     with catalog.reading() as connection:
         measured = load_operators(connection, [run_id])
@@ -117,8 +117,8 @@ def test_products_of_the_trace_are_those_of_the_program(traced, name: str) -> No
         expected: Counter[tuple[str, int, int, int]] = Counter()
         for chunk in stage.chunks:
             for program, count in chunk:
-                for item in (*program.forward, *program.backward, *program.weight):
-                    if isinstance(item, Compute) and item.operator.kind == "gemm":
+                for item in operators_of((*program.forward, *program.backward, *program.weight)):
+                    if item.operator.kind == "gemm":
                         o = item.operator
                         for phase in ("dgrad", "wgrad") if o.phase == "backward" else (o.phase,):
                             expected[phase, o.m, o.n, o.k] += count * configuration.num_microbatches * steps
@@ -138,7 +138,7 @@ def test_layers_are_compared_forward_and_backward(traced, name: str) -> None:
             row = parts[f"layer {layer}", direction]
             assert row.captured_s
             assert row.simulated_s
-    assert parts["optimizer", "once a step"].captured_s
+    assert parts["optimizer", "once per step"].captured_s
     gemms = [o for o in found.operators if o.operator.kind == "gemm"]
     assert gemms
     assert all(o.captured_calls == o.simulated_calls and o.provenance == "measured" for o in gemms)

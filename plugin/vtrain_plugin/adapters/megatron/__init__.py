@@ -1,1 +1,1 @@
-"""What is hooked in Megatron-Core. Everything here tolerates the absence of what it looks for."""
+"""Megatron-Core. Everything here tolerates the absence of what it looks for in other versions."""

@@ -6,10 +6,16 @@ else by the name of their class, so that a version that moves a class is still u
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-from vtrain_plugin.adapters.megatron.context import ModelContext, dtype_name
+from vtrain_plugin.adapters.megatron.context import ModelContext
+from vtrain_plugin.capture.modules import ModuleCall
+from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
 from vtrain_schemas.operators import Operator
+
+if TYPE_CHECKING:
+    import torch
 
 # (span kind, is recorded only with operators) by class name, the most specific first.
 _BY_CLASS_NAME = {
@@ -38,76 +44,90 @@ _BY_CLASS_NAME = {
 }
 
 
-def span_kind(path: str, module: Any, operators: bool) -> str | None:
+def span_kind(path: str, module: torch.nn.Module, operators: bool) -> str | None:
     """Span kind of a module, or None where it is not recorded."""
     for cls in type(module).__mro__:
-        found = _BY_CLASS_NAME.get(cls.__name__)
-        if found is None:
+        if cls.__name__ not in _BY_CLASS_NAME:
             continue
-        kind, only_operators = found
+        kind, only_operators = _BY_CLASS_NAME[cls.__name__]
         if path.rpartition(".")[2] == "output_layer":
             return "output_layer"
         return kind if operators or not only_operators else None
     return None
 
 
-def rows_and_width(tensor: Any) -> tuple[int, int]:
-    """Tokens and width of an activation [..., width]."""
-    width = int(tensor.shape[-1])
-    return int(tensor.numel()) // max(1, width), width
-
-
-def operator_of(
-    kind: str, hooked: Any, tensor_in: Any, tensor_out: Any, args: tuple[Any, ...], context: ModelContext
-) -> Operator | None:
+def operator_of(call: ModuleCall, output: torch.Tensor | None, context: ModelContext) -> Operator | None:
     """The operator that a module is, less what its own recorded children are."""
-    if tensor_in is None or tensor_out is None:
+    describe = _DESCRIBE.get(call.kind)
+    if describe is None or call.tensor_in is None or output is None:
         return None
-    dtype = dtype_name(tensor_out.dtype)
-    if kind in ("linear", "output_layer"):
-        tokens_in, k = rows_and_width(tensor_in)
-        tokens_out, n = rows_and_width(tensor_out)
-        # With sequence parallelism one side is sharded; the multiplication runs on all tokens.
-        m = max(tokens_in, tokens_out)
-        names = [cls.__name__ for cls in type(hooked.module).__mro__]
-        if "TEGroupedLinear" in names:
-            experts = int(getattr(hooked.module, "num_gemms", 1))
-            return Operator("grouped_gemm", "forward", m, n, k, batch=experts, dtype=dtype)
-        fused = "layernorm" if any("LayerNorm" in name for name in names) else ""
-        return Operator("gemm", "forward", m, n, k, dtype=dtype, fused=fused)
-    if kind == "norm":
-        m, n = rows_and_width(tensor_in)
-        return Operator("norm", "forward", m, n, dtype=dtype)
-    if kind == "core_attention":
-        return _attention(hooked, args, dtype)
-    if kind == "router":
-        m, k = rows_and_width(tensor_in)
-        return Operator("router", "forward", m, int(context.config.num_moe_experts), k, dtype=dtype)
-    if kind == "transformer_layer":
-        m, n = rows_and_width(tensor_in)
-        return Operator("bias_dropout_add", "forward", m, n, dtype=dtype)
-    if kind == "self_attention":
-        qkv = hooked.last_of("linear_qkv")
-        m, n = (qkv.m, qkv.n) if qkv is not None else rows_and_width(tensor_in)
-        return Operator("rope", "forward", m, n, dtype=dtype)
-    if kind == "mlp":
-        fc1, fc2 = hooked.last_of("linear_fc1"), hooked.last_of("linear_fc2")
-        if fc1 is None or fc2 is None:
-            return None
-        return Operator("activation", "forward", fc1.m, fc2.k, dtype=dtype)
-    if kind == "moe":
-        m, n = rows_and_width(tensor_in)
-        return Operator("permute", "forward", m * int(context.config.moe_router_topk), n, dtype=dtype)
-    if kind == "embedding":
-        m, n = rows_and_width(tensor_out)
-        weight = next(iter(hooked.module.parameters()), None)
-        rows = int(weight.shape[0]) if weight is not None else 0
-        return Operator("embedding", "forward", int(tensor_in.numel()), n, rows, dtype=dtype)
-    return None
+    return describe(call, call.tensor_in, output, context)
 
 
-def _attention(hooked: Any, args: tuple[Any, ...], dtype: str) -> Operator | None:
-    query, key = args[0], args[1]
+# What describes a call: its first input and output tensors, and what is known of the model.
+_Describe: TypeAlias = "Callable[[ModuleCall, torch.Tensor, torch.Tensor, ModelContext], Operator | None]"
+
+
+def _linear(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    dtype = dtype_name(output.dtype)
+    tokens_in, k = rows_and_width(tensor)
+    tokens_out, n = rows_and_width(output)
+    # With sequence parallelism one side is sharded; the multiplication runs on all tokens.
+    m = max(tokens_in, tokens_out)
+    module = call.hooked.module
+    names = [cls.__name__ for cls in type(module).__mro__]
+    if "TEGroupedLinear" in names:
+        experts = int(getattr(module, "num_gemms", 1))
+        return Operator("grouped_gemm", "forward", m, n, k, batch=experts, dtype=dtype)
+    fused = any("LayerNorm" in name for name in names)
+    return Operator("gemm", "forward", m, n, k, dtype=dtype, fused=fused)
+
+
+def _norm(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    m, n = rows_and_width(tensor)
+    return Operator("norm", "forward", m, n, dtype=dtype_name(output.dtype))
+
+
+def _router(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    m, k = rows_and_width(tensor)
+    experts = int(getattr(context.config, "num_moe_experts", 0) or 0)
+    return Operator("router", "forward", m, experts, k, dtype=dtype_name(output.dtype))
+
+
+def _layer(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    m, n = rows_and_width(tensor)
+    return Operator("bias_dropout_add", "forward", m, n, dtype=dtype_name(output.dtype))
+
+
+def _self_attention(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    qkv = call.hooked.last_of("linear_qkv")
+    m, n = (qkv.m, qkv.n) if qkv is not None else rows_and_width(tensor)
+    return Operator("rope", "forward", m, n, dtype=dtype_name(output.dtype))
+
+
+def _mlp(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator | None:
+    fc1, fc2 = call.hooked.last_of("linear_fc1"), call.hooked.last_of("linear_fc2")
+    if fc1 is None or fc2 is None:
+        return None
+    return Operator("activation", "forward", fc1.m, fc2.k, dtype=dtype_name(output.dtype))
+
+
+def _experts(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    m, n = rows_and_width(tensor)
+    experts_per_token = int(getattr(context.config, "moe_router_topk", 1))
+    return Operator("permute", "forward", m * experts_per_token, n, dtype=dtype_name(output.dtype))
+
+
+def _embedding(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    _, n = rows_and_width(output)
+    module = call.hooked.module
+    weight = next(iter(module.parameters()), None) if module is not None else None
+    rows = int(weight.shape[0]) if weight is not None else 0
+    return Operator("embedding", "forward", int(tensor.numel()), n, rows, dtype=dtype_name(output.dtype))
+
+
+def _attention(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator | None:
+    query, key = call.args[0], call.args[1]
     if query.dim() == 4:  # [s, b, heads, head_dim]
         seq_q, batch, heads, head_dim = (int(d) for d in query.shape)
         seq_kv, kv_heads = int(key.shape[0]), int(key.shape[2])
@@ -116,7 +136,6 @@ def _attention(hooked: Any, args: tuple[Any, ...], dtype: str) -> Operator | Non
         batch, seq_kv, kv_heads = 1, int(key.shape[0]), int(key.shape[1])
     else:
         return None
-    flash = "flash" if type(hooked.module).__name__.startswith("TE") else ""
     return Operator(
         "attention",
         "forward",
@@ -126,6 +145,27 @@ def _attention(hooked: Any, args: tuple[Any, ...], dtype: str) -> Operator | Non
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        dtype=dtype,
-        fused=flash,
+        dtype=dtype_name(output.dtype),
+        fused=type(call.hooked.module).__name__.startswith("TE"),
+        causal=_is_causal(call.hooked.module),
     )
+
+
+def _is_causal(attention: object) -> bool:
+    """Whether a core attention masks later tokens: "causal" or "padding_causal", Megatron's enum or its name."""
+    mask = getattr(attention, "attn_mask_type", "causal")
+    return "causal" in str(getattr(mask, "name", mask))
+
+
+_DESCRIBE: dict[str, _Describe] = {
+    "linear": _linear,
+    "output_layer": _linear,
+    "norm": _norm,
+    "core_attention": _attention,
+    "router": _router,
+    "transformer_layer": _layer,
+    "self_attention": _self_attention,
+    "mlp": _mlp,
+    "moe": _experts,
+    "embedding": _embedding,
+}

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
+from vtrain_plugin.capture.tensors import dtype_name
+
+if TYPE_CHECKING:
+    import torch
+    from megatron.core.distributed import DistributedDataParallelConfig
+    from megatron.core.optimizer import OptimizerConfig
+    from megatron.core.optimizer.optimizer import MegatronOptimizer
+    from megatron.core.transformer.transformer_config import TransformerConfig
 
 
 class ModelContext:
-    """Configuration objects and sizes, filled in as hooks see them."""
+    """Configuration objects and sizes, filled in as hooks see them.
+
+    parameters: elements that this rank holds, all chunks together. wrappers: class names of what is around
+    the model, outside in. model_class: class of the model itself.
+    """
 
     def __init__(self) -> None:
-        self.config: Any = None
-        self.ddp_config: Any = None
-        self.optimizer_config: Any = None
-        self.gpt: Any = None
+        self.config: TransformerConfig | None = None
+        self.ddp_config: DistributedDataParallelConfig | None = None
+        self.optimizer_config: OptimizerConfig | None = None
+        self.optimizer: str | None = None
+        self.wrappers: list[str] = []
+        self.model_class: str | None = None
         self.parameters = 0
         self.seq_length = 0
         self.micro_batch_size = 0
@@ -29,17 +45,10 @@ class ModelContext:
         """Tokens of one microbatch, before sequence or context sharding."""
         return self.seq_length * self.micro_batch_size
 
-    def learn(self, model: Any) -> None:
+    def learn(self, model: torch.nn.Module) -> None:
         """Read a (wrapped) model chunk."""
-        inner = model
-        while True:
-            if self.config is None or hasattr(getattr(inner, "config", None), "num_layers"):
-                self.config = getattr(inner, "config", self.config)
-            self.ddp_config = getattr(inner, "ddp_config", None) or self.ddp_config
-            if not hasattr(inner, "module"):
-                break
-            inner = inner.module
-        self.gpt = inner
+        inner = self._unwrap(model)
+        self.model_class = _model_class(inner)
         parameters = list(inner.parameters())
         self.parameters += sum(p.numel() for p in parameters)
         if parameters:
@@ -57,6 +66,24 @@ class ModelContext:
         if self.position_embedding_type == "learned_absolute" and isinstance(positions, int):
             self.max_position_embeddings = positions
 
+    def _unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model inside its wrappers, whose configurations are read on the way."""
+        inner = model
+        self.wrappers = []
+        while True:
+            if self.config is None or hasattr(getattr(inner, "config", None), "num_layers"):
+                self.config = getattr(inner, "config", self.config)
+            self.ddp_config = getattr(inner, "ddp_config", None) or self.ddp_config
+            if not hasattr(inner, "module"):
+                return inner
+            self.wrappers.append(type(inner).__name__)
+            inner = inner.module
+
+    def see_optimizer(self, optimizer: MegatronOptimizer) -> None:
+        """Read the outermost optimizer."""
+        self.optimizer = optimizer_name(optimizer)
+        self.optimizer_config = getattr(optimizer, "config", None)
+
     def see_hidden_states(self, shape: tuple[int, ...]) -> None:
         """Learn sequence length and micro batch from a layer's input, [s / (tp*cp), b, h]."""
         if self.seq_length or len(shape) != 3 or self.config is None:
@@ -67,7 +94,7 @@ class ModelContext:
         self.seq_length, self.micro_batch_size = shape[0] * shards, shape[1]
 
 
-def dtype_name(dtype: Any) -> str:
-    """``torch.bfloat16`` -> ``bfloat16``; the float8 types -> ``float8``."""
-    name = str(dtype).removeprefix("torch.")
-    return "float8" if name.startswith("float8") else name
+def _model_class(model: torch.nn.Module) -> str:
+    """``GPTModel`` for it and what derives from it, else the class's own name."""
+    names = [cls.__name__ for cls in type(model).__mro__]
+    return "GPTModel" if "GPTModel" in names else names[0]

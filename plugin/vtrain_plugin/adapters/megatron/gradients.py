@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+from vtrain_plugin.capture.patches import Wrapper
+from vtrain_plugin.capture.recorder import Span
+from vtrain_plugin.capture.session import Session
+from vtrain_plugin.capture.wrapping import in_span
 from vtrain_schemas.operators import Operator
 
+if TYPE_CHECKING:
+    from megatron.core.distributed import DistributedDataParallel
 
-def install(session: Any) -> None:
+
+def install(session: Session) -> None:
     """Wrap the methods of Megatron-Core's DistributedDataParallel and of its bucket groups."""
     from megatron.core.distributed import distributed_data_parallel as ddp
     from megatron.core.distributed import param_and_grad_buffer as buffers
 
     patches = session.patches
     model = ddp.DistributedDataParallel
-    patches.wrap(model, "zero_grad_buffer", _span(session, "zero_grad", "zero_grad", _reset_operator))
+    patches.wrap(model, "zero_grad_buffer", _reset(session))
     patches.wrap(model, "finish_grad_sync", _span(session, "finish_grad_sync", "grad_sync"))
     patches.wrap(model, "start_param_sync", _span(session, "start_param_sync", "param_sync"))
     groups = getattr(buffers, "_ParamAndGradBucketGroup", None)
@@ -24,37 +30,22 @@ def install(session: Any) -> None:
         patches.wrap(groups, "finish_param_sync", _span(session, "finish_param_sync", "param_sync"))
 
 
-def _reset_operator(model: Any) -> Operator:
-    elements = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
-    return Operator("zero_grad", "update", elements, dtype="float32")
+def _reset(session: Session) -> Wrapper:
+    """The reset of the gradient buffers: the first work of a step."""
 
-
-def _span(
-    session: Any, name: str, kind: str, operator: Callable[[Any], Operator] | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    opens_step = kind == "zero_grad"
-
-    def begin(owner: Any) -> Any:
-        if opens_step:
-            session.on_training_work()
-        recorder = session.recorder
-        if recorder is None or not recorder.recording:
-            return None
-        backward = session.hooks_innermost()
-        span = recorder.new_span(name, kind, "update", parent=backward)
-        if operator is not None and session.settings.operators:
-            span.operator = operator(owner)
-        recorder.open(span)
+    def begin(model: DistributedDataParallel, *args: object, **kwargs: object) -> Span | None:
+        session.on_training_work()
+        span = session.open_span("zero_grad", "zero_grad", session.backward_span())
+        if span is not None and session.settings.operators:
+            elements = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
+            span.operator = Operator("zero_grad", "update", elements, dtype="float32")
         return span
 
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            span = session.guard.run(begin, self)
-            result = original(self, *args, **kwargs)
-            if span is not None:
-                session.guard.run(session.recorder.close, span)
-            return result
+    return in_span(session, begin)
 
-        return method
 
-    return wrap
+def _span(session: Session, name: str, kind: str) -> Wrapper:
+    def begin(*args: object, **kwargs: object) -> Span | None:
+        return session.open_span(name, kind, session.backward_span())
+
+    return in_span(session, begin)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vtrain_plugin.adapters.megatron.classify import rows_and_width
-from vtrain_plugin.adapters.megatron.context import dtype_name
-from vtrain_plugin.adapters.megatron.modules import Hooked, ModuleHooks
+from vtrain_plugin.capture.modules import Frame, Hooked
+from vtrain_plugin.capture.patches import Function
+from vtrain_plugin.capture.session import Session
+from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
 from vtrain_schemas.operators import Operator
 
+if TYPE_CHECKING:
+    import torch
+    from megatron.core.models.common.language_module.language_module import LanguageModule
 
-def install(session: Any, modules: ModuleHooks) -> None:
+
+def install(session: Session) -> None:
     """Record ``compute_language_model_loss(labels, logits)`` forward and backward."""
     try:
         from megatron.core.models.common.language_module import language_module
@@ -19,12 +23,17 @@ def install(session: Any, modules: ModuleHooks) -> None:
         return
     hooked = Hooked("loss", "loss", None, None, None)
 
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def compute_language_model_loss(self: Any, labels: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
-            frame = session.guard.run(_before, session, modules, hooked, logits)
+    def begin(logits: torch.Tensor) -> Frame | None:
+        return session.modules.open_function(hooked, logits) if session.modules is not None else None
+
+    def wrap(original: Function) -> Function:
+        def compute_language_model_loss(
+            self: LanguageModule, labels: torch.Tensor, logits: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> Any:
+            frame = session.guard.run(begin, logits)
             result = original(self, labels, logits, *args, **kwargs)
             if frame is not None:
-                session.guard.run(_after, session, modules, frame, logits, result)
+                session.guard.run(_end, session, frame, logits, result)
             return result
 
         return compute_language_model_loss
@@ -32,18 +41,14 @@ def install(session: Any, modules: ModuleHooks) -> None:
     session.patches.wrap(language_module.LanguageModule, "compute_language_model_loss", wrap)
 
 
-def _before(session: Any, modules: ModuleHooks, hooked: Hooked, logits: Any) -> Any:
-    recorder = session.recorder
-    if recorder is None or not recorder.recording or not session.microbatches.direction:
-        return None
-    return modules.open_forward(hooked, logits, ())
-
-
-def _after(session: Any, modules: ModuleHooks, frame: Any, logits: Any, result: Any) -> None:
-    modules.close_forward(frame, result)
-    if session.settings.operators:
-        m, n = rows_and_width(logits)
-        for span in (frame.span, frame.backward):
-            if span is not None:
-                span.operator = Operator("loss", span.phase, m, n, dtype=dtype_name(logits.dtype))
-                span.remainder = "loss"
+def _end(session: Session, frame: Frame, logits: torch.Tensor, result: torch.Tensor) -> None:
+    if session.modules is None:
+        return
+    session.modules.close_forward(frame, result)
+    if not session.settings.operators:
+        return
+    m, n = rows_and_width(logits)
+    for span in (frame.span, frame.backward):
+        if span is not None:
+            span.operator = Operator("loss", span.phase, m, n, dtype=dtype_name(logits.dtype))
+            span.remainder = "loss"

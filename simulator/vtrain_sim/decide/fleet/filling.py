@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+_Ints: TypeAlias = NDArray[np.int64]
+_Floats: TypeAlias = NDArray[np.float64]
 # More jobs than this at once are never admitted together: the profile of free GPUs has this many pieces.
 MOST_PIECES = 4096
 
@@ -11,21 +16,21 @@ MOST_PIECES = 4096
 def fill(
     now: float,
     capacity: int,
-    remaining: Any,
-    deadline: Any,
-    first: Any,
-    levels: Any,
-    gpus: Any,
-    seconds: Any,
-    share: Any,
-    piece_end: Any,
-    piece_free: Any,
+    remaining: _Floats,
+    deadline: _Floats,
+    first: _Ints,
+    levels: _Ints,
+    gpus: _Ints,
+    seconds: _Floats,
+    share: _Ints,
+    piece_end: _Floats,
+    piece_free: _Ints,
 ) -> int:
     """Give each job, in the order of the arrays (earliest deadline first), the number of GPUs with which it
     ends in time beside those before it for the fewest GPU-seconds (Gu et al., ASPLOS 2023, algorithm 1).
 
     remaining: [jobs] iterations; deadline: [jobs] seconds; job i may use ``gpus[first[i] : first[i] +
-    levels[i]]``, ascending, with ``seconds`` an iteration. share: [jobs] is set to the GPUs from now on.
+    levels[i]]``, ascending, with ``seconds`` per iteration. share: [jobs] is set to the GPUs from now on.
     piece_end, piece_free: scratch, the profile of free GPUs over time. Returns how many jobs could be
     served: the first that could not is at that index.
     """

@@ -1,22 +1,21 @@
 """Jobs and traces of them.
 
-A trace is a CSV or Parquet table, one row a job: job_id, arrival_s, model (preset), global_batch_size
-(sequences), iterations, gpus (asked for, by policies that do not choose), deadline_s (seconds after the
+A trace is a CSV or Parquet table, one row per job: job_id, arrival_s, model (preset), global_batch_size
+(sequences), iterations, gpus (requested, for policies that do not choose), deadline_s (seconds after the
 start of the trace; empty: none), min_gpus, max_gpus.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 
 from vtrain_sim.errors import UserError
+from vtrain_sim.results import Row
 
 COLUMNS = (
     "job_id",
@@ -58,7 +57,7 @@ class Job:
         if self.min_gpus > self.max_gpus:
             raise UserError(f"{what}: min_gpus is {self.min_gpus}, more than max_gpus ({self.max_gpus})")
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> Row:
         """The job as a row of a trace."""
         row = asdict(self)
         row["deadline_s"] = None if math.isinf(self.deadline_s) else self.deadline_s
@@ -89,7 +88,7 @@ def read_trace(path: Path) -> list[Job]:
     return sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))
 
 
-def _job(path: Path, number: int, row: dict[str, Any]) -> Job:
+def _job(path: Path, number: int, row: Row) -> Job:
     try:
         given = {k: row[k] for k in COLUMNS if row.get(k) is not None}
         return Job(
@@ -121,9 +120,9 @@ def generate(
 ) -> list[Job]:
     """A random trace, the same for a seed.
 
-    Arrivals are a Poisson process (mean gap `mean_gap_s`); durations on the GPUs asked for are log-normal
+    Arrivals are a Poisson process (mean gap `mean_gap_s`); durations on the GPUs requested are log-normal
     with a standard deviation of 1.0 in the logarithm (heavy-tailed, as in Microsoft's Philly trace, Jeon et
-    al. 2019); the GPUs asked for are one of the counts at which the job runs; the deadline comes `tightness`
+    al. 2019); the GPUs requested are one of the counts at which the job runs; the deadline comes `tightness`
     times the duration after the arrival, uniform, as ElasticFlow draws it (Gu et al., ASPLOS 2023,
     section 6.1). seconds_per_iteration: by (model, global batch), by GPUs.
     """
@@ -144,17 +143,12 @@ def generate(
     return jobs
 
 
-def write_trace(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Rows of a trace, for `vtrain_sim.report.rows`."""
-    return [job.to_row() for job in jobs]
-
-
 def offered_gap_s(
     seconds_per_iteration: dict[tuple[str, int], dict[int, float]], capacity: int, load: float, mean_hours: float
 ) -> float:
-    """Mean gap between arrivals at which jobs ask for `load` times the GPU-seconds that there are."""
-    asked = [
+    """Mean gap between arrivals at which jobs request `load` times the GPU-seconds that there are."""
+    requested = [
         sum(counts[: max(1, len(counts) - 1)]) / max(1, len(counts) - 1)
         for counts in (sorted(t) for t in seconds_per_iteration.values())
     ]
-    return mean_hours * 3600 * (sum(asked) / len(asked)) / (capacity * load)
+    return mean_hours * 3600 * (sum(requested) / len(requested)) / (capacity * load)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtrain_sim.decide.fleet import filling
 from vtrain_sim.decide.fleet.jobs import Job
@@ -21,12 +21,12 @@ _WORTH = 2.0
 
 @dataclass
 class Running:
-    """A job that has arrived and not ended. gpus: now; asked: those of its trace that it can use."""
+    """A job that has arrived and not ended. gpus: now; requested: those of its trace that it can use."""
 
     job: Job
     table: SpeedTable
     remaining: float
-    asked: int
+    requested: int
     gpus: int = 0
     resume_s: float = 0.0
     started: bool = False
@@ -41,35 +41,35 @@ Allocation = dict[str, int]
 
 
 def first_in_first_out(jobs: Sequence[Running], now: float, capacity: int, restart_s: float) -> Allocation:
-    """In order of arrival, each with the GPUs that it asked for; who runs goes on, who does not fit blocks."""
+    """In order of arrival, each with the GPUs that it requested; who runs goes on, who does not fit blocks."""
     free = capacity - sum(r.gpus for r in jobs)
     given = {r.job.job_id: r.gpus for r in jobs if r.gpus}
     for r in jobs:  # by arrival
         if r.gpus:
             continue
-        if r.asked > free:
+        if r.requested > free:
             break
-        given[r.job.job_id] = r.asked
-        free -= r.asked
+        given[r.job.job_id] = r.requested
+        free -= r.requested
     return given
 
 
 def shortest_remaining_time(jobs: Sequence[Running], now: float, capacity: int, restart_s: float) -> Allocation:
-    """Preemptive: the jobs that would end soonest on the GPUs that they asked for."""
-    return _in_order(sorted(jobs, key=lambda r: (r.remaining * r.seconds(r.asked), r.job.job_id)), capacity)
+    """Preemptive: the jobs that would end soonest on the GPUs that they requested."""
+    return _in_order(sorted(jobs, key=lambda r: (r.remaining * r.seconds(r.requested), r.job.job_id)), capacity)
 
 
 def earliest_deadline(jobs: Sequence[Running], now: float, capacity: int, restart_s: float) -> Allocation:
-    """Preemptive: the jobs whose deadline is nearest, on the GPUs that they asked for."""
+    """Preemptive: the jobs whose deadline is nearest, on the GPUs that they requested."""
     return _in_order(sorted(jobs, key=lambda r: (r.job.deadline_s, r.job.arrival_s, r.job.job_id)), capacity)
 
 
 def _in_order(jobs: Sequence[Running], capacity: int) -> Allocation:
     given: Allocation = {}
     for r in jobs:
-        if r.asked <= capacity:
-            given[r.job.job_id] = r.asked
-            capacity -= r.asked
+        if r.requested <= capacity:
+            given[r.job.job_id] = r.requested
+            capacity -= r.requested
             if not capacity:
                 break
     return given
@@ -109,11 +109,11 @@ def admits(jobs: Sequence[Running], new: Running, now: float, capacity: int) -> 
 def _fill() -> Callable[..., int]:
     import numba
 
-    found: Callable[..., int] = numba.njit(cache=True, nogil=True)(filling.fill)
-    return found
+    compiled: Callable[..., int] = numba.njit(cache=True, nogil=True)(filling.fill)
+    return compiled
 
 
-def smallest_shares(urgent: Sequence[Running], now: float, capacity: int) -> tuple[int, Any]:
+def smallest_shares(urgent: Sequence[Running], now: float, capacity: int) -> tuple[int, NDArray[np.int64]]:
     """How many of the jobs (earliest deadline first) can be served, and the GPUs of each from now on."""
     shares = np.zeros(len(urgent), dtype=np.int64)
     if not urgent:

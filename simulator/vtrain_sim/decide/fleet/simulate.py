@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from vtrain_sim.decide.fleet.jobs import Job
 from vtrain_sim.decide.fleet.policies import Policy, Running, admits
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs.validation import finite, positive
+from vtrain_sim.results import Document
+from vtrain_sim.specs.checks import finite, positive
 
 # Iterations left that are rounding of the clock.
 _NOTHING = 1e-6
@@ -60,10 +60,10 @@ class Outcome:
 
     @property
     def gpu_seconds(self) -> float:
-        """GPU-seconds held, restarts included."""
+        """GPU-seconds in use, restarts included."""
         return sum(s.gpus * (s.end_s - s.start_s) for s in self.stretches)
 
-    def to_dict(self, price_per_gpu_hour: float) -> dict[str, Any]:
+    def to_dict(self, price_per_gpu_hour: float) -> Document:
         """One policy in the machine-readable result, schema vtrain.schedule/1."""
         times = self.completion_s
         return {
@@ -95,48 +95,76 @@ def simulate(
     positive("GPUs of the cluster", capacity)
     finite("--restart-seconds", restart_s)
     waiting = [_running(j, tables, capacity) for j in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))]
-    active: list[Running] = []
-    begun: dict[str, float] = {}
-    stretches: list[Stretch] = []
-    finished: dict[str, float] = {}
-    rejected: list[str] = []
-    now, at = 0.0, 0
-    while at < len(waiting) or active:
-        arrival = waiting[at].job.arrival_s if at < len(waiting) else math.inf
-        end = min((_end(r, now) for r in active if r.gpus), default=math.inf)
+    fleet = _Fleet(capacity, policy, restart_s)
+    arrived = 0
+    while arrived < len(waiting) or fleet.active:
+        arrival = waiting[arrived].job.arrival_s if arrived < len(waiting) else math.inf
+        fleet.advance(arrival)
+        while arrived < len(waiting) and waiting[arrived].job.arrival_s <= fleet.now:
+            fleet.admit(waiting[arrived])
+            arrived += 1
+        fleet.allocate()
+        progress(len(fleet.finished) + len(fleet.rejected), len(fleet.active))
+    stretches = sorted(fleet.stretches, key=lambda s: (s.start_s, s.job_id))
+    jobs_in_order = tuple(w.job for w in waiting)
+    return Outcome(jobs_in_order, capacity, tuple(stretches), fleet.finished, tuple(fleet.rejected))
+
+
+class _Fleet:
+    """The cluster and its jobs at one time. active: jobs that have arrived and not ended, by arrival."""
+
+    def __init__(self, capacity: int, policy: Policy, restart_s: float) -> None:
+        self._capacity, self._policy, self._restart_s = capacity, policy, restart_s
+        self._begun: dict[str, float] = {}
+        self.now = 0.0
+        self.active: list[Running] = []
+        self.stretches: list[Stretch] = []
+        self.finished: dict[str, float] = {}
+        self.rejected: list[str] = []
+
+    def advance(self, arrival: float) -> None:
+        """Train up to the next arrival or end of a job, and let go of those that end."""
+        end = min((_end(r, self.now) for r in self.active if r.gpus), default=math.inf)
         if math.isinf(arrival) and math.isinf(end):
-            stuck = active[0].job.job_id
-            raise UserError(f"job {stuck!r} never gets GPUs under this policy: it asks for more than are ever free")
+            stuck = self.active[0].job.job_id
+            raise UserError(f"job {stuck!r} never gets GPUs under this policy: it requests more than are ever free")
         following = min(arrival, end)
-        for r in active:
-            r.remaining = max(0.0, r.remaining - _trained(r, now, following))
-        now = following
-        for r in [r for r in active if r.gpus and r.remaining <= _NOTHING and r.resume_s <= now]:
-            _close(r, begun, stretches, now)
-            finished[r.job.job_id] = now
-            active.remove(r)
-        while at < len(waiting) and waiting[at].job.arrival_s <= now:
-            new = waiting[at]
-            at += 1
-            if policy.admission and not admits(active, new, now, capacity):
-                rejected.append(new.job.job_id)
-            else:
-                active.append(new)
-        given = policy.allocate(active, now, capacity, restart_s)
-        for r in active:
+        for r in self.active:
+            r.remaining = max(0.0, r.remaining - _trained(r, self.now, following))
+        self.now = following
+        for r in [r for r in self.active if r.gpus and r.remaining <= _NOTHING and r.resume_s <= self.now]:
+            self._end_stretch(r)
+            self.finished[r.job.job_id] = self.now
+            self.active.remove(r)
+
+    def admit(self, job: Running) -> None:
+        """A job arrives."""
+        if self._policy.admission and not admits(self.active, job, self.now, self._capacity):
+            self.rejected.append(job.job.job_id)
+        else:
+            self.active.append(job)
+
+    def allocate(self) -> None:
+        """Give each job the GPUs that the policy says."""
+        given = self._policy.allocate(self.active, self.now, self._capacity, self._restart_s)
+        for r in self.active:
             gpus = given.get(r.job.job_id, 0)
             if gpus == r.gpus:
                 continue
             if r.gpus:
-                _close(r, begun, stretches, now)
+                self._end_stretch(r)
             if gpus:
-                r.resume_s = now + (restart_s if r.started else 0.0)
+                r.resume_s = self.now + (self._restart_s if r.started else 0.0)
                 r.started = True
-                begun[r.job.job_id] = now
+                self._begun[r.job.job_id] = self.now
             r.gpus = gpus
-        progress(len(finished) + len(rejected), len(active))
-    stretches.sort(key=lambda s: (s.start_s, s.job_id))
-    return Outcome(tuple(w.job for w in waiting), capacity, tuple(stretches), finished, tuple(rejected))
+
+    def _end_stretch(self, r: Running) -> None:
+        start = self._begun[r.job.job_id]
+        resume = min(max(start, r.resume_s), self.now)
+        if self.now > start:
+            iterations = (self.now - resume) / r.seconds(r.gpus)
+            self.stretches.append(Stretch(r.job.job_id, r.gpus, start, resume, self.now, iterations))
 
 
 def _running(job: Job, tables: dict[Kind, SpeedTable], capacity: int) -> Running:
@@ -148,9 +176,10 @@ def _running(job: Job, tables: dict[Kind, SpeedTable], capacity: int) -> Running
             f"job {job.job_id!r} can never run: {job.model} runs on {fits} GPUs, the job takes {job.min_gpus} to "
             f"{min(job.max_gpus, capacity)}"
         )
-    own = SpeedTable(tuple(table.gpus[i] for i in usable), tuple(table.seconds[i] for i in usable))
-    asked = max((g for g in own.gpus if g <= job.gpus), default=own.gpus[0])
-    return Running(job, own, float(job.iterations), asked, index=dict(zip(own.gpus, own.seconds, strict=True)))
+    usable_table = SpeedTable(tuple(table.gpus[i] for i in usable), tuple(table.seconds[i] for i in usable))
+    requested = max((g for g in usable_table.gpus if g <= job.gpus), default=usable_table.gpus[0])
+    index = dict(zip(usable_table.gpus, usable_table.seconds, strict=True))
+    return Running(job, usable_table, float(job.iterations), requested, index=index)
 
 
 def _trained(r: Running, since: float, until: float) -> float:
@@ -161,10 +190,3 @@ def _trained(r: Running, since: float, until: float) -> float:
 
 def _end(r: Running, now: float) -> float:
     return max(now, r.resume_s) + r.remaining * r.seconds(r.gpus)
-
-
-def _close(r: Running, begun: dict[str, float], stretches: list[Stretch], now: float) -> None:
-    start = begun[r.job.job_id]
-    resume = min(max(start, r.resume_s), now)
-    if now > start:
-        stretches.append(Stretch(r.job.job_id, r.gpus, start, resume, now, (now - resume) / r.seconds(r.gpus)))

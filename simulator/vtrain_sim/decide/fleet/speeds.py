@@ -26,7 +26,7 @@ def speed_tables(
     kinds: Iterable[Kind],
     cluster_gpus: int,
     projector: Projector,
-    progress: Callable[[int, int], None] = lambda done, found: None,
+    progress: Callable[[int, int], None] = lambda done, feasible: None,
 ) -> tuple[dict[Kind, SpeedTable], dict[Kind, SpeedTable]]:
     """For each kind: with the best plan at each GPU count, and with one plan whose data parallel size grows.
 
@@ -38,14 +38,14 @@ def speed_tables(
     scaled: dict[Kind, SpeedTable] = {}
     counts = [1 << e for e in range(cluster_gpus.bit_length()) if 1 << e <= cluster_gpus]
     for kind in sorted(set(kinds)):
-        found = {n: p for n in counts if (p := _best(kind, n, projector)) is not None}
-        if not found:
+        plans = {n: p for n in counts if (p := _best(kind, n, projector)) is not None}
+        if not plans:
             raise UserError(
                 f"{kind[0]} with a global batch of {kind[1]} fits on no number of GPUs up to {cluster_gpus}: a larger "
                 "cluster or GPU memory would hold it"
             )
-        best[kind] = _table({n: p.projection.iteration_time_s for n, p in found.items()})
-        scaled[kind] = _replicated(min(found.items())[1], counts, projector)
+        best[kind] = _table({n: p.projection.iteration_time_s for n, p in plans.items()})
+        scaled[kind] = _replicated(min(plans.items())[1], counts, projector)
         progress(len(best), len(best))
     return best, scaled
 
@@ -72,9 +72,9 @@ def _replicated(smallest: Plan, counts: list[int], projector: Projector) -> Spee
             wider = replace(c, parallel=replace(c.parallel, dp=copies, overlap_grad_reduce=copies > 1))
         except UserError:
             continue
-        found = projector.evaluate([wider])
-        if found.fits[0]:
-            times[gpus] = float(found.iteration_time_s[0])
+        evaluated = projector.evaluate([wider])
+        if evaluated.fits[0]:
+            times[gpus] = float(evaluated.iteration_time_s[0])
     return _table(times)
 
 

@@ -25,7 +25,7 @@ def _parametric(a: float, b: float, alpha: float, beta: float, source: str) -> L
 
 
 LAWS = {
-    "chinchilla-20": Law(20.0, 1.0, "Hoffmann et al. 2022, arXiv:2203.15556, table 3: about 20 tokens a parameter"),
+    "chinchilla-20": Law(20.0, 1.0, "Hoffmann et al. 2022, arXiv:2203.15556, table 3: about 20 tokens per parameter"),
     "hoffmann-approach-3": _parametric(406.4, 410.7, 0.34, 0.28, "Hoffmann et al. 2022, arXiv:2203.15556, eq. 10"),
     "besiroglu": _parametric(482.01, 2085.43, 0.3478, 0.3658, "Besiroglu et al. 2024, arXiv:2404.10102, table 1"),
 }
@@ -33,14 +33,14 @@ LAWS = {
 
 def tokens_for(parameters: float, law: str) -> float:
     """Compute-optimal training tokens of a model; raises `UserError` for an unknown law."""
-    found = LAWS.get(law)
-    if found is None:
+    known = LAWS.get(law)
+    if known is None:
         raise UserError(f"there is no scaling law {law!r}{nearest(law, LAWS)}; known are {', '.join(LAWS)}")
-    return float(found.coefficient * parameters**found.exponent)
+    return float(known.coefficient * parameters**known.exponent)
 
 
 def largest_parameters(flops: float, law: str) -> float:
-    """Parameters of the model that takes `flops` training FLOPs (6 a parameter and token) under a law."""
+    """Parameters of the model that takes `flops` training FLOPs (6 per parameter and token) under a law."""
     tokens_for(1.0, law)
-    found = LAWS[law]
-    return float((flops / (6 * found.coefficient)) ** (1 / (1 + found.exponent)))
+    coefficient, exponent = LAWS[law].coefficient, LAWS[law].exponent
+    return float((flops / (6 * coefficient)) ** (1 / (1 + exponent)))

@@ -1,22 +1,22 @@
-"""Sizes a model: every candidate is planned, and what counts is the utilisation that its best plan reaches."""
+"""Sizes a model: every candidate is planned, and what counts is the MFU of its best plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
+from vtrain_sim.decide.sizing.candidates import candidates, parameters
 from vtrain_sim.decide.sizing.laws import LAWS, largest_parameters, tokens_for
-from vtrain_sim.decide.sizing.shapes import candidates, parameters
 from vtrain_sim.decide.space import divisors
 from vtrain_sim.errors import UserError
+from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ModelSpec, TrainSpec
-from vtrain_sim.specs.validation import finite, positive
+from vtrain_sim.specs.checks import finite, positive
 
 SCHEMA = "vtrain.size/1"
-# Utilisations between which the best plan of any candidate lies: only those candidates are planned.
+# MFUs between which the best plan of any candidate lies: only those candidates are planned.
 _LEAST, _MOST = 0.2, 0.75
 # A plan may leave a few GPUs idle where they do not divide.
 _USED = 0.9
@@ -37,7 +37,7 @@ class Candidate:
         """Days of the best plan; infinite without one."""
         return self.plan.days if self.plan is not None else float("inf")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Document:
         """The candidate in the machine-readable result."""
         return {
             "num_layers": self.model.num_layers,
@@ -47,15 +47,23 @@ class Candidate:
             "tokens": self.tokens,
             "naive_days": self.naive_days,
             "days": self.plan.days if self.plan else None,
-            "utilisation": self.plan.projection.mfu if self.plan else None,
+            "mfu": self.plan.projection.mfu if self.plan else None,
             "plan": self.plan.to_dict() if self.plan else None,
         }
 
 
-@dataclass(frozen=True)
-class SizeResult:
-    """naive_parameters: what the budget would pay for at full utilisation. naive: the candidate next to
-    that, as it would really train. chosen: the largest that trains in time."""
+@dataclass(frozen=True, repr=False)
+class SizeResult(Result):
+    """Model sizes for a budget of num_gpus and days.
+
+    naive_parameters: what the budget would pay for at an MFU of 100%. naive: the candidate next to that, as
+    it would really train. chosen: the largest candidate that trains in time.
+
+    >>> import vtrain as vt
+    >>> result = vt.size(cluster="dgx-a100-80gb", num_gpus=16, days=10, global_batch_size=256)
+    >>> result.chosen.days <= 10 and result.chosen.parameters < result.naive_parameters
+    True
+    """
 
     cluster: str
     num_gpus: int
@@ -66,7 +74,7 @@ class SizeResult:
     candidates: tuple[Candidate, ...]
     chosen: Candidate
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.size/1."""
         return {
             "schema": SCHEMA,
@@ -81,6 +89,20 @@ class SizeResult:
             "candidates": [c.to_dict() for c in self.candidates],
             "chosen": self.chosen.to_dict(),
         }
+
+    def summary(self) -> dict[str, object]:
+        """The budget and the model that was chosen."""
+        chosen = self.rows()[self.candidates.index(self.chosen)]
+        return {
+            "cluster": self.cluster,
+            "num_gpus": self.num_gpus,
+            "law": self.law,
+            **{name: chosen[name] for name in ("num_layers", "hidden_size", "parameters", "tokens", "days", "mfu")},
+        }
+
+    def rows(self) -> list[Row]:
+        """One row per candidate, smallest first."""
+        return [{name: value for name, value in c.to_dict().items() if name != "plan"} for c in self.candidates]
 
 
 def size(
@@ -101,76 +123,92 @@ def size(
     """
     positive("--num-gpus", num_gpus)
     finite("--days", days, 1e-6)
-    base = base or TrainSpec(1, 1)
-    flops = num_gpus * projector.cluster.device.peak(base.params_dtype) * days * 86400
-    naive_parameters = largest_parameters(flops, law)
+    budget = _Budget(projector, num_gpus, days, batches, law, base or TrainSpec(1, 1), bounds)
+    naive_parameters = largest_parameters(budget.flops, law)
     models = candidates(
-        seq_length, vocab_size, largest_parameters(_LEAST * flops, law), largest_parameters(_MOST * flops, law)
+        seq_length,
+        vocab_size,
+        largest_parameters(_LEAST * budget.flops, law),
+        largest_parameters(_MOST * budget.flops, law),
     )
     nearest_naive = candidates(seq_length, vocab_size, 0.8 * naive_parameters, naive_parameters)
     if not models or not nearest_naive:
         raise UserError(
             f"{num_gpus} GPUs in {days:g} days pay for a model of at most {naive_parameters / 1e9:.3g} billion "
-            "parameters, for which there is no published shape (0.3 to 2,000 billion): change --num-gpus or --days"
+            "parameters, for which no published model gives proportions (0.3 to 2,000 billion): change --num-gpus or "
+            "--days"
         )
-
-    def planned(model: ModelSpec) -> Candidate:
-        count = parameters(model)
-        tokens = tokens_for(count, law)
-        naive = 6 * count * tokens / flops * days
-        return Candidate(model, count, tokens, naive, _best(model, tokens, projector, num_gpus, batches, base, bounds))
-
-    found: list[Candidate] = []
+    planned: list[Candidate] = []
     for model in models:
-        found.append(planned(model))
-        progress(len(found), sum(c.days <= days for c in found))
-    fitting = [c for c in found if c.days <= days]
-    if not fitting:
-        fastest = min(found, key=lambda c: c.days)
-        raise UserError(
-            f"no candidate trains in {days:g} days: {fastest.model.name} ({fastest.parameters / 1e9:.3g} billion "
-            f"parameters) would take {fastest.days:.1f}; more GPUs, more days or another --global-batch-size would help"
-        )
-    naive = next((c for c in found if c.model == nearest_naive[-1]), None) or planned(nearest_naive[-1])
-    return SizeResult(
-        projector.cluster.name,
-        num_gpus,
-        days,
-        law,
-        naive_parameters,
-        naive,
-        tuple(found),
-        max(fitting, key=lambda c: c.parameters),
+        planned.append(budget.plan(model))
+        progress(len(planned), sum(c.days <= days for c in planned))
+    chosen = _largest_in_time(planned, days)
+    naive = next((c for c in planned if c.model == nearest_naive[-1]), None) or budget.plan(nearest_naive[-1])
+    cluster = projector.cluster.name
+    return SizeResult(cluster, num_gpus, days, law, naive_parameters, naive, tuple(planned), chosen)
+
+
+def _largest_in_time(planned: Sequence[Candidate], days: float) -> Candidate:
+    """The largest candidate that trains in time. Raises `UserError` where none does."""
+    fitting = [c for c in planned if c.days <= days]
+    if fitting:
+        return max(fitting, key=lambda c: c.parameters)
+    fastest = min(planned, key=lambda c: c.days)
+    raise UserError(
+        f"no candidate trains in {days:g} days: {fastest.model.name} ({fastest.parameters / 1e9:.3g} billion "
+        f"parameters) would take {fastest.days:.1f}; more GPUs, more days or another --global-batch-size would help"
     )
 
 
-def _best(
-    model: ModelSpec,
-    tokens: float,
-    projector: Projector,
-    num_gpus: int,
-    batches: tuple[int, ...],
-    base: TrainSpec,
-    bounds: Bounds | None,
-) -> Plan | None:
-    """The fastest plan on nearly all of the GPUs."""
-    bounds = bounds or Bounds(recompute=("none", "full"))
-    counts = {
-        tp * pp * dp
-        for tp in (1, 2, 4, 8)
-        if tp <= bounds.max_tp
-        for pp in divisors(model.num_layers)
-        if pp <= bounds.max_pp
-        for batch in batches
-        for dp in divisors(batch)
-        if dp <= bounds.max_dp
-        if _USED * num_gpus <= tp * pp * dp <= num_gpus
-    }
-    if not counts:
-        return None
-    # Tensor parallelism over a node is what large models need; smaller sizes are searched where they fit.
-    request = Request(model, batches, tokens, num_gpus=tuple(sorted(counts)), bounds=bounds, base=replace(base))
-    try:
-        return plan(request, projector, top=1).plans[0]
-    except UserError:
-        return None  # nothing fits
+@dataclass(frozen=True)
+class _Budget:
+    """GPUs and days, and how a model is planned on them."""
+
+    projector: Projector
+    num_gpus: int
+    days: float
+    batches: tuple[int, ...]
+    law: str
+    base: TrainSpec
+    bounds: Bounds | None
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the whole budget at the devices' peak."""
+        peak = self.projector.cluster.device.peak(self.base.precision.product_dtype)
+        return self.num_gpus * peak * self.days * 86400
+
+    def plan(self, model: ModelSpec) -> Candidate:
+        """A model with its tokens and its best plan."""
+        count = parameters(model)
+        tokens = tokens_for(count, self.law)
+        naive_days = 6 * count * tokens / self.flops * self.days
+        return Candidate(model, count, tokens, naive_days, self._best(model, tokens))
+
+    def _best(self, model: ModelSpec, tokens: float) -> Plan | None:
+        """The fastest plan on nearly all of the GPUs; None where nothing fits."""
+        bounds = self.bounds or Bounds(recompute=("none", "full"))
+        counts = self._gpu_counts(model, bounds)
+        if not counts:
+            return None
+        request = Request(model, self.batches, tokens, num_gpus=counts, bounds=bounds, base=self.base)
+        try:
+            return plan(request, self.projector, top=1).plans[0]
+        except UserError:
+            return None
+
+    def _gpu_counts(self, model: ModelSpec, bounds: Bounds) -> tuple[int, ...]:
+        """Numbers of GPUs that layouts of the model fill, of nearly all there are."""
+        counts = {
+            tp * pp * dp
+            # Tensor parallelism over a node is what large models need; smaller sizes are searched where they fit.
+            for tp in (1, 2, 4, 8)
+            if tp <= bounds.max_tp
+            for pp in divisors(model.num_layers)
+            if pp <= bounds.max_pp
+            for batch in self.batches
+            for dp in divisors(batch)
+            if dp <= bounds.max_dp
+            if _USED * self.num_gpus <= tp * pp * dp <= self.num_gpus
+        }
+        return tuple(sorted(counts))

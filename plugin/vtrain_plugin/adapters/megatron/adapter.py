@@ -1,0 +1,85 @@
+"""Megatron-Core as the capture sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vtrain_plugin.adapters.base import Adapter
+from vtrain_plugin.adapters.megatron import classify, gradients, loss, metadata, pipeline
+from vtrain_plugin.adapters.megatron.context import ModelContext
+from vtrain_plugin.adapters.megatron.groups import role_of_global
+from vtrain_plugin.adapters.megatron.microbatches import Microbatches
+from vtrain_plugin.capture.modules import Hooked, ModuleCall
+from vtrain_plugin.capture.rows import Row
+from vtrain_plugin.capture.session import Session
+from vtrain_schemas.operators import Operator
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MegatronAdapter(Adapter):
+    """Hooks its schedules, optimizers, data parallel wrapper and loss."""
+
+    name = "megatron"
+    trigger = "megatron.core.pipeline_parallel.schedules"
+    packages = ("megatron", "transformer_engine", "nemo")
+
+    def __init__(self) -> None:
+        self.context = ModelContext()
+        self._microbatches: Microbatches | None = None
+
+    def install(self, session: Session) -> None:
+        """Wrap forward_step and backward_step; optimizer steps are counted from the first of them on."""
+        self._microbatches = Microbatches(session, self.context)
+        self._microbatches.install()
+
+    def install_recording(self, session: Session) -> None:
+        """Wrap pipeline communication, gradient buffers and the loss."""
+        pipeline.install(session)
+        gradients.install(session)
+        loss.install(session)
+
+    def span_kind(self, path: str, module: torch.nn.Module, operators: bool) -> str | None:
+        """By the classes that the module derives from."""
+        return classify.span_kind(path, module, operators)
+
+    def layer_number(self, module: torch.nn.Module) -> int | None:
+        """Megatron-Core numbers its layers itself."""
+        number = getattr(module, "layer_number", None)
+        return number if isinstance(number, int) else None
+
+    def before_module(self, call: ModuleCall) -> None:
+        """A layer's input says sequence length and micro batch size."""
+        if call.kind == "transformer_layer" and call.tensor_in is not None:
+            self.context.see_hidden_states(tuple(call.tensor_in.shape))
+
+    def operator_of(self, call: ModuleCall, output: torch.Tensor | None) -> Operator | None:
+        """By the span kind, with sizes from inputs and outputs."""
+        return classify.operator_of(call, output, self.context)
+
+    def on_model(self, model: torch.nn.Module, hooked: Sequence[Hooked]) -> None:
+        """Read the model's configuration. Raises RuntimeError for a model without Megatron-Core's layers."""
+        if not any(h.kind == "transformer_layer" for h in hooked):
+            raise RuntimeError(f"no transformer layer of Megatron-Core found in the model ({type(model).__name__})")
+        if any(type(h.module).__name__.startswith("TE") for h in hooked):
+            self.context.transformer_impl = "transformer_engine"
+        self.context.learn(model)
+
+    def start_step(self) -> None:
+        """Microbatches are numbered from 0 again."""
+        if self._microbatches is not None:
+            self._microbatches.new_step()
+
+    def role_of_group(self, group: torch.distributed.ProcessGroup) -> str | None:
+        """From Megatron-Core's globals."""
+        return role_of_global(group)
+
+    def describe_run(self) -> Row:
+        """From its configuration objects."""
+        return metadata.run_columns(self.context)
+
+    def describe_rank(self) -> Row:
+        """Coordinates from its parallel state, and this rank's parameters."""
+        return metadata.rank_columns(self.context)

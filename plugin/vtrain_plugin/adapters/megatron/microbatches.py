@@ -1,0 +1,149 @@
+"""Microbatches: Megatron-Core's ``forward_step`` and ``backward_step``, which every schedule calls.
+
+Both are looked up in their module at call time by all schedules (no pipelining, 1F1B,
+interleaved), so wrapping them covers training loops that obtained the schedule function earlier.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vtrain_plugin.adapters.megatron.context import ModelContext
+from vtrain_plugin.capture.patches import Args, Function, Kwargs
+from vtrain_plugin.capture.recorder import Span
+from vtrain_plugin.capture.session import Session
+from vtrain_schemas.operators import Operator
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEDULES = "megatron.core.pipeline_parallel.schedules"
+
+
+class Microbatches:
+    """Numbers microbatches and chunks, and records a span for each pass."""
+
+    def __init__(self, session: Session, context: ModelContext) -> None:
+        self._session = session
+        self._context = context
+        self._chunk_of: dict[int, int] = {}
+        self._forward_count: dict[int, int] = {}
+        # id(output tensor) -> (tensor, microbatch, chunk): backward_step is given the same object.
+        self._outputs: dict[int, tuple[torch.Tensor, int | None, int | None]] = {}
+        self._optimizer_wrapped = False
+
+    def install(self) -> None:
+        """Wrap forward_step and backward_step."""
+        schedules = sys.modules[SCHEDULES]
+        self._session.patches.wrap_function(schedules, "forward_step", self._wrap_forward)
+        self._session.patches.wrap_function(schedules, "backward_step", self._wrap_backward)
+
+    def new_step(self) -> None:
+        """Microbatches are numbered from 0 again."""
+        self._forward_count = {}
+        self._outputs = {}
+
+    def _wrap_forward(self, original: Function) -> Function:
+        guard = self._session.guard
+
+        def forward_step(*args: Any, **kwargs: Any) -> Any:
+            span = guard.run(self._before_forward, args, kwargs)
+            result = original(*args, **kwargs)
+            guard.run(self._after_forward, span, result)
+            return result
+
+        return forward_step
+
+    def _wrap_backward(self, original: Function) -> Function:
+        guard = self._session.guard
+
+        def backward_step(*args: Any, **kwargs: Any) -> Any:
+            span = guard.run(self._before_backward, args, kwargs)
+            result = original(*args, **kwargs)
+            guard.run(self._after_backward, span)
+            return result
+
+        return backward_step
+
+    def _before_forward(self, args: Args, kwargs: Kwargs) -> Span | None:
+        import torch
+
+        session = self._session
+        if session.finished or not torch.is_grad_enabled():  # evaluation
+            return None
+        if not self._optimizer_wrapped:
+            self._optimizer_wrapped = True
+            from vtrain_plugin.adapters.megatron import optimizer_step
+
+            optimizer_step.install(session, self._context)
+        model = kwargs["model"] if "model" in kwargs else args[2]
+        session.on_model(model)
+        session.on_training_work()
+        recorder = session.recording()
+        if recorder is None or recorder.record is None:
+            return None
+        chunk = self._chunk_of.setdefault(id(model), len(self._chunk_of))
+        microbatch = self._forward_count.get(chunk, 0)
+        self._forward_count[chunk] = microbatch + 1
+        if chunk == 0:
+            recorder.record.microbatches = max(recorder.record.microbatches, microbatch + 1)
+        session.position.enter("forward", microbatch, chunk)
+        return self._open("forward_step", "forward", microbatch, chunk)
+
+    def _after_forward(self, span: Span | None, result: object) -> None:
+        session = self._session
+        if span is None or session.recorder is None:
+            return
+        output = _first(result[0] if isinstance(result, tuple) else result)
+        if output is not None:
+            self._outputs[id(output)] = (output, span.microbatch, span.chunk)
+        self._describe(span)
+        record = session.recorder.record
+        if span.chunk == 0 and record is not None:
+            record.tokens += self._context.tokens
+        session.recorder.close(span)
+        session.position.leave()
+
+    def _before_backward(self, args: Args, kwargs: Kwargs) -> Span | None:
+        session = self._session
+        if session.finished or session.recording() is None:
+            return None
+        output = _first(kwargs["output_tensor"] if "output_tensor" in kwargs else args[1])
+        _, microbatch, chunk = self._outputs.pop(id(output), (None, None, None))
+        session.position.enter("backward", microbatch, chunk)
+        span = self._open("backward_step", "backward", microbatch, chunk)
+        if span is not None:
+            self._describe(span)
+        return span
+
+    def _after_backward(self, span: Span | None) -> None:
+        session = self._session
+        if span is None:
+            return
+        if session.modules is not None:
+            session.modules.finish_backward()
+        session.close_span(span)
+        session.position.leave()
+
+    def _open(self, kind: str, phase: str, microbatch: int | None, chunk: int | None) -> Span | None:
+        recorder = self._session.recording()
+        if recorder is None:
+            return None
+        span = recorder.new_span(kind, kind, phase, microbatch=microbatch, chunk=chunk)
+        span.remainder = "microbatch"
+        recorder.open(span)
+        return span
+
+    def _describe(self, span: Span) -> None:
+        """Say what the rest of a microbatch's span is an operator of."""
+        tokens = self._context.tokens
+        if self._session.settings.operators and tokens:
+            span.operator = Operator("microbatch", span.phase, tokens)
+
+
+def _first(output: object) -> torch.Tensor | None:
+    """The (first) output tensor of a stage."""
+    if isinstance(output, (list, tuple)):
+        return output[0] if output else None
+    return output

@@ -1,0 +1,334 @@
+"""Collectives and point-to-point calls: every call of torch.distributed's functions.
+
+A blocking call is timed around it. An asynchronous one is timed from its issue to the end of the
+wait for it, and the wait itself is kept as the exposed part. NCCL's own duration needs
+``--kernels``: on the issuing stream only the wait is visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vtrain_plugin.capture.clock import Mark
+from vtrain_plugin.capture.framework import Framework
+from vtrain_plugin.capture.groups import Groups
+from vtrain_plugin.capture.patches import Args, Function, Kwargs, Wrapper
+from vtrain_plugin.capture.recorder import Call, Recorder, Span
+from vtrain_plugin.capture.session import Session
+from vtrain_plugin.capture.tensors import dtype_name
+
+if TYPE_CHECKING:
+    from torch.distributed import P2POp, ProcessGroup, Work
+
+# function -> (op, positions of the tensors whose largest total is the payload)
+_COLLECTIVES = {
+    "all_reduce": ("all_reduce", ("tensor",)),
+    "all_gather_into_tensor": ("all_gather", ("output_tensor", "input_tensor")),
+    "_all_gather_base": ("all_gather", ("output_tensor", "input_tensor")),
+    "all_gather": ("all_gather", ("tensor_list", "tensor")),
+    "reduce_scatter_tensor": ("reduce_scatter", ("output", "input")),
+    "_reduce_scatter_base": ("reduce_scatter", ("output", "input")),
+    "reduce_scatter": ("reduce_scatter", ("output", "input_list")),
+    "all_to_all_single": ("all_to_all", ("output", "input")),
+    "all_to_all": ("all_to_all", ("output_tensor_list", "input_tensor_list")),
+    "broadcast": ("broadcast", ("tensor",)),
+    "reduce": ("reduce", ("tensor",)),
+    "barrier": ("barrier", ()),
+}
+_GROUP_POSITION = {
+    "all_reduce": 2,
+    "all_gather_into_tensor": 2,
+    "_all_gather_base": 2,
+    "all_gather": 2,
+    "reduce_scatter_tensor": 3,
+    "_reduce_scatter_base": 3,
+    "reduce_scatter": 3,
+    "all_to_all_single": 4,
+    "all_to_all": 2,
+    "broadcast": 2,
+    "reduce": 3,
+    "barrier": 0,
+}
+_POINT_TO_POINT = {"send": "send", "recv": "recv", "isend": "send", "irecv": "recv"}
+
+
+def install(session: Session, framework: Framework) -> None:
+    """Wrap torch.distributed's functions and the wait of asynchronous work."""
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d as c10d
+
+    recorder = CallRecorder(session, Groups(framework.role_of_group))
+    for name, (op, tensors) in _COLLECTIVES.items():
+        session.patches.wrap_function(c10d, name, recorder.wrap_collective(name, op, tensors))
+    for name, op in _POINT_TO_POINT.items():
+        session.patches.wrap_function(c10d, name, recorder.wrap_point_to_point(op, name[0] == "i"))
+    session.patches.wrap_function(c10d, "batch_isend_irecv", recorder.wrap_batch)
+    session.patches.wrap_function(c10d, "_coalescing_manager", recorder.wrap_coalescing)
+    session.patches.wrap(dist.Work, "wait", recorder.wrap_wait)
+
+
+class CallRecorder:
+    """Turns calls into `Call` records. A call made by another recorded call is not recorded."""
+
+    def __init__(self, session: Session, groups: Groups) -> None:
+        self.session = session
+        self.groups = groups
+        self._inside = False
+        # Calls inside a coalescing manager: the communication happens when it is left.
+        self._coalesced: list[Call] | None = None
+        # id(work) -> (the work itself, so that its id is not reused, and its calls)
+        self._open: dict[int, tuple[Work, list[Call]]] = {}
+
+    # -- wrappers --------------------------------------------------------------------------
+
+    def wrap_collective(self, name: str, op: str, tensors: tuple[str, ...]) -> Wrapper:
+        """A function that all ranks of a group call; tensors: names of the arguments that are moved."""
+        return self._wrapper(lambda args, kwargs: self._begin(name, op, tensors, args, kwargs))
+
+    def wrap_point_to_point(self, op: str, is_async: bool) -> Wrapper:
+        """A send or a receive."""
+        return self._wrapper(lambda args, kwargs: self._begin_p2p(op, is_async, args, kwargs))
+
+    def _wrapper(self, begin: Callable[[Args, Kwargs], Call | None]) -> Wrapper:
+        """A function that is recorded as the call that `begin` describes."""
+        session = self.session
+
+        def wrap(original: Function) -> Function:
+            def recorded(*args: Any, **kwargs: Any) -> Any:
+                call = session.guard.run(begin, args, kwargs)
+                if call is None:
+                    return original(*args, **kwargs)
+                self._inside = True
+                try:
+                    result = original(*args, **kwargs)
+                finally:
+                    self._inside = False
+                session.guard.run(self._issued, call, result)
+                return result
+
+            return recorded
+
+        return wrap
+
+    def wrap_batch(self, original: Function) -> Function:
+        """Several sends and receives that start together."""
+        session = self.session
+
+        def batch_isend_irecv(p2p_op_list: list[P2POp], *args: Any, **kwargs: Any) -> Any:
+            calls = session.guard.run(self._begin_batch, p2p_op_list)
+            if calls is None:
+                return original(p2p_op_list, *args, **kwargs)
+            self._inside = True
+            try:
+                works = original(p2p_op_list, *args, **kwargs)
+            finally:
+                self._inside = False
+            session.guard.run(self._issued_batch, calls, works)
+            return works
+
+        return batch_isend_irecv
+
+    def wrap_coalescing(self, original: Function) -> Function:
+        """A context whose collectives become one communication when it is left."""
+        session = self.session
+
+        @contextmanager
+        def _coalescing_manager(*args: Any, **kwargs: Any) -> Iterator[object]:
+            self._coalesced = []
+            begin = None
+            try:
+                with original(*args, **kwargs) as manager:
+                    yield manager
+                    recorder = session.recording()
+                    if self._coalesced and recorder is not None:
+                        begin = session.guard.run(recorder.clock.now)
+                    self._inside = True
+            finally:
+                self._inside = False
+                calls, self._coalesced = self._coalesced, None
+            if calls and begin is not None:
+                session.guard.run(self._left_coalescing, calls, begin, manager)
+
+        return _coalescing_manager
+
+    def wrap_wait(self, original: Function) -> Function:
+        """The wait for asynchronous work."""
+        session = self.session
+
+        def wait(work: Work, *args: Any, **kwargs: Any) -> Any:
+            waiting = session.guard.run(self._begin_wait, work)
+            if waiting is None:
+                return original(work, *args, **kwargs)
+            result = original(work, *args, **kwargs)
+            session.guard.run(self._waited, *waiting)
+            return result
+
+        return wait
+
+    # -- records ---------------------------------------------------------------------------
+
+    def _ready(self) -> Recorder | None:
+        return None if self._inside else self.session.recording()
+
+    def _begin(self, name: str, op: str, tensors: tuple[str, ...], args: Args, kwargs: Kwargs) -> Call | None:
+        recorder = self._ready()
+        if recorder is None:
+            return None
+        position = _GROUP_POSITION[name]
+        group = kwargs["group"] if "group" in kwargs else (args[position] if len(args) > position else None)
+        role, ranks = self.groups.describe(group)
+        values = [kwargs.get(t, args[i] if i < len(args) else None) for i, t in enumerate(tensors)]
+        nbytes = max((_bytes(v) for v in values), default=0)
+        dtype = next((d for d in map(_dtype, values) if d), "")
+        sequence = recorder.next_sequence((ranks, op))
+        return Call(
+            op,
+            role,
+            nbytes,
+            dtype,
+            ranks,
+            sequence,
+            bool(kwargs.get("async_op", False)),
+            self._span(recorder),
+            recorder.clock.now(),
+        )
+
+    def _begin_p2p(self, op: str, is_async: bool, args: Args, kwargs: Kwargs) -> Call | None:
+        recorder = self._ready()
+        if recorder is None:
+            return None
+        tensor = kwargs.get("tensor", args[0] if args else None)
+        peer = kwargs.get("dst", kwargs.get("src", args[1] if len(args) > 1 else None))
+        group = kwargs.get("group", args[2] if len(args) > 2 else None)
+        return self._point_to_point(recorder, op, is_async, tensor, peer, group)
+
+    def _point_to_point(
+        self,
+        recorder: Recorder,
+        op: str,
+        is_async: bool,
+        tensor: object,
+        peer: int | None,
+        group: ProcessGroup | None,
+    ) -> Call:
+        import torch.distributed as dist
+
+        me = dist.get_rank()
+        peer = -1 if peer is None else int(peer)
+        ranks = (me, peer) if op == "send" else (peer, me)
+        role, _ = self.groups.describe(group)
+        # A pipeline of two stages may send one direction over the world's group.
+        role = "pp" if role == "world" else role
+        sequence = recorder.next_sequence(("p2p", ranks))
+        return Call(
+            op,
+            role,
+            _bytes(tensor),
+            _dtype(tensor),
+            ranks,
+            sequence,
+            is_async,
+            self._span(recorder),
+            recorder.clock.now(),
+        )
+
+    def _begin_batch(self, operations: Iterable[P2POp]) -> list[Call] | None:
+        recorder = self._ready()
+        if recorder is None:
+            return None
+        calls = []
+        for operation in operations:
+            function = getattr(operation.op, "__name__", "")
+            op = "recv" if "recv" in function else "send"
+            calls.append(self._point_to_point(recorder, op, True, operation.tensor, operation.peer, operation.group))
+        return calls
+
+    def _span(self, recorder: Recorder) -> Span | None:
+        top = recorder.current()
+        if top is not None and top.kind == "backward_step":
+            return self.session.backward_span() or top
+        return top
+
+    def _issued(self, call: Call, result: object) -> None:
+        from torch.distributed import Work
+
+        recorder = self.session.recorder
+        assert recorder is not None
+        if self._coalesced is not None:
+            self._coalesced.append(call)
+            return
+        recorder.add_call(call)
+        if isinstance(result, Work):
+            call.is_async = True
+            self._open[id(result)] = (result, [call])
+            if len(self._open) > 4096:
+                # Work that nobody waits for: forget the oldest rather than hold its tensors.
+                self._open.pop(next(iter(self._open)))
+        else:
+            call.is_async = False
+            call.end = recorder.clock.now()
+
+    def _issued_batch(self, calls: list[Call], returned: Iterable[Work] | None) -> None:
+        recorder = self.session.recorder
+        assert recorder is not None
+        for call in calls:
+            recorder.add_call(call)
+        works = list(returned or [])
+        # NCCL coalesces a batch into one work item, gloo returns one per operation.
+        for index, work in enumerate(works):
+            waited_for = calls[index : index + 1] if len(works) == len(calls) else calls
+            self._open[id(work)] = (work, waited_for)
+        if not works:
+            for call in calls:
+                call.end = recorder.clock.now()
+
+    def _left_coalescing(self, calls: list[Call], begin: Mark, manager: object) -> None:
+        """Record the calls of a coalescing manager as one: they are one communication."""
+        from torch.distributed import Work
+
+        recorder = self.session.recorder
+        assert recorder is not None
+        merged = calls[0]
+        merged.nbytes = sum(call.nbytes for call in calls)
+        merged.begin = begin
+        recorder.add_call(merged)
+        works = [w for w in getattr(manager, "works", []) if isinstance(w, Work)]
+        merged.is_async = bool(works)
+        if works:
+            self._open[id(works[-1])] = (works[-1], [merged])
+        else:
+            merged.end = recorder.clock.now()
+
+    def _begin_wait(self, work: Work) -> tuple[list[Call], Mark] | None:
+        """The recorded calls that the work is, and when the wait for them begins."""
+        _, calls = self._open.pop(id(work), (None, None))
+        recorder = self.session.recording()
+        if not calls or recorder is None:
+            return None
+        return calls, recorder.clock.now()
+
+    def _waited(self, calls: list[Call], begin: Mark) -> None:
+        recorder = self.session.recorder
+        assert recorder is not None
+        end = recorder.clock.now()
+        for call in calls:
+            call.waits.append((self._span(recorder), begin, end))
+            call.end = end
+
+
+def _bytes(value: object) -> int:
+    """Size of a tensor or of a list of them; 0 for anything else."""
+    if isinstance(value, (list, tuple)):
+        return sum(_bytes(v) for v in value)
+    if hasattr(value, "numel") and hasattr(value, "element_size"):
+        return int(value.numel()) * int(value.element_size())
+    return 0
+
+
+def _dtype(value: object) -> str:
+    """Element type of a tensor or of the first of a list; "" for anything else."""
+    if isinstance(value, (list, tuple)):
+        return next((d for d in map(_dtype, value) if d), "")
+    return dtype_name(value.dtype) if hasattr(value, "dtype") else ""

@@ -1,0 +1,306 @@
+"""Spans of modules, forward and backward.
+
+Forward spans come from forward (pre-)hooks. Backward spans come from plain tensor hooks on the
+module's output (its gradient is there: backward begins) and input (its gradient is there: backward
+ends). Full backward hooks would add autograd nodes and views, which breaks models that modify
+outputs in place or free them, and do not see keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from vtrain_plugin.capture.framework import ModuleRules
+from vtrain_plugin.capture.patches import Args, Kwargs
+from vtrain_plugin.capture.recorder import Recorder, Span
+from vtrain_schemas.operators import Operator
+
+if TYPE_CHECKING:
+    import torch
+
+    from vtrain_plugin.capture.session import Session
+
+
+class Handle(Protocol):
+    """What is used of ``torch.utils.hooks.RemovableHandle``."""
+
+    def remove(self) -> None: ...
+
+
+class Hooked:
+    """One recorded module (or function, without a module) and what is running of it."""
+
+    def __init__(
+        self, path: str, kind: str, module: torch.nn.Module | None, parent: Hooked | None, layer: int | None
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.module = module
+        self.parent = parent
+        self.layer = layer
+        self.children: dict[str, Hooked] = {}
+        self.last: Operator | None = None
+        self.running: Span | None = None  # backward span under way
+
+    def last_of(self, child: str) -> Operator | None:
+        """The operator that a child was, last time it ran."""
+        hooked = self.children.get(child)
+        return hooked.last if hooked is not None else None
+
+    def nearest_running(self) -> Span | None:
+        """Backward span under way of the nearest ancestor that has one."""
+        ancestor = self.parent
+        while ancestor is not None and ancestor.running is None:
+            ancestor = ancestor.parent
+        return ancestor.running if ancestor is not None else None
+
+
+class ModuleCall:
+    """One call of a recorded module.
+
+    args: positional and keyword arguments, in order. tensor_in: the first tensor among them. kind: the
+    module's span kind.
+    """
+
+    __slots__ = ("args", "hooked", "tensor_in")
+
+    def __init__(self, hooked: Hooked, tensor_in: torch.Tensor | None, args: Args) -> None:
+        self.hooked = hooked
+        self.tensor_in = tensor_in
+        self.args = args
+
+    @property
+    def kind(self) -> str:
+        return self.hooked.kind
+
+
+class Frame:
+    """A forward call under way, and the span of its backward pass."""
+
+    __slots__ = ("backward", "call", "span")
+
+    def __init__(self, call: ModuleCall, span: Span) -> None:
+        self.call = call
+        self.span = span
+        self.backward: Span | None = None
+
+
+class ModuleHooks:
+    """Hooks of all model chunks."""
+
+    def __init__(self, session: Session, rules: ModuleRules) -> None:
+        import torch
+
+        self._torch = torch
+        self._session = session
+        self._rules = rules
+        self._frames: list[Frame] = []
+        self._handles: list[Handle] = []
+        self._running: list[Hooked] = []
+
+    # -- installation ----------------------------------------------------------------------
+
+    def install(self, model: torch.nn.Module) -> Sequence[Hooked]:
+        """Hook the modules of one model chunk; what was hooked, outer modules first."""
+        hooked: dict[str, Hooked] = {}
+        for raw_path, module in model.named_modules():
+            # Wrappers (data parallelism, mixed precision) call what they wrap "module".
+            path = ".".join(p for p in raw_path.split(".") if p != "module")
+            kind = self._rules.span_kind(path, module, self._session.settings.operators)
+            if kind is not None and path not in hooked:
+                hooked[path] = self._hook(path, kind, module, _nearest(hooked, path))
+        return list(hooked.values())
+
+    def _hook(self, path: str, kind: str, module: torch.nn.Module, parent: Hooked | None) -> Hooked:
+        guard = self._session.guard
+        layer = self._rules.layer_number(module) if kind == "transformer_layer" else None
+        if layer is None and parent is not None:
+            layer = parent.layer
+        hooked = Hooked(path, kind, module, parent, layer)
+        if parent is not None:
+            parent.children[path[len(parent.path) + 1 :]] = hooked
+        self._handles.append(
+            module.register_forward_pre_hook(lambda m, a, k: guard.run(self._before, hooked, a, k), with_kwargs=True)
+        )
+        self._handles.append(
+            module.register_forward_hook(lambda m, a, k, o: guard.run(self._after, hooked, o), with_kwargs=True)
+        )
+        if kind == "embedding":
+            self._end_with_weight_gradient(hooked, module)
+        return hooked
+
+    def _end_with_weight_gradient(self, hooked: Hooked, module: torch.nn.Module) -> None:
+        """An embedding has no input gradient: its backward ends when its weight gradient is there."""
+        weight = next((p for p in module.parameters() if p.requires_grad), None)
+        if weight is None:
+            return
+        end = self._end_hook(hooked)
+        self._handles.append(weight.register_post_accumulate_grad_hook(lambda p: end(None)))
+
+    def remove(self) -> None:
+        """Take every hook out of the model."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._frames = []
+
+    # -- forward ---------------------------------------------------------------------------
+
+    def _before(self, hooked: Hooked, args: Args, kwargs: Kwargs) -> None:
+        recorder = self._session.recording()
+        if recorder is None or not self._session.position.direction:
+            return
+        values = (*args, *kwargs.values())
+        call = ModuleCall(hooked, first_tensor(values), values)
+        self._rules.before_module(call)
+        self._open_forward(recorder, call)
+
+    def open_function(self, hooked: Hooked, tensor: torch.Tensor) -> Frame | None:
+        """Begin the forward span of a function that is no module; None outside a microbatch."""
+        recorder = self._session.recording()
+        if recorder is None or not self._session.position.direction:
+            return None
+        return self._open_forward(recorder, ModuleCall(hooked, tensor, ()))
+
+    def _open_forward(self, recorder: Recorder, call: ModuleCall) -> Frame:
+        """Begin the forward span of a module, and prepare its backward twin."""
+        hooked, tensor = call.hooked, call.tensor_in
+        phase = "recompute" if self._session.position.direction == "backward" else "forward"
+        parent = None
+        if phase == "recompute" and not self._frames:
+            parent = hooked.nearest_running()
+        span = self._span(recorder, hooked, phase, parent)
+        frame = Frame(call, span)
+        self._frames.append(frame)
+        if self._torch.is_grad_enabled():
+            twin = self._span(recorder, hooked, "backward", None)
+            twin.parent = None
+            frame.backward = twin
+            if tensor is not None and tensor.requires_grad and tensor.is_floating_point():
+                end = self._end_hook(hooked)
+                tensor.register_hook(lambda g: end(twin))
+        recorder.open(span)
+        return frame
+
+    def _span(self, recorder: Recorder, hooked: Hooked, phase: str, parent: Span | None) -> Span:
+        position = self._session.position
+        return recorder.new_span(
+            hooked.path,
+            hooked.kind,
+            phase,
+            parent=parent,
+            layer=hooked.layer,
+            microbatch=position.microbatch,
+            chunk=position.chunk,
+        )
+
+    def _after(self, hooked: Hooked, output: object) -> None:
+        recorder = self._session.recorder
+        # A call that raised (and was caught by the model) leaves frames behind: drop them.
+        while self._frames and self._frames[-1].call.hooked is not hooked:
+            if recorder is None or not any(f.call.hooked is hooked for f in self._frames):
+                return
+            recorder.close(self._frames.pop().span)
+        if self._frames:
+            self.close_forward(self._frames[-1], first_tensor((output,)))
+
+    def close_forward(self, frame: Frame, output: torch.Tensor | None) -> None:
+        """End the forward span; its backward twin begins when the output's gradient is there."""
+        session = self._session
+        session.close_span(frame.span)
+        self._frames.pop()
+        hooked, twin = frame.call.hooked, frame.backward
+        if session.settings.operators:
+            operator = self._rules.operator_of(frame.call, output)
+            if operator is not None:
+                self._describe(frame, operator)
+        if twin is not None and output is not None and output.requires_grad:
+            guard = session.guard
+            output.register_hook(lambda g: guard.run(self._begin_backward, hooked, twin))
+
+    def _describe(self, frame: Frame, operator: Operator) -> None:
+        """Say which operator the forward span and its backward twin are."""
+        hooked = frame.call.hooked
+        hooked.last = operator
+        phase = "forward" if frame.span.phase == "forward" else "recompute"
+        frame.span.operator = replace(operator, phase=phase)
+        frame.span.remainder = operator_name(hooked, operator)
+        if frame.backward is not None:
+            frame.backward.operator = replace(operator, phase="backward")
+            frame.backward.remainder = frame.span.remainder
+
+    # -- backward --------------------------------------------------------------------------
+
+    def _begin_backward(self, hooked: Hooked, twin: Span) -> None:
+        recorder = self._session.recording()
+        if recorder is None or twin.begin is not None:
+            return
+        twin.parent = hooked.nearest_running() or recorder.current()
+        hooked.running = twin
+        self._running.append(hooked)
+        recorder.start(twin)
+
+    def _end_hook(self, hooked: Hooked) -> Callable[[Span | None], None]:
+        guard = self._session.guard
+        return lambda twin: guard.run(self._end_backward, hooked, twin)
+
+    def _end_backward(self, hooked: Hooked, twin: Span | None) -> None:
+        span = hooked.running
+        if span is None or (twin is not None and span is not twin):
+            return
+        # A child whose output is its parent's began before it: the parent is known only now.
+        ancestor = hooked.nearest_running()
+        if ancestor is not None and (
+            span.parent is None or span.parent.kind == "backward_step" or _encloses(span.parent.name, ancestor.name)
+        ):
+            span.parent = ancestor
+        hooked.running = None
+        self._running.remove(hooked)
+        if self._session.recorder is not None:
+            self._session.recorder.stop(span)
+
+    def finish_backward(self) -> None:
+        """End what is still running: backward spans whose end no hook could see."""
+        for hooked in list(self._running):
+            self._end_backward(hooked, None)
+
+    def innermost(self) -> Span | None:
+        """The backward span under way that is deepest in the model: where communication happens.
+
+        Not the one that began last: a module whose output is its parent's begins before it.
+        """
+        if not self._running:
+            return None
+        return max(self._running, key=lambda hooked: hooked.path.count(".")).running
+
+
+def operator_name(hooked: Hooked, operator: Operator) -> str:
+    """Name of the operator: the module's own, or its kind for what remains of a block."""
+    if hooked.kind in ("transformer_layer", "self_attention", "mlp", "moe"):
+        return operator.kind
+    return hooked.path.rpartition(".")[2]
+
+
+def _encloses(outer: str, inner: str) -> bool:
+    return inner != outer and inner.startswith(outer + ".")
+
+
+def _nearest(hooked: dict[str, Hooked], path: str) -> Hooked | None:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in hooked:
+            return hooked[path]
+    return None
+
+
+def first_tensor(values: Sequence[object]) -> torch.Tensor | None:
+    """The first tensor among values, or in a tuple or list that is one of them."""
+    for value in values:
+        if hasattr(value, "register_hook"):
+            return value
+        if isinstance(value, (tuple, list)):
+            for item in value:
+                if hasattr(item, "register_hook"):
+                    return item
+    return None

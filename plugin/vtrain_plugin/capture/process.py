@@ -1,0 +1,63 @@
+"""This process among the others: rank, host, and the run id that all of them share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import cache
+from itertools import count
+
+_captures = count()
+
+
+def rank() -> int:
+    """Global rank of this process; 0 outside torch.distributed."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Rank within the host, from the launcher; 0 without one."""
+    return int(os.environ.get("LOCAL_RANK", "0") or 0)
+
+
+def host_name() -> str:
+    """The name under which this host appears in the profile."""
+    return os.environ.get("VTRAIN_HOST") or socket.gethostname()
+
+
+@cache
+def nodes_of(ranks: tuple[int, ...]) -> int | None:
+    """Hosts that a group spans, for the usual layout of LOCAL_WORLD_SIZE consecutive ranks per host."""
+    per_host = int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0)
+    if per_host <= 0:
+        return 1 if len(ranks) == 1 else None
+    return len({r // per_host for r in ranks if r >= 0})
+
+
+def new_run_id() -> str:
+    """A run id from the time of day, readable and sortable."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}"
+
+
+def agree_on_run_id() -> str:
+    """One run id for all ranks, through the job's own key-value store (no collective)."""
+    import torch.distributed as dist
+
+    run_id = new_run_id()
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return run_id
+    if dist.get_backend() == "fake":
+        return run_id
+    from torch.distributed import distributed_c10d
+
+    store = distributed_c10d._get_default_store()
+    # Every rank makes its captures in the same order.
+    key = f"vtrain/run_id/{next(_captures)}"
+    if dist.get_rank() == 0:
+        store.set(key, run_id)
+        return run_id
+    answer = store.get(key)
+    return answer.decode() if isinstance(answer, bytes) else str(answer)

@@ -1,0 +1,94 @@
+"""Kinds that stream a tensor of m x n elements: normalisation, activation, residuals, permutation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_schemas.operators.dtypes import dtype_bytes
+from vtrain_schemas.operators.operator import Operator
+from vtrain_schemas.operators.registry import Family, OperatorKind, register
+
+
+@dataclass(frozen=True)
+class Streamed(OperatorKind):
+    """m x n elements, read and written a few times."""
+
+    family: Family = Family.MEMORY_BOUND
+    passes: tuple[float, float] = (2.0, 2.0)
+    """Passes over memory per element, forward and backward."""
+    keeps_input: bool = False
+    """Whether the backward pass needs the input [m, n]."""
+
+    def flops(self, operator: Operator) -> float:
+        """Ten per element backward, five forward: they never decide."""
+        return operator.m * operator.n * (10.0 if operator.phase == "backward" else 5.0)
+
+    def bytes(self, operator: Operator) -> float:
+        """Passes over the tensor."""
+        forward, backward = self.passes
+        passes = backward if operator.phase == "backward" else forward
+        return dtype_bytes(operator.dtype) * operator.m * operator.n * passes
+
+    def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
+        """The input, where the backward pass needs it."""
+        return {"input": _tensor(operator)} if self.keeps_input else {}
+
+
+@dataclass(frozen=True)
+class Activation(Streamed):
+    """n columns after the gate."""
+
+    def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
+        """The input, with a gate both halves of it."""
+        return {"input": (2 if gated else 1) * _tensor(operator)}
+
+
+@dataclass(frozen=True)
+class Residuals(Streamed):
+    """Both residual adds of a layer."""
+
+    def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
+        """The masks of both dropouts, a byte per element."""
+        return {"masks": 2 * operator.m * operator.n} if dropout else {}
+
+
+@dataclass(frozen=True)
+class Permutation(Streamed):
+    """Rows to the experts and back."""
+
+    def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
+        """The experts' outputs, which are weighted and summed on the way back."""
+        return {"expert_outputs": _tensor(operator)}
+
+
+def _tensor(operator: Operator) -> int:
+    return operator.m * operator.n * dtype_bytes(operator.dtype)
+
+
+# Kernels: counted in Megatron-Core with fused bias, GELU, dropout and softmax.
+register(
+    Streamed(
+        "norm", "layer or RMS normalisation of m tokens of width n", kernels=(1, 2), passes=(2.0, 4.0), keeps_input=True
+    )
+)
+register(
+    Streamed("rope", "split of the fused QKV projection and rotary embedding, m tokens of width n", kernels=(3, 3))
+)
+register(
+    Activation(
+        "activation",
+        "bias + activation (GELU, or SwiGLU with its gate), m tokens of width n after the gate",
+        kernels=(1, 1),
+        passes=(2.0, 3.0),
+    )
+)
+register(
+    Residuals(
+        "bias_dropout_add",
+        "bias + dropout + residual adds of one layer, m tokens of width n",
+        kernels=(4, 4),
+        passes=(6.0, 4.0),
+    )
+)
+register(Permutation("permute", "permutation of tokens to experts and back, m tokens of width n", kernels=(4, 4)))
+register(Streamed("cast", "conversion of m tokens of width n to 8 bits, and its transpose", kernels=(1, 1)))

@@ -1,0 +1,101 @@
+"""Project LLM training on clusters and configurations that were not run: the verbs of the command lines in Python.
+
+    import vtrain as vt
+
+    job = vt.job("gpt3-175b", cluster="dgx-a100-80gb", gpus=1024, tp=8, pp=16, mbs=1, gbs=1536, sequence_parallel=True)
+    vt.project(job)
+    vt.sweep(job, tp=[1, 2, 4, 8], pp=[8, 16])
+
+Times are seconds, sizes bytes, shares 0 to 1, batches sequences. Input that is wrong raises `UserError` with one
+sentence. Nothing is imported before it is used; torch never is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtrain_sim import __version__ as __version__
+    from vtrain_sim.api.calibrate import calibrate as calibrate
+    from vtrain_sim.api.catalog import Catalog as Catalog
+    from vtrain_sim.api.job import Job as Job
+    from vtrain_sim.api.job import job as job
+    from vtrain_sim.api.plan import plan as plan
+    from vtrain_sim.api.project import project as project
+    from vtrain_sim.api.render import register_renderer as register_renderer
+    from vtrain_sim.api.render import render as render
+    from vtrain_sim.api.schedule import schedule as schedule
+    from vtrain_sim.api.size import size as size
+    from vtrain_sim.api.study import study as study
+    from vtrain_sim.api.sweep import sweep as sweep
+    from vtrain_sim.api.timeline import timeline as timeline
+    from vtrain_sim.api.tune import tune as tune
+    from vtrain_sim.api.validate import validate as validate
+    from vtrain_sim.api.validate import validate_run as validate_run
+    from vtrain_sim.calibration.result import CalibrationResult as CalibrationResult
+    from vtrain_sim.calibration.result import TuneResult as TuneResult
+    from vtrain_sim.decide.fleet.result import FleetResult as FleetResult
+    from vtrain_sim.decide.plan import PlanResult as PlanResult
+    from vtrain_sim.decide.sizing.size import SizeResult as SizeResult
+    from vtrain_sim.decide.study import StudyResult as StudyResult
+    from vtrain_sim.decide.sweep import SweepPoint as SweepPoint
+    from vtrain_sim.decide.sweep import SweepResult as SweepResult
+    from vtrain_sim.errors import UserError as UserError
+    from vtrain_sim.results import Result as Result
+    from vtrain_sim.results import Table as Table
+    from vtrain_sim.simulate.result import Projection as Projection
+    from vtrain_sim.simulate.spans import Timeline as Timeline
+    from vtrain_sim.simulate.spans import TimelineSpan as TimelineSpan
+    from vtrain_sim.validate.comparison import Comparison as Comparison
+    from vtrain_sim.validate.result import ValidationResult as ValidationResult
+
+_HOMES = {
+    "__version__": "vtrain_sim",
+    "job": "vtrain_sim.api.job",
+    "project": "vtrain_sim.api.project",
+    "sweep": "vtrain_sim.api.sweep",
+    "timeline": "vtrain_sim.api.timeline",
+    "plan": "vtrain_sim.api.plan",
+    "study": "vtrain_sim.api.study",
+    "schedule": "vtrain_sim.api.schedule",
+    "size": "vtrain_sim.api.size",
+    "validate": "vtrain_sim.api.validate",
+    "validate_run": "vtrain_sim.api.validate",
+    "calibrate": "vtrain_sim.api.calibrate",
+    "tune": "vtrain_sim.api.tune",
+    "Catalog": "vtrain_sim.api.catalog",
+    "render": "vtrain_sim.api.render",
+    "register_renderer": "vtrain_sim.api.render",
+    "Job": "vtrain_sim.api.job",
+    "Result": "vtrain_sim.results",
+    "Table": "vtrain_sim.results",
+    "Projection": "vtrain_sim.simulate.result",
+    "Timeline": "vtrain_sim.simulate.spans",
+    "TimelineSpan": "vtrain_sim.simulate.spans",
+    "SweepPoint": "vtrain_sim.decide.sweep",
+    "SweepResult": "vtrain_sim.decide.sweep",
+    "PlanResult": "vtrain_sim.decide.plan",
+    "StudyResult": "vtrain_sim.decide.study",
+    "FleetResult": "vtrain_sim.decide.fleet.result",
+    "SizeResult": "vtrain_sim.decide.sizing.size",
+    "ValidationResult": "vtrain_sim.validate.result",
+    "Comparison": "vtrain_sim.validate.comparison",
+    "CalibrationResult": "vtrain_sim.calibration.result",
+    "TuneResult": "vtrain_sim.calibration.result",
+    "UserError": "vtrain_sim.errors",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported at its first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vtrain' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

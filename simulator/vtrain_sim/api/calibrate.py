@@ -1,0 +1,143 @@
+"""``calibrate``: fit a device's cost surfaces, and a network, to measurement tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtrain_sim.api.machine import machine_of
+from vtrain_sim.calibration import network, surfaces
+from vtrain_sim.calibration.result import CalibrationResult
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
+
+if TYPE_CHECKING:
+    from vtrain_sim.api.catalog import Catalog
+
+# Fewer shapes leave tiles undetermined; they sharpen a bundled surface instead (project --run --cluster).
+LEAST_GEMMS = 20
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Tables of single operators, and which of their rows to use."""
+
+    gemm: Path
+    source: str
+    dtype: str
+    fp8_dtype: str
+    attention: Path | None
+    in_layer_source: str
+    attention_backward_ratio: float
+
+
+def calibrate(
+    *,
+    device: str = "",
+    compute_units: int = 0,
+    gemm: str | Path | None = None,
+    gemm_source: str = "",
+    gemm_dtype: str = "",
+    fp8_gemm_dtype: str = "",
+    attention: str | Path | None = None,
+    in_layer_source: str = "",
+    attention_backward_ratio: float = 2.9,
+    catalog: str | Path | Catalog | None = None,
+    run: str | Sequence[str] = (),
+    collectives: str | Path | None = None,
+    collectives_source: str = "",
+    cluster: str | Path = "",
+) -> CalibrationResult:
+    """Fit GEMM tiles and waves, attention, memory-bound kinds or a network; gives sections of a preset as TOML.
+
+    gemm: Parquet or CSV with m, n, k and duration_us or latency (ms); attention: with batch_size, isl, num_heads,
+    head_dim, latency (ms); or run (one or several) of a catalog. compute_units: streaming multiprocessors of
+    the device. collectives: with collective, gpus, nodes, bytes, duration_us, measured on cluster. in_layer_source:
+    source of gemm that was timed inside a running layer; attention_backward_ratio: time of attention backward over
+    forward. Raises `UserError`.
+
+    >>> import vtrain as vt
+    >>> vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb").summary()["sections"]
+    'intra_node'
+    """
+    sections: list[CalibrationResult] = []
+    runs = [run] if isinstance(run, str) and run else list(run)
+    if collectives is not None:
+        sections += _network(Path(collectives), collectives_source, str(cluster))
+    if gemm is not None or runs:
+        if not device or not compute_units:
+            raise UserError("fitting a device takes --device and --compute-units (108 for A100, 132 for H100)")
+        if runs:
+            sections.append(_profile(device, compute_units, catalog, runs))
+        elif gemm is not None:
+            dtypes = (gemm_source, gemm_dtype, fp8_gemm_dtype)
+            tables = _Tables(
+                Path(gemm), *dtypes, Path(attention) if attention else None, in_layer_source, attention_backward_ratio
+            )
+            sections.append(_operators(device, compute_units, tables))
+    elif collectives is None:
+        raise UserError("nothing to fit to: give --gemm, --catalog and --run, or --collectives")
+    return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
+
+
+def _network(path: Path, source: str, cluster: str) -> list[CalibrationResult]:
+    if not cluster:
+        raise UserError("--collectives needs --cluster: its number of GPUs per node is needed")
+    spec = machine_of(cluster).cluster
+    rows = network.read_collectives(path, source)
+    intra, report = network.fit_intra_node(spec, rows)
+    fits = [CalibrationResult(network.network_toml("intra_node", intra) + "\n", (report,))]
+    if any(row.nodes > 1 for row in rows):
+        inter, report = network.fit_inter_node(replace(spec, intra_node=intra), rows)
+        fits.append(CalibrationResult(network.network_toml("inter_node", inter) + "\n", (report,)))
+    return fits
+
+
+def _operators(device: str, units: int, tables: _Tables) -> CalibrationResult:
+    spec = presets.device(device)
+    fit = surfaces.fit_gemms(spec, units, surfaces.read_gemms(tables.gemm, tables.source, tables.dtype))
+    fitted, report = fit.surfaces, list(fit.report)
+    if tables.fp8_dtype:
+        rows = surfaces.read_gemms(tables.gemm, tables.source, tables.fp8_dtype)
+        low = surfaces.fit_gemms(spec, units, rows, "float8")
+        sigma = {**fitted.sigma, "gemm/float8": low.surfaces.sigma["gemm"]}
+        fitted = replace(fitted, gemm={**fitted.gemm, **low.surfaces.gemm}, sigma=sigma)
+        report += low.report
+    if tables.in_layer_source:
+        rows = surfaces.read_gemms(tables.gemm, tables.in_layer_source)
+        factor = surfaces.in_layer_factor(spec, fitted, rows)
+        fitted = replace(fitted, efficiency={**fitted.efficiency, "gemm": round(1 / factor, 4)})
+        report.append(f"gemm inside a running layer: {factor:.3f} of the time alone")
+    if tables.attention is not None:
+        fit = surfaces.fit_attention(spec, fitted, surfaces.read_attention(tables.attention))
+        fitted = fit.surfaces
+        report += fit.report
+        backward = fitted.efficiency["attention/forward"] * 2 / tables.attention_backward_ratio
+        fitted = replace(fitted, efficiency={**fitted.efficiency, "attention/backward": round(backward, 4)})
+    return CalibrationResult(surfaces.to_toml(fitted), tuple(report))
+
+
+def _profile(device: str, units: int, catalog: str | Path | Catalog | None, runs: Sequence[str]) -> CalibrationResult:
+    from vtrain_sim import catalog as indexed
+    from vtrain_sim.costs.profile import load_profile
+
+    if catalog is None:
+        raise UserError("--run needs --catalog: the file that vtrain-catalog add made")
+    path = Path(catalog) if isinstance(catalog, (str, Path)) else catalog.path
+    profile = load_profile(indexed.Catalog(path), runs)
+    spec = presets.device(device)
+    told = profile.configuration
+    dtype = told.train.params_dtype if told is not None else surfaces.usual_dtype(profile.operators)
+    gemms, rates = surfaces.from_profile(profile.operators, dtype)
+    if len(gemms) < LEAST_GEMMS:
+        raise UserError(
+            f"the profile has {len(gemms)} forward GEMM shapes of {surfaces.SMALLEST} or more in every dimension; a "
+            f"surface takes {LEAST_GEMMS} (vtrain-profile ops measures more). Fewer sharpen a bundled one: "
+            "vtrain-sim project --run and --cluster together"
+        )
+    fit = surfaces.fit_gemms(spec, units, gemms, dtype)
+    memory_bound = {kind: round(rate / spec.memory_bandwidth, 4) for kind, rate in rates.items()}
+    fitted = replace(fit.surfaces, efficiency={**fit.surfaces.efficiency, **memory_bound})
+    return CalibrationResult(surfaces.to_toml(fitted), tuple(fit.report))

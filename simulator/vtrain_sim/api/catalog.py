@@ -1,0 +1,107 @@
+"""``Catalog``: the verbs of ``vtrain-catalog``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vtrain_sim import catalog as indexed
+from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
+from vtrain_sim.errors import UserError, nearest
+
+
+class Catalog:
+    """A DuckDB file that indexes profiles; Parquet stays where it is. path: the file; `add` creates it.
+
+    >>> import vtrain as vt
+    >>> catalog = vt.Catalog("vtrain.duckdb")
+    >>> catalog.sql("SELECT count(*) AS steps FROM steps").rows()[0]["steps"] > 0
+    True
+    """
+
+    def __init__(self, path: str | Path = "vtrain.duckdb") -> None:
+        self.path = Path(path)
+        self._catalog = indexed.Catalog(self.path)
+
+    def __repr__(self) -> str:
+        return f"Catalog({str(self.path)!r})"
+
+    def add(
+        self,
+        locations: str | Path | Sequence[str | Path],
+        out: str | Path | None = None,
+        run_id: str = "",
+        rank: int | None = None,
+        device: str = "",
+        processes: int = 0,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Added:
+        """Index profiles, and read other profilers' traces into profiles; adding twice changes nothing.
+
+        locations: directories or URIs that the plugin wrote to, or traces (torch.profiler, Nsight Systems). out: where
+        profiles made of traces go. run_id, rank, device: of a trace that does not say them. processes: traces read at a
+        time (0: one per core). progress: called with the bytes read and all bytes. Raises `UserError`.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("new.duckdb").add("profiles").summary()["runs"] > 0
+        True
+        """
+        places = [locations] if isinstance(locations, (str, Path)) else locations
+        target = Path(out) if out is not None else None
+        cores = processes or os.cpu_count() or 1
+        report = self._catalog.add([str(p) for p in places], target, run_id, rank, device, cores, progress)
+        return Added(str(self.path), report)
+
+    def ls(self) -> Runs:
+        """The runs: id, source, device, layout, ranks and steps captured.
+
+        >>> import vtrain as vt
+        >>> "base" in [run["run_id"] for run in vt.Catalog("vtrain.duckdb").ls().rows()]
+        True
+        """
+        return Runs(tuple(self._catalog.runs()))
+
+    def show(self, run: str) -> RunDetail:
+        """One run: configuration, tables, ranks, steps, time on the GPU, problems.
+
+        Raises `UserError` for an unknown run, with the nearest.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("vtrain.duckdb").show("base").rows()[0]["duration_ns"] > 0
+        True
+        """
+        return RunDetail(run, self._catalog.show(run))
+
+    def check(self) -> Problems:
+        """Missing ranks, clock or step mismatches and damaged files; false where there is none.
+
+        >>> import vtrain as vt
+        >>> bool(vt.Catalog("vtrain.duckdb").check())
+        False
+        """
+        return Problems(tuple(self._catalog.check()))
+
+    def sql(self, query: str) -> QueryResult:
+        """Query the profiles with SQL; read-only, and without access to anything but the indexed files.
+
+        Raises `UserError` with the database's sentence for a query that fails.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("vtrain.duckdb").sql("SELECT min(rank) AS first FROM steps").rows()
+        [{'first': 0}]
+        """
+        return QueryResult(self._catalog.sql(query))
+
+    def schema(self, name: str = "") -> Schema:
+        """The tables and views: every column, its type and meaning (name: of one only). Raises `UserError`.
+
+        >>> import vtrain as vt
+        >>> "duration_ns" in [c["column_name"] for c in vt.Catalog("vtrain.duckdb").schema("steps").rows()]
+        True
+        """
+        columns = self._catalog.schema()
+        known = sorted({c["table_name"] for c in columns})
+        if name and name not in known:
+            raise UserError(f"there is no table or view {name!r}{nearest(name, known)}")
+        return Schema(tuple(c for c in columns if name in ("", c["table_name"])))

@@ -1,0 +1,131 @@
+"""Keyword arguments of a job: short names, and Megatron's long ones with underscores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.inputs.flag_table import SWITCHES, arity, known_flags
+from vtrain_sim.specs import Configuration
+from vtrain_sim.specs.checks import whole
+
+Option = str | int | float | bool | Sequence[str] | None
+
+SHORT_NAMES = {
+    "tp": "--tensor-model-parallel-size",
+    "sp": "--sequence-parallel",
+    "pp": "--pipeline-model-parallel-size",
+    "vpp": "--num-virtual-stages-per-pipeline-rank",
+    "cp": "--context-parallel-size",
+    "ep": "--expert-model-parallel-size",
+    "etp": "--expert-tensor-parallel-size",
+    "dp": "--data-parallel-size",
+    "mbs": "--micro-batch-size",
+    "gbs": "--global-batch-size",
+    "recompute": "--recompute-granularity",
+    "distributed_optimizer": "--use-distributed-optimizer",
+    "fsdp": "--use-torch-fsdp2",
+}
+PRECISIONS = {
+    "bf16": ("--bf16",),
+    "fp16": ("--fp16",),
+    "fp32": ("--fp32",),
+    "fp8": ("--bf16", "--fp8-format", "hybrid"),
+}
+WORLD_SIZE = ("gpus", "num_gpus")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options read: Megatron's flags, switches to be off, and the world size (0: not given)."""
+
+    flags: tuple[str, ...]
+    switched_off: tuple[str, ...]
+    gpus: int
+
+    @property
+    def fixes_dp(self) -> bool:
+        """Whether the data parallel size is given, so that the world size follows from it."""
+        return SHORT_NAMES["dp"] in self.flags
+
+    def switch_off(self, configuration: Configuration) -> Configuration:
+        """The configuration without the switches that are given as False. Raises `UserError`."""
+        for part in ("model", "parallel", "train"):
+            spec = getattr(configuration, part)
+            off = {SWITCHES[flag][0]: not SWITCHES[flag][1] for flag in self.switched_off}
+            changes = {name: value for name, value in off.items() if hasattr(spec, name)}
+            if changes:
+                configuration = replace(configuration, **{part: replace(spec, **changes)})
+        return configuration
+
+
+def read_options(options: Mapping[str, Option]) -> Options:
+    """Keyword arguments as flags. An option that is None is left out. Raises `UserError` for an unknown name."""
+    flags: list[str] = []
+    switched_off: list[str] = []
+    gpus = 0
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in WORLD_SIZE:
+            whole(name, value, 1)
+            gpus = int(str(value))
+        elif name == "precision":
+            flags += _precision(value)
+        elif value is False and flag_of(name) in SWITCHES:
+            switched_off.append(_boolean(name))
+        else:
+            flags += _tokens(name, value)
+    return Options(tuple(flags), tuple(switched_off), gpus)
+
+
+def flag_of(name: str) -> str:
+    """Megatron's flag for a keyword argument. Raises `UserError` for an unknown one, with the nearest."""
+    flag = SHORT_NAMES.get(name) or "--" + name.replace("_", "-")
+    if arity(flag) is not None:
+        return flag
+    raise UserError(
+        f"unknown argument {name!r}{nearest(name, known_names())}: it takes {', '.join((*SHORT_NAMES, 'precision'))}, "
+        "gpus, or an argument of Megatron's with underscores"
+    )
+
+
+def check_name(name: str) -> None:
+    """Raises `UserError` for a name that no job takes, with the nearest."""
+    if name not in (*WORLD_SIZE, "precision"):
+        flag_of(name)
+
+
+def known_names() -> Iterator[str]:
+    """Every name that a job takes."""
+    yield from (*WORLD_SIZE, *SHORT_NAMES, "precision")
+    for flag in known_flags():
+        yield flag.removeprefix("--").replace("-", "_")
+
+
+def _precision(value: Option) -> tuple[str, ...]:
+    if value not in PRECISIONS:
+        raise UserError(f"precision is {value!r}: it takes one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[str(value)]
+
+
+def _boolean(name: str) -> str:
+    flag = flag_of(name)
+    if not isinstance(SWITCHES[flag][1], bool):
+        raise UserError(f"{name}=False says not what instead: give the one that is meant, for example precision='bf16'")
+    return flag
+
+
+def _tokens(name: str, value: Option) -> list[str]:
+    flag = flag_of(name)
+    takes = arity(flag)
+    if takes == "switch":
+        if value is not True and value is not False:
+            raise UserError(f"{name} is {value!r}: it takes True or False")
+        return [flag] if value else []
+    if not isinstance(value, (list, tuple)):
+        return [flag, str(value)]
+    if takes != "list":
+        raise UserError(f"{name} is {value!r}: it takes one value (a sweep takes several)")
+    return [flag, *map(str, value)]

@@ -1,0 +1,123 @@
+"""``plan``: the best layouts of a model on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from vtrain_sim import schedules as known_schedules
+from vtrain_sim.api.lists import Names, Numbers, names, numbers
+from vtrain_sim.api.machine import machine_of
+from vtrain_sim.api.options import WORLD_SIZE, Option, read_options
+from vtrain_sim.decide import Bounds, Failures, PlanResult, Request
+from vtrain_sim.decide import plan as search
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.lookup import find_model
+from vtrain_sim.inputs.megatron_flags import model_from_flags, parse_flags, step_from_values
+from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
+
+_NO_LIMIT = 1 << 16
+
+
+def plan(
+    model: str = "",
+    *,
+    cluster: str | Path,
+    num_gpus: Numbers = (),
+    max_gpus: int = 0,
+    global_batch_size: Numbers = (),
+    train_tokens: float = 0.0,
+    price_per_gpu_hour: float | None = None,
+    deadline_days: float = 0.0,
+    rank_by: str = "days",
+    top: int = 10,
+    max_tp: int = 8,
+    max_pp: int = _NO_LIMIT,
+    max_dp: int = _NO_LIMIT,
+    max_cp: int = 8,
+    max_ep: int = _NO_LIMIT,
+    schedules: Names = ("1f1b", "interleaved"),
+    gpu_mtbf_hours: float = 0.0,
+    checkpoint_seconds: float = 60.0,
+    restart_seconds: float = 600.0,
+    checkpoint_interval: float = 0.0,
+    flags: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda evaluated, feasible: None,
+    **fixed: Option,
+) -> PlanResult:
+    """Search every layout of a model on a cluster, drop what does not fit, and rank the rest.
+
+    num_gpus: exact counts; or max_gpus: all up to it. global_batch_size: sequences per step, one or several.
+    rank_by: days, dollars, time (of a step) or mfu. deadline_days: drop plans that take longer.
+    gpu_mtbf_hours: mean time between failures of one GPU; days and US dollars then include failures,
+    checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
+    (restart_seconds). flags, fixed: Megatron's arguments that are kept as they are, for example ``tp=8``.
+    progress: called with the configurations evaluated and those that are feasible. Raises `UserError` where no
+    plan is left, with what would help.
+
+    >>> import vtrain as vt
+    >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, train_tokens=1e9, tp=2)
+    >>> {plan.projection.configuration.parallel.tp for plan in result.plans}
+    {2}
+    """
+    world = next((fixed.pop(name) for name in WORLD_SIZE if name in fixed), None)
+    batch = fixed.pop("gbs", None)
+    options = read_options(fixed)
+    if options.switched_off:
+        raise UserError(f"{options.switched_off[0]} is off unless it is given: leave it out of a search")
+    machine = machine_of(cluster, price_per_gpu_hour)
+    limits = (max_tp, max_pp, max_dp, max_cp, max_ep)
+    searched, base, bounds = _search_space([*flags, *options.flags], model, limits, names(schedules))
+    request = Request(
+        searched,
+        numbers("--global-batch-size", _either(global_batch_size, batch)),
+        train_tokens,
+        numbers("--num-gpus", _either(num_gpus, world)),
+        max_gpus,
+        bounds,
+        base,
+        rank_by,
+        deadline_days,
+        _failures(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
+    )
+    return search(request, machine.projector, top, progress)
+
+
+def _either(given: Numbers, short: Option) -> object:
+    """The argument, or the short name for it where that was used."""
+    return given if short is None else short
+
+
+def _failures(mtbf: float, checkpoint: float, restart: float, interval: float) -> Failures | None:
+    """Failures, where the time between them is given."""
+    if mtbf:
+        return Failures(mtbf, checkpoint, restart, interval)
+    if interval:
+        raise UserError("--checkpoint-interval needs --gpu-mtbf-hours: without failures no checkpoint is written")
+    return None
+
+
+def _search_space(
+    flags: Sequence[str], model: str, limits: tuple[int, int, int, int, int], schedules: tuple[str, ...]
+) -> tuple[ModelSpec, TrainSpec, Bounds]:
+    """The model, the training step and the bounds of a search, from Megatron's flags."""
+    for name in schedules:
+        known_schedules.get(name)
+    values: dict[str, Any] = dict(parse_flags(flags).values)
+    if "layers_per_chunk" in values or "pipeline_layout" in values:
+        raise UserError(
+            "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
+            "or use project"
+        )
+    searched = model_from_flags(values, find_model(model) if model else None)
+    step = step_from_values({**values, "micro_batch_size": 1, "global_batch_size": 1})
+    searchable = {f.name for f in fields(ParallelSpec)} | {"micro_batch_size", "recompute_granularity"}
+    fixed = {k: v for k, v in values.items() if k in searchable}
+    bounds = Bounds(*limits, schedules=schedules, fixed=tuple(sorted(fixed.items())))
+    if "micro_batch_size" in fixed:
+        bounds = replace(bounds, micro_batches=(int(fixed["micro_batch_size"]),))
+    if "recompute_granularity" in fixed:
+        bounds = replace(bounds, recompute=(str(fixed["recompute_granularity"]),))
+    return searched, TrainSpec(**step), bounds

@@ -1,0 +1,85 @@
+"""``schedule``: many training jobs on one cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vtrain_sim.api.lists import Names, Numbers, names, numbers
+from vtrain_sim.api.machine import machine_of
+from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, generate, read_trace, simulate
+from vtrain_sim.decide.fleet import speed_tables as tables_of
+from vtrain_sim.decide.fleet.jobs import offered_gap_s
+from vtrain_sim.errors import UserError
+from vtrain_sim.specs.checks import finite, one_of
+
+MODELS = ("gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "megatron-22b")
+
+
+def schedule(
+    *,
+    cluster: str | Path,
+    num_gpus: int,
+    trace: str | Path | None = None,
+    jobs: int = 0,
+    seeds: Numbers = 1,
+    models: Names = MODELS,
+    global_batch_size: Numbers = 512,
+    load: float = 1.0,
+    mean_hours: float = 12.0,
+    no_deadlines: bool = False,
+    policies: Names = tuple(POLICIES),
+    restart_seconds: float = 60.0,
+    progress: Callable[[int, int], None] = lambda planned, done: None,
+) -> FleetResult:
+    """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count.
+
+    trace: a .csv or .parquet file of jobs; or jobs: make a random trace of so many, one per seed (figures are means
+    over the seeds), of these models and global batches (sequences per step); load: GPU-seconds requested over those
+    there are; mean_hours: mean duration of a job. restart_seconds: checkpoint and restart on a change of
+    GPUs. Raises `UserError`.
+
+    >>> import vtrain as vt
+    >>> vt.schedule(cluster="dgx-a100-80gb", num_gpus=8, jobs=3, models="gpt3-1.3b", policies="fifo,edf")
+    FleetResult(cluster=dgx-a100-80gb, num_gpus=8, jobs=3, ...)
+    """
+    chosen = names(policies)
+    for name in chosen:
+        one_of("--policies", name, tuple(POLICIES))
+    if (trace is None) == (not jobs):
+        raise UserError("give either --trace FILE or --jobs N: the jobs to schedule")
+    finite("--load", load, 1e-3)
+    finite("--mean-hours", mean_hours, 1e-3)
+    machine = machine_of(cluster)
+    given = read_trace(Path(trace)) if trace is not None else []
+    kinds = {(j.model, j.global_batch_size) for j in given} or {
+        (model, batch) for model in names(models) for batch in numbers("--global-batch-size", global_batch_size)
+    }
+    best, scaled = tables_of(kinds, num_gpus, machine.projector, progress)
+    traces = [given] if given else _random_traces(scaled, num_gpus, jobs, numbers("--seeds", seeds), load, mean_hours)
+    if no_deadlines and not given:
+        traces = [[replace(job, deadline_s=float("inf")) for job in t] for t in traces]
+    outcomes = {
+        name: [
+            simulate(t, best if POLICIES[name].plans else scaled, num_gpus, POLICIES[name], restart_seconds)
+            for t in traces
+        ]
+        for name in chosen
+    }
+    price = machine.cluster.price_per_gpu_hour
+    return FleetResult(machine.cluster.name, num_gpus, price, restart_seconds, outcomes, tuple(traces[-1]))
+
+
+def _random_traces(
+    scaled: dict[tuple[str, int], SpeedTable],
+    num_gpus: int,
+    jobs: int,
+    seeds: Sequence[int],
+    load: float,
+    mean_hours: float,
+) -> list[list[Job]]:
+    """A trace per seed, at the given load."""
+    speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in scaled.items()}
+    gap = offered_gap_s(speeds, num_gpus, load, mean_hours)
+    return [generate(jobs, seed, speeds, gap, mean_hours) for seed in seeds]

@@ -1,0 +1,52 @@
+"""``size``: the largest compute-optimal model that trains in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vtrain_sim.api.lists import Numbers, numbers
+from vtrain_sim.api.machine import machine_of
+from vtrain_sim.decide import Bounds
+from vtrain_sim.decide.sizing import SizeResult
+from vtrain_sim.decide.sizing import size as search
+from vtrain_sim.specs import TrainSpec
+
+
+def size(
+    *,
+    cluster: str | Path,
+    num_gpus: int,
+    days: float,
+    law: str = "chinchilla-20",
+    global_batch_size: Numbers = (1536, 1920, 2048),
+    seq_length: int = 2048,
+    vocab_size: int = 51200,
+    max_tp: int = 8,
+    attention_backend: str = "flash",
+    progress: Callable[[int, int], None] = lambda planned, in_time: None,
+) -> SizeResult:
+    """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches.
+
+    law: chinchilla-20, hoffmann-approach-3 or besiroglu. global_batch_size: sequences per step to try;
+    seq_length: tokens of a sequence. progress: called with the models planned and those in time. Raises
+    `UserError` where even the smallest model takes longer, with what would help.
+
+    >>> import vtrain as vt
+    >>> result = vt.size(cluster="dgx-a100-80gb", num_gpus=16, days=10, global_batch_size=256)
+    >>> result.chosen.plan.projection.memory.fits
+    True
+    """
+    recompute = ("none", "full") if attention_backend == "flash" else ("none", "selective", "full")
+    return search(
+        machine_of(cluster).projector,
+        num_gpus,
+        days,
+        numbers("--global-batch-size", global_batch_size),
+        law,
+        seq_length,
+        vocab_size,
+        TrainSpec(1, 1, attention_kernel=attention_backend),
+        Bounds(max_tp=max_tp, recompute=recompute, max_cp=1),
+        progress,
+    )

@@ -1,0 +1,41 @@
+"""``sweep``: one job with some arguments varied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from vtrain_sim.api.job import Job
+from vtrain_sim.api.options import Option, check_name
+from vtrain_sim.decide.sweep import SweepPoint, SweepResult, evaluate_points
+from vtrain_sim.errors import UserError
+
+
+def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
+    """Project every combination of the given values, in one batch.
+
+    axes: a list of values by name, names as for `vtrain.job`. Combinations that Megatron-Core refuses, and those
+    whose cost is not known, are listed with the reason. Raises `UserError` for an unknown name.
+
+    >>> import vtrain as vt
+    >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
+    >>> result = vt.sweep(job, tp=[1, 2, 3], pp=[1, 2])
+    >>> [row["reason"] == "" for row in result.rows()]
+    [True, True, True, True, False, False]
+    """
+    if not axes:
+        raise UserError("there is nothing to vary: give values by name, for example tp=[1, 2, 4]")
+    for name, values in axes.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
+            raise UserError(f"{name} is {values!r}: a sweep takes a list of values")
+        check_name(name)
+    points = [_point(job, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    return evaluate_points(job.machine.projector, points)
+
+
+def _point(job: Job, values: dict[str, Any]) -> SweepPoint:
+    try:
+        return SweepPoint(values, job.with_(**values).configuration)
+    except UserError as error:
+        return SweepPoint(values, reason=str(error))

@@ -1,0 +1,32 @@
+"""Reads tables of measurements: Parquet or CSV files, queried as ``table``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from vtrain_sim.errors import UserError
+
+
+def query(path: Path, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    """Rows of a query of ``table``, the file. values: parameters of the query, by name. Raises `UserError`."""
+    if not path.exists():
+        raise UserError(f"there is no file {path}")
+    reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
+    quoted = str(path).replace("'", "''")
+    connection = duckdb.connect()
+    try:
+        connection.execute(f"CREATE VIEW \"table\" AS SELECT * FROM {reader}('{quoted}')")
+        return connection.execute(sql.replace("FROM table", 'FROM "table"'), dict(values)).fetchall()
+    except duckdb.Error as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    finally:
+        connection.close()
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a file. Raises `UserError`."""
+    return [name for (name,) in query(path, "SELECT column_name FROM (DESCRIBE SELECT * FROM table)", {})]

@@ -1,0 +1,77 @@
+"""What the reader of an indexed run should know: missing ranks, steps that differ, clocks, damaged files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+
+from vtrain_sim.catalog.scan import read_fully
+
+# Ranks that a sentence lists.
+_LISTED_RANKS = 8
+# Sources of runs where one process plays or measures for all ranks.
+_ONE_PROCESS = ("rank", "ops")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about an indexed run that its reader should know."""
+
+    run_id: str
+    rank: int | None
+    what: str
+
+
+def file_problems(connection: duckdb.DuckDBPyConnection, deep: bool) -> Iterator[Problem]:
+    """Files that are not usable. deep: read every page of every file."""
+    for run_id, rank, path, problem in connection.execute(
+        "SELECT run_id, rank, path, problem FROM files ORDER BY path"
+    ).fetchall():
+        reason = problem or (read_fully(path) if deep else "")
+        if reason:
+            yield Problem(run_id, rank, f"{path}: {reason}")
+
+
+def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+    """Runs without a row of their own, and ranks that wrote nothing."""
+    runs = connection.execute("SELECT run_id, world_size, source FROM runs").fetchall()
+    worlds = {run_id: (size, source) for run_id, size, source in runs}
+    captured: dict[str, set[int]] = {}
+    for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
+        captured.setdefault(run_id, set()).add(rank)
+    for (run_id,) in connection.execute("SELECT DISTINCT run_id FROM files ORDER BY run_id").fetchall():
+        if run_id not in worlds:
+            yield Problem(run_id, None, "its runs table is missing: rank 0 wrote nothing")
+            continue
+        size, source = worlds[run_id]
+        missing = sorted(set(range(size or 0)) - captured.get(run_id, set()))
+        if missing and source not in _ONE_PROCESS:
+            listed = ", ".join(map(str, missing[:_LISTED_RANKS])) + (", ..." if len(missing) > _LISTED_RANKS else "")
+            yield Problem(run_id, None, f"{len(missing)} of {size} ranks are missing: {listed}")
+
+
+def step_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+    """Ranks that captured other steps than most, and steps that do not start together."""
+    for run_id, rank, steps, usual in connection.execute(
+        """
+        WITH p AS (SELECT run_id, rank, list(step ORDER BY step) AS steps FROM steps GROUP BY ALL)
+        SELECT run_id, rank, steps, mode(steps) OVER (PARTITION BY run_id) AS usual
+        FROM p QUALIFY steps <> usual
+        """
+    ).fetchall():
+        yield Problem(run_id, rank, f"has steps {steps}, other ranks have {usual}")
+    # Wall-clock starts of one step on one host agree within the step itself.
+    for run_id, step, spread, longest in connection.execute(
+        """
+        SELECT run_id, step, max(start_ns) - min(start_ns) AS spread, max(duration_ns) AS longest
+        FROM steps GROUP BY ALL HAVING spread > longest AND count(*) > 1
+        """
+    ).fetchall():
+        yield Problem(
+            run_id,
+            None,
+            f"step {step} starts {spread / 1e9:.3f} s apart on different ranks, longer than the step "
+            f"({longest / 1e9:.3f} s): clocks are not synchronised, compare durations only",
+        )

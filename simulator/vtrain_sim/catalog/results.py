@@ -1,0 +1,179 @@
+"""What the catalog's verbs return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vtrain_sim.catalog.catalog import AddReport, Detail
+from vtrain_sim.catalog.problems import Problem
+from vtrain_sim.results import Document, Result, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, repr=False)
+class Added(Result):
+    """What ``add`` did: runs, files and rows that are indexed now, and what could not be."""
+
+    catalog: str
+    report: AddReport
+
+    def summary(self) -> dict[str, object]:
+        """Runs, files and rows."""
+        report = self.report
+        return {
+            "runs": len(report.runs),
+            "files_added": report.files_added,
+            "files_unchanged": report.files_unchanged,
+            "rows_added": report.rows_added,
+            "problems": len(report.problems),
+        }
+
+    def rows(self) -> list[Row]:
+        """One row per run."""
+        return [{"run_id": run} for run in self.report.runs]
+
+    def to_dict(self) -> Document:
+        """Runs, counts, problems and notices."""
+        report = self.report
+        return {
+            **self.summary(),
+            "catalog": self.catalog,
+            "runs": list(report.runs),
+            "problems": [vars(p) for p in report.problems],
+            "notices": list(report.notices),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Runs(Result):
+    """The runs of a catalog: id, source, device, layout, ranks and steps captured; step_s in seconds."""
+
+    runs: tuple[Row, ...]
+
+    def summary(self) -> dict[str, object]:
+        """Number of runs."""
+        return {"runs": len(self.runs)}
+
+    def rows(self) -> list[Row]:
+        """One row per run."""
+        return list(self.runs)
+
+    def to_dict(self) -> Document:
+        """All runs."""
+        return {"runs": self.rows()}
+
+    def document(self) -> object:
+        """The list of runs."""
+        return self.rows()
+
+
+@dataclass(frozen=True, repr=False)
+class RunDetail(Result):
+    """One run: its configuration, tables, ranks, steps, time on the GPU, notes and problems."""
+
+    run_id: str
+    detail: Detail
+
+    def summary(self) -> dict[str, object]:
+        """The columns of the run that are set."""
+        run = self.detail["run"] or {"run_id": self.run_id}
+        return {name: value for name, value in run.items() if value is not None and name != "config_json"}
+
+    def rows(self) -> list[Row]:
+        """One row per step and rank; duration_ns in nanoseconds, memory in bytes."""
+        return list(self.detail["steps"])
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Files of each table, steps, and where the time on the GPU went."""
+        detail = self.detail
+        titled = {"tables": detail["tables"], "steps": detail["steps"], "time on the device": detail["gpu"]}
+        return {title: list(rows) for title, rows in titled.items() if rows}
+
+    def to_dict(self) -> Document:
+        """Everything about the run."""
+        return {**self.detail, "problems": [vars(p) for p in self.detail["problems"]]}
+
+
+@dataclass(frozen=True, repr=False)
+class Problems(Result):
+    """Problems of the indexed runs; false where there is none."""
+
+    problems: tuple[Problem, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.problems)
+
+    def summary(self) -> dict[str, object]:
+        """Number of problems."""
+        return {"problems": len(self.problems)}
+
+    def rows(self) -> list[Row]:
+        """One row per problem."""
+        return [vars(p) for p in self.problems]
+
+    def to_dict(self) -> Document:
+        """All problems."""
+        return {"problems": self.rows()}
+
+
+@dataclass(frozen=True, repr=False)
+class QueryResult(Result):
+    """Rows that SQL returned, as an Arrow table with the query's columns."""
+
+    table: pa.Table
+
+    def summary(self) -> dict[str, object]:
+        """Rows and columns."""
+        return {"rows": self.table.num_rows, "columns": ", ".join(self.table.column_names)}
+
+    def rows(self) -> list[Row]:
+        """One dictionary per row."""
+        rows: list[Row] = self.table.to_pylist()
+        return rows
+
+    def columns(self) -> list[str]:
+        """Columns of the query, also where it returned no rows."""
+        return list(self.table.column_names)
+
+    def to_arrow(self) -> pa.Table:
+        """The table, not copied."""
+        return self.table
+
+    def to_dict(self) -> Document:
+        """Columns and rows."""
+        return {"columns": list(self.table.column_names), "rows": self.rows()}
+
+    def document(self) -> object:
+        """The list of rows."""
+        return self.rows()
+
+
+@dataclass(frozen=True, repr=False)
+class Schema(Result):
+    """Tables and views with their columns, types and meanings."""
+
+    described: tuple[Row, ...]
+
+    def summary(self) -> dict[str, object]:
+        """How many tables and views, and columns."""
+        return {"tables": len({c["table_name"] for c in self.described}), "columns": len(self.described)}
+
+    def rows(self) -> list[Row]:
+        """One row per column."""
+        return list(self.described)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """The columns of each table or view."""
+        by_table: dict[str, list[Row]] = {}
+        for column in self.described:
+            title = f"{column['table_name']}: {column['table_comment'] or ''}"
+            shown = {"column": column["column_name"], "type": column["data_type"], "meaning": column["comment"]}
+            by_table.setdefault(title, []).append(shown)
+        return by_table
+
+    def to_dict(self) -> Document:
+        """All columns."""
+        return {"columns": self.rows()}

@@ -1,0 +1,77 @@
+"""How commands print a result: one renderer, and files where they are asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from vtrain_sim.report.registry import Renderer
+    from vtrain_sim.results import Result
+
+FORMAT = typer.Option("table", "--format", help="table, json, csv, markdown, html, or another package's renderer.")
+
+
+def check_files(table_file: Path | None, plot: Path | None = None) -> None:
+    """Refuse names of files that cannot be written, before hours of work."""
+    from vtrain_sim.report import files
+
+    files.check_name(table_file)
+    if plot is not None:
+        from vtrain_sim.report import plots
+
+        plots.check_name(plot)
+
+
+def write_files(result: Result, table_file: Path | None, plot: Path | None = None) -> None:
+    """Write the rows and the picture of a result, where they were asked for."""
+    from vtrain_sim.report import files
+
+    files.write_rows(table_file, result)
+    if plot is not None:
+        from vtrain_sim.report import plots
+
+        plots.save(result.plot(), plot)
+
+
+def check_format(form: str, as_json: bool) -> str:
+    """The format to print in. Raises `UserError` for an unknown one, or for two."""
+    from vtrain_sim.errors import UserError
+    from vtrain_sim.report import registry
+
+    if as_json and form not in ("table", "json"):
+        raise UserError(f"--json and --format {form} are two formats: give one")
+    form = "json" if as_json else form
+    registry.get(form)
+    return form
+
+
+def name_approximations(flags: Sequence[str]) -> None:
+    """Say on stderr which of Megatron's flags change a step in a way that is not simulated."""
+    from vtrain_sim.inputs.megatron_flags import approximations
+
+    for sentence in approximations(flags):
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+def show(result: Result, form: str, rows: bool = True) -> None:
+    """Print a result. rows: False prints only the figures, where the format is the terminal's."""
+    data = _renderer(form, rows).render(result)
+    if isinstance(data, bytes):
+        sys.stdout.buffer.write(data)
+    else:
+        print(data, end="")
+
+
+def _renderer(form: str, rows: bool) -> Renderer:
+    if form == "table" and not rows:
+        from vtrain_sim.report.terminal import TerminalRenderer
+
+        return TerminalRenderer(rows=False)
+    from vtrain_sim.report import registry
+
+    return registry.get(form)

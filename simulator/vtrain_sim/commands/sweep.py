@@ -1,0 +1,54 @@
+"""``vtrain-sim sweep``: one configuration with some arguments varied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.project import read_job
+from vtrain_sim.errors import UserError
+
+
+def sweep(
+    context: typer.Context,
+    vary: list[str] = typer.Option(..., "--vary", help="Name and values, for example tp=1,2,4; repeat to combine."),
+    catalog: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile."),
+    run: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several."),
+    cluster: str = typer.Option("", "--cluster", help="Cluster preset, or a TOML or YAML file."),
+    model: str = typer.Option("", "--model", help="Model preset, or a Hugging Face config.json."),
+    megatron_args: Path = typer.Option(
+        None, "--megatron-args", help="Launch script, or file with Megatron's arguments."
+    ),
+    spec: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags."),
+    num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
+    as_json: bool = typer.Option(False, "--json", help="Print vtrain.sweep/1 as JSON."),
+    form: str = FORMAT,
+    table_file: Path = typer.Option(None, "--table", help="Write the points to a .csv or .parquet file."),
+    plot: Path = typer.Option(None, "--plot", help="Draw the iteration times: a .png, .svg or .pdf."),
+) -> None:
+    """Project every combination of some values; names are short (tp, pp, mbs, ...) or Megatron's with underscores."""
+    from vtrain_sim.api import sweep as api
+
+    check_files(table_file, plot)
+    form = check_format(form, as_json)
+    axes = dict(_axis(text) for text in vary)
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    result = api.sweep(job, **axes)
+    write_files(result, table_file, plot)
+    show(result, form)
+
+
+def _axis(text: str) -> tuple[str, list[str | int | bool]]:
+    """Name and values of ``tp=1,2,4``."""
+    name, equals, values = text.partition("=")
+    if not equals or not name or not values:
+        raise UserError(f"--vary is {text!r}: it takes a name and values, for example tp=1,2,4")
+    return name.replace("-", "_"), [_value(v) for v in values.split(",")]
+
+
+def _value(text: str) -> str | int | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if text.isdecimal() else text

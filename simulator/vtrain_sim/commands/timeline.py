@@ -1,0 +1,44 @@
+"""``vtrain-sim timeline``: one step, operator by operator, as a trace."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import typer
+
+from vtrain_sim.commands.project import read_job
+from vtrain_sim.errors import UserError
+
+
+def timeline(
+    context: typer.Context,
+    out: Path = typer.Option(..., "--out", "-o", help="Trace to write for Perfetto: a .json or .json.gz file."),
+    stages: str = typer.Option("", "--stages", help="Stages to keep, for example 0,7,12-15 (default: all)."),
+    microbatches: str = typer.Option("", "--microbatches", help="Microbatches to keep, for example 0-3."),
+    passes: bool = typer.Option(False, "--passes", help="Keep whole passes, not their operators."),
+    catalog: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile."),
+    run: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several."),
+    cluster: str = typer.Option("", "--cluster", help="Cluster preset, or a TOML or YAML file."),
+    model: str = typer.Option("", "--model", help="Model preset, or a Hugging Face config.json."),
+    megatron_args: Path = typer.Option(
+        None, "--megatron-args", help="Launch script, or file with Megatron's arguments."
+    ),
+    spec: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags."),
+    num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
+) -> None:
+    """Simulate one step operator by operator and write it as a trace: open it in Perfetto (ui.perfetto.dev)."""
+    from vtrain_sim.api import timeline as api
+    from vtrain_sim.api.lists import ranges
+    from vtrain_sim.report.perfetto import PerfettoRenderer
+    from vtrain_sim.whole_file import write_file
+
+    if not out.name.endswith((".json", ".json.gz")):
+        raise UserError(f"--out is {out}: it must end in .json or .json.gz")
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    result = api.timeline(job, ranges("--stages", stages), ranges("--microbatches", microbatches), not passes)
+    data = PerfettoRenderer().render(result).encode()
+    write_file(out, lambda stream: stream.write(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data))
+    print(
+        f"{out}: {len(result.spans):,} spans of {len(result.end_s)} stages, a step of {result.iteration_time_s:.3f} s"
+    )

@@ -1,0 +1,161 @@
+"""The configuration objects of a captured run (`runs.config_json`), and what of them is not simulated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.flag_lists import refused
+
+Run: TypeAlias = Mapping[str, Any]  # a row of the runs table
+Fields: TypeAlias = Mapping[str, Any]  # fields of a configuration object of Megatron-Core: JSON
+
+# Fields of the configuration objects that are refused as the flags of the same name are (`flag_lists.refused`), unless
+# they are off: null, false, 0, [], what the flag takes, or what `_OFF` lists.
+_MODEL = (
+    "mtp_num_layers",
+    "window_size",
+    "experimental_attention_variant",
+    "linear_attention_freq",
+    "is_hybrid_model",
+    "heterogeneous_block_specs",
+    "attention_output_gate",
+    "softmax_type",
+    "qk_l2_norm",
+    "fp32_residual_connection",
+    "enable_mhc_connections",
+    "moe_latent_size",
+    "moe_shared_expert_gate",
+    "moe_expert_capacity_factor",
+    "moe_pad_expert_input_to_capacity",
+    "moe_token_dropping",
+    "moe_extended_tp",
+    "moe_layer_recompute",
+    "moe_paged_stash",
+    "moe_dispatch_fwd_dtype",
+    "moe_combine_bwd_dtype",
+    "distribute_saved_activations",
+    "num_microbatches_with_partial_activation_checkpoints",
+    "activation_func_fp8_input_store",
+    "cpu_offloading",
+    "fine_grained_activation_offloading",
+    "overlap_moe_expert_parallel_comm",
+    "overlap_dispatch_backward_with_experts_wgrad",
+    "delay_wgrad_compute",
+    "defer_embedding_wgrad_compute",
+    "cp_comm_type",
+    "hierarchical_context_parallel_sizes",
+    "hybrid_context_parallel",
+    "cuda_graph_impl",
+    "enable_cuda_graph",
+    "external_cuda_graph",
+    "fp4",
+    "fp8_param",
+    "use_kitchen",
+    "use_kitchen_attention",
+    "quant_recipe",
+    "deterministic_mode",
+    "batch_invariant_mode",
+)
+# Only with 8-bit products; only with overlapped tensor parallel communication.
+_FP8 = ("fp8_recipe", "fp8_quantizer_factory", "fp8_dot_product_attention", "fp8_multi_head_attention",
+        "fp8_output_proj", "first_last_layers_bf16")  # fmt: skip
+_OVERLAP = ("tp_comm_overlap_disable_qkv", "tp_comm_overlap_disable_fc1")
+# On by default, and refused where they are off, as the flag "--no-..." is.
+_ON_WITH_FP8 = ("fp8_wgrad",)
+_ON_WITH_OVERLAP = ("tp_comm_bulk_wgrad", "tp_comm_bulk_dgrad", "tp_comm_overlap_ag", "tp_comm_overlap_rs",
+                    "tp_comm_split_ag", "tp_comm_split_rs")  # fmt: skip
+_OPTIMIZER = ("optimizer_cpu_offload", "use_precision_aware_optimizer", "overlap_param_gather_with_optimizer_step",
+              "optimizer_cuda_graph")  # fmt: skip
+_DDP = ("num_distributed_optimizer_instances", "fp8_param_gather", "outer_dp_sharding_strategy")
+_OFF: dict[str, tuple[object, ...]] = {"window_size": ([-1, -1], [-1, 0])}
+# What selective recomputation covers in the simulator.
+_SELECTIVE = ["core_attn"]
+
+
+@dataclass(frozen=True)
+class CapturedConfig:
+    """What `config_json` holds.
+
+    transformer: fields of the transformer configuration. ddp: of the gradient buffers'. optimizer: of the
+    optimizer's. args: some of Megatron-LM's arguments. wrappers: classes around the model. A run that was
+    captured before one of these was written has none of it.
+    """
+
+    run_id: str
+    transformer: Fields
+    ddp: Fields
+    optimizer: Fields
+    args: Fields
+    wrappers: tuple[str, ...]
+
+    @classmethod
+    def of_run(cls, run: Run) -> CapturedConfig:
+        """From a row of the runs table; raises `UserError` for what is no JSON object."""
+        run_id = str(run.get("run_id"))
+        try:
+            document = json.loads(run.get("config_json") or "{}")
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise UserError(f"run {run_id!r} has a configuration that is no JSON object: capture it again")
+        parts = {name: document.get(name) or {} for name in ("ddp_config", "optimizer_config", "args")}
+        wrappers = tuple(document.get("wrappers") or ())
+        return cls(run_id, document, parts["ddp_config"], parts["optimizer_config"], parts["args"], wrappers)
+
+    def refuse(self, what: str, field: str, value: object) -> UserError:
+        """The error for something that the simulator has no words for."""
+        return UserError(
+            f"run {self.run_id!r} was trained with {what} ({field} = {json.dumps(value)}), which is not simulated: "
+            "project from a run without"
+        )
+
+    def check(self, run: Run) -> None:
+        """Raise `UserError` where the simulator would project another model or another step."""
+        model_class = self.transformer.get("model_class")
+        if model_class not in (None, "GPTModel"):
+            raise self.refuse("another model than Megatron-Core's GPT", "model_class", model_class)
+        self._check_activation(run)
+        self._check_step(run)
+        fields = self.transformer
+        self._check_off(fields, _MODEL)
+        self._check_off(self.optimizer, _OPTIMIZER)
+        self._check_off(self.ddp, _DDP)
+        if run.get("fp8") or fields.get("fp8"):
+            self._check_off(fields, _FP8)
+            self._check_on(fields, _ON_WITH_FP8)
+        if fields.get("tp_comm_overlap"):
+            self._check_off(fields, _OVERLAP)
+            self._check_on(fields, _ON_WITH_OVERLAP)
+
+    def _check_off(self, fields: Fields, names: Sequence[str]) -> None:
+        for name in names:
+            refusal = refused()["--" + name.replace("_", "-")]
+            value = fields.get(name)
+            values = value if isinstance(value, list) and refusal.arity == "list" else [value]
+            others = [one for one in values if one and str(one) not in refusal.simulated]
+            if others and value not in _OFF.get(name, ()):
+                raise self.refuse(refusal.what, name, value)
+
+    def _check_on(self, fields: Fields, names: Sequence[str]) -> None:
+        for name in names:
+            if not fields.get(name, True):
+                raise self.refuse(refused()["--no-" + name.replace("_", "-")].what, name, False)
+
+    def _check_activation(self, run: Run) -> None:
+        gated, function = self.transformer.get("gated_linear_unit"), self.transformer.get("activation_func")
+        if gated and not run.get("swiglu"):
+            raise self.refuse("a gated activation other than SwiGLU", "activation_func", function)
+        if self.transformer.get("add_qkv_bias") and not run.get("add_bias_linear"):
+            raise self.refuse("biases on the query, key and value projection alone", "add_qkv_bias", True)
+
+    def _check_step(self, run: Run) -> None:
+        optimizer = run.get("optimizer")
+        if optimizer not in (None, "adam"):
+            raise self.refuse(refused()["--optimizer"].what, "optimizer", optimizer)
+        modules = self.transformer.get("recompute_modules")
+        if run.get("recompute_granularity") == "selective" and modules not in (None, _SELECTIVE):
+            raise self.refuse(refused()["--recompute-modules"].what, "recompute_modules", modules)

@@ -1,0 +1,146 @@
+"""Prints a configuration as Megatron's own command-line flags."""
+
+from __future__ import annotations
+
+from vtrain_sim.specs.config import Configuration
+from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.parallel import ParallelSpec
+from vtrain_sim.specs.pipeline_layout import write_layout
+from vtrain_sim.specs.train import AUTO, TrainSpec
+
+_PRECISION = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
+
+
+def emit_flags(configuration: Configuration) -> list[str]:
+    """Megatron's flags for a configuration; reading them back gives the same configuration."""
+    model, parallel, train = configuration.model, configuration.parallel, configuration.train
+    return [*_model(model), *_parallel(model, parallel), *_train(train)]
+
+
+def _values(**values: object) -> list[str]:
+    """``--flag value`` of each keyword, underscores as dashes; empty, None and 0 are left out."""
+    flags: list[str] = []
+    for name, value in values.items():
+        if value:
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
+
+
+def _switches(**switches: bool) -> list[str]:
+    """``--flag`` of each keyword that is true."""
+    return [f"--{name.replace('_', '-')}" for name, on in switches.items() if on]
+
+
+def _model(model: ModelSpec) -> list[str]:
+    grouped = model.num_query_groups != model.num_attention_heads
+    return [
+        *_values(
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            ffn_hidden_size=model.ffn_hidden_size,
+            num_attention_heads=model.num_attention_heads,
+            kv_channels=model.kv_channels,
+            seq_length=model.seq_length,
+            vocab_size=model.vocab_size,
+            make_vocab_size_divisible_by=model.make_vocab_size_divisible_by,
+            normalization=model.normalization,
+            position_embedding_type=model.position_embedding_type,
+            max_position_embeddings=model.max_position_embeddings,
+        ),
+        *_switches(group_query_attention=grouped),
+        *_values(num_query_groups=model.num_query_groups if grouped else 0),
+        *_experts(model),
+        *_latent(model),
+        *_switches(qk_layernorm=model.qk_layernorm),
+        *([] if model.dropout else ["--hidden-dropout", "0.0", "--attention-dropout", "0.0"]),
+        *_switches(
+            swiglu=model.swiglu,
+            disable_bias_linear=not model.add_bias_linear,
+            untie_embeddings_and_output_weights=model.untie_embeddings_and_output_weights,
+        ),
+    ]
+
+
+def _experts(model: ModelSpec) -> list[str]:
+    return _values(
+        num_experts=model.num_experts,
+        moe_router_topk=model.moe_router_topk,
+        moe_ffn_hidden_size=model.moe_ffn_hidden_size,
+        moe_layer_freq=model.moe_layer_freq if model.moe_layer_freq != "1" else "",
+        moe_shared_expert_intermediate_size=model.moe_shared_expert_intermediate_size,
+        moe_imbalance_factor=model.moe_imbalance_factor if model.moe_imbalance_factor != 1 else 0,
+    )
+
+
+def _latent(model: ModelSpec) -> list[str]:
+    return [
+        *_switches(multi_latent_attention=model.multi_latent_attention),
+        *_values(
+            kv_lora_rank=model.kv_lora_rank,
+            q_lora_rank=model.q_lora_rank,
+            qk_head_dim=model.qk_head_dim,
+            qk_pos_emb_head_dim=model.qk_pos_emb_head_dim,
+            v_head_dim=model.v_head_dim,
+        ),
+    ]
+
+
+def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
+    chunk = model.num_layers // parallel.pp // parallel.vpp
+    tokens_move = model.num_experts or parallel.moe_token_dispatcher != ParallelSpec.moe_token_dispatcher
+    even = parallel.vpp > 1 and not parallel.layers
+    return [
+        *_values(
+            tensor_model_parallel_size=parallel.tp,
+            pipeline_model_parallel_size=parallel.pp,
+            pipeline_model_parallel_layout=write_layout(parallel.layers) if parallel.layers else "",
+            num_layers_per_virtual_pipeline_stage=chunk if even else 0,
+            microbatch_group_size_per_virtual_pipeline_stage=parallel.microbatch_group_size,
+            context_parallel_size=parallel.cp if parallel.cp > 1 else 0,
+            expert_model_parallel_size=parallel.ep if parallel.ep > 1 else 0,
+            expert_tensor_parallel_size=parallel.expert_tp,
+            moe_token_dispatcher_type=parallel.moe_token_dispatcher if tokens_move else "",
+            ddp_bucket_size=parallel.bucket_size,
+        ),
+        *_switches(
+            no_overlap_p2p_communication=parallel.vpp > 1 and not parallel.overlap_p2p,
+            sequence_parallel=parallel.sequence_parallel,
+            use_distributed_optimizer=parallel.distributed_optimizer,
+            overlap_grad_reduce=parallel.overlap_grad_reduce,
+            no_align_grad_reduce=not parallel.align_grad_reduce,
+            overlap_param_gather=parallel.overlap_param_gather,
+            use_torch_fsdp2=parallel.fsdp,
+            tp_comm_overlap=parallel.tp_comm_overlap,
+            no_async_tensor_model_parallel_allreduce=not parallel.async_tp_allreduce,
+            scatter_gather_tensors_in_pipeline=parallel.scatter_gather,
+            no_batch_p2p_comm=not parallel.batch_p2p,
+            moe_shared_expert_overlap=parallel.moe_shared_expert_overlap,
+        ),
+    ]
+
+
+def _train(train: TrainSpec) -> list[str]:
+    wide = train.main_grads_dtype == "float32" and train.params_dtype == "float16"
+    full = train.recompute_granularity == "full"
+    method = train.recompute_method if full or train.recompute_method != TrainSpec.recompute_method else ""
+    layers = train.recompute_num_layers if full or train.recompute_num_layers > 1 else 0
+    return [
+        *_values(
+            micro_batch_size=train.micro_batch_size,
+            global_batch_size=train.global_batch_size,
+            attention_backend=train.attention_kernel,
+        ),
+        *([_PRECISION[train.params_dtype]]),
+        *_switches(
+            grad_reduce_in_bf16=train.main_grads_dtype == "bfloat16",
+            accumulate_allreduce_grads_in_fp32=wide,
+            no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
+        ),
+        *_values(
+            fp8_format=train.fp8,
+            schedule=train.schedule if train.schedule != AUTO else "",
+            recompute_granularity=train.recompute_granularity if train.recompute_granularity != "none" else "",
+            recompute_method=method,
+            recompute_num_layers=layers,
+        ),
+    ]

@@ -1,0 +1,168 @@
+"""Which parts of the model each virtual stage runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtrain_sim.model import layers as programs
+from vtrain_sim.model.fully_sharded import Neighbours, exchanging, is_fully_sharded, with_exchanges
+from vtrain_sim.model.program import Program
+from vtrain_sim.model.shard import Shard
+from vtrain_sim.schedules import Placement, Schedule
+from vtrain_sim.specs.pipeline import PipelineSpec
+from vtrain_sim.specs.shard import ChunkSpec, LayerKind, ShardSpec
+
+Integers = NDArray[np.int64]
+
+
+class Parts:
+    """The distinct programs of one shard; each is built once, when it is first needed."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self.shard = Shard(spec)
+        self.microbatch = programs.microbatch(self.shard)
+        self._layers: dict[LayerKind, Program] = {}
+        self._heads: dict[bool, Program] = {}
+        self._embedding: Program | None = None
+        self._exchanging: dict[tuple[int | None, ...], Program] = {}
+
+    def layer(self, kind: LayerKind) -> Program:
+        """A transformer layer."""
+        program = self._layers.get(kind)
+        if program is None:
+            program = self._layers[kind] = programs.layer(self.shard, kind)
+        return program
+
+    @property
+    def embedding(self) -> Program:
+        """The input embedding."""
+        if self._embedding is None:
+            self._embedding = programs.embedding(self.shard)
+        return self._embedding
+
+    def head(self, tied: bool = False) -> Program:
+        """The output head; tied: its table is counted with the embedding on the same rank."""
+        program = self._heads.get(tied)
+        if program is None:
+            program = self._heads[tied] = programs.head(self.shard, tied)
+        return program
+
+    def runs(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
+        """The programs of a virtual stage in forward order, each with how many times in a row."""
+        programs = [(self.microbatch, 1)]
+        if chunk.embedding:
+            programs.append((self.embedding, 1))
+        programs += [(self.layer(kind), count) for kind, count in chunk.layers]
+        if chunk.head:
+            programs.append((self.head(chunk.tied), 1))
+        return with_exchanges(programs, self._exchange) if is_fully_sharded(self.shard) else programs
+
+    def _exchange(self, neighbours: Neighbours) -> Program:
+        # The parts are kept, so that their identities are a key.
+        key = tuple(None if program is None else id(program) for program in neighbours)
+        program = self._exchanging.get(key)
+        if program is None:
+            program = self._exchanging[key] = exchanging(self.shard, neighbours)
+        return program
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the places of a pipeline hold.
+
+    chunks: the distinct chunks; chunk_of: [places] which of them each place holds. stages: the distinct sets of
+    chunks on a stage, in chunk order; stage_of: [stages] which of them each stage is. ends: the distinct places
+    as (which chunk, is it on the first stage, is it the first chunk of its stage), where Megatron-Core treats
+    gradients in another way; end_of: [places] which of them each place is.
+    """
+
+    placement: Placement
+    chunks: tuple[ChunkSpec, ...]
+    chunk_of: Integers
+    stages: tuple[tuple[ChunkSpec, ...], ...]
+    stage_of: Integers
+    ends: tuple[tuple[int, bool, bool], ...]
+    end_of: Integers
+
+    def of_place(self, place: int) -> ChunkSpec:
+        """What a place holds."""
+        return self.chunks[int(self.chunk_of[place])]
+
+    def of_stage(self, stage: int) -> tuple[ChunkSpec, ...]:
+        """What a stage holds."""
+        return self.stages[int(self.stage_of[stage])]
+
+
+def contents_of(pipeline: PipelineSpec) -> Contents:
+    """What each place of a pipeline holds, where its schedule puts the virtual stages."""
+    p = pipeline
+    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.layers, p.recomputed, p.recomputed_together, p.tied)
+
+
+@lru_cache(maxsize=8192)
+def _contents(
+    schedule: Schedule,
+    stages: int,
+    chunks: int,
+    mixtures: tuple[bool, ...],
+    layers: tuple[int, ...],
+    recomputed: int | None,
+    together: int,
+    tied: bool,
+) -> Contents:
+    placement = schedule.placement(stages, chunks)
+    by_virtual_stage = chunks_of(mixtures, layers, recomputed, together, tied and placement.ends_meet)
+    by_place = [by_virtual_stage[virtual_stage] for virtual_stage in placement.virtual_stage]
+    by_stage = [tuple(by_place[stage::stages]) for stage in range(stages)]
+    distinct = tuple(dict.fromkeys(by_place))
+    distinct_stages = tuple(dict.fromkeys(by_stage))
+    chunk_of = [distinct.index(chunk) for chunk in by_place]
+    by_end = [(chunk, place % stages == 0, place < stages) for place, chunk in enumerate(chunk_of)]
+    ends = tuple(dict.fromkeys(by_end))
+    return Contents(
+        placement,
+        distinct,
+        np.array(chunk_of),
+        distinct_stages,
+        np.array([distinct_stages.index(stage) for stage in by_stage]),
+        ends,
+        np.array([ends.index(end) for end in by_end]),
+    )
+
+
+def chunks_of(
+    mixtures: tuple[bool, ...], counts: tuple[int, ...], recomputed: int | None, together: int, tied_ends: bool
+) -> tuple[ChunkSpec, ...]:
+    """Contents of every virtual stage, in the order in which a microbatch passes them.
+
+    mixtures: for each layer, whether it is a mixture of experts. counts: layers of each virtual stage.
+    recomputed: how many of the first layers of each chunk run again in the backward pass; None: all. together: so
+    many in a row.
+    tied_ends: the first and the last virtual stage are on one rank and share the table of the embedding.
+    """
+    chunks = []
+    first = 0
+    for index, count in enumerate(counts):
+        kinds = [
+            LayerKind(mixture, recomputed is None or position < recomputed, position % together == 0)
+            for position, mixture in enumerate(mixtures[first : first + count])
+        ]
+        first += count
+        is_last = index == len(counts) - 1
+        chunks.append(ChunkSpec(_runs(kinds), index == 0, is_last, is_last and tied_ends))
+    return tuple(chunks)
+
+
+def _runs(kinds: Sequence[LayerKind]) -> tuple[tuple[LayerKind, int], ...]:
+    runs: list[tuple[LayerKind, int]] = []
+    for kind in kinds:
+        if runs and runs[-1][0] == kind:
+            runs[-1] = (kind, runs[-1][1] + 1)
+        else:
+            runs.append((kind, 1))
+    return tuple(runs)

@@ -1,0 +1,68 @@
+"""What a token dispatcher has to say: the communication before and after the experts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One collective. role: of its group; bytes: the larger of input and output on one rank."""
+
+    op: str
+    role: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The tokens of one microbatch in one layer, seen from the busiest expert parallel rank: the others wait for it.
+
+    tokens: on one rank, between the tensor-parallel regions. topk: experts of each token. row_bytes: of one token's
+    hidden state. num_experts: of the whole layer. ep, expert_tp: expert parallel and expert tensor parallel size.
+    imbalance: tokens that the busiest rank receives over the mean.
+    """
+
+    tokens: int
+    topk: int
+    row_bytes: int
+    num_experts: int
+    ep: int
+    expert_tp: int = 1
+    imbalance: float = 1.0
+
+    @property
+    def received(self) -> int:
+        """Rows that a rank receives: as many as it sends (`tokens` x `topk`), times the imbalance."""
+        return round(self.tokens * self.topk * self.imbalance)
+
+    @property
+    def expert_rows(self) -> int:
+        """Rows that one rank's experts compute: expert tensor parallel ranks share those of all of them."""
+        return self.received * self.expert_tp
+
+
+class Dispatcher(ABC):
+    """One way to bring tokens to their experts and back.
+
+    name: as Megatron-Core's ``--moe-token-dispatcher-type`` has it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def dispatch(self, routing: Routing) -> list[Exchange]:
+        """Forward, before the experts."""
+
+    @abstractmethod
+    def combine(self, routing: Routing) -> list[Exchange]:
+        """Forward, after the experts."""
+
+    def combine_backward(self, routing: Routing) -> list[Exchange]:
+        """Backward, before the experts' backward pass: gradients go the way that the tokens came."""
+        return self.dispatch(routing)
+
+    def dispatch_backward(self, routing: Routing) -> list[Exchange]:
+        """Backward, after the experts' backward pass."""
+        return self.combine(routing)

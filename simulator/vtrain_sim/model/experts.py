@@ -1,0 +1,121 @@
+"""Mixture of experts: router, dispatch, local experts, combine, shared experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_sim.model.dispatchers import Exchange, Routing, dispatcher
+from vtrain_sim.model.feedforward import gated_mlp
+from vtrain_sim.model.program import Communication, Compute, Item, Wait
+from vtrain_sim.model.shard import Region, Shard, backward, backward_of
+
+
+def moe_block(shard: Shard) -> Region:
+    """Norm, router, dispatch, local experts, combine and shared experts.
+
+    Shapes are those of the busiest expert parallel rank: the others wait for it.
+    """
+    model = shard.model
+    rows = shard.local_tokens * model.moe_router_topk
+    norm = shard.norm("pre_mlp_layernorm", shard.local_tokens, model.hidden_size)
+    # The router's input is the permutation's too.
+    router = shard.operator(
+        "router",
+        "router",
+        shard.local_tokens,
+        model.num_experts,
+        model.hidden_size,
+        parameters=model.hidden_size * model.num_experts,
+    )
+    # Where tokens go (a map and probabilities of all experts in 32 bits) and the probabilities in the order of the
+    # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
+    kept = shard.local_tokens * model.num_experts * (4 + 1) + _routing(shard).expert_rows * 4
+    permute = shard.operator("permute", "permute", rows, model.hidden_size, saves=kept)
+    compute = _experts(shard)
+    routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute)
+    return (
+        [norm, router, permute, *routed],
+        [*backward_routed, backward(permute), backward(router), backward(norm)],
+    )
+
+
+def _routing(shard: Shard) -> Routing:
+    """The tokens of a microbatch, seen from the busiest expert parallel rank."""
+    model, spec = shard.model, shard.spec
+    return Routing(
+        shard.local_tokens,
+        model.moe_router_topk,
+        model.hidden_size * shard.size,
+        model.num_experts,
+        spec.ep.size,
+        spec.expert_tp.size,
+        model.moe_imbalance_factor,
+    )
+
+
+def _experts(shard: Shard) -> list[Compute]:
+    model, spec = shard.model, shard.spec
+    gates = 2 if model.swiglu else 1
+    rows = _routing(shard).expert_rows
+    ffn = model.moe_ffn_hidden_size // spec.expert_tp.size
+    local = model.num_experts // spec.ep.size
+    fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, model.hidden_size, local)
+    activation = shard.operator("activation", "activation", rows, ffn)
+    fc2 = shard.expert_linear("experts_fc2", rows, model.hidden_size, ffn, local)
+    return [*fc1, activation, *fc2]
+
+
+@dataclass(frozen=True)
+class _Exchanges:
+    """Communication around the experts: forward before and after them, and the same of the backward pass."""
+
+    dispatch: list[Item]
+    combine: list[Item]
+    combine_backward: list[Item]
+    dispatch_backward: list[Item]
+
+
+def _exchanges(shard: Shard) -> _Exchanges:
+    spec, routing = shard.spec, _routing(shard)
+    rule = dispatcher(spec.moe_token_dispatcher)
+    groups = {group.role: group for group in (spec.ep, spec.expert_tp, spec.tp_ep)}
+
+    def items(name: str, exchanges: list[Exchange]) -> list[Item]:
+        blocking = not _overlaps(shard)
+        return [Communication(name, e.op, groups[e.role], e.bytes, blocking) for e in exchanges]
+
+    return _Exchanges(
+        items("dispatch", rule.dispatch(routing)),
+        items("combine", rule.combine(routing)),
+        items("dispatch", rule.combine_backward(routing)),
+        items("combine", rule.dispatch_backward(routing)),
+    )
+
+
+def _overlaps(shard: Shard) -> bool:
+    return shard.spec.moe_shared_expert_overlap and shard.model.moe_shared_expert_intermediate_size > 0
+
+
+def _beside_shared(shard: Shard, around: _Exchanges, compute: list[Compute]) -> Region:
+    """Dispatch, experts and combine, with the shared experts after them or beside the two exchanges."""
+    forward: list[Item] = [*around.dispatch, *compute, *around.combine]
+    backward_: list[Item] = [*around.combine_backward, *backward_of(compute), *around.dispatch_backward]
+    width = shard.model.moe_shared_expert_intermediate_size
+    if not width:
+        return forward, backward_
+    enter, leave = gated_mlp(shard, width, "shared_experts", ("shared_fc1", "shared_fc2"), 0)
+    if not _overlaps(shard):
+        return [*forward, *enter[0], *leave[0]], [*leave[1], *enter[1], *backward_]
+    dispatched, combined = Wait("dispatch"), Wait("combine")
+    return (
+        [*around.dispatch, *enter[0], dispatched, *compute, *around.combine, *leave[0], combined],
+        [
+            *around.combine_backward,
+            *leave[1],
+            dispatched,
+            *backward_of(compute),
+            *around.dispatch_backward,
+            *enter[1],
+            combined,
+        ],
+    )

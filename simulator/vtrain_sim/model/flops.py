@@ -1,0 +1,87 @@
+"""FLOPs of the model, as Megatron-LM counts them, and those that ranks execute.
+
+Model FLOPs are a property of the model and its tokens: how the model is sharded, recomputed or how evenly its experts
+are loaded does not change them. They are what MFU and Megatron's log line "throughput per GPU (TFLOP/s/GPU)" are
+made of. Megatron-LM counts (`num_floating_point_operations`) two FLOPs for a multiply-add, three passes (forward,
+data gradient, weight gradient), half of the square of causal attention, the experts that a token is routed to, the
+shared experts and the logits; not the router, nor what is element by element.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from vtrain_schemas.operators import Operator, kind
+from vtrain_sim.specs import ModelSpec
+
+# Forward, data gradient and weight gradient.
+_PASSES = 3
+_PER_MULTIPLY_ADD = 2
+
+
+def model_flops(model: ModelSpec, sequences: int, tp: int = 1) -> float:
+    """FLOPs of one training step over so many sequences, forward and backward, without recomputation.
+
+    tp: tensor parallel size, to whose multiple Megatron pads the vocabulary.
+    """
+    return sequences * model.seq_length * flops_per_token(model, tp)
+
+
+@lru_cache(maxsize=4096)
+def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
+    """Model FLOPs per training token, forward and backward."""
+    moe_layers = sum(model.moe_layers)
+    multiply_adds = (
+        model.num_layers * _attention(model)
+        + (model.num_layers - moe_layers) * _feed_forward(model, model.ffn_hidden_size)
+        + moe_layers * _experts(model)
+        + model.hidden_size * model.padded_vocab_size(tp)
+    )
+    return float(_PASSES * _PER_MULTIPLY_ADD * multiply_adds)
+
+
+def executed_flops(operator: Operator, model: ModelSpec) -> float:
+    """FLOPs of a matrix product or attention, on the mean of the ranks; 0 for any other operator.
+
+    An operator on routed tokens has the rows of the busiest rank, `moe_imbalance_factor` times the mean.
+    """
+    record = kind(operator.kind)
+    if not record.matrix_product:
+        return 0.0
+    return operator.flops() / (model.moe_imbalance_factor if record.routed else 1.0)
+
+
+def _attention(model: ModelSpec) -> float:
+    """Multiply-adds per token of one attention block: projections, and half of the square of scores and sums.
+
+    Megatron-LM adds one per compressed channel for the norms of latent attention (0.001% of a model): left out.
+    """
+    heads, h = model.num_attention_heads, model.hidden_size
+    if model.multi_latent_attention:
+        key = model.qk_head_dim + model.qk_pos_emb_head_dim
+        projections = _latent_projections(model)
+        scores_and_sums = heads * (key + model.v_head_dim)
+    else:
+        projections = h * model.qkv_width + model.attention_width * h
+        scores_and_sums = 2 * model.attention_width
+    return projections + scores_and_sums * model.seq_length / 2
+
+
+def _latent_projections(model: ModelSpec) -> int:
+    """Down- and up-projections of queries, keys and values, and the output (DeepSeek-V2, arXiv:2405.04434, 2.1)."""
+    heads, h = model.num_attention_heads, model.hidden_size
+    query = heads * (model.qk_head_dim + model.qk_pos_emb_head_dim)
+    queries = model.q_lora_rank * (h + query) if model.q_lora_rank else h * query
+    keys_and_values = model.kv_lora_rank * (h + heads * (model.qk_head_dim + model.v_head_dim))
+    return queries + keys_and_values + h * model.qk_pos_emb_head_dim + model.attention_width * h
+
+
+def _feed_forward(model: ModelSpec, width: int) -> int:
+    """Multiply-adds per token of a dense block: two products, three with a gate."""
+    return model.hidden_size * width * (3 if model.swiglu else 2)
+
+
+def _experts(model: ModelSpec) -> int:
+    """Multiply-adds per token of a mixture: the experts that it is routed to, and the shared ones."""
+    width = model.moe_router_topk * model.moe_ffn_hidden_size + model.moe_shared_expert_intermediate_size
+    return _feed_forward(model, width)

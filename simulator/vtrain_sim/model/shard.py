@@ -1,0 +1,175 @@
+"""Sizes on one rank, and operators with the communication of their tensor-parallel regions.
+
+Follows Megatron-Core: Shoeybi et al. 2019 (tensor parallelism), Korthikanti et al. 2022 (sequence
+parallelism), Transformer Engine's user buffers (communication in pieces beside its product).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from vtrain_schemas.operators import Operator, dtype_bytes
+from vtrain_schemas.operators import kind as kind_of
+from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
+from vtrain_sim.specs.shard import ShardSpec
+
+# Forward and backward items of a region.
+Region = tuple[list[Item], list[Item]]
+
+
+class Shard:
+    """One rank's share of a model.
+
+    tokens: of a microbatch, over the context parallel ranks. local_tokens: between the tensor-parallel
+    regions, where sequence parallelism gives each rank a part of the sequence. size: bytes of an element.
+    local_input_bytes: what a linear layer keeps of the local hidden states.
+    """
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self.spec = spec
+        self.model = spec.model
+        self.tp = spec.tp.size
+        self.dtype = spec.precision.params_dtype
+        self.size = dtype_bytes(self.dtype)
+        self.tokens = spec.model.seq_length * spec.micro_batch_size // spec.cp.size
+        self.local_tokens = self.tokens // self.tp if spec.sequence_parallel else self.tokens
+        self.hidden_bytes = self.tokens * spec.model.hidden_size * self.size
+        self.local_hidden = self.local_tokens * spec.model.hidden_size
+        self.local_input_bytes = self.local_hidden * spec.precision.saved_input_bytes
+        self.parameters_per_norm = 2 if spec.model.normalization == "LayerNorm" else 1
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a layer that runs again keeps: its input."""
+        return self.local_hidden * self.size
+
+    # -- operators -------------------------------------------------------------------------
+
+    def operator(
+        self, name: str, kind: str, m: int, n: int = 0, k: int = 0, *, parameters: int = 0, saves: int | None = None
+    ) -> Compute:
+        """A forward operator in the parameters' type. saves: see `saved`."""
+        return self._compute(name, Operator(kind, "forward", m, n, k, dtype=self.dtype), parameters, 0, saves)
+
+    def norm(self, name: str, rows: int, columns: int, saves: int | None = None) -> Compute:
+        """LayerNorm or RMSNorm of [rows, columns]."""
+        return self.operator(name, "norm", rows, columns, parameters=self.parameters_per_norm * columns, saves=saves)
+
+    def linear(
+        self, name: str, m: int, n: int, k: int, *, bias: bool = False, saves: int | None = None
+    ) -> list[Compute]:
+        """[m, k] x [k, n]; its input is cast first where the precision says so."""
+        operator = Operator("gemm", "forward", m, n, k, dtype=self.spec.precision.product_dtype)
+        return [*self._cast(name, m, k), self._compute(name, operator, n * k + (n if bias else 0), 0, saves)]
+
+    def expert_linear(self, name: str, m: int, n: int, k: int, experts: int) -> list[Compute]:
+        """The products of so many experts, which share m tokens."""
+        operator = Operator("grouped_gemm", "forward", m, n, k, experts, dtype=self.spec.precision.product_dtype)
+        return [*self._cast(name, m, k), self._compute(name, operator, 0, experts * n * k, None)]
+
+    def _compute(
+        self, name: str, operator: Operator, parameters: int, expert_parameters: int, saves: int | None
+    ) -> Compute:
+        kept = sum(self.saved(operator).values()) if saves is None else saves
+        return Compute(name, operator, parameters=parameters, expert_parameters=expert_parameters, saves=kept)
+
+    def saved(self, operator: Operator) -> dict[str, int]:
+        """Bytes of each tensor that an operator keeps for its backward pass, as its kind says.
+
+        Where the tensor is another operator's too, or is kept in a smaller part, the program says how much.
+        """
+        return kind_of(operator.kind).saved(operator, self.model.dropout, self.model.swiglu)
+
+    def _cast(self, name: str, m: int, k: int) -> list[Compute]:
+        return [self.operator(f"{name}_cast", "cast", m, k)] if self.spec.precision.casts_inputs else []
+
+    # -- tensor-parallel regions -------------------------------------------------------------
+
+    def over_tp(self, name: str, op: str, nbytes: int | None = None, blocking: bool = True) -> Communication:
+        """A collective over the tensor parallel group; of the hidden states unless `nbytes` says else."""
+        size = self.hidden_bytes if nbytes is None else nbytes
+        return Communication(name, op, self.spec.tp, size, blocking)
+
+    def column_parallel(self, region: str, linear: list[Compute]) -> Region:
+        """A linear layer at the entry of a tensor-parallel region.
+
+        With sequence parallelism its input is gathered, again in the backward pass beside the input's gradient,
+        whose sum is scattered beside the weights' gradient. Without, the input's gradient is summed there.
+        """
+        *casts, product = linear
+        back: list[Item] = [backward(cast) for cast in casts]
+        if self.tp == 1:
+            return [*linear], [*back, backward(product)]
+        sums = "reduce_scatter" if self.spec.sequence_parallel else "all_reduce"
+        halves = in_parts(backward(product), 0.5, 0.5)
+        if self.spec.splits_backward:
+            again = [self.over_tp(f"{region}_again", "all_gather")] if self.spec.sequence_parallel else []
+            back += [*again, backward(product), self.over_tp(region, sums)]
+        elif self.spec.sequence_parallel:
+            again_beside = self.over_tp(f"{region}_again", "all_gather", blocking=False)
+            back += [again_beside, halves[0], Wait(again_beside.name), *self._beside(region, sums, halves[1])]
+        elif self.spec.async_tp_allreduce:
+            back += [halves[0], *self._beside(region, sums, halves[1])]
+        else:
+            back += [backward(product), self.over_tp(region, sums)]
+        return self._gathered(region, casts, product), back
+
+    def _beside(self, region: str, op: str, beside: Compute) -> list[Item]:
+        return [self.over_tp(region, op, blocking=False), beside, Wait(region)]
+
+    def _gathered(self, region: str, casts: list[Compute], product: Compute) -> list[Item]:
+        if not self.spec.sequence_parallel:
+            return [*casts, product]
+        if not self.spec.tp_comm_overlap:
+            return [self.over_tp(region, "all_gather"), *casts, product]
+        # Piece by piece: the product of what has arrived runs beside the exchange of the rest.
+        first, last = in_parts(product, self._pieces, 1 - self._pieces)
+        return [self.over_tp(region, "all_gather", blocking=False), *casts, first, Wait(region), last]
+
+    def row_parallel(self, region: str, linear: list[Compute]) -> Region:
+        """A linear layer at the exit of a tensor-parallel region: its output is summed over the group."""
+        *casts, product = linear
+        back: list[Item] = [backward(cast) for cast in casts]
+        if self.tp == 1:
+            return [*linear], [*back, backward(product)]
+        if not self.spec.sequence_parallel:
+            return [*linear, self.over_tp(region, "all_reduce")], [*back, backward(product)]
+        if not self.spec.tp_comm_overlap:
+            return (
+                [*linear, self.over_tp(region, "reduce_scatter")],
+                [self.over_tp(region, "all_gather"), *back, backward(product)],
+            )
+        first, last = in_parts(product, 1 - self._pieces, self._pieces)
+        forward: list[Item] = [*casts, first, self.over_tp(region, "reduce_scatter", blocking=False), last]
+        # The input's gradient is half of the backward product, unless the weights' is a pass of its own.
+        beside = self._pieces if self.spec.splits_backward else 0.5 * self._pieces
+        parts = in_parts(backward(product), beside, 1 - beside)
+        gather = self.over_tp(region, "all_gather", blocking=False)
+        return [*forward, Wait(region)], [gather, *back, parts[0], Wait(region), parts[1]]
+
+    @property
+    def _pieces(self) -> float:
+        """Share of a product beside which its communication runs when both go piece by piece."""
+        return (self.tp - 1) / self.tp
+
+
+def backward(item: Compute) -> Compute:
+    """The backward pass of a forward operator."""
+    operator = replace(item.operator, phase="backward")
+    return replace(item, operator=operator, parameters=0, expert_parameters=0, saves=0)
+
+
+def recompute(item: Compute) -> Compute:
+    """A forward operator, run again in the backward pass."""
+    return replace(backward(item), operator=replace(item.operator, phase="recompute"))
+
+
+def run_again(forward: Iterable[Item]) -> list[Item]:
+    """The forward program, run again in the backward pass."""
+    return [recompute(i) if isinstance(i, Compute) else i for i in forward]
+
+
+def backward_of(items: Iterable[Compute]) -> list[Item]:
+    """Backward passes in reverse order."""
+    return [backward(i) for i in reversed(list(items))]

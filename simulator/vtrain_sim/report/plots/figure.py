@@ -1,0 +1,38 @@
+"""Making and saving figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.whole_file import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def check_name(path: Path | None) -> None:
+    """Refuse a picture whose format cannot be written, or whose directory does not exist."""
+    if path is None:
+        return
+    if path.suffix not in _FORMATS:
+        raise UserError(f"{path} is no picture that can be drawn: give a name that ends in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no directory {path.parent}")
+
+
+def new_figure(width: float = 6.4, height: float = 6.0) -> Figure:
+    """An empty figure of so many inches. Raises `UserError` where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("pictures need matplotlib: pip install 'vtrain[report]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the picture whole or not at all."""
+    write_file(path, lambda stream: figure.savefig(stream, dpi=150, format=path.suffix[1:]))

@@ -1,0 +1,117 @@
+"""Runs, queries and the schema of a catalog, for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
+from vtrain_sim.ingest.notes import Note
+from vtrain_sim.report.tables import counted, duration, gib, table
+from vtrain_sim.report.terminal.printing import printers
+from vtrain_sim.results import Row
+
+
+@printers.register(Added)
+def print_added(result: Added, console: Console, rows: bool = True) -> None:
+    """What became of each imported trace, and how much is indexed."""
+    report = result.report
+    lines = []
+    for run in report.ingested:
+        unchanged = ": read before, unchanged" if run.unchanged else ""
+        lines.append(f"{run.run_id} ({counted(run.ranks, 'ranks')}){unchanged}")
+        lines += ["  " + _note(note) for note in run.notes]
+    lines.append(
+        f"{result.catalog}: {counted(len(report.runs), 'runs')}, {counted(report.files_added, 'files')} added "
+        f"({counted(report.rows_added, 'rows')}), {report.files_unchanged:,} unchanged"
+    )
+    lines += [f"  not indexed: {problem.what}" for problem in report.problems]
+    lines += [f"  not read: {notice}" for notice in report.notices]
+    _print_lines(lines, console)
+
+
+@printers.register(Runs)
+def print_runs(result: Runs, console: Console, rows: bool = True) -> None:
+    """One line per run."""
+    columns = ("run", "source", "device", "ranks", "tp", "pp", "vpp", "dp", "layers", "hidden", "steps", "step")
+    console.print(table("", columns, [_run(run) for run in result.runs], left=3))
+
+
+def _run(run: Row) -> tuple[object, ...]:
+    return (
+        *(run[name] for name in ("run_id", "source", "device_name")),
+        f"{run['ranks']}/{run['world_size']}",
+        *(run[name] for name in ("tp", "pp", "vpp", "dp", "num_layers", "hidden_size", "steps")),
+        duration(run["step_s"]) if run["step_s"] else None,
+    )
+
+
+@printers.register(RunDetail)
+def print_run(result: RunDetail, console: Console, rows: bool = True) -> None:
+    """Configuration, tables, steps, time on the GPU, problems and notes of one run."""
+    detail = result.detail
+    described = result.summary().items() if detail["run"] else ()
+    console.print(table(f"run {result.run_id}", ("column", "value"), described, left=2))
+    tables = [(t["table_name"], t["files"], t["rows"], t["bytes"]) for t in detail["tables"]]
+    console.print(table("tables", ("table", "files", "rows", "bytes"), tables))
+    if detail["steps"]:
+        columns = ("rank", "step", "duration", "microbatches", "tokens", "peak memory")
+        console.print(table("steps", columns, [_step(step) for step in detail["steps"]]))
+    if detail["gpu"]:
+        _print_gpu(detail["gpu"], console)
+    problems = [f"problem: {problem.what}" for problem in detail["problems"]]
+    _print_lines([*problems, *(_note(Note(**note)) for note in detail["notes"])], console)
+
+
+def _step(step: Row) -> tuple[object, ...]:
+    peak = step["peak_allocated_bytes"]
+    return (
+        step["rank"],
+        step["step"],
+        duration(step["duration_ns"] / 1e9),
+        step["num_microbatches"],
+        step["tokens"],
+        gib(peak) if peak else None,
+    )
+
+
+def _print_gpu(ranks: list[Row], console: Console) -> None:
+    parts = ("window", "compute", "exposed_communication", "overlapped_communication", "exposed_memory", "idle")
+    lines = [(r["rank"], *(duration(r[f"{part}_ns"] / 1e9) for part in parts)) for r in ranks]
+    console.print(table("time on the device (measured)", ("rank", *(p.replace("_", " ") for p in parts)), lines))
+
+
+@printers.register(Problems)
+def print_problems(result: Problems, console: Console, rows: bool = True) -> None:
+    """One line per problem."""
+    lines = []
+    for problem in result.problems:
+        where = problem.run_id if problem.rank is None else f"{problem.run_id} rank {problem.rank}"
+        lines.append(f"{where}: {problem.what}")
+    _print_lines(lines or ["no problem found"], console)
+
+
+@printers.register(QueryResult)
+def print_query(result: QueryResult, console: Console, rows: bool = True) -> None:
+    """The rows; columns up to the first one of numbers are aligned left."""
+    arrow = result.table
+    lines = zip(*(c.to_pylist() for c in arrow.columns), strict=True) if arrow.num_columns else []
+    numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in arrow.schema]
+    left = next((i for i, n in enumerate(numeric) if n), len(numeric))
+    console.print(table("", arrow.column_names, lines, left=max(1, left)))
+
+
+@printers.register(Schema)
+def print_schema(result: Schema, console: Console, rows: bool = True) -> None:
+    """Every column of every table, its type and meaning."""
+    for title, columns in result.tables().items():
+        console.print(table(title, ("column", "type", "meaning"), [tuple(c.values()) for c in columns], left=3))
+
+
+def _note(note: Note) -> str:
+    example = f" ({note.example})" if note.example else ""
+    return f"{note.outcome} {counted(note.count, note.subject)}: {note.reason}{example}"
+
+
+def _print_lines(lines: list[str], console: Console) -> None:
+    for line in lines:
+        console.out(line, highlight=False)

@@ -1,0 +1,60 @@
+"""Prints a result with the function of its type, or as a card and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from vtrain_sim.report.dispatch import ByType
+from vtrain_sim.report.tables import console, table
+from vtrain_sim.results import Result, columns_of
+
+_HERE = "vtrain_sim.report.terminal."
+# Functions take the result, a console, and whether to print all rows or only the figures.
+printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
+    {
+        "vtrain_sim.simulate.result.Projection": _HERE + "projection",
+        "vtrain_sim.decide.plan.PlanResult": _HERE + "plan",
+        "vtrain_sim.decide.fleet.result.FleetResult": _HERE + "fleet",
+        "vtrain_sim.decide.sizing.size.SizeResult": _HERE + "size",
+        "vtrain_sim.decide.study.StudyResult": _HERE + "study",
+        "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
+        "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
+        "vtrain_sim.calibration.result.CalibrationResult": _HERE + "calibration",
+        "vtrain_sim.calibration.result.TuneResult": _HERE + "calibration",
+        "vtrain_sim.catalog.results.Added": _HERE + "catalog",
+        "vtrain_sim.catalog.results.Runs": _HERE + "catalog",
+        "vtrain_sim.catalog.results.RunDetail": _HERE + "catalog",
+        "vtrain_sim.catalog.results.Problems": _HERE + "catalog",
+        "vtrain_sim.catalog.results.QueryResult": _HERE + "catalog",
+        "vtrain_sim.catalog.results.Schema": _HERE + "catalog",
+    }
+)
+
+
+class TerminalRenderer:
+    """Tables for people. rows: False leaves out the rows where the figures alone say it."""
+
+    name = "table"
+
+    def __init__(self, rows: bool = True) -> None:
+        self.rows = rows
+
+    def render(self, result: Result) -> str:
+        """What a terminal shows; without colours where standard output is none."""
+        out = console()
+        with out.capture() as capture:
+            print_result = printers.find(result) or _print_any
+            print_result(result, out, self.rows)
+        return capture.get()
+
+
+def _print_any(result: Result, out: Console, rows: bool) -> None:
+    """A result that has no function of its own."""
+    out.out(repr(result), highlight=False)
+    for title, lines in result.tables().items():
+        if rows and lines:
+            columns = columns_of(lines)
+            out.print(table(title, columns, [[line.get(name) for name in columns] for line in lines]))

@@ -1,0 +1,49 @@
+"""Model sizes for the terminal."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+
+from vtrain_sim.decide.sizing import LAWS, Candidate, SizeResult, tokens_for
+from vtrain_sim.report.tables import table
+from vtrain_sim.report.terminal.printing import printers
+
+
+@printers.register(SizeResult)
+def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None:
+    """What the budget would pay for at the devices' peak, how that would really train, and what does."""
+    console.print(
+        f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days; law: {LAWS[result.law].source}"
+    )
+    naive = (
+        "naive: at 100% MFU",
+        None,
+        f"{result.naive_parameters / 1e9:.2f}",
+        f"{tokens_for(result.naive_parameters, result.law) / 1e9:,.0f}",
+        f"{result.days:.1f}",
+        "100.0%",
+        None,
+    )
+    lines = [
+        naive,
+        _row("the nearest model, as it would train", result.naive),
+        _row("largest that trains in time", result.chosen),
+    ]
+    columns = ("", "model", "parameters (billions)", "tokens (billions)", "days", "MFU", "plan")
+    console.print(table("", columns, lines, left=2))
+    lines = [_row("", c) for c in result.candidates if abs(c.days / result.days - 1) < 0.35]
+    console.print(table("candidates near the limit (days and MFU: modelled)", columns, lines, left=2))
+    if result.chosen.plan is not None:
+        console.print(f"launch it with: {shlex.join(result.chosen.plan.to_dict()['megatron_args'])}")
+
+
+def _row(name: str, c: Candidate) -> tuple[object, ...]:
+    model = f"{c.model.num_layers} layers, hidden {c.model.hidden_size}"
+    sizes = (f"{c.parameters / 1e9:.2f}", f"{c.tokens / 1e9:,.0f}")
+    if c.plan is None:
+        return (name, model, *sizes, None, None, "none fits")
+    p = c.plan.projection.configuration.parallel
+    where = f"tp {p.tp}, pp {p.pp}" + (f" x {p.vpp}" if p.vpp > 1 else "") + f", dp {p.dp} ({p.world_size:,} GPUs)"
+    return (name, model, *sizes, f"{c.plan.days:.1f}", f"{c.plan.projection.mfu:.1%}", where)

@@ -1,0 +1,39 @@
+"""Projections beside measured times, for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from vtrain_sim.report.tables import duration, percent, table
+from vtrain_sim.report.terminal.printing import printers
+from vtrain_sim.validate.result import ValidationResult
+from vtrain_sim.validate.tables import Row
+
+_FIGURES = ("mape", "median_ape", "bias", "p90", "r2", "pairwise_order", "regret", "coverage", "memory_mape")
+
+
+@printers.register(ValidationResult)
+def print_validation(result: ValidationResult, console: Console, rows: bool = True) -> None:
+    """Every row (unless left out), and the figures of each file."""
+    for file in result.files:
+        if rows:
+            columns = ("row", "measured", "projected", "error", "remark")
+            console.print(table(file.file, columns, [_line(row) for row in file.rows]))
+    figures = [
+        (
+            file.file,
+            len(file.rows),
+            sum(row.predicted_s is not None for row in file.rows),
+            *(percent(getattr(file, name)) for name in _FIGURES),
+        )
+        for file in result.files
+    ]
+    console.print(table("figures", ("file", "rows", "simulated", *_FIGURES), figures))
+
+
+def _line(row: Row) -> tuple[object, ...]:
+    if row.predicted_s is None:
+        return (row.id, duration(row.measured_s), None, None, row.reason)
+    unknown = row.full_recompute_s
+    remark = f"recomputation not stated: up to {duration(unknown)}" if unknown else ""
+    return (row.id, duration(row.measured_s), duration(row.predicted_s), percent(row.error, sign=True), remark)

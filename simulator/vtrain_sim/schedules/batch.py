@@ -1,0 +1,26 @@
+"""Many pipelines at once, each by its own schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.times import PassEnds, PassTimes, rows_of
+
+
+def run(schedules: Sequence[Schedule], batch: PassTimes) -> PassEnds:
+    """When the stages and chunks of all pipelines are done; schedules: [count] one for each pipeline."""
+    numbers: dict[Schedule, list[int]] = {}
+    for number, schedule in enumerate(schedules):
+        numbers.setdefault(schedule, []).append(number)
+    if len(numbers) == 1:
+        return schedules[0].ends(batch)
+    end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+    for schedule, of_schedule in numbers.items():
+        chosen = np.array(of_schedule)
+        ends = schedule.ends(batch.select(chosen))
+        end[rows_of(batch.first_stage[chosen], batch.stages[chosen])] = ends.end_s
+        gradients[rows_of(batch.first_place[chosen], batch.places[chosen])] = ends.gradients_s
+    return PassEnds(end, gradients)

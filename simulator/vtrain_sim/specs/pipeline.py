@@ -1,0 +1,34 @@
+"""How a model is laid over pipeline stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_sim.frozen import hashed_once
+from vtrain_sim.schedules import Schedule
+
+
+@hashed_once
+@dataclass(frozen=True)
+class PipelineSpec:
+    """stages, chunks: pipeline parallel size, and model chunks per stage. schedule: the object
+    that orders the passes, with its group size.
+
+    mixtures: for each layer, whether it is a mixture of experts. layers: of each virtual stage, in the order in
+    which a microbatch passes them. recomputed: how many of the first layers of each chunk run again in the
+    backward pass; None: all of them. recomputed_together: so many in a row run again from one input. tied: the
+    output layer shares the embedding's table. stage_ranks: ranks of one stage. scatter_gather, batch_p2p: how
+    stages exchange, see `ParallelSpec`.
+    """
+
+    stages: int
+    chunks: int
+    schedule: Schedule
+    mixtures: tuple[bool, ...]
+    layers: tuple[int, ...]
+    recomputed: int | None
+    recomputed_together: int
+    tied: bool
+    stage_ranks: int
+    scatter_gather: bool
+    batch_p2p: bool

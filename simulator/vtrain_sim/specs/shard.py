@@ -1,0 +1,82 @@
+"""What the operators of a layer depend on, and nothing else.
+
+An operator program is built from a `ShardSpec` alone. It therefore is the key under which programs and their
+times are kept: two configurations with the same `ShardSpec` have the same programs, and a field that a
+program reads cannot be missing from the key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_sim.frozen import hashed_once
+from vtrain_sim.specs.groups import Group
+from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.precision import Precision
+
+
+@hashed_once
+@dataclass(frozen=True)
+class ShardSpec:
+    """One rank's share of a model, and how a microbatch runs through it.
+
+    tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. fsdp, expert_fsdp: the groups over which parameters
+    are fully sharded (ZeRO-3); of size 1 where they are not. selective_recompute: core attention runs again in
+    the backward pass. splits_backward: input and weight gradients are passes of their own.
+    """
+
+    model: ModelSpec
+    tp: Group
+    cp: Group
+    ep: Group
+    expert_tp: Group
+    tp_ep: Group
+    fsdp: Group
+    expert_fsdp: Group
+    micro_batch_size: int
+    precision: Precision
+    main_grads_dtype: str
+    attention_kernel: str
+    selective_recompute: bool
+    gradient_accumulation_fusion: bool
+    splits_backward: bool
+    sequence_parallel: bool
+    tp_comm_overlap: bool
+    async_tp_allreduce: bool
+    moe_shared_expert_overlap: bool
+    moe_token_dispatcher: str
+
+
+@hashed_once
+@dataclass(frozen=True)
+class LayerKind:
+    """What tells the layers of a model apart. mixture: of experts. recomputed: the whole forward pass runs
+    again in the backward pass. keeps_input: which it starts from; else it runs again together with the layer before."""
+
+    mixture: bool = False
+    recomputed: bool = False
+    keeps_input: bool = True
+
+
+@hashed_once
+@dataclass(frozen=True)
+class ChunkSpec:
+    """What one virtual stage holds: its layers in order as (kind, how many in a row), and the ends of the model.
+
+    tied: its output layer shares the table of the embedding that the same rank holds.
+    """
+
+    layers: tuple[tuple[LayerKind, int], ...]
+    embedding: bool = False
+    head: bool = False
+    tied: bool = False
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers."""
+        return sum(count for _, count in self.layers)
+
+    @property
+    def sequence(self) -> tuple[LayerKind, ...]:
+        """The layers one by one, in forward order."""
+        return tuple(kind for kind, count in self.layers for _ in range(count))

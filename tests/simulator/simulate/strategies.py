@@ -1,0 +1,172 @@
+"""Random configurations and clusters: all that the simulator knows, in sizes that a test can afford."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from hypothesis import strategies as st
+
+from vtrain_sim.costs import CollectiveCosts, OperatorCosts
+from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.inputs import presets
+from vtrain_sim.schedules import get
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+
+# Layouts that only some schedules take: (stages, chunks per stage).
+_V_SHAPES = [(2, 2), (3, 2), (4, 2)]
+_SHAPES = {
+    "1f1b": [(1, 1), (1, 1), (2, 1), (3, 1), (4, 1), (6, 1)],
+    "interleaved": [(2, 2), (2, 3), (3, 2), (4, 2)],
+    "zb-v": _V_SHAPES,
+    "dualpipev": _V_SHAPES,
+    "dualpipe": [(2, 1), (4, 1)],
+}
+_ONE_CHUNK = [(1, 1), (2, 1), (3, 1), (4, 1)]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A cluster in the terms that decide what overlaps. launch_s: host time of one kernel launch."""
+
+    cluster: str
+    overlap_efficiency: float
+    overlap_slowdown: float
+    launch_s: float
+
+    def projector(self) -> Projector:
+        """Its projector; one for each machine, as in a search."""
+        return _projector(self)
+
+
+@cache
+def _projector(machine: Machine) -> Projector:
+    cluster = replace(
+        presets.cluster(machine.cluster),
+        overlap_efficiency=machine.overlap_efficiency,
+        overlap_slowdown=machine.overlap_slowdown,
+    )
+    surfaces = replace(Surfaces.from_dict(presets.cluster_surfaces(machine.cluster)), launch_s=machine.launch_s)
+    return Projector(cluster, OperatorCosts(DeviceSurface(cluster.device, surfaces)), CollectiveCosts(cluster))
+
+
+machines = st.builds(
+    Machine,
+    # The one that multiplies in 8 bits.
+    st.just("dgx-h100"),
+    st.sampled_from([0.0, 0.6, 1.0]),
+    st.sampled_from([1.0, 1.3]),
+    st.sampled_from([0.0, 6e-6, 40e-6]),
+)
+
+
+@st.composite
+def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
+    """Dense or mixture, with grouped queries, latent attention, gates and norms."""
+    latent = draw(st.booleans())
+    sizes: dict[str, Any] = {"num_query_groups": draw(st.sampled_from([4, 8]))}
+    if latent:
+        sizes = {
+            "multi_latent_attention": True,
+            "q_lora_rank": draw(st.sampled_from([0, 64])),
+            "kv_lora_rank": 64,
+            "qk_head_dim": 32,
+            "qk_pos_emb_head_dim": 16,
+            "v_head_dim": 32,
+        }
+    if moe:
+        dense_first = f"([0]*1+[1]*{num_layers - 1})" if num_layers > 1 else "1"
+        sizes |= {
+            "num_experts": 8,
+            "moe_router_topk": 2,
+            "moe_ffn_hidden_size": 512,
+            "moe_layer_freq": draw(st.sampled_from(["1", "2", dense_first])),
+            "moe_shared_expert_intermediate_size": draw(st.sampled_from([0, 256])),
+            "moe_imbalance_factor": draw(st.sampled_from([1.0, 1.5])),
+        }
+    return ModelSpec(
+        num_layers,
+        draw(st.sampled_from([256, 2048])),
+        8,
+        draw(st.sampled_from([512, 2048])),
+        draw(st.sampled_from([1000, 30_000])),
+        swiglu=draw(st.booleans()),
+        qk_layernorm=draw(st.booleans()),
+        dropout=draw(st.booleans()),
+        normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
+        untie_embeddings_and_output_weights=draw(st.booleans()),
+        **sizes,
+    )
+
+
+@st.composite
+def layouts(draw: st.DrawFn, shape: tuple[int, int], num_layers: int, moe: bool, splits_backward: bool) -> ParallelSpec:
+    """Every way to share a model, and every switch of what overlaps."""
+    flags = st.booleans()
+    pp, vpp = shape
+    tp = draw(st.sampled_from([1, 2, 4]))
+    sp = tp > 1 and (moe or draw(flags))
+    fsdp = pp == 1 and not splits_backward and draw(flags)
+    zero, reduces = not fsdp and draw(flags), draw(flags)
+    dispatcher = draw(st.sampled_from(["alltoall", "allgather"]))
+    uneven: tuple[int, ...] = ()
+    if pp * vpp > 1 and draw(flags):
+        # Some of the virtual stages may be empty.
+        cuts = draw(st.lists(st.integers(0, num_layers), min_size=pp * vpp - 1, max_size=pp * vpp - 1).map(sorted))
+        uneven = tuple(b - a for a, b in zip([0, *cuts], [*cuts, num_layers], strict=True))
+    return ParallelSpec(
+        tp=tp,
+        pp=pp,
+        vpp=vpp,
+        cp=draw(st.sampled_from([1, 1, 2])),
+        ep=draw(st.sampled_from([1, 2])) if moe else 1,
+        # Large enough for two expert parallel ranks of any tensor parallel size.
+        dp=draw(st.sampled_from([2, 4])) if moe else draw(st.sampled_from([1, 2, 4])),
+        expert_tp=draw(st.sampled_from([0, 1])) if moe else 0,
+        sequence_parallel=sp,
+        distributed_optimizer=zero,
+        overlap_grad_reduce=reduces,
+        overlap_param_gather=reduces and zero and draw(flags),
+        overlap_p2p=vpp > 1 and draw(flags),
+        fsdp=fsdp,
+        tp_comm_overlap=sp and draw(flags),
+        async_tp_allreduce=draw(flags),
+        scatter_gather=not sp and draw(flags),
+        batch_p2p=draw(flags),
+        layers=uneven,
+        align_grad_reduce=draw(flags),
+        bucket_size=draw(st.sampled_from([0, 100_000, 1_000_000])),
+        moe_shared_expert_overlap=dispatcher == "alltoall" and draw(flags),
+        moe_token_dispatcher=dispatcher,
+    )
+
+
+@st.composite
+def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
+    """A configuration that the schedule runs."""
+    pp, vpp = draw(st.sampled_from(_SHAPES.get(schedule, _ONE_CHUNK)))
+    num_layers = pp * vpp * draw(st.integers(1, 3))
+    moe = draw(st.booleans())
+    model = draw(models(num_layers, moe))
+    parallel = draw(layouts((pp, vpp), num_layers, moe, get(schedule).splits_backward))
+    microbatches = draw(st.integers(1, 5))
+    if schedule == "interleaved":
+        microbatches *= pp
+    elif schedule.startswith("dualpipe"):
+        microbatches = 2 * (pp + draw(st.integers(0, 2)))
+    granularities = ["none", "selective"] if get(schedule).splits_backward else ["none", "selective", "full"]
+    fused = parallel.cp > 1 or model.multi_latent_attention or draw(st.booleans())
+    micro_batch_size = draw(st.sampled_from([1, 2]))
+    train = TrainSpec(
+        micro_batch_size,
+        micro_batch_size * parallel.dp * microbatches,
+        fp8=draw(st.sampled_from(["", "hybrid"])),
+        attention_kernel="flash" if fused else "unfused",
+        recompute_granularity=draw(st.sampled_from(granularities)),
+        recompute_method=draw(st.sampled_from(["uniform", "block"])),
+        schedule=schedule,
+        gradient_accumulation_fusion=draw(st.booleans()),
+    )
+    return Configuration(model, parallel, train)

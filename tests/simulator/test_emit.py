@@ -1,0 +1,135 @@
+"""Flags, the configuration that they describe, and the flags that are printed for it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
+
+GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256"
+STEP = "--micro-batch-size 1 --global-batch-size 48"
+MOE = "--num-experts 8 --moe-router-topk 2"
+PIPELINE = "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2"
+LATENT = "--multi-latent-attention --kv-lora-rank 32 --qk-head-dim 16 --qk-pos-emb-head-dim 8 --v-head-dim 24"
+ZERO = "--use-distributed-optimizer --overlap-grad-reduce"
+SEQUENCE = "--tensor-model-parallel-size 2 --sequence-parallel"
+
+# For each field of the specs, flags that give it another value than its default.
+EXAMPLES = {
+    "num_layers": "--num-layers 12",
+    "hidden_size": "--hidden-size 1024",
+    "num_attention_heads": "--num-attention-heads 16",
+    "seq_length": "--seq-length 512",
+    "vocab_size": "--vocab-size 1000",
+    "ffn_hidden_size": "--ffn-hidden-size 1024",
+    "num_query_groups": "--group-query-attention --num-query-groups 2",
+    "kv_channels": "--kv-channels 128",
+    "max_position_embeddings": "--max-position-embeddings 4096 --position-embedding-type rope",
+    "swiglu": "--swiglu",
+    "add_bias_linear": "--disable-bias-linear",
+    "normalization": "--normalization RMSNorm",
+    "position_embedding_type": "--position-embedding-type none",
+    "untie_embeddings_and_output_weights": "--untie-embeddings-and-output-weights",
+    "num_experts": MOE,
+    "moe_router_topk": MOE,
+    "moe_ffn_hidden_size": f"{MOE} --moe-ffn-hidden-size 64",
+    "moe_layer_freq": f"{MOE} --moe-layer-freq ([0]*3+[1]*5)",
+    "moe_shared_expert_intermediate_size": f"{MOE} --moe-shared-expert-intermediate-size 96",
+    "moe_imbalance_factor": f"{MOE} --moe-imbalance-factor 1.1",
+    "qk_layernorm": "--qk-layernorm",
+    "dropout": "--hidden-dropout 0.0 --attention-dropout 0.0",
+    "multi_latent_attention": LATENT,
+    "q_lora_rank": f"{LATENT} --q-lora-rank 48",
+    "kv_lora_rank": LATENT,
+    "qk_head_dim": LATENT,
+    "qk_pos_emb_head_dim": LATENT,
+    "v_head_dim": LATENT,
+    "make_vocab_size_divisible_by": "--make-vocab-size-divisible-by 64",
+    "tp": "--tensor-model-parallel-size 4",
+    "pp": "--pipeline-model-parallel-size 4",
+    "vpp": PIPELINE,
+    "cp": "--context-parallel-size 2",
+    "ep": f"{MOE} --expert-model-parallel-size 2 --data-parallel-size 2",
+    "dp": "--data-parallel-size 3",
+    "sequence_parallel": SEQUENCE,
+    "distributed_optimizer": "--use-distributed-optimizer",
+    "overlap_grad_reduce": "--overlap-grad-reduce",
+    "overlap_param_gather": f"{ZERO} --overlap-param-gather",
+    "overlap_p2p": PIPELINE,
+    "expert_tp": f"{MOE} {SEQUENCE} --expert-tensor-parallel-size 1",
+    "fsdp": "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params",
+    "tp_comm_overlap": f"{SEQUENCE} --tp-comm-overlap",
+    "async_tp_allreduce": "--no-async-tensor-model-parallel-allreduce",
+    "scatter_gather": "--tensor-model-parallel-size 2 --scatter-gather-tensors-in-pipeline",
+    "batch_p2p": "--no-batch-p2p-comm",
+    "layers": "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 3",
+    "align_grad_reduce": "--no-align-grad-reduce",
+    "bucket_size": "--ddp-bucket-size 1000000",
+    "moe_token_dispatcher": "--moe-token-dispatcher-type allgather",
+    "moe_shared_expert_overlap": "--moe-shared-expert-overlap",
+    "microbatch_group_size": f"{PIPELINE} --microbatch-group-size-per-virtual-pipeline-stage 4",
+    "micro_batch_size": "--micro-batch-size 2",
+    "global_batch_size": "--global-batch-size 96",
+    "params_dtype": "--fp16",
+    "main_grads_dtype": "--grad-reduce-in-bf16",
+    "attention_kernel": "--transformer-impl local",
+    "recompute_granularity": "--recompute-granularity selective",
+    "recompute_method": "--recompute-method block",
+    "recompute_num_layers": "--recompute-num-layers 2",
+    "schedule": "--pipeline-model-parallel-size 2 --schedule zb-h1",
+    "fp8": "--fp8-format hybrid",
+    "gradient_accumulation_fusion": "--no-gradient-accumulation-fusion",
+}
+# Of several flags of one group the last counts; the groups are independent.
+MORE = [
+    "--vocab-size 50304",
+    "--fp32",
+    "--fp16 --accumulate-allreduce-grads-in-fp32",
+    "--fp16 --grad-reduce-in-bf16",
+    "--fp8-format e4m3 --grad-reduce-in-bf16",
+    "--recompute-granularity full --recompute-num-layers 2 --recompute-method block",
+    f"{PIPELINE} --no-overlap-p2p-comm",
+    f"{PIPELINE} --schedule zb-v",
+    f"{PIPELINE} --pipeline-model-parallel-layout Ettt|tt|tt|tL",
+    "--pipeline-model-parallel-size 4 --num-layers-per-virtual-pipeline-stage 1",
+    "--moe-layer-freq 2",
+    "--moe-router-topk 3",
+    "--q-lora-rank 64",
+]
+
+
+def read(flags: str) -> Configuration:
+    return configuration_from_flags(f"{GPT} {STEP} {flags}".split())
+
+
+def again(configuration: Configuration) -> Configuration:
+    return configuration_from_flags(emit_flags(configuration), None, configuration.parallel.world_size)
+
+
+def test_there_is_an_example_of_every_field() -> None:
+    names = [f.name for spec in (ModelSpec, ParallelSpec, TrainSpec) for f in fields(spec) if f.compare]
+    assert sorted(EXAMPLES) == sorted(names)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_field_is_printed(name: str) -> None:
+    configuration, default = read(EXAMPLES[name]), read("")
+    part = next(p for p in ("model", "parallel", "train") if hasattr(getattr(default, p), name))
+    assert getattr(getattr(configuration, part), name) != getattr(getattr(default, part), name)
+    assert again(configuration) == configuration
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(st.lists(st.sampled_from([*EXAMPLES.values(), *MORE]), max_size=8))
+def test_flags_there_and_back(chosen: list[str]) -> None:
+    try:
+        configuration = read(" ".join(chosen))
+    except SpecError:
+        assume(False)
+    assert again(configuration) == configuration

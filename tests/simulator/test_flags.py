@@ -1,0 +1,150 @@
+"""Every argument of Megatron's is read, refused with a sentence, named as left out, or changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vtrain_sim.commands.sim import app
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
+from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity
+from vtrain_sim.inputs.megatron_flags import approximations, configuration_from_flags, parse_flags
+from vtrain_sim.specs import Configuration
+
+GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256"
+STEP = "--micro-batch-size 1 --global-batch-size 16"
+
+
+def read(flags: str, base: Configuration | None = None) -> Configuration:
+    return configuration_from_flags(f"{GPT} {STEP} {flags}".split() if base is None else flags.split(), base)
+
+
+def test_no_argument_is_in_two_lists() -> None:
+    lists = [set(VALUES) | set(SWITCHES), set(ignored()), set(refused()), set(approximated())]
+    assert sum(map(len, lists)) == len(set.union(*lists))
+    assert sum(map(len, lists)) > 1200
+
+
+def test_what_is_left_out_does_not_swallow_what_follows() -> None:
+    flags = "--data-path a b c --eval-iters 10 --use-mcore-models --num-layers 4 --log-progress --cp-comm-type p2p p2p"
+    assert parse_flags([*flags.split(), "--swiglu"]).values == {"num_layers": 4, "swiglu": True}
+
+
+@pytest.mark.parametrize("flag", refused())
+def test_what_is_not_simulated_is_refused(flag: str) -> None:
+    follows = {"switch": [], "value": ["another"], "list": ["another", "one"]}[refused()[flag].arity]
+    with pytest.raises(UserError, match=flag) as caught:
+        read(" ".join([flag, *follows]))
+    assert "is not simulated" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", [flag for flag, refusal in refused().items() if refusal.simulated])
+def test_values_that_are_simulated_change_nothing(flag: str) -> None:
+    for value in refused()[flag].simulated:
+        assert read(f"{flag} {value}") == read(f"{flag}={value}") == read("")
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ("--cp-comm-type a2a", "--cp-comm-type a2a asks for context parallelism other than a ring"),
+        ("--cp-comm-type p2p allgather", "--cp-comm-type allgather"),
+        ("--cp-comm-type a2a+p2p", "it takes p2p"),
+        ("--cuda-graph-impl local", "launch time"),
+        ("--enable-cuda-graph", "launch time"),
+        ("--external-cuda-graph", "launch time"),
+        ("--delay-wgrad-compute", "leave it out"),
+        ("--fp8-recipe mxfp8", "it takes delayed or tensorwise"),
+        ("--fp8-recipe blockwise", "one factor per tensor"),
+        ("--overlap-moe-expert-parallel-comm", "between microbatches"),
+        ("--mtp-num-layers 1", "multi-token prediction"),
+        ("--recompute-modules core_attn mlp", "--recompute-modules mlp"),
+        ("--optimizer sgd", "Adam"),
+        ("--evall-iters 3", "did you mean '--eval-iters'"),
+        ("--bf16=1", "give --bf16 alone"),
+        ("--num-query-groups 4", "--num-query-groups 4 needs --group-query-attention"),
+    ],
+)
+def test_refusals_say_what_and_what_would_be_valid(flags: str, word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(flags)
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", approximated())
+def test_what_changes_a_step_a_little_is_named(flag: str) -> None:
+    tokens = [flag, *([] if arity(flag) == "switch" else ["1"])]
+    assert read(" ".join(tokens)) == read("")
+    (sentence,) = approximations([*tokens, "--swiglu", *tokens])
+    assert sentence.startswith(f"{flag} changes")
+
+
+def test_several_are_named_in_one_sentence() -> None:
+    assert approximations(["--swiglu", "--train-iters", "1"]) == ()
+    (sentence,) = approximations(["--use-sharp", "--no-rope-fusion"])
+    assert sentence.startswith("--use-sharp, --no-rope-fusion change time or memory")
+
+
+@pytest.mark.parametrize(
+    ("on", "off"),
+    [
+        ("--swiglu", "--no-gated-linear-unit"),
+        ("--qk-layernorm", "--no-qk-layernorm"),
+        ("--disable-bias-linear", "--add-bias-linear"),
+        ("--no-gradient-accumulation-fusion", "--gradient-accumulation-fusion"),
+        ("--no-batch-p2p-comm", "--batch-p2p-comm"),
+        ("--no-align-grad-reduce", "--align-grad-reduce"),
+        ("--no-delay-grad-reduce", "--align-grad-reduce"),
+        ("--use-torch-fsdp2", "--no-use-torch-fsdp2"),
+        ("--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params", "--no-use-megatron-fsdp"),
+        (
+            "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2 --no-overlap-p2p-comm",
+            "--overlap-p2p-comm --pipeline-model-parallel-size 1",
+        ),
+    ],
+)
+def test_a_switch_is_taken_back(on: str, off: str) -> None:
+    base = read(on)
+    assert base != read("")
+    assert read(off, base) == read("")
+
+
+def test_sequence_parallelism_is_taken_back_alone() -> None:
+    both = "--tensor-model-parallel-size 2 --sequence-parallel --no-sequence-parallel"
+    assert read(both) == read("--tensor-model-parallel-size 2")
+
+
+def test_query_groups_are_those_that_megatron_lm_reads() -> None:
+    assert read("--group-query-attention --num-query-groups 4").model.num_query_groups == 4
+    assert read("--group-query-attention").model.num_query_groups == 1
+    assert read("--num-query-groups 8").model.num_query_groups == 8
+    grouped = read("--group-query-attention --num-query-groups 4")
+    assert read("--num-query-groups 2", grouped).model.num_query_groups == 2
+    assert read("--no-group-query-attention", grouped).model.num_query_groups == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "kernel"),
+    [
+        ("--transformer-impl local", "unfused"),
+        ("--transformer-impl local --attention-backend flash", "unfused"),
+        ("--attention-backend unfused --transformer-impl transformer_engine", "unfused"),
+        ("--transformer-impl transformer_engine --attention-backend fused", "flash"),
+    ],
+)
+def test_attention_follows_implementation_and_backend_in_any_order(flags: str, kernel: str) -> None:
+    assert read(flags).train.attention_kernel == kernel
+
+
+@pytest.mark.parametrize("command", ["project --global-batch-size 8", "plan --global-batch-size 8 --train-tokens 1e9"])
+def test_commands_name_what_is_left_out_beside_their_answer(command: str) -> None:
+    verb, *options = command.split()
+    flags = "--cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 --micro-batch-size 1 --json"
+    done = CliRunner().invoke(app, [verb, *flags.split(), *options, "--use-sharp"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr == "note: --use-sharp changes time or memory somewhat, which is left out of the projection\n"
+    assert json.loads(done.stdout)
