@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from vtrain_sim.decide.collection import collection_paused
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.decide.space import Bounds, configurations, gpu_counts
 from vtrain_sim.errors import UserError
@@ -223,9 +224,10 @@ def plan(
     counts = gpu_counts(request.num_gpus, request.max_gpus, cluster.gpus_per_node)
     space = (c for n in counts for c in configurations(request.model, n, request.batches, request.bounds, request.base))
     feasible = _Feasible()
-    for chunk in _chunks(space):
-        feasible.add(request, projector, chunk)
-        progress(feasible.evaluated, len(feasible.configurations))
+    with collection_paused():
+        for chunk in _chunks(space):
+            feasible.add(request, projector, chunk)
+            progress(feasible.evaluated, len(feasible.configurations))
     if not feasible.configurations:
         raise UserError(_nothing(request, projector, counts, feasible))
     figures = feasible.figures()

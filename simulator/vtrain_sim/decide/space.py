@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from vtrain_sim import schedules
@@ -182,14 +183,18 @@ def _steps(
     for batch, size, granularity in product(batches, bounds.micro_batches, recompute):
         if batch % (size * parallel.dp):
             continue
-        step = {
-            "micro_batch_size": size,
-            "global_batch_size": batch,
-            "recompute_granularity": granularity,
-            "schedule": name,
-        }
-        inherited = {k: getattr(base, k) for k in TrainSpec.__dataclass_fields__}
         try:
-            yield Configuration(model, parallel, TrainSpec(**{**inherited, **step}))
+            yield Configuration(model, parallel, _train(base, size, batch, granularity, name))
         except UserError:
             continue  # Megatron refuses this combination
+
+
+@lru_cache(maxsize=1 << 12)
+def _train(base: TrainSpec, size: int, batch: int, granularity: str, schedule: str) -> TrainSpec:
+    return replace(
+        base,
+        micro_batch_size=size,
+        global_batch_size=batch,
+        recompute_granularity=granularity,
+        schedule=schedule,
+    )

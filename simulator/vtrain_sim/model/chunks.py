@@ -30,6 +30,7 @@ class Parts:
         self._heads: dict[bool, Program] = {}
         self._embedding: Program | None = None
         self._exchanging: dict[tuple[int | None, ...], Program] = {}
+        self._runs: dict[ChunkSpec, list[tuple[Program, int]]] = {}
 
     def layer(self, kind: LayerKind) -> Program:
         """A transformer layer."""
@@ -54,6 +55,12 @@ class Parts:
 
     def runs(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
         """The programs of a virtual stage in forward order, each with how many times in a row."""
+        runs = self._runs.get(chunk)
+        if runs is None:
+            runs = self._runs[chunk] = self._of_chunk(chunk)
+        return runs
+
+    def _of_chunk(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
         programs = [(self.microbatch, 1)]
         if chunk.embedding:
             programs.append((self.embedding, 1))
@@ -71,9 +78,9 @@ class Parts:
         return program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contents:
-    """What the places of a pipeline hold.
+    """What the places of a pipeline hold. One object for pipelines that hold the same.
 
     chunks: the distinct chunks; chunk_of: [places] which of them each place holds. stages: the distinct sets of
     chunks on a stage, in chunk order; stage_of: [stages] which of them each stage is. ends: the distinct places

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vtrain_schemas.operators import Operator, dtype_bytes
+from vtrain_sim.frozen import hashed_once
 from vtrain_sim.model.program import Communication, Compute, Item
 from vtrain_sim.specs.groups import Group
 from vtrain_sim.specs.replicas import ReplicaSpec
 
 
+@hashed_once
 @dataclass(frozen=True)
 class Holding:
     """What one rank of a stage holds.

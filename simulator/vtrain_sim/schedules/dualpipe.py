@@ -40,7 +40,7 @@ class DualPipe(Schedule):
             )
 
     def placement(self, stages: int, chunks: int) -> Placement:
-        return Placement(stages, 2, (*range(stages), *reversed(range(stages))))
+        return Placement.both_ways(stages)
 
     def order(self, shape: PipelineShape, times: PassTimes | None = None) -> list[list[Pass]]:
         return [self._of_stage(stage, shape) for stage in range(shape.stages)]

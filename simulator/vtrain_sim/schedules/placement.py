@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+
+from vtrain_sim.frozen import computed
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,22 @@ class Placement:
             raise ValueError(f"virtual stages {sorted(set(self.virtual_stage))} are not 0 to their count - 1")
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def in_turn(cls, stages: int, chunks: int) -> Placement:
         """Megatron's: the virtual stages go round the stages, one chunk after the other."""
         return cls(stages, chunks, tuple(range(stages * chunks)))
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def v_shape(cls, stages: int) -> Placement:
         """Two chunks per stage: down the stages with the first, back up with the second."""
         return cls(stages, 2, (*range(stages), *range(2 * stages - 1, stages - 1, -1)))
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def both_ways(cls, stages: int) -> Placement:
+        """Two copies of each virtual stage: one down the stages, one up."""
+        return cls(stages, 2, (*range(stages), *reversed(range(stages))))
 
     def place(self, chunk: int, stage: int) -> int:
         """Number of the place of a chunk on a stage."""
@@ -61,12 +71,12 @@ class Placement:
         """Places that hold a copy of a virtual stage."""
         return self._places[virtual_stage]
 
-    @cached_property
+    @computed
     def virtual_stages(self) -> int:
         """How many virtual stages there are."""
         return max(self.virtual_stage) + 1
 
-    @cached_property
+    @computed
     def ends_meet(self) -> bool:
         """Whether the first and the last virtual stage are on the same stages: there the output layer can share the
         table of the embedding."""
@@ -76,22 +86,22 @@ class Placement:
         )
         return first == last
 
-    @cached_property
+    @computed
     def next_place(self) -> tuple[int, ...]:
         """For each place, where a microbatch goes next (in the same direction); -1 behind the last."""
         return tuple(self._neighbour(place, 1) for place in range(len(self.virtual_stage)))
 
-    @cached_property
+    @computed
     def previous_place(self) -> tuple[int, ...]:
         """For each place, where a microbatch comes from (in the same direction); -1 before the first."""
         return tuple(self._neighbour(place, -1) for place in range(len(self.virtual_stage)))
 
-    @cached_property
+    @computed
     def next_stage(self) -> tuple[int, ...]:
         """For each place, the stage on the other side of the boundary to the next virtual stage; -1 behind the last."""
         return tuple(self.stage_of(place) if place >= 0 else -1 for place in self.next_place)
 
-    @cached_property
+    @computed
     def _places(self) -> tuple[tuple[int, ...], ...]:
         places: list[list[int]] = [[] for _ in range(self.virtual_stages)]
         for place, virtual_stage in enumerate(self.virtual_stage):

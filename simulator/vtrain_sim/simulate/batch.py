@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,11 @@ from vtrain_sim.specs.shard import ShardSpec
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-# Layouts that are kept: enough for a search to come back to, few enough to stay small in memory.
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+# What is kept at most: enough for a search to come back to, few enough to stay small in memory.
 MOST_LAYOUTS = 20_000
+MOST_SHARDS = 2_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Evaluator:
         key = (configuration.shard, self._is_alone(configuration))
         layouts = self._shards.get(key)
         if layouts is None:
+            _make_room(self._shards, MOST_SHARDS)
             alone = key[1]
             layouts = self._shards[key] = Layouts(
                 configuration.shard, self._costs[alone], self._once[alone], self._replicas[alone]
@@ -85,8 +90,7 @@ class Evaluator:
         key = (c.shard, c.pipeline, c.replicas, self._is_alone(c))
         layout = self._layouts.get(key)
         if layout is None:
-            if len(self._layouts) >= MOST_LAYOUTS:
-                self._layouts.clear()
+            _make_room(self._layouts, MOST_LAYOUTS)
             layout = self._layouts[key] = self.layouts(c).make(c.pipeline, c.replicas)
         return layout
 
@@ -152,6 +156,7 @@ class Evaluator:
         key = (layout.schedule, shape)
         flying = self._in_flight.get(key)
         if flying is None:
+            _make_room(self._in_flight, MOST_LAYOUTS)
             flying = self._in_flight[key] = np.array(layout.schedule.in_flight(shape), dtype=np.float64)
         return flying
 
@@ -266,6 +271,11 @@ def exposed_reductions(step: _Steps, end_s: Floats, gradients_s: Floats, cluster
     exposed = np.maximum(0.0, done - end_s) / cluster.overlap_slowdown
     unhidden: Floats = np.where(exists, step.places["unhidden_s"][place], 0.0).sum(axis=1)
     return exposed + unhidden
+
+
+def _make_room(kept: dict[Key, Value], most: int) -> None:
+    if len(kept) >= most:
+        kept.clear()
 
 
 def _sums(group: Integers, values: Floats, count: int) -> Floats:

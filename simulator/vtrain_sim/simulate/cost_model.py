@@ -37,11 +37,15 @@ class CostModel:
         self.operators = operators
         self.collectives = collectives
         self._contention = 1.0 if alone else cluster.contention
+        self._operators: dict[Operator, Estimate] = {}
         self._boundaries: dict[tuple[Placement, int], tuple[tuple[Group, ...], Integers]] = {}
 
     def operator(self, operator: Operator) -> Estimate:
         """Duration of one call, beside the other devices of the node."""
-        return self.operators.estimate(operator).scaled(self._contention)
+        estimate = self._operators.get(operator)
+        if estimate is None:
+            estimate = self._operators[operator] = self.operators.estimate(operator).scaled(self._contention)
+        return estimate
 
     def communication(self, communication: Communication) -> Estimate:
         """Duration of one call that nothing else slows down."""
@@ -135,6 +139,8 @@ class CostModel:
     def _covers(self, items: Sequence[Item]) -> list[float]:
         """For each item, the seconds of compute beside which a communication that does not block can run: what is
         issued until something waits for it; for what nothing in it waits for, as much as the whole program."""
+        if all(not isinstance(item, Communication) or item.blocking for item in items):
+            return [0.0] * len(items)
         compute_s = [self.operator(i.operator).seconds * i.share if isinstance(i, Compute) else 0.0 for i in items]
         covers = []
         for at, item in enumerate(items):

@@ -94,6 +94,16 @@ class OnceTimer:
         return times
 
 
+class _Held(NamedTuple):
+    """What the places and the stages of a pipeline hold, whatever its replicas: shared by the layouts that hold the
+    same. places: rows of `PLACE` with the durations of passes, nothing of exchanges and transfers. holdings, sizes:
+    for each of the distinct stages, as `Layouts._sizes` returns them."""
+
+    places: Floats
+    holdings: tuple[Holding, ...]
+    sizes: tuple[tuple[float, float, int], ...]
+
+
 class Layouts:
     """Makes the layouts of one shard."""
 
@@ -105,6 +115,7 @@ class Layouts:
         self.exchanges = ExchangeTimer(self.timer, replicas)
         self._holdings: dict[tuple[ChunkSpec, ...], Holding] = {}
         self._of_chunks: dict[tuple[ChunkSpec, ...], tuple[float, float, int]] = {}
+        self._held: dict[Contents, _Held] = {}
         self._working = memory.working_bytes(self.timer.parts)
         self._logits = memory.logits_bytes(self.timer.parts)
 
@@ -116,13 +127,15 @@ class Layouts:
     def make(self, pipeline: PipelineSpec, replicas: ReplicaSpec) -> Layout:
         """The layout of a pipeline."""
         contents = contents_of(pipeline)
-        holdings = tuple(self.holding(chunks) for chunks in contents.stages)
-        places = self._places(contents)
+        held = self._held.get(contents)
+        if held is None:
+            held = self._held[contents] = self._hold(contents)
+        places = Table(PLACE, held.places.copy())
         places["transfer_s"] = self._transfers(pipeline, contents.placement)
         if replicas.overlap_grad_reduce or replicas.overlap_param_gather:
             self._exchange(places, contents, replicas)
-        stages = self._stages(contents, holdings, replicas)
-        return Layout(pipeline.schedule, contents, holdings, places, stages)
+        stages = self._stages(contents, held, replicas)
+        return Layout(pipeline.schedule, contents, held.holdings, places, stages)
 
     def holding(self, chunks: tuple[ChunkSpec, ...]) -> Holding:
         """What one rank of a stage with these chunks holds."""
@@ -135,11 +148,15 @@ class Layouts:
         """What a stage does once per step."""
         return self._once.times(holding, replicas)
 
-    def _places(self, contents: Contents) -> Table:
+    def _hold(self, contents: Contents) -> _Held:
         table = Table.zeros(PLACE, len(contents.chunk_of))
         times = np.array([self.timer.times(chunk) for chunk in contents.chunks])
         table.fill(ChunkTimes._fields, times[contents.chunk_of])
-        return table
+        return _Held(
+            table.values,
+            tuple(self.holding(chunks) for chunks in contents.stages),
+            tuple(self._sizes(chunks) for chunks in contents.stages),
+        )
 
     def _exchange(self, places: Table, contents: Contents, replicas: ReplicaSpec) -> None:
         stages, chunks = contents.placement.stages, contents.placement.chunks
@@ -161,15 +178,13 @@ class Layouts:
         transfers: Floats = np.array(seconds)[which]
         return transfers
 
-    def _stages(self, contents: Contents, holdings: tuple[Holding, ...], replicas: ReplicaSpec) -> Table:
-        rows = [
-            self._stage(holding, chunks, replicas) for holding, chunks in zip(holdings, contents.stages, strict=True)
-        ]
+    def _stages(self, contents: Contents, held: _Held, replicas: ReplicaSpec) -> Table:
+        rows = [self._stage(holding, sizes, replicas) for holding, sizes in zip(held.holdings, held.sizes, strict=True)]
         return Table(StageTimes._fields, np.array(rows)[contents.stage_of])
 
-    def _stage(self, holding: Holding, chunks: tuple[ChunkSpec, ...], replicas: ReplicaSpec) -> StageTimes:
+    def _stage(self, holding: Holding, sizes: tuple[float, float, int], replicas: ReplicaSpec) -> StageTimes:
         before_s, sync_s, update_s = self.once(holding, replicas).seconds
-        working_bytes, logits_bytes, largest = self._sizes(chunks)
+        working_bytes, logits_bytes, largest = sizes
         terms = memory.parameter_terms(replicas, holding, largest)
         return StageTimes(before_s, sync_s, update_s, *terms[:3], working_bytes + terms[3], logits_bytes)
 

@@ -102,9 +102,10 @@ def working_bytes(parts: Parts) -> int:
 def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
     """Bytes that the largest of the layers that run again, or of the rows of them that do so together, saves."""
     largest = together = 0
-    for kind in chunk.sequence:
+    for kind, count in chunk.layers:
         if kind.recomputed:
-            together = parts.layer(kind).saved_bytes + (0 if kind.keeps_input else together)
+            saved = parts.layer(kind).saved_bytes
+            together = saved if kind.keeps_input else together + count * saved
             largest = max(largest, together)
     return largest
 

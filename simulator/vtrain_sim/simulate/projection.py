@@ -59,7 +59,7 @@ class Projector:
         evaluation = self.evaluate([configuration])
         iteration = float(evaluation.iteration_time_s[0])
         critical = int(evaluation.critical_stage[0])
-        total = self.stage_tally(configuration, critical)
+        total = self._tally(configuration, critical, evaluation)
         breakdown = {k: v for k, v in total.category.items() if v > 0}
         slow = self._slowest(configuration)
         if slow > 1:
@@ -84,10 +84,12 @@ class Projector:
 
     def stage_tally(self, configuration: Configuration, stage: int) -> Tally:
         """Everything that one stage does in a step by category, what its replicas' exchange adds included."""
+        return self._tally(configuration, stage, self.evaluate([configuration]))
+
+    def _tally(self, configuration: Configuration, stage: int, evaluation: Evaluation) -> Tally:
         evaluator = self.evaluator
         layouts, layout = evaluator.layouts(configuration), evaluator.layout(configuration)
         total = tally_stage(layouts, layout, stage, configuration.replicas, configuration.num_microbatches)
-        evaluation = evaluator.evaluate([configuration])
         self._add_exchange(total, configuration, stage, float(evaluation.exposed_s[stage]), reduction)
         if configuration.replicas.overlap_param_gather:
             free = evaluator.evaluate([configuration], without_gathers=True)

@@ -11,6 +11,7 @@ Beside passes they are slowed down (`ClusterSpec.overlap_slowdown`); what cannot
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -232,20 +233,24 @@ class ReplicaTimer:
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
-        self._seconds: dict[tuple[ReplicaSpec, int, int], tuple[float, float]] = {}
+        self._seconds: dict[ReplicaSpec, dict[tuple[int, int], tuple[float, float]]] = {}
 
-    def seconds(self, replicas: ReplicaSpec, parameters: int, expert_parameters: int) -> tuple[float, float]:
-        """Of the reductions and of the gathers of so many parameters, undisturbed; 0 for those that do not overlap."""
-        key = (replicas, parameters, expert_parameters)
-        seconds = self._seconds.get(key)
-        if seconds is None:
-            reduce_s = gather_s = 0.0
-            if replicas.overlap_grad_reduce:
-                reduce_s = self._sum(reductions(parameters, expert_parameters, replicas))
-            if replicas.overlap_param_gather:
-                gather_s = self._sum(gathers(parameters, expert_parameters, replicas))
-            seconds = self._seconds[key] = (reduce_s, gather_s)
-        return seconds
+    def seconds(self, replicas: ReplicaSpec, sizes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
+        """Of the reductions and of the gathers of so many parameters, and so many of experts, undisturbed; 0 for
+        those that do not overlap."""
+        known = self._seconds.setdefault(replicas, {})
+        for size in sizes:
+            if size not in known:
+                known[size] = self._estimate(replicas, size)
+        return [known[size] for size in sizes]
+
+    def _estimate(self, replicas: ReplicaSpec, size: tuple[int, int]) -> tuple[float, float]:
+        reduce_s = gather_s = 0.0
+        if replicas.overlap_grad_reduce:
+            reduce_s = self._sum(reductions(*size, replicas))
+        if replicas.overlap_param_gather:
+            gather_s = self._sum(gathers(*size, replicas))
+        return reduce_s, gather_s
 
     def _sum(self, communications: list[Communication]) -> float:
         return sum(self.costs.communication(communication).seconds for communication in communications)
@@ -280,7 +285,7 @@ class ExchangeTimer:
     def _in_buckets(self, buckets: BucketTimes, replicas: ReplicaSpec, one_by_one: bool) -> ExchangeTimes:
         """Exchanges of the first chunk of the first stage. one_by_one: a bucket is reduced when it is complete."""
         plan, hides, slower = buckets.plan, self.costs.cluster.overlap_efficiency, self.costs.cluster.overlap_slowdown
-        seconds = [self.replica_timer.seconds(replicas, *size) for size in plan.sizes]
+        seconds = self.replica_timer.seconds(replicas, plan.sizes)
         whole_s = sum(count * sum(both) for count, both in zip(plan.counts, seconds, strict=True))
         reduce_s = lead_s = gather_s = ready_s = 0.0
         if replicas.overlap_grad_reduce:
@@ -301,7 +306,7 @@ class ExchangeTimer:
     def _in_one(self, unrolled: Unrolled, replicas: ReplicaSpec, first_chunk: bool) -> ExchangeTimes:
         """Exchanges of a chunk whose parameters are one bucket."""
         hides, slower = self.costs.cluster.overlap_efficiency, self.costs.cluster.overlap_slowdown
-        reduce_s, gather_s = self.replica_timer.seconds(replicas, *unrolled.parameters.whole)
+        ((reduce_s, gather_s),) = self.replica_timer.seconds(replicas, (unrolled.parameters.whole,))
         unhidden_s = (reduce_s + gather_s) * (1 - hides)
         reduce_s *= hides * slower
         ready_s = 0.0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
+@lru_cache(maxsize=64)
+def _positions(columns: tuple[str, ...]) -> dict[str, int]:
+    return {name: position for position, name in enumerate(columns)}
 
 
 class Table:
@@ -18,7 +24,7 @@ class Table:
     def __init__(self, columns: tuple[str, ...], values: Floats) -> None:
         self.columns = columns
         self.values = values
-        self._at = {name: position for position, name in enumerate(columns)}
+        self._at = _positions(columns)
 
     @classmethod
     def zeros(cls, columns: tuple[str, ...], rows: int) -> Table:

@@ -131,7 +131,8 @@ class _Run:
             if not self.configuration.replicas.overlap_param_gather:
                 continue
             first_chunk, buckets = place < self.layout.placement.stages, self.buckets[place]
-            alone = [self.layouts.exchanges.replica_timer.seconds(self.replicas, *b.size)[1] for b in buckets]
+            sizes = [bucket.size for bucket in buckets]
+            alone = [both[1] for both in self.layouts.exchanges.replica_timer.seconds(self.replicas, sizes)]
             seconds = gather_seconds(self.costs, np.array(alone), first_chunk).tolist()
             ends[place] = []
             for bucket, gather_s in zip(reversed(buckets), seconds, strict=True):
@@ -145,10 +146,9 @@ class _Run:
         if not self.replicas.overlap_param_gather:
             return 0.0
         timer = self.layouts.exchanges.replica_timer
-        buckets = (
-            b for place in range(stage, len(self.buckets), self.layout.placement.stages) for b in self.buckets[place]
-        )
-        whole = sum(timer.seconds(self.replicas, *bucket.size)[1] for bucket in buckets)
+        places = range(stage, len(self.buckets), self.layout.placement.stages)
+        sizes = [bucket.size for place in places for bucket in self.buckets[place]]
+        whole = sum(both[1] for both in timer.seconds(self.replicas, sizes))
         return whole * (1 - self.costs.cluster.overlap_efficiency)
 
     def _pass_end(self, stage: int, one: Pass, begin: float) -> float:

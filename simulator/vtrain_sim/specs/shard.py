@@ -75,8 +75,3 @@ class ChunkSpec:
     def num_layers(self) -> int:
         """Transformer layers."""
         return sum(count for _, count in self.layers)
-
-    @property
-    def sequence(self) -> tuple[LayerKind, ...]:
-        """The layers one by one, in forward order."""
-        return tuple(kind for kind, count in self.layers for _ in range(count))
