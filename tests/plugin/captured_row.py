@@ -107,6 +107,7 @@ def _transformer_config(model: ModelSpec, parallel: ParallelSpec, train: TrainSp
         "overlap_p2p_comm": parallel.overlap_p2p,
         "microbatch_group_size_per_vp_stage": parallel.microbatch_group_size or None,
         "gradient_accumulation_fusion": train.gradient_accumulation_fusion,
+        "moe_grouped_gemm": train.moe_grouped_gemm and bool(model.num_experts),
         # As Megatron-LM derives them.
         "batch_p2p_comm": parallel.batch_p2p and not parallel.overlap_p2p,
         "async_tensor_model_parallel_allreduce": parallel.async_tp_allreduce and not parallel.sequence_parallel,

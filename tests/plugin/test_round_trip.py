@@ -126,6 +126,7 @@ def configurations(draw: st.DrawFn) -> Configuration:
         recompute_num_layers=draw(st.integers(1, min(layers))) if granularity == "full" else 1,
         fp8=draw(st.sampled_from(["", "hybrid", "e4m3"])) if dtype == "bfloat16" else "",
         gradient_accumulation_fusion=draw(switch),
+        moe_grouped_gemm=not model.num_experts or draw(switch),
     )
     return Configuration(model, parallel, train)
 

@@ -60,6 +60,13 @@ def test_measured_shape_is_returned_as_measured() -> None:
     assert estimate.seconds == truth(operator)
 
 
+def test_the_product_of_one_expert_takes_what_a_plain_one_was_measured_to_take() -> None:
+    alone = Operator("grouped_gemm", "forward", 1024, 1024, 512, batch=1)
+    estimate = costs(gemm(1024, 1024, 512)).estimate(alone)
+    assert (estimate.provenance, estimate.seconds) == (MEASURED, truth(gemm(1024, 1024, 512)))
+    assert costs(gemm(1024, 1024, 512)).estimate(replace(alone, batch=2)).provenance == MODELLED
+
+
 def test_recomputed_forward_costs_what_the_forward_costs() -> None:
     operator = gemm(1024, 1024, 1024)
     assert costs(operator).estimate(replace(operator, phase="recompute")).provenance == MEASURED

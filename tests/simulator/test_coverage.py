@@ -128,6 +128,19 @@ def test_expert_tensor_parallelism() -> None:
     assert alone.parallel.expert_dp == 1
 
 
+def test_experts_one_after_the_other() -> None:
+    """The same products, parameters and memory, but each expert has its own with its part of the rows."""
+    together = Configuration(EXPERTS, ParallelSpec(dp=4, ep=4), STEP)
+    program = layer(replace(together, train=replace(STEP, moe_grouped_gemm=False)), moe=True)
+    assert shapes(program)["experts_fc1", S, 2 * 256, H] == shapes(program)["experts_fc2", S, H, 256] == 2
+    assert shapes(program, "backward")["experts_fc1", S, 2 * 256, H] == 2
+    assert program.expert_parameters == layer(together, moe=True).expert_parameters
+    assert program.saved_bytes == layer(together, moe=True).saved_bytes
+    assert flops(program, "forward") == flops(layer(together, moe=True), "forward")
+    with pytest.raises(SpecError, match="--no-moe-grouped-gemm needs --num-experts"):
+        Configuration(DENSE, ParallelSpec(), replace(STEP, moe_grouped_gemm=False))
+
+
 def test_imbalance_loads_the_busiest_rank() -> None:
     even = Configuration(EXPERTS, ParallelSpec(dp=4, ep=4), STEP)
     uneven = replace(even, model=replace(EXPERTS, moe_imbalance_factor=1.5))

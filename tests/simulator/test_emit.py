@@ -85,6 +85,7 @@ EXAMPLES = {
     "schedule": "--pipeline-model-parallel-size 2 --schedule zb-h1",
     "fp8": "--fp8-format hybrid",
     "gradient_accumulation_fusion": "--no-gradient-accumulation-fusion",
+    "moe_grouped_gemm": f"{MOE} --no-moe-grouped-gemm",
 }
 # Of several flags of one group the last counts; the groups are independent.
 MORE = [

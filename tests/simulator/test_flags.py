@@ -113,6 +113,13 @@ def test_a_switch_is_taken_back(on: str, off: str) -> None:
     assert read(off, base) == read("")
 
 
+def test_products_of_experts_are_grouped_again() -> None:
+    experts = "--num-experts 8 --moe-router-topk 2"
+    one_by_one = read(f"{experts} --no-moe-grouped-gemm")
+    assert not one_by_one.train.moe_grouped_gemm
+    assert read("--moe-grouped-gemm", one_by_one) == read(experts)
+
+
 def test_sequence_parallelism_is_taken_back_alone() -> None:
     both = "--tensor-model-parallel-size 2 --sequence-parallel --no-sequence-parallel"
     assert read(both) == read("--tensor-model-parallel-size 2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtrain_schemas.operators.dtypes import dtype_bytes
 from vtrain_schemas.operators.operator import Operator
@@ -47,6 +47,10 @@ class GroupedProduct(MatrixProduct):
     def problems(self, operator: Operator) -> int:
         """One for each expert."""
         return operator.batch
+
+    def simplest(self, operator: Operator) -> Operator:
+        """The product of one expert is a plain one."""
+        return replace(operator, kind="gemm") if operator.batch == 1 else operator
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ class OperatorKind:
         """Independent products that share the rows of one call."""
         return 1
 
+    def simplest(self, operator: Operator) -> Operator:
+        """The same work as an operator of a simpler kind, whose measurements are its own too."""
+        return operator
+
     def variant(self, operator: Operator) -> str:
         """Name under which coefficients of the cost model are kept."""
         return self.name

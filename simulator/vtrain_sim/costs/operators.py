@@ -36,6 +36,9 @@ class OperatorCosts:
         return estimate
 
     def _estimate(self, operator: Operator) -> Estimate:
+        simplest = kind(operator.kind).simplest(operator)
+        if simplest != operator:
+            return self.estimate(simplest)
         exact = self.measured.get(operator)
         if exact is not None:
             sigma = max(0.01, exact.spread / math.sqrt(max(1, exact.calls)))

@@ -249,6 +249,7 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         recompute_num_layers=run.get("recompute_num_layers") or 1,
         fp8=run.get("fp8") or config.transformer.get("fp8") or "",
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
+        moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
     )
 
 

@@ -141,6 +141,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--accumulate-allreduce-grads-in-fp32": ("grads_in_fp32", True),
     "--grad-reduce-in-bf16": ("grads_in_bf16", True),
     "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),
+    "--no-moe-grouped-gemm": ("moe_grouped_gemm", False),
     "--use-flash-attn": ("attention_kernel", "flash"),
     "--recompute-activations": ("recompute_granularity", "selective"),
     "--no-overlap-p2p-communication": ("overlap_p2p", False),

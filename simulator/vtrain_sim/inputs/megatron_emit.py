@@ -135,6 +135,7 @@ def _train(train: TrainSpec) -> list[str]:
             grad_reduce_in_bf16=train.main_grads_dtype == "bfloat16",
             accumulate_allreduce_grads_in_fp32=wide,
             no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
+            no_moe_grouped_gemm=not train.moe_grouped_gemm,
         ),
         *_values(
             fp8_format=train.fp8,

@@ -59,10 +59,17 @@ def _experts(shard: Shard) -> list[Compute]:
     rows = _routing(shard).expert_rows
     ffn = model.moe_ffn_hidden_size // spec.expert_tp.size
     local = model.num_experts // spec.ep.size
-    fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, model.hidden_size, local)
-    activation = shard.operator("activation", "activation", rows, ffn)
-    fc2 = shard.expert_linear("experts_fc2", rows, model.hidden_size, ffn, local)
-    return [*fc1, activation, *fc2]
+
+    def experts(rows: int, count: int) -> list[Compute]:
+        fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, model.hidden_size, count)
+        activation = shard.operator("activation", "activation", rows, ffn)
+        fc2 = shard.expert_linear("experts_fc2", rows, model.hidden_size, ffn, count)
+        return [*fc1, activation, *fc2]
+
+    if spec.moe_grouped_gemm:
+        return experts(rows, local)
+    # One after the other, each with its part of the tokens.
+    return experts(-(-rows // local), 1) * local
 
 
 @dataclass(frozen=True)

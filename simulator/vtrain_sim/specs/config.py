@@ -121,6 +121,8 @@ class Configuration:
 
     def _check_kernels(self) -> None:
         model, parallel, train = self.model, self.parallel, self.train
+        if not (train.moe_grouped_gemm or model.num_experts):
+            raise SpecError("--no-moe-grouped-gemm needs --num-experts")
         if parallel.cp > 1 and train.attention_kernel == "unfused":
             raise SpecError("--context-parallel-size of 2 or more needs fused (flash) attention")
         if model.multi_latent_attention and train.attention_kernel == "unfused":
@@ -181,6 +183,7 @@ class Configuration:
             attention_kernel=t.attention_kernel,
             selective_recompute=t.recompute_granularity == "selective",
             gradient_accumulation_fusion=t.gradient_accumulation_fusion,
+            moe_grouped_gemm=t.moe_grouped_gemm,
             splits_backward=self.schedule_object.splits_backward,
             sequence_parallel=p.sequence_parallel,
             tp_comm_overlap=p.tp_comm_overlap,

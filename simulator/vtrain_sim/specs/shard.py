@@ -39,6 +39,7 @@ class ShardSpec:
     attention_kernel: str
     selective_recompute: bool
     gradient_accumulation_fusion: bool
+    moe_grouped_gemm: bool
     splits_backward: bool
     sequence_parallel: bool
     tp_comm_overlap: bool

@@ -21,6 +21,7 @@ class TrainSpec:
     recompute_granularity: "none", "selective" (core attention) or "full". fp8: "" or Transformer
     Engine's format ("hybrid", "e4m3"): the linear layers multiply in 8 bits, the rest stays as it is.
     gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
+    moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
     """
 
     micro_batch_size: int
@@ -34,6 +35,7 @@ class TrainSpec:
     schedule: str = AUTO
     fp8: str = ""
     gradient_accumulation_fusion: bool = True
+    moe_grouped_gemm: bool = True
 
     def __post_init__(self) -> None:
         positive("--micro-batch-size", self.micro_batch_size)

@@ -168,5 +168,6 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
         recompute_method=draw(st.sampled_from(["uniform", "block"])),
         schedule=schedule,
         gradient_accumulation_fusion=draw(st.booleans()),
+        moe_grouped_gemm=not model.num_experts or draw(st.booleans()),
     )
     return Configuration(model, parallel, train)

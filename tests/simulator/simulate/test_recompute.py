@@ -77,6 +77,7 @@ VARIANTS: list[tuple[str, str, Any]] = [
     ("train", "fp8", "hybrid"),
     ("train", "fp8", ""),
     ("train", "gradient_accumulation_fusion", False),
+    ("train", "moe_grouped_gemm", False),
     ("train", "main_grads_dtype", "bfloat16"),
     ("parallel", "tp_comm_overlap", True),
     ("parallel", "async_tp_allreduce", False),

@@ -98,7 +98,10 @@ def test_every_parameter_is_reduced_once(configuration: Configuration) -> None:
         moe_shared_expert_overlap=False,
     )  # fmt: skip
     model = ModelSpec(configuration.model.num_layers, 256, 8, 512, 1000)
-    train = replace(configuration.train, global_batch_size=2 * configuration.num_microbatches, micro_batch_size=1)
+    train = replace(
+        configuration.train, global_batch_size=2 * configuration.num_microbatches, micro_batch_size=1,
+        moe_grouped_gemm=True,
+    )  # fmt: skip
     dense = Configuration(model, parallel, train)
     one = evaluator({"gemm": 1.0}, {"dp": 1e-9})
     for stage in build_step(dense).stages:
