@@ -49,7 +49,11 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             execute(module)
             callback()
 
-        loader.exec_module = exec_module  # type: ignore[method-assign]
+        try:
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        except AttributeError:
+            report(f"capture not started: {fullname} is imported by a loader that takes no attributes")
+            return None
         return spec
 
 
@@ -73,17 +77,21 @@ def _attacher(adapter: type[Adapter]) -> Callable[[], None]:
     """Attaches the session of the time to an adapter that has just been imported."""
 
     def attach() -> None:
-        if _session is not None:
-            _session.attach(adapter())
+        session = _session
+        if session is not None:
+            session.guard.run(lambda: session.attach(adapter()))
 
     return attach
 
 
 def disarm() -> None:
-    """Close the session and take the import hook out."""
+    """Close the session and take the import hook out. Never raises."""
     global _session, _finder
     if _session is not None:
-        _session.close()
+        try:
+            _session.close()
+        except Exception as error:
+            report(f"while switching off: {type(error).__name__}: {error}")
     _session = None
     if _finder is not None:
         if _finder in sys.meta_path:

@@ -72,7 +72,7 @@ class ToyAdapter(Adapter):
     def _update(self, session: Session, original: Callable[..., Any]) -> Callable[..., Any]:
         def update(optimizer: Any) -> None:
             original(optimizer)
-            session.guard.run(session.on_optimizer_end)
+            session.on_optimizer_end()
 
         return update
 

@@ -42,10 +42,10 @@ class Adapter(ABC):
     def install(self, session: Session) -> None:
         """Wrap what shows that training work begins and that a step ends.
 
-        The wrappers run the adapter's code through ``session.guard`` and call ``session.on_model(model)`` and
-        ``session.on_training_work()`` before a forward pass, ``session.on_optimizer_end()`` after the optimizer
-        step. Nothing else of the plugin runs during warm-up. Wrap with ``session.patches``: the session takes
-        them out.
+        The wrappers run the adapter's code through ``session.guard``: ``session.on_model(model)`` and
+        ``session.on_training_work()`` before a forward pass. After the optimizer step they call
+        ``session.on_optimizer_end()``, outside the guard: hooks that are over are taken out there. Nothing else
+        of the plugin runs during warm-up. Wrap with ``session.patches``: the session takes them out.
         """
 
     def install_recording(self, session: Session) -> None:  # noqa: B027

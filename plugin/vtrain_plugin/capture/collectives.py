@@ -136,16 +136,17 @@ class CallRecorder:
 
         @contextmanager
         def _coalescing_manager(*args: Any, **kwargs: Any) -> Iterator[object]:
+            # On leaving it compares the functions that were called with those of the module.
+            session.pinned += 1
             self._coalesced = []
             begin = None
             try:
                 with original(*args, **kwargs) as manager:
                     yield manager
-                    recorder = session.recording()
-                    if self._coalesced and recorder is not None:
-                        begin = session.guard.run(recorder.clock.now)
+                    begin = session.guard.run(self._leave_coalescing)
                     self._inside = True
             finally:
+                session.pinned -= 1
                 self._inside = False
                 calls, self._coalesced = self._coalesced, None
             if calls and begin is not None:
@@ -283,6 +284,11 @@ class CallRecorder:
         if not works:
             for call in calls:
                 call.end = recorder.clock.now()
+
+    def _leave_coalescing(self) -> Mark | None:
+        """When the communication of a coalescing manager begins; None where nothing is recorded."""
+        recorder = self.session.recording()
+        return recorder.clock.now() if recorder is not None and self._coalesced else None
 
     def _left_coalescing(self, calls: list[Call], begin: Mark, manager: object) -> None:
         """Record the calls of a coalescing manager as one: they are one communication."""

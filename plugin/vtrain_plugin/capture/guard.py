@@ -1,7 +1,7 @@
 """The promise that nothing inside the plugin reaches training.
 
-Every hook and patch runs through a `Guard`. The first error is reported on stderr in one line,
-and the capture is switched off; later ones are silent.
+Every hook and patch runs through a `Guard`. The first error is reported on stderr in one line, and
+from then on all of them do nothing; the same holds where a capture ends.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ T = TypeVar("T")
 
 
 class Guard:
-    """Runs the plugin's own code; on the first error reports it and calls `on_error`."""
+    """Runs the plugin's own code; on the first error reports it, switches off and calls `on_error`.
+
+    failed: after an error. off: `run` does nothing any more, after an error or because the capture is over.
+    """
 
     def __init__(self) -> None:
         self.failed = False
+        self.off = False
         self.on_error: Callable[[], None] | None = None
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """`function`'s result, or None after any exception in it (or any before)."""
-        if self.failed:
+        """`function`'s result, or None after any exception in it, and where switched off."""
+        if self.off:
             return None
         try:
             return function(*args, **kwargs)
@@ -37,7 +41,7 @@ class Guard:
         """Report `error` once and switch the capture off."""
         if self.failed:
             return
-        self.failed = True
+        self.failed = self.off = True
         where = traceback.extract_tb(error.__traceback__)
         place = f" at {os.path.basename(where[-1].filename)}:{where[-1].lineno}" if where else ""
         report(f"capture switched off, training goes on: {type(error).__name__}: {error}{place}")

@@ -8,9 +8,9 @@ outputs in place or free them, and do not see keyword arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vtrain_plugin.capture.framework import ModuleRules
 from vtrain_plugin.capture.patches import Args, Kwargs
@@ -114,19 +114,23 @@ class ModuleHooks:
         return list(hooked.values())
 
     def _hook(self, path: str, kind: str, module: torch.nn.Module, parent: Hooked | None) -> Hooked:
-        guard = self._session.guard
         layer = self._rules.layer_number(module) if kind == "transformer_layer" else None
         if layer is None and parent is not None:
             layer = parent.layer
         hooked = Hooked(path, kind, module, parent, layer)
         if parent is not None:
             parent.children[path[len(parent.path) + 1 :]] = hooked
-        self._handles.append(
-            module.register_forward_pre_hook(lambda m, a, k: guard.run(self._before, hooked, a, k), with_kwargs=True)
-        )
-        self._handles.append(
-            module.register_forward_hook(lambda m, a, k, o: guard.run(self._after, hooked, o), with_kwargs=True)
-        )
+        guard = self._session.guard
+
+        # A module from which hooks are taken out while it runs them calls the others without keyword arguments.
+        def before(module: torch.nn.Module, *call: Any) -> None:
+            guard.run(self._before, hooked, *call)
+
+        def after(module: torch.nn.Module, *call: Any) -> None:
+            guard.run(self._after, hooked, call[-1])
+
+        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
         if kind == "embedding":
             self._end_with_weight_gradient(hooked, module)
         return hooked
@@ -136,8 +140,10 @@ class ModuleHooks:
         weight = next((p for p in module.parameters() if p.requires_grad), None)
         if weight is None:
             return
-        end = self._end_hook(hooked)
-        self._handles.append(weight.register_post_accumulate_grad_hook(lambda p: end(None)))
+        guard = self._session.guard
+        self._handles.append(
+            weight.register_post_accumulate_grad_hook(lambda p: guard.run(self._end_backward, hooked, None))
+        )
 
     def remove(self) -> None:
         """Take every hook out of the model."""
@@ -147,11 +153,11 @@ class ModuleHooks:
 
     # -- forward ---------------------------------------------------------------------------
 
-    def _before(self, hooked: Hooked, args: Args, kwargs: Kwargs) -> None:
+    def _before(self, hooked: Hooked, args: Args, kwargs: Kwargs | None = None) -> None:
         recorder = self._session.recording()
         if recorder is None or not self._session.position.direction:
             return
-        values = (*args, *kwargs.values())
+        values = (*args, *(kwargs or {}).values())
         call = ModuleCall(hooked, first_tensor(values), values)
         self._rules.before_module(call)
         self._open_forward(recorder, call)
@@ -178,8 +184,8 @@ class ModuleHooks:
             twin.parent = None
             frame.backward = twin
             if tensor is not None and tensor.requires_grad and tensor.is_floating_point():
-                end = self._end_hook(hooked)
-                tensor.register_hook(lambda g: end(twin))
+                guard = self._session.guard
+                tensor.register_hook(lambda g: guard.run(self._end_backward, hooked, twin))
         recorder.open(span)
         return frame
 
@@ -240,10 +246,6 @@ class ModuleHooks:
         hooked.running = twin
         self._running.append(hooked)
         recorder.start(twin)
-
-    def _end_hook(self, hooked: Hooked) -> Callable[[Span | None], None]:
-        guard = self._session.guard
-        return lambda twin: guard.run(self._end_backward, hooked, twin)
 
     def _end_backward(self, hooked: Hooked, twin: Span | None) -> None:
         span = hooked.running

@@ -23,12 +23,13 @@ class Patches:
 
     def __init__(self, *packages: str) -> None:
         self.packages: tuple[str, ...] = ("__main__", "torch.distributed", *packages)
-        self._undo: list[tuple[object, str, object, bool]] = []
+        # (owner, name, what it was, what it is now, whether the owner inherited it)
+        self._undo: list[tuple[object, str, object, object, bool]] = []
 
     def replace(self, owner: object, name: str, replacement: object) -> None:
         """Set ``owner.name``; `remove` restores it."""
         inherited = name not in vars(owner)
-        self._undo.append((owner, name, vars(owner).get(name), inherited))
+        self._undo.append((owner, name, vars(owner).get(name), replacement, inherited))
         setattr(owner, name, replacement)
 
     def wrap(self, owner: object, name: str, make: Wrapper) -> bool:
@@ -57,9 +58,11 @@ class Patches:
         return True
 
     def remove(self) -> None:
-        """Restore everything, last first. Never raises."""
+        """Restore everything, last first, but for what another tool has replaced since. Never raises."""
         while self._undo:
-            owner, name, original, inherited = self._undo.pop()
+            owner, name, original, replacement, inherited = self._undo.pop()
+            if vars(owner).get(name) is not replacement:
+                continue
             try:
                 if inherited:
                     delattr(owner, name)

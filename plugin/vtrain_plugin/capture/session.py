@@ -1,15 +1,17 @@
 """One capture: warm-up, active steps, flush, close.
 
 The states are: armed (only what counts steps is wrapped: see `Framework.install`), recording (every hook
-is in), finished (nothing is left in the training process).
+is in), finished (hooks do nothing, and are taken out at once or, inside a step, when it is over).
 """
 
 from __future__ import annotations
 
 import atexit
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vtrain_plugin.capture.guard import Guard, report
+from vtrain_plugin.capture.idle import torch_is_idle
 from vtrain_plugin.capture.patches import Patches
 from vtrain_plugin.capture.process import agree_on_run_id, rank
 from vtrain_plugin.capture.recorder import Position, Recorder, Span
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 class Session:
     """Drives a capture in one process. All methods are safe to call from training code.
 
-    source: what the runs table says wrote the profile; `vtrain-profile rank` says "rank".
+    source: what the runs table says wrote the profile; `vtrain-profile rank` says "rank". finished: no hook
+    does anything any more. pinned: contexts under way that compare functions with those they began with.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,6 +42,7 @@ class Session:
         self.patches = Patches()
         self.position = Position()
         self.finished = False
+        self.pinned = 0
         self.steps_done = 0
         self.recorder: Recorder | None = None
         self.modules: ModuleHooks | None = None
@@ -50,6 +54,7 @@ class Session:
         self._last_end: Mark | None = None
         self._prepared = False
         self._captured = 0
+        self._removed = False
 
     # -- called by the framework's hooks ---------------------------------------------------
 
@@ -61,11 +66,13 @@ class Session:
         """Mark the end of a training step by hand; optimizer steps no longer do."""
         self._manual = True
         self.guard.run(self._end_of_step)
+        self._tidy()
 
     def on_optimizer_end(self) -> None:
-        """The outermost optimizer step returned."""
+        """The outermost optimizer step returned. Called outside the guard: hooks that are over are taken out here."""
         if not self._manual:
-            self._end_of_step()
+            self.guard.run(self._end_of_step)
+        self._tidy()
 
     def on_training_work(self) -> None:
         """Training work is about to begin: open the step if one is due."""
@@ -81,6 +88,8 @@ class Session:
 
     def on_model(self, model: torch.nn.Module) -> None:
         """A model chunk is about to run forward: hook it, one step before recording begins."""
+        if self.finished:
+            return
         if not self._prepared and self.steps_done >= self.settings.warmup - 1:
             self._prepare()
         if self.modules is None or id(model) in self._models:
@@ -92,7 +101,9 @@ class Session:
     def recording(self) -> Recorder | None:
         """The recorder while a step is recorded, None at other times."""
         recorder = self.recorder
-        return recorder if recorder is not None and recorder.record is not None else None
+        if recorder is None or recorder.record is None or self.finished:
+            return None
+        return recorder
 
     def open_span(self, name: str, kind: str, parent: Span | None = None) -> Span | None:
         """Open a span that belongs to no microbatch; None while nothing is recorded."""
@@ -113,11 +124,12 @@ class Session:
         return self.modules.innermost() if self.modules is not None else None
 
     def close(self) -> None:
-        """Write what is recorded and remove every hook. Idempotent."""
-        if self.finished:
-            return
-        self.guard.run(self._close)
-        self._remove_hooks()
+        """Write what is recorded; hooks do nothing from here on, and are taken out once torch runs none. Idempotent."""
+        if not self.finished:
+            self.finished = True
+            self.guard.run(self._close)
+            self.guard.off = True
+        self._tidy()
 
     # -- the work --------------------------------------------------------------------------
 
@@ -194,7 +206,6 @@ class Session:
         if recorder.recording:
             # Training ended inside a step (an exception, a signal): the step is not whole.
             recorder.end_step()
-        self._remove_hooks()
         output.flush(wait=True)
         if self._kineto is not None:
             output.write(self._kineto.rows(output.sink.run_id, output.sink.rank))
@@ -205,18 +216,31 @@ class Session:
         if self._captured and output.sink.rank == 0:
             report(f"captured {self._captured} steps to {self.settings.out}/run_id={output.sink.run_id}")
 
+    def _tidy(self) -> None:
+        """Once the capture is over: take every hook out, unless torch is in the middle of calling some."""
+        if not self.finished or self._removed:
+            return
+        try:
+            if not self.pinned and torch_is_idle():
+                self._remove_hooks()
+                self._removed = True
+        except Exception as error:
+            # Tried again at the end of the next step, and when the process ends.
+            report(f"while taking hooks out: {type(error).__name__}: {error}")
+
     def _remove_hooks(self) -> None:
-        self.finished = True
-        self.patches.remove()
-        if self.modules is not None:
-            self.modules.remove()
-        if self._framework is not None:
-            self._framework.remove()
+        """Each part is taken out whatever becomes of the others."""
+        with ExitStack() as parts:
+            if self._kineto is not None:
+                parts.callback(self._kineto.abandon)
+            if self._framework is not None:
+                parts.callback(self._framework.remove)
+            if self.modules is not None:
+                parts.callback(self.modules.remove)
+            parts.callback(self.patches.remove)
 
     def _abandon(self) -> None:
-        """After a failure: nothing of ours stays in training."""
-        self._remove_hooks()
-        if self._kineto is not None:
-            self._kineto.abandon()
+        """After a failure: hooks do nothing until they are taken out, at the end of the step."""
+        self.finished = True
         if self._output is not None:
             self._output.drop()

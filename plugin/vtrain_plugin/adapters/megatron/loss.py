@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vtrain_plugin.capture.modules import Frame, Hooked
-from vtrain_plugin.capture.patches import Function
+from vtrain_plugin.capture.patches import Args, Function, Kwargs
 from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
 from vtrain_schemas.operators import Operator
 
 if TYPE_CHECKING:
     import torch
-    from megatron.core.models.common.language_module.language_module import LanguageModule
 
 
 def install(session: Session) -> None:
@@ -23,17 +22,19 @@ def install(session: Session) -> None:
         return
     hooked = Hooked("loss", "loss", None, None, None)
 
-    def begin(logits: torch.Tensor) -> Frame | None:
-        return session.modules.open_function(hooked, logits) if session.modules is not None else None
+    def begin(args: Args, kwargs: Kwargs) -> tuple[Frame, torch.Tensor] | None:
+        if session.modules is None:
+            return None
+        logits: torch.Tensor = kwargs["logits"] if "logits" in kwargs else args[2]
+        frame = session.modules.open_function(hooked, logits)
+        return (frame, logits) if frame is not None else None
 
     def wrap(original: Function) -> Function:
-        def compute_language_model_loss(
-            self: LanguageModule, labels: torch.Tensor, logits: torch.Tensor, *args: Any, **kwargs: Any
-        ) -> Any:
-            frame = session.guard.run(begin, logits)
-            result = original(self, labels, logits, *args, **kwargs)
-            if frame is not None:
-                session.guard.run(_end, session, frame, logits, result)
+        def compute_language_model_loss(*args: Any, **kwargs: Any) -> Any:
+            begun = session.guard.run(begin, args, kwargs)
+            result = original(*args, **kwargs)
+            if begun is not None:
+                session.guard.run(_end, session, *begun, result)
             return result
 
         return compute_language_model_loss

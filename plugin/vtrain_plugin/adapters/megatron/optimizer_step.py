@@ -58,7 +58,7 @@ class _StepCounter:
             if self._depth == 0:
                 if span is not None:
                     session.guard.run(session.close_span, span)
-                session.guard.run(session.on_optimizer_end)
+                session.on_optimizer_end()
             return result
 
         return step
