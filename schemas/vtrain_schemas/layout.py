@@ -1,7 +1,8 @@
 """Where a profile's files lie: ``run_id=<id>/table=<name>/rank=<00000>.parquet``.
 
 A long capture adds parts, ``rank=<00000>.part001.parquet``. Every file is whole: it is written
-under a hidden name and renamed.
+under a hidden name and renamed. An empty file ``.capture-<name>`` in a run's directory says which capture writes there,
+so that a second one under the same run id does not add to it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 
 RUN_PREFIX = "run_id="
 TABLE_PREFIX = "table="
+CAPTURE_PREFIX = ".capture-"
 _FILE = re.compile(r"rank=(\d+)(?:\.part(\d+))?\.parquet$")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 

@@ -20,8 +20,6 @@ class CudaEvent(Protocol):
 
     def query(self) -> bool: ...
 
-    def synchronize(self) -> None: ...
-
     def elapsed_time(self, end_event: CudaEvent) -> float: ...
 
 
@@ -37,7 +35,7 @@ class SealedStep(Protocol):
         ...
 
     def resolver(self) -> Resolver:
-        """A function from a mark of the step to nanoseconds since the Unix epoch; waits for the device."""
+        """A function from a mark of the step to nanoseconds since the Unix epoch; the step must be `ready`."""
         ...
 
 
@@ -155,15 +153,11 @@ class CudaStep:
         self._pool = pool
 
     def ready(self) -> bool:
-        return bool(self._last.query())
+        # Events of other streams (communication) may end after the last one on this stream.
+        return self._last.query() and all(event.query() for event in self._used)
 
     def resolver(self) -> Resolver:
         base, base_ns = self._base, self._base_ns
-        self._last.synchronize()
-        for event in self._used:
-            # Events of other streams (communication) may end after the last one on this stream.
-            if not event.query():
-                event.synchronize()
         self._pool.extend(self._used)
 
         def resolve(mark: Mark) -> int:

@@ -1,14 +1,12 @@
-"""This process among the others: rank, host, and the run id that all of them share."""
+"""This process among the others: rank, host, and names for runs."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from functools import cache
-from itertools import count
-
-_captures = count()
 
 
 def rank() -> int:
@@ -38,26 +36,5 @@ def nodes_of(ranks: tuple[int, ...]) -> int | None:
 
 
 def new_run_id() -> str:
-    """A run id from the time of day, readable and sortable."""
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}"
-
-
-def agree_on_run_id() -> str:
-    """One run id for all ranks, through the job's own key-value store (no collective)."""
-    import torch.distributed as dist
-
-    run_id = new_run_id()
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return run_id
-    if dist.get_backend() == "fake":
-        return run_id
-    from torch.distributed import distributed_c10d
-
-    store = distributed_c10d._get_default_store()
-    # Every rank makes its captures in the same order.
-    key = f"vtrain/run_id/{next(_captures)}"
-    if dist.get_rank() == 0:
-        store.set(key, run_id)
-        return run_id
-    answer = store.get(key)
-    return answer.decode() if isinstance(answer, bytes) else str(answer)
+    """A run id from the time of day, readable and sortable; no other is like it, on any host."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{secrets.token_hex(3)}"

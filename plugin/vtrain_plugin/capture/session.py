@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from vtrain_plugin.capture.guard import Guard, report
 from vtrain_plugin.capture.idle import torch_is_idle
 from vtrain_plugin.capture.patches import Patches
-from vtrain_plugin.capture.process import agree_on_run_id, rank
 from vtrain_plugin.capture.recorder import Position, Recorder, Span
+from vtrain_plugin.capture.run_id import next_capture
 from vtrain_plugin.capture.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.source = "plugin"
+        self._number = next_capture()
         self.guard = Guard()
         self.guard.on_error = self._abandon
         self.patches = Patches()
@@ -149,13 +150,13 @@ class Session:
         from vtrain_plugin.capture.modules import ModuleHooks
         from vtrain_plugin.capture.output import Output
         from vtrain_plugin.capture.ranges import choose_ranges
-        from vtrain_plugin.capture.sink import Sink
+        from vtrain_plugin.capture.run_id import CaptureId, job_store
 
         settings, framework = self.settings, self._framework
         assert framework is not None
         recorder = Recorder(choose_clock(), choose_ranges(settings.nvtx), settings.max_rows)
-        sink = Sink(settings.out, settings.run_id or agree_on_run_id(), rank())
-        self._output = Output(sink, recorder, framework, settings, self.source)
+        capture = CaptureId(self._number, max(settings.warmup, self.steps_done), job_store())
+        self._output = Output(capture, recorder, framework, settings, self.source)
         self.modules = ModuleHooks(self, framework)
         self.recorder = recorder
         collectives.install(self, framework)
@@ -176,6 +177,9 @@ class Session:
             self._end_recorded_step(recorder)
         elif recorder.clock.marks_outlive_step:
             self._last_end = recorder.clock.now()
+        if self._captured >= self.settings.steps:
+            # The device may be behind: steps whose marks it has not passed yet are written at a later end.
+            self._write_what_is_known()
 
     def _end_recorded_step(self, recorder: Recorder) -> None:
         from vtrain_plugin.capture.device import peak_memory
@@ -190,8 +194,13 @@ class Session:
         self._output.add(record, sealed)
         self._captured += 1
         self._last_end = record.root.end if recorder.clock.marks_outlive_step else None
-        self._output.flush(wait=False)
-        if self._captured >= self.settings.steps:
+        self._output.flush()
+
+    def _write_what_is_known(self) -> None:
+        """After the last step of the capture: write without waiting, and end once all is written."""
+        assert self._output is not None
+        self._output.flush()
+        if not self._output.pending:
             self.close()
 
     def _close(self) -> None:
@@ -206,15 +215,15 @@ class Session:
         if recorder.recording:
             # Training ended inside a step (an exception, a signal): the step is not whole.
             recorder.end_step()
-        output.flush(wait=True)
-        if self._kineto is not None:
-            output.write(self._kineto.rows(output.sink.run_id, output.sink.rank))
+        output.finish()
+        if self._kineto is not None and self._captured:
+            output.write(self._kineto.rows(output.sink().run_id, output.rank))
         if recorder.dropped:
             report(
                 f"{recorder.dropped} rows were dropped: the bound of {self.settings.max_rows} rows per step was reached"
             )
-        if self._captured and output.sink.rank == 0:
-            report(f"captured {self._captured} steps to {self.settings.out}/run_id={output.sink.run_id}")
+        if self._captured and output.rank == 0:
+            report(f"captured {self._captured} steps to {self.settings.out}/run_id={output.sink().run_id}")
 
     def _tidy(self) -> None:
         """Once the capture is over: take every hook out, unless torch is in the middle of calling some."""

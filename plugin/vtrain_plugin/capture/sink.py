@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from vtrain_plugin.capture.rows import Row
 from vtrain_schemas import arrow_schema
-from vtrain_schemas.layout import file_path
+from vtrain_schemas.layout import CAPTURE_PREFIX, RUN_PREFIX, TABLE_PREFIX, file_path
 
 
 class Sink:
@@ -60,6 +60,30 @@ class Sink:
             except OSError:
                 pass
             raise
+
+
+def claim_run_id(out: str, wanted: str, capture: str) -> str:
+    """The run id under which a capture may write: `wanted`, or another where an earlier capture has that one.
+
+    capture: the name that the ranks of this capture, and no others, have in common; the answer is the same for
+    all of them. Raises OSError where the disk refuses.
+    """
+    filesystem, root = _open_filesystem(out)
+    if _take(filesystem, f"{root}/{RUN_PREFIX}{wanted}", capture):
+        return wanted
+    return f"{wanted[: 99 - len(capture)]}-{capture}"
+
+
+def _take(filesystem: pafs.FileSystem, folder: str, capture: str) -> bool:
+    """Mark a run's directory as that of a capture; False where it is another's."""
+    entries = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    names = [entry.base_name for entry in entries]
+    owners = [name for name in names if name.startswith(CAPTURE_PREFIX)]
+    if owners or any(name.startswith(TABLE_PREFIX) for name in names):
+        return f"{CAPTURE_PREFIX}{capture}" in owners
+    filesystem.create_dir(folder, recursive=True)
+    with filesystem.open_output_stream(f"{folder}/{CAPTURE_PREFIX}{capture}"):
+        return True
 
 
 def _open_filesystem(out: str) -> tuple[pafs.FileSystem, str]:
