@@ -51,7 +51,9 @@ _GROUP_POSITION = {
     "reduce": 3,
     "barrier": 0,
 }
-_POINT_TO_POINT = {"send": "send", "recv": "recv", "isend": "send", "irecv": "recv"}
+# Methods of a process group, which every function that sends or receives calls: `P2POp` and `batch_isend_irecv`
+# compare the functions themselves with the ones that a module imported by name, so these are never replaced.
+_POINT_TO_POINT = {"send": "send", "recv": "recv", "recv_anysource": "recv"}
 
 
 def install(session: Session, framework: Framework) -> None:
@@ -63,7 +65,7 @@ def install(session: Session, framework: Framework) -> None:
     for name, (op, tensors) in _COLLECTIVES.items():
         session.patches.wrap_function(c10d, name, recorder.wrap_collective(name, op, tensors))
     for name, op in _POINT_TO_POINT.items():
-        session.patches.wrap_function(c10d, name, recorder.wrap_point_to_point(op, name[0] == "i"))
+        session.patches.wrap(dist.ProcessGroup, name, recorder.wrap_point_to_point(op))
     session.patches.wrap_function(c10d, "batch_isend_irecv", recorder.wrap_batch)
     session.patches.wrap_function(c10d, "_coalescing_manager", recorder.wrap_coalescing)
     session.patches.wrap(dist.Work, "wait", recorder.wrap_wait)
@@ -87,9 +89,9 @@ class CallRecorder:
         """A function that all ranks of a group call; tensors: names of the arguments that are moved."""
         return self._wrapper(lambda args, kwargs: self._begin(name, op, tensors, args, kwargs))
 
-    def wrap_point_to_point(self, op: str, is_async: bool) -> Wrapper:
-        """A send or a receive."""
-        return self._wrapper(lambda args, kwargs: self._begin_p2p(op, is_async, args, kwargs))
+    def wrap_point_to_point(self, op: str) -> Wrapper:
+        """A method of a process group that sends or receives: (group, tensors, the peer's rank in the group, tag)."""
+        return self._wrapper(lambda args, kwargs: self._begin_p2p(op, args))
 
     def _wrapper(self, begin: Callable[[Args, Kwargs], Call | None]) -> Wrapper:
         """A function that is recorded as the call that `begin` describes."""
@@ -196,20 +198,21 @@ class CallRecorder:
             recorder.clock.now(),
         )
 
-    def _begin_p2p(self, op: str, is_async: bool, args: Args, kwargs: Kwargs) -> Call | None:
+    def _begin_p2p(self, op: str, args: Args) -> Call | None:
+        import torch.distributed as dist
+
         recorder = self._ready()
-        if recorder is None:
+        if recorder is None or len(args) < 3:
             return None
-        tensor = kwargs.get("tensor", args[0] if args else None)
-        peer = kwargs.get("dst", kwargs.get("src", args[1] if len(args) > 1 else None))
-        group = kwargs.get("group", args[2] if len(args) > 2 else None)
-        return self._point_to_point(recorder, op, is_async, tensor, peer, group)
+        group, tensors = args[0], args[1]
+        # recv_anysource is given no peer: the tag follows.
+        peer = dist.get_global_rank(group, int(args[2])) if len(args) > 3 else None
+        return self._point_to_point(recorder, op, tensors, peer, None if group is dist.group.WORLD else group)
 
     def _point_to_point(
         self,
         recorder: Recorder,
         op: str,
-        is_async: bool,
         tensor: object,
         peer: int | None,
         group: ProcessGroup | None,
@@ -230,7 +233,7 @@ class CallRecorder:
             _dtype(tensor),
             ranks,
             sequence,
-            is_async,
+            True,
             self._span(recorder),
             recorder.clock.now(),
         )
@@ -243,7 +246,7 @@ class CallRecorder:
         for operation in operations:
             function = getattr(operation.op, "__name__", "")
             op = "recv" if "recv" in function else "send"
-            calls.append(self._point_to_point(recorder, op, True, operation.tensor, operation.peer, operation.group))
+            calls.append(self._point_to_point(recorder, op, operation.tensor, operation.peer, operation.group))
         return calls
 
     def _span(self, recorder: Recorder) -> Span | None:
