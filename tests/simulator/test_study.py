@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_a_study_goes_on_where_it_stopped(study: Path, tmp_path: Path) -> None:
     assert seen[0] == 5
     assert seen[-1] == 12
     assert results == [json.loads(json.dumps(run_unit(u))) for u in units]
+
+
+def test_results_are_named_after_the_whole_preset_or_the_file(study: Path) -> None:
+    names = {u.name.rsplit("-", 1)[0] for u in read_study(study)}
+    assert "gpt3-6.7b-dgx-h100-128" in names
+    unit = replace(read_study(study)[0], model="models/small/config.json", cluster="racks/rack.toml")
+    assert unit.name.startswith("config-rack-64-")
 
 
 def test_ray_gives_the_same_results_and_survives_a_killed_worker(study: Path, tmp_path: Path) -> None:

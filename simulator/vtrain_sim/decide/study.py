@@ -49,8 +49,13 @@ class Unit:
     def name(self) -> str:
         """File name of the result: readable, and another one for any other unit."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        parts = f"{Path(self.model).stem}-{Path(self.cluster).stem}-{self.global_batch_size}"
-        return f"{parts}-{digest}.json"
+        return f"{_label(self.model)}-{_label(self.cluster)}-{self.global_batch_size}-{digest}.json"
+
+
+def _label(name: str) -> str:
+    """The name of a preset as it is (it may have a point in it), of a file without folder and ending."""
+    path = Path(name)
+    return path.stem if path.suffix in (".json", ".toml", ".yaml", ".yml") else path.name
 
 
 @dataclass(frozen=True, repr=False)
