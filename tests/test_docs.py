@@ -110,8 +110,8 @@ def run(words: list[str]) -> None:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """A search with smaller values; any other command as it is."""
-    if words[1] not in SEARCHES:
+    """A search with smaller values; any other command as it is, also a search whose parallel sizes are given."""
+    if words[1] not in SEARCHES or "--pipeline-model-parallel-size" in words:
         return words
     cut = [SMALLER.get(option, word) for option, word in zip(["", *words], words, strict=False)]
     if words[1] == "size" and "--global-batch-size" not in cut:
