@@ -129,7 +129,7 @@ def test_a_registered_schedule_is_evaluated_as_its_timeline_says() -> None:
         configuration = Configuration(ModelSpec(6, 1024, 8, 512, 1000), parallel, train)
         answer, exact = projector.project(configuration), timeline(projector.evaluator, configuration)
         assert answer.iteration_time_s == pytest.approx(exact.iteration_time_s, rel=1e-9)
-        assert get("one-at-a-time").in_flight(PipelineShape(3, 1, 4)) == (1.0, 1.0, 1.0)
+        assert get("one-at-a-time").in_flight(PipelineShape(3, 1, 4)).tolist() == [[1.0, 1.0, 1.0]]
         kept = projector.evaluator.layout(configuration).places["kept_bytes"]
         assert [s.activations_bytes for s in answer.memory.stages] == kept.tolist()
     finally:

@@ -9,9 +9,10 @@ from functools import lru_cache
 
 from vtrain_sim.errors import SpecError
 from vtrain_sim.schedules import executor, messages, replay
-from vtrain_sim.schedules.passes import FORWARD, Instruction, Pass, produces_gradients
+from vtrain_sim.schedules.in_flight import held_after_forward, moments_of
+from vtrain_sim.schedules.passes import Instruction, Pass, produces_gradients
 from vtrain_sim.schedules.placement import PipelineShape, Placement
-from vtrain_sim.schedules.times import PassEnds, PassTimes
+from vtrain_sim.schedules.times import Floats, PassEnds, PassTimes
 
 __all__ = ["PassEnds", "PassTimes", "PipelineShape", "Placement", "Schedule"]
 
@@ -78,10 +79,10 @@ class Schedule(ABC):
         spell_out = messages.blocking if self.blocking else messages.overlapping
         return [spell_out(placement, stage, order) for stage, order in enumerate(self.order(shape, times))]
 
-    def in_flight(self, shape: PipelineShape) -> tuple[float, ...]:
-        """[places] microbatches of that chunk whose activations the stage holds at its peak: when the sum over
-        its places is largest (for the first time). Activations live from the forward pass to the pass that
-        makes the weight gradients."""
+    def in_flight(self, shape: PipelineShape) -> Floats:
+        """[moments, places] microbatches of each chunk whose activations its stage holds, at every moment at which
+        that can be most (see `in_flight`): a stage's peak is the largest of the moments' sums over its places of
+        microbatches times the bytes that the chunk keeps for one."""
         if self.fills_in_warmup:
             shape = replace(shape, microbatches=min(shape.microbatches, 4 * shape.stages))
         return _count_in_flight(self, shape)
@@ -110,17 +111,7 @@ class Schedule(ABC):
 
 
 @lru_cache(maxsize=1024)
-def _count_in_flight(schedule: Schedule, shape: PipelineShape) -> tuple[float, ...]:
-    placement = schedule.placement(shape.stages, shape.chunks)
-    peaks = [0.0] * len(placement.virtual_stage)
-    for stage, order in enumerate(schedule.order(shape)):
-        flying, most = [0] * placement.chunks, 0
-        for one in order:
-            if one.kind == FORWARD:
-                flying[one.chunk] += 1
-            elif produces_gradients(one.kind, schedule.splits_backward):
-                flying[one.chunk] -= 1
-            if sum(flying) > most:
-                most = sum(flying)
-                peaks[stage :: shape.stages] = [float(n) for n in flying]
-    return tuple(peaks)
+def _count_in_flight(schedule: Schedule, shape: PipelineShape) -> Floats:
+    chunks = schedule.placement(shape.stages, shape.chunks).chunks
+    orders = schedule.order(shape)
+    return moments_of(held_after_forward(order, chunks, schedule.splits_backward) for order in orders)

@@ -30,8 +30,8 @@ class GPipe(Schedule):
         order = [Pass(kind, 0, i) for kind in (FORWARD, BACKWARD) for i in range(shape.microbatches)]
         return [order] * shape.stages
 
-    def in_flight(self, shape: PipelineShape) -> tuple[float, ...]:
-        return (float(shape.microbatches),) * shape.stages
+    def in_flight(self, shape: PipelineShape) -> Floats:
+        return np.full((1, shape.stages), float(shape.microbatches))
 
     def ends(self, batch: PassTimes) -> PassEnds:
         end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))

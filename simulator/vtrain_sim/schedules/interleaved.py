@@ -10,6 +10,7 @@ import numpy as np
 from vtrain_sim.errors import SpecError
 from vtrain_sim.schedules import compiled
 from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.in_flight import moments_of
 from vtrain_sim.schedules.passes import BACKWARD, FORWARD, Pass
 from vtrain_sim.schedules.placement import PipelineShape, Placement
 from vtrain_sim.schedules.times import Booleans, Floats, Integers, PassEnds, PassTimes
@@ -92,23 +93,31 @@ class Interleaved(Schedule):
             orders.append(forward[:warmup] + [p for pair in steady for p in pair] + backward[len(table) - warmup :])
         return orders
 
-    def in_flight(self, shape: PipelineShape) -> tuple[float, ...]:
-        """The sum is largest for the first time after the first forward pass behind the warm-up."""
-        counts = []
-        for chunk in range(shape.chunks):
-            for stage in range(shape.stages):
-                passes = min(self.warmup(stage, shape) + 1, shape.microbatches * shape.chunks)
-                counts.append(float(self._of_chunk(passes, chunk, shape)))
-        return tuple(counts)
+    def in_flight(self, shape: PipelineShape) -> Floats:
+        """After the warm-up a backward pass follows each forward pass: what is held goes round with the groups."""
+        return moments_of(self._held(stage, shape) for stage in range(shape.stages))
 
-    def _of_chunk(self, passes: int, chunk: int, shape: PipelineShape) -> int:
-        """How many of the forward passes before the first backward pass are of a chunk.
+    def _held(self, stage: int, shape: PipelineShape) -> Floats:
+        """[moments, chunks] what a stage holds after the first forward passes behind the warm-up, and the last."""
+        passes, period = shape.microbatches * shape.chunks, self.group(shape.stages) * shape.chunks
+        warmup = min(self.warmup(stage, shape), passes - 1)
+        pairs = passes - warmup
+        back = np.unique(np.concatenate([np.arange(min(pairs, period)), np.arange(max(0, pairs - 3 * period), pairs)]))
+        forward = self._of_chunks(warmup + 1 + back, shape)
+        # Gradients come through the chunks the other way round.
+        held: Floats = (forward - self._of_chunks(back, shape)[:, ::-1]).astype(np.float64)
+        return held
 
-        They never come to the second chunk of a smaller last group.
-        """
-        group = self.group(shape.stages)
-        groups, rest = divmod(passes, group * shape.chunks)
-        return groups * group + min(max(rest - chunk * group, 0), group)
+    def _of_chunks(self, passes: Integers, shape: PipelineShape) -> Integers:
+        """[numbers, chunks] how many of the first passes in one direction are of each chunk. passes: [numbers]."""
+        group, chunks = self.group(shape.stages), shape.chunks
+        whole = shape.microbatches // group
+        groups = np.minimum(passes // (group * chunks), whole)
+        size = np.where(groups < whole, group, shape.microbatches - whole * group)
+        rest = passes - groups * group * chunks
+        begun = rest[:, None] - np.arange(chunks) * size[:, None]
+        of_chunks: Integers = groups[:, None] * group + np.clip(begun, 0, size[:, None])
+        return of_chunks
 
     def reduction_passes(
         self, shape: PipelineShape, stage: int, order: Sequence[Pass], aligned: bool

@@ -40,8 +40,8 @@ class OneFOneB(Schedule):
             order += [Pass(FORWARD, 0, warmup + i), Pass(BACKWARD, 0, i)]
         return order + [Pass(BACKWARD, 0, i) for i in range(m - warmup, m)]
 
-    def in_flight(self, shape: PipelineShape) -> tuple[float, ...]:
-        return tuple(float(min(shape.stages - s, shape.microbatches)) for s in range(shape.stages))
+    def in_flight(self, shape: PipelineShape) -> Floats:
+        return np.array([[float(min(shape.stages - s, shape.microbatches)) for s in range(shape.stages)]])
 
     def ends(self, batch: PassTimes) -> PassEnds:
         end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))

