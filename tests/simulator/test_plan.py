@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
+import vtrain as vt
 from vtrain_sim.commands.sim import app
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
@@ -20,8 +25,9 @@ from vtrain_sim.decide import Bounds, Failures, Request, configurations, plan
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.report.terminal.plan import print_plans
 from vtrain_sim.simulate.projection import Projector
-from vtrain_sim.specs import TrainSpec
+from vtrain_sim.specs import Configuration, TrainSpec
 
 
 def projector(cluster: str = "dgx-a100-80gb") -> Projector:
@@ -43,6 +49,30 @@ def test_search_finds_what_trying_everything_finds() -> None:
     best = sorted(p.days(SMALL.tokens) for p in fitting)[:5]
     assert [p.days for p in result.plans] == pytest.approx(best)
     assert result.plans[0].cost_usd == pytest.approx(result.plans[0].projection.cost_usd(SMALL.tokens))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "holds"),
+    [
+        ({"schedule": "zb-v"}, lambda c: c.schedule == "zb-v"),
+        ({"schedule": "dualpipe", "pp": 4}, lambda c: c.schedule == "dualpipe" and c.parallel.pp == 4),
+        ({"use_torch_fsdp2": True}, lambda c: c.parallel.fsdp),
+        (
+            {"use_megatron_fsdp": True, "data_parallel_sharding_strategy": "optim_grads_params"},
+            lambda c: c.parallel.fsdp and not c.parallel.distributed_optimizer,
+        ),
+        (
+            {"use_megatron_fsdp": True, "data_parallel_sharding_strategy": "optim"},
+            lambda c: c.parallel.distributed_optimizer and not c.parallel.fsdp,
+        ),
+    ],
+)
+def test_what_is_fixed_stays(fixed: dict[str, Any], holds: Callable[[Configuration], bool]) -> None:
+    result = vt.plan("gpt3-13b", cluster="dgx-a100-80gb", num_gpus=32, global_batch_size=64, **fixed)
+    assert all(holds(p.projection.configuration) for p in result.plans)
+    text = io.StringIO()
+    print_plans(result, Console(file=text, width=300))
+    assert (" schedule " in text.getvalue()) == ("schedule" in fixed)
 
 
 def test_the_whole_space_is_there() -> None:
@@ -200,6 +230,10 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
         (["--max-gpus", "8", "--max-tp", "0"], "--max-tp"),
         (["--num-gpus", "8", "--table", "x.txt"], "ends in neither"),
         (["--num-gpus", "8", "--num-layers-per-virtual-pipeline-stage", "2"], "a search chooses"),
+        (["--num-gpus", "8", "--decoder-first-pipeline-num-layers", "3"], "a search chooses"),
+        (["--num-gpus", "8", "--account-for-loss-in-pipeline-split"], "a search chooses"),
+        (["--num-gpus", "8", "--schedule", "zb-h1", "--schedules", "gpipe"], "disagree"),
+        (["--num-gpus", "8", "--data-parallel-sharding-strategy", "optim"], "needs --use-megatron-fsdp"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:

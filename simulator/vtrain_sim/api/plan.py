@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vtrain_sim import schedules as known_schedules
 from vtrain_sim.api.lists import Names, Numbers, names, numbers
@@ -15,10 +14,20 @@ from vtrain_sim.decide import Bounds, Failures, PlanResult, Request
 from vtrain_sim.decide import plan as search
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
-from vtrain_sim.inputs.megatron_flags import model_from_flags, parse_flags, step_from_values
-from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.inputs.megatron_flags import model_from_flags, parallel_from_values, parse_flags, step_from_values
+from vtrain_sim.specs import ModelSpec, TrainSpec
+from vtrain_sim.specs.train import AUTO
 
 _NO_LIMIT = 1 << 16
+# Values of flags that say how layers are cut into stages.
+_CUTS = (
+    "layers_per_chunk",
+    "pipeline_layout",
+    "first_stage_layers",
+    "last_stage_layers",
+    "embedding_is_a_layer",
+    "loss_is_a_layer",
+)
 
 
 def plan(
@@ -99,22 +108,32 @@ def _failures(mtbf: float, checkpoint: float, restart: float, interval: float) -
     return None
 
 
+def _schedules(searched: tuple[str, ...], fixed: str) -> tuple[str, ...]:
+    """The schedules of a search: those to try, or the one that a flag fixes."""
+    if fixed != AUTO:
+        if searched not in (Bounds.schedules, (fixed,)):
+            raise UserError(f"--schedule {fixed} and --schedules {','.join(searched)} disagree: give one")
+        searched = (fixed,)
+    for name in searched:
+        known_schedules.get(name)
+    return searched
+
+
 def _search_space(
     flags: Sequence[str], model: str, limits: tuple[int, int, int, int, int], schedules: tuple[str, ...]
 ) -> tuple[ModelSpec, TrainSpec, Bounds]:
     """The model, the training step and the bounds of a search, from Megatron's flags."""
-    for name in schedules:
-        known_schedules.get(name)
-    values: dict[str, Any] = dict(parse_flags(flags).values)
-    if "layers_per_chunk" in values or "pipeline_layout" in values:
+    values = dict(parse_flags(flags).values)
+    schedules = _schedules(schedules, str(values.pop("schedule", AUTO)))
+    if any(name in values for name in _CUTS):
         raise UserError(
             "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
             "or use project"
         )
     searched = model_from_flags(values, find_model(model) if model else None)
     step = step_from_values({**values, "micro_batch_size": 1, "global_batch_size": 1})
-    searchable = {f.name for f in fields(ParallelSpec)} | {"micro_batch_size", "recompute_granularity"}
-    fixed = {k: v for k, v in values.items() if k in searchable}
+    fixed = parallel_from_values(values)
+    fixed |= {name: values[name] for name in ("micro_batch_size", "recompute_granularity") if name in values}
     bounds = Bounds(*limits, schedules=schedules, fixed=tuple(sorted(fixed.items())))
     if "micro_batch_size" in fixed:
         bounds = replace(bounds, micro_batches=(int(fixed["micro_batch_size"]),))

@@ -26,7 +26,11 @@ def plan(
     max_dp: int = typer.Option(1 << 16, "--max-dp", help="Largest data parallel size."),
     max_cp: int = typer.Option(8, "--max-cp", help="Largest context parallel size."),
     max_ep: int = typer.Option(1 << 16, "--max-ep", help="Largest expert parallel size."),
-    schedules: str = typer.Option("1f1b,interleaved", "--schedules", help="To try, also zb-h1, zb-h2, gpipe."),
+    schedules: str = typer.Option(
+        "1f1b,interleaved",
+        "--schedules",
+        help="To try: 1f1b, interleaved, zb-h1, zb-h2, zb-v, dualpipe, dualpipev, gpipe.",
+    ),
     gpu_mtbf_hours: float = typer.Option(0.0, "--gpu-mtbf-hours", help="Mean time between failures of one GPU."),
     checkpoint_seconds: float = typer.Option(60.0, help="Time to write a checkpoint."),
     restart_seconds: float = typer.Option(600.0, help="Time from a failure until training goes on."),

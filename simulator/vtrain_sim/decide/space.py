@@ -23,7 +23,7 @@ FEW_DIVISORS = 6
 class Bounds:
     """Limits of the search. A value in `fixed` (field of `ParallelSpec` or `TrainSpec`) is not searched.
 
-    schedules: 1f1b and interleaved are Megatron-Core's; zb-h1, zb-h2 and gpipe are searched when named.
+    schedules: 1f1b and interleaved are Megatron-Core's; any other is searched when it is named.
     """
 
     max_tp: int = 8

@@ -177,9 +177,8 @@ def _parallel(
     layers_per_chunk: int,
     num_gpus: int,
 ) -> ParallelSpec:
-    changes = {k: values[k] for k in values if k in _PARALLEL}
+    changes = parallel_from_values(values)
     old = base.parallel if base is not None else ParallelSpec()
-    _shard_optimizer(values, changes)
     _cut_into_chunks(flags, changes, old, model, layers_per_chunk)
     _pipeline(values, flags, changes, old, model)
     if changes.get("vpp", old.vpp) > 1:
@@ -193,6 +192,13 @@ def _parallel(
     if num_gpus:
         _fill_world(changes, old, num_gpus)
     return replace(old, **changes)
+
+
+def parallel_from_values(values: SpecFields) -> SpecFields:
+    """Fields of the layout that the values of flags describe, except for how layers are cut into stages."""
+    changes = {k: values[k] for k in values if k in _PARALLEL}
+    _shard_optimizer(values, changes)
+    return changes
 
 
 def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from vtrain_sim.decide import Plan, PlanResult
 from vtrain_sim.report.tables import duration, gib, table
 from vtrain_sim.report.terminal.printing import printers
+from vtrain_sim.specs.train import AUTO
 
 
 @printers.register(PlanResult)
@@ -19,8 +20,11 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         f"{result.evaluated:,} plans of {request.model.name or 'the model'} on {result.cluster} evaluated in "
         f"{result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {request.rank_by} (all modelled)"
     )
+    # Megatron-Core's own two are told apart by the chunks.
+    other = any(p.projection.configuration.train.schedule != AUTO for p in (*result.plans, *result.pareto))
     columns = (
         "",
+        *(["schedule"] if other else []),
         "tp",
         "pp",
         "vpp",
@@ -40,10 +44,10 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         "dollars",
         "",
     )
-    lines = [_row(str(i + 1), p) for i, p in enumerate(result.plans)]
+    lines = [_row(str(i + 1), p, other) for i, p in enumerate(result.plans)]
     console.print(table("best plans", columns, lines))
     if request.tokens and len(result.pareto) > 1:
-        front = [_row("", p) for p in result.pareto]
+        front = [_row("", p, other) for p in result.pareto]
         console.print(table("Pareto front of days and dollars", columns, front))
     if any(p.tied_with_best for p in result.plans[1:]):
         console.print("tie: the plan's band overlaps that of the best; which of them is faster is not known")
@@ -53,13 +57,14 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     console.print(f"launch the best with: {shlex.join(best.to_dict()['megatron_args'])}")
 
 
-def _row(name: str, plan: Plan) -> tuple[object, ...]:
+def _row(name: str, plan: Plan, with_schedule: bool) -> tuple[object, ...]:
     projection = plan.projection
     c = projection.configuration
     p, t = c.parallel, c.train
     band = f"{duration(projection.iteration_time_low_s)} to {duration(projection.iteration_time_high_s)}"
     return (
         name,
+        *([c.schedule] if with_schedule else []),
         p.tp,
         p.pp,
         p.vpp,
