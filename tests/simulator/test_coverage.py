@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -151,8 +152,12 @@ def test_imbalance_loads_the_busiest_rank() -> None:
     assert layer(uneven, moe=True).saved_bytes - layer(even, moe=True).saved_bytes == more
 
 
-def test_fully_sharded_parameters_are_gathered_twice_and_gradients_scattered_once() -> None:
-    stage = build_step(Configuration(DENSE, ParallelSpec(dp=4, fsdp=True), STEP)).stages[0]
+@pytest.mark.parametrize("untied", [True, False])
+def test_fully_sharded_parameters_are_gathered_twice_and_gradients_scattered_once(untied: bool) -> None:
+    """A tied table is gathered for the embedding and for the output layer."""
+    model = replace(DENSE, untie_embeddings_and_output_weights=untied)
+    stage = build_step(Configuration(model, ParallelSpec(dp=4, fsdp=True), STEP)).stages[0]
+    gathered = stage.parameters if untied else stage.parameters + 1024 * H
     for direction in ("forward", "backward"):
         exchanged: Counter[str] = Counter()
         for program, count in stage.chunks[0]:
@@ -160,7 +165,7 @@ def test_fully_sharded_parameters_are_gathered_twice_and_gradients_scattered_onc
                 assert role == "dp"
                 exchanged[name] += nbytes * count
         # Parameters in 16 bits, gradients in 32.
-        assert exchanged["param_gather"] == 2 * stage.parameters
+        assert exchanged["param_gather"] == 2 * gathered
         assert exchanged["grad_sync"] == (4 * stage.parameters if direction == "backward" else 0)
     assert not [i for i in (*stage.sync, *stage.update) if isinstance(i, Communication) and i.role == "dp"]
 
@@ -204,6 +209,43 @@ def test_zero_bubble_splits_the_backward_pass_and_loses_nothing() -> None:
     assert all(i.operator.phase == "wgrad" for i in layer(split).weight if isinstance(i, Compute))
     with pytest.raises(SpecError, match="splits the backward pass"):
         replace(split, train=replace(split.train, recompute_granularity="full"))
+
+
+def test_weights_gather_their_inputs_in_their_own_pass() -> None:
+    """Beside the product before; the sum of input gradients has nothing to hide behind."""
+    parallel = ParallelSpec(pp=2, tp=2, sequence_parallel=True)
+    program = layer(Configuration(DENSE, parallel, replace(STEP, schedule="zb-h1")))
+    back = [i for i in program.backward if isinstance(i, Communication)]
+    assert [(i.name, i.op, i.blocking) for i in back] == [
+        ("mlp", "all_gather", True),
+        ("mlp_fc1", "reduce_scatter", True),
+        ("attention", "all_gather", True),
+        ("attention_qkv", "reduce_scatter", True),
+    ]
+    assert beside(program.weight) == {"mlp_fc1_again": ["linear_fc2"], "attention_qkv_again": ["linear_proj"]}
+    whole = layer(Configuration(DENSE, replace(parallel, pp=1), STEP))
+    assert Counter(messages(whole, "backward")) == Counter(messages(program, "backward") + messages(program, "weight"))
+
+
+def norm_gradients(model: ModelSpec, **parallel: Any) -> list[int]:
+    """Elements that tensor parallel ranks sum once per step."""
+    stage = build_step(Configuration(model, ParallelSpec(tp=2, **parallel), STEP)).stages[0]
+    return [i.nbytes // 4 for i in stage.sync if isinstance(i, Communication) and i.name == "norm_grads"]
+
+
+def test_gradients_of_what_every_tensor_rank_has_are_summed() -> None:
+    """Where each has a part of the sequence: norms (gains, and shifts of a LayerNorm), biases of sums, the router,
+    the down-projections of latent attention (Megatron-Core's parameters that are marked sequence_parallel)."""
+    assert norm_gradients(DENSE) == []
+    assert norm_gradients(DENSE, sequence_parallel=True) == [4 * 2 * H + H]
+    wide = replace(DENSE, normalization="LayerNorm", add_bias_linear=True)
+    assert norm_gradients(wide, sequence_parallel=True) == [4 * (4 * H + 2 * H) + 2 * H]
+    assert norm_gradients(EXPERTS, sequence_parallel=True) == [4 * (2 * H + 8 * H) + H]
+    latent = replace(
+        DENSE, multi_latent_attention=True, q_lora_rank=48, kv_lora_rank=32, qk_head_dim=16, qk_pos_emb_head_dim=8,
+        v_head_dim=16,
+    )  # fmt: skip
+    assert norm_gradients(latent, sequence_parallel=True) == [4 * (2 * H + H * (48 + 32 + 8)) + H]
 
 
 def test_eight_bit_products() -> None:

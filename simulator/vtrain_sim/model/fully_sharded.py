@@ -31,7 +31,7 @@ def with_exchanges(runs: Runs, exchange: Callable[[Neighbours], Program]) -> lis
 
     exchange: `exchanging`, of which equal calls are to give one object.
     """
-    sharded = [place for place, (program, _) in enumerate(runs) if _parameters(program)]
+    sharded = [place for place, (program, _) in enumerate(runs) if gathered_parameters(program)]
     result: list[tuple[Program, int]] = []
     for place, (program, count) in enumerate(runs):
         if place not in sharded:
@@ -57,7 +57,7 @@ def exchanging(shard: Shard, neighbours: Neighbours) -> Program:
     program, before, after = neighbours
     scatters = [
         Communication("grad_sync", "reduce_scatter", group, count * dtype_bytes(shard.spec.main_grads_dtype), False)
-        for group, count in _parts(shard, program)
+        for group, count in _parts(shard, program.parameters, program.expert_parameters)
     ]
     return replace(
         program,
@@ -76,16 +76,18 @@ def _ahead(
 
 
 def _gathers(shard: Shard, program: Program, blocking: bool) -> list[Item]:
+    # A table that two programs use is gathered for each of them; its gradient is scattered once.
     return [
         Communication("param_gather", "all_gather", group, count * shard.size, blocking)
-        for group, count in _parts(shard, program)
+        for group, count in _parts(shard, program.parameters + program.borrowed_parameters, program.expert_parameters)
     ]
 
 
-def _parts(shard: Shard, program: Program) -> list[tuple[Group, int]]:
-    both = ((shard.spec.fsdp, program.parameters), (shard.spec.expert_fsdp, program.expert_parameters))
+def _parts(shard: Shard, parameters: int, expert_parameters: int) -> list[tuple[Group, int]]:
+    both = ((shard.spec.fsdp, parameters), (shard.spec.expert_fsdp, expert_parameters))
     return [(group, count) for group, count in both if group.size > 1 and count]
 
 
-def _parameters(program: Program) -> int:
-    return program.parameters + program.expert_parameters
+def gathered_parameters(program: Program) -> int:
+    """Parameters that are whole on a rank while the program runs."""
+    return program.parameters + program.borrowed_parameters + program.expert_parameters

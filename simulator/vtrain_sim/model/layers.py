@@ -9,7 +9,7 @@ from vtrain_schemas.operators import kind as kind_of
 from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
-from vtrain_sim.model.program import Compute, Item, Program
+from vtrain_sim.model.program import Communication, Compute, Item, Program, Wait
 from vtrain_sim.model.shard import Shard, backward, run_again
 from vtrain_sim.specs.shard import LayerKind
 
@@ -88,6 +88,7 @@ def head(shard: Shard, tied: bool) -> Program:
         "head",
         (norm, *enter, loss, *reduce),
         (backward(loss), *backward_enter, backward(norm)),
+        borrowed_parameters=table_parameters(shard) if tied else 0,
     )
     return _split(shard, program)
 
@@ -111,6 +112,7 @@ def _split(shard: Shard, program: Program) -> Program:
         return program
     inputs: list[Item] = []
     weights: list[Item] = []
+    late = {item.name for item in program.backward if isinstance(item, Communication) and item.for_weights}
     for item in program.backward:
         if (
             isinstance(item, Compute)
@@ -121,6 +123,11 @@ def _split(shard: Shard, program: Program) -> Program:
             if item.part == 0:
                 weights.append(replace(item, operator=replace(item.operator, phase="wgrad"), share=1.0))
         elif isinstance(item, Compute) and item.operator.phase == "update":
+            weights.append(item)
+        elif isinstance(item, Communication) and item.for_weights:
+            # Beside the product before the one that needs it.
+            weights.insert(max(0, len(weights) - 1), item)
+        elif isinstance(item, Wait) and item.name in late:
             weights.append(item)
         else:
             inputs.append(item)

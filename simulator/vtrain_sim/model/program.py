@@ -56,8 +56,9 @@ class Compute:
 
     share: part of the operator's time that this item stands for; an operator whose halves communicate at
     different moments is several items with the same name. part: which of them, from 0.
-    parameters, expert_parameters: held by the operator on one rank; those of experts are reduced over fewer
-    data parallel ranks. saves: bytes that it keeps for its backward pass.
+    parameters, expert_parameters: of the operator on one rank; those of experts are reduced over fewer
+    data parallel ranks. replicated_parameters: of the former, those that every tensor parallel rank has. saves: bytes
+    that it keeps for its backward pass.
     """
 
     name: str
@@ -66,7 +67,12 @@ class Compute:
     part: int = 0
     parameters: int = 0
     expert_parameters: int = 0
+    replicated_parameters: int = 0
     saves: int = 0
+
+    def without_tensors(self) -> Compute:
+        """The same work, whose parameters and saved tensors are another item's."""
+        return replace(self, parameters=0, expert_parameters=0, replicated_parameters=0, saves=0)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Communication:
     """A collective of one group on the stream of its role.
 
     nbytes: payload, the larger of input and output on one rank. blocking: the compute stream waits for it at once.
+    for_weights: in a backward pass, only weight gradients need it.
     """
 
     name: str
@@ -81,6 +88,7 @@ class Communication:
     group: Group
     nbytes: int
     blocking: bool = True
+    for_weights: bool = False
 
     @property
     def role(self) -> str:
@@ -113,17 +121,13 @@ class Wait:
 Item: TypeAlias = Compute | Communication | Wait
 
 
-# Kinds of operators that tensor parallelism does not split.
-_ON_SEQUENCE = ("norm", "router")
-
-
 @dataclass(frozen=True)
 class Program:
     """Forward and backward of one part of the model, in the order in which they are issued.
 
     weight: what a schedule that splits the backward pass runs apart: the weight gradients (else part of
     backward). checkpoint_bytes: kept instead of what its operators save when the part runs again in the
-    backward pass; None where it does not.
+    backward pass; None where it does not. borrowed_parameters: of another part of the same rank, which it uses too.
     """
 
     name: str
@@ -131,6 +135,7 @@ class Program:
     backward: tuple[Item, ...]
     weight: tuple[Item, ...] = ()
     checkpoint_bytes: int | None = None
+    borrowed_parameters: int = 0
 
     @cached_property
     def parameters(self) -> int:
@@ -144,9 +149,9 @@ class Program:
 
     @cached_property
     def replicated_parameters(self) -> int:
-        """Parameters of operators that work on a part of the sequence each where it is spread over tensor parallel
-        ranks, whose gradients are then summed over these."""
-        return sum(c.parameters for c in self.forward if isinstance(c, Compute) and c.operator.kind in _ON_SEQUENCE)
+        """Parameters that tensor parallel ranks do not split: where the sequence is spread over these, each has a part
+        of their gradients, which are then summed."""
+        return sum(i.replicated_parameters for i in self.forward if isinstance(i, Compute))
 
     def parameters_in(self, dtype: str) -> int:
         """Parameters of products in this type, those of experts too."""
@@ -177,8 +182,6 @@ def communications_of(items: Iterable[Item]) -> Iterator[Communication]:
 def in_parts(item: Compute, *shares: float) -> tuple[Compute, ...]:
     """One operator as several items, which together take its time; shares add up to 1."""
     return tuple(
-        replace(item, share=share, part=part)
-        if part == 0
-        else replace(item, share=share, part=part, parameters=0, expert_parameters=0, saves=0)
+        replace(item if part == 0 else item.without_tensors(), share=share, part=part)
         for part, share in enumerate(shares)
     )

@@ -52,9 +52,14 @@ class Shard:
         """A forward operator in the parameters' type. saves: see `saved`."""
         return self._compute(name, Operator(kind, "forward", m, n, k, dtype=self.dtype), parameters, 0, saves)
 
+    def replicated(self, item: Compute) -> Compute:
+        """An operator whose parameters every tensor parallel rank has."""
+        return replace(item, replicated_parameters=item.parameters)
+
     def norm(self, name: str, rows: int, columns: int, saves: int | None = None) -> Compute:
         """LayerNorm or RMSNorm of [rows, columns]."""
-        return self.operator(name, "norm", rows, columns, parameters=self.parameters_per_norm * columns, saves=saves)
+        parameters = self.parameters_per_norm * columns
+        return self.replicated(self.operator(name, "norm", rows, columns, parameters=parameters, saves=saves))
 
     def linear(
         self, name: str, m: int, n: int, k: int, *, bias: bool = False, saves: int | None = None
@@ -104,8 +109,10 @@ class Shard:
         sums = "reduce_scatter" if self.spec.sequence_parallel else "all_reduce"
         halves = in_parts(backward(product), 0.5, 0.5)
         if self.spec.splits_backward:
-            again = [self.over_tp(f"{region}_again", "all_gather")] if self.spec.sequence_parallel else []
-            back += [*again, backward(product), self.over_tp(region, sums)]
+            # Nothing that the pass of input gradients has left to do hides their sum.
+            again = replace(self.over_tp(f"{region}_again", "all_gather", blocking=False), for_weights=True)
+            gathered: list[Item] = [again, Wait(again.name)] if self.spec.sequence_parallel else []
+            back += [*gathered, backward(product), self.over_tp(region, sums)]
         elif self.spec.sequence_parallel:
             again_beside = self.over_tp(f"{region}_again", "all_gather", blocking=False)
             back += [again_beside, halves[0], Wait(again_beside.name), *self._beside(region, sums, halves[1])]
@@ -130,6 +137,10 @@ class Shard:
     def row_parallel(self, region: str, linear: list[Compute]) -> Region:
         """A linear layer at the exit of a tensor-parallel region: its output is summed over the group."""
         *casts, product = linear
+        # What it adds to the sum is whole on every rank: its bias.
+        bias = product.parameters - product.operator.n * product.operator.k
+        product = replace(product, replicated_parameters=bias)
+        linear = [*casts, product]
         back: list[Item] = [backward(cast) for cast in casts]
         if self.tp == 1:
             return [*linear], [*back, backward(product)]
@@ -157,7 +168,7 @@ class Shard:
 def backward(item: Compute) -> Compute:
     """The backward pass of a forward operator."""
     operator = replace(item.operator, phase="backward")
-    return replace(item, operator=operator, parameters=0, expert_parameters=0, saves=0)
+    return replace(item.without_tensors(), operator=operator)
 
 
 def recompute(item: Compute) -> Compute:

@@ -201,18 +201,17 @@ class Layouts:
 
     def _stage(self, holding: Holding, sizes: tuple[float, float, int], replicas: ReplicaSpec) -> StageTimes:
         before_s, sync_s, update_s = self.once(holding, replicas).seconds
-        working_bytes, logits_bytes, largest = sizes
-        terms = memory.parameter_terms(replicas, holding, largest)
+        working_bytes, logits_bytes, gathered = sizes
+        terms = memory.parameter_terms(replicas, holding, gathered)
         return StageTimes(before_s, sync_s, update_s, *terms[:3], working_bytes + terms[3], logits_bytes)
 
     def _sizes(self, chunks: tuple[ChunkSpec, ...]) -> tuple[float, float, int]:
-        """Of a stage with these chunks: bytes that work needs, bytes of logits, parameters of the largest layer."""
+        """Of a stage with these chunks: bytes that work needs, bytes of logits, parameters that are whole at
+        once if they are fully sharded."""
         sizes = self._of_chunks.get(chunks)
         if sizes is None:
-            kinds = {kind for chunk in chunks for kind, _ in chunk.layers}
-            layers = [self.parts.layer(kind) for kind in kinds]
             working = self._working + max(memory.recomputed_bytes(self.parts, chunk) for chunk in chunks)
             logits = self._logits if any(chunk.head for chunk in chunks) else 0
-            largest = max((layer.parameters + layer.expert_parameters for layer in layers), default=0)
-            sizes = self._of_chunks[chunks] = (working, logits, largest)
+            gathered = max(memory.gathered_parameters(self.parts, chunk) for chunk in chunks)
+            sizes = self._of_chunks[chunks] = (working, logits, gathered)
         return sizes

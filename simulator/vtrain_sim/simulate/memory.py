@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.model import Parts
 from vtrain_sim.model.attention import score_bytes
+from vtrain_sim.model.fully_sharded import gathered_parameters as of_program
 from vtrain_sim.model.layers import logits_bytes as logits_of
 from vtrain_sim.model.once import Holding
 from vtrain_sim.specs import ClusterSpec
@@ -110,6 +111,14 @@ def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
     return largest
 
 
+def gathered_parameters(parts: Parts, chunk: ChunkSpec) -> int:
+    """Parameters of the two programs in a row that have most: the one that runs, and the one that is fetched."""
+    sizes = [(of_program(program), count) for program, count in parts.runs(chunk)]
+    one_by_one = [size for size, count in sizes for _ in range(min(count, 2)) if size]
+    pairs = (a + b for a, b in zip([0, *one_by_one], one_by_one, strict=False))
+    return max(pairs, default=0)
+
+
 def logits_bytes(parts: Parts) -> int:
     """Bytes of the logits of one microbatch and of their loss."""
     return logits_of(parts.shard)
@@ -120,17 +129,16 @@ def runtime_bytes(cluster: ClusterSpec) -> int:
     return RUNTIME_BYTES if cluster.backend == "nccl" else HOST_RUNTIME_BYTES
 
 
-def parameter_terms(replicas: ReplicaSpec, holding: Holding, largest_layer: int) -> tuple[int, int, int, int]:
+def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> tuple[int, int, int, int]:
     """Bytes of weights, gradients, optimizer states and working buffers of what a stage holds.
 
     Adam keeps two fp32 moments, and an fp32 copy of parameters that are stored in less (with fp16
-    gradients also of those, for the step). largest_layer: its parameters.
+    gradients also of those, for the step). gathered: parameters that are whole at once where they are fully sharded.
     """
     weight, gradient = dtype_bytes(replicas.precision.params_dtype), dtype_bytes(replicas.main_grads_dtype)
     owned = holding.owned(replicas)
     state = 8 if weight == 4 else 12 + (4 if gradient < 4 else 0)
     if replicas.fully_sharded:
-        # Two layers gathered at a time: the one that runs and the one that is fetched.
-        return owned * weight, owned * gradient, owned * state, 2 * largest_layer * (weight + gradient)
+        return owned * weight, owned * gradient, owned * state, gathered * (weight + gradient)
     copies = replicas.precision.weight_copy_bytes * holding.product_parameters
     return holding.total * weight, holding.total * gradient, owned * state, copies

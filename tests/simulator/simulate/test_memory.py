@@ -138,6 +138,22 @@ def test_activations_in_flight(schedule: str, parallel: ParallelSpec, layers: li
     assert activations(parallel, schedule=schedule) == expected
 
 
+def working(model: ModelSpec) -> float:
+    configuration = Configuration(model, ParallelSpec(dp=8, fsdp=True), TrainSpec(1, 8))
+    batch = Machine("dgx-h100", 1.0, 1.0, 0.0).projector().evaluate([configuration])
+    return float(batch.stage_memory["working"][0])
+
+
+def test_fully_sharded_parameters_of_two_parts_are_whole_at_once() -> None:
+    """With their gradients, 2 + 4 bytes each. The table is larger than a layer, of which a row is two."""
+    layer, norm, table = 12 * H * H + 13 * H, 2 * H, 64_000 * H
+    model = replace(MODEL, vocab_size=64_000, position_embedding_type="rope")
+    assert working(replace(model, untie_embeddings_and_output_weights=True)) == 6 * (layer + table + norm)
+    # The output layer uses the embedding's table.
+    assert working(model) == 6 * (layer + table + norm)
+    assert working(replace(model, vocab_size=1024)) == 6 * 2 * layer
+
+
 def test_fewer_microbatches_than_stages_are_all_there_is() -> None:
     assert activations(ParallelSpec(pp=4), global_batch_size=2 * B) == [
         2 * 2 * LAYER + 2 * IDS,
