@@ -115,11 +115,8 @@ class Result(ABC):
 
         >>> import vtrain as vt
         >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
-        >>> try:
-        ...     frame = vt.project(job).to_pandas()
-        ... except vt.UserError as error:
-        ...     print(error)  # without pandas
-        data frames need pandas: pip install pandas
+        >>> vt.sweep(job, tp=[1, 2]).to_pandas()["tp"].tolist()
+        [1, 2]
         """
         if importlib.util.find_spec("pandas") is None:
             raise UserError("data frames need pandas: pip install pandas")

@@ -1,4 +1,4 @@
-"""How fast imported traces are read, and in how much memory; nothing is asserted about speed."""
+"""How fast imported traces are read, and in how much memory."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,10 @@ PACKAGE = '''
 from dataclasses import dataclass
 
 from vtrain_schemas.operators import Family, OperatorKind
+from vtrain_sim.costs.algorithms import Algorithm, Ring
+from vtrain_sim.model.dispatchers import Dispatcher
 from vtrain_sim.schedules import Pass, Placement, Schedule
+from vtrain_sim.specs.precision import Precision
 
 
 class Toy(Schedule):
@@ -49,6 +53,34 @@ class Scan(OperatorKind):
 scan = Scan("scan", "selective scan of m tokens of width n")
 
 
+# Products in 8 bits without a further copy of the weights.
+TINY = Precision("tiny", "bfloat16", "float8", "float32", fp8_format="tiny")
+
+
+class Free(Dispatcher):
+    """Tokens that need not move."""
+
+    name = "free"
+
+    def dispatch(self, routing):
+        return []
+
+    combine = combine_backward = dispatch_backward = dispatch
+
+
+class Instant(Algorithm):
+    """A tenth of any ring's time."""
+
+    name = "instant"
+    ops = Ring.ops
+
+    def applies(self, path):
+        return True
+
+    def seconds(self, op, nbytes, path):
+        return 0.1 * Ring().seconds(op, nbytes, path)
+
+
 class Loud:
     name = "loud"
 
@@ -60,6 +92,12 @@ ENTRY_POINTS = """
 toy = toypackage:Toy
 [vtrain.operators]
 scan = toypackage:scan
+[vtrain.precisions]
+tiny = toypackage:TINY
+[vtrain.dispatchers]
+free = toypackage:Free
+[vtrain.algorithms]
+instant = toypackage:Instant
 [vtrain.renderers]
 loud = toypackage:Loud
 """
@@ -106,6 +144,29 @@ def test_a_package_brings_all_three(catalog: Path, environment: dict[str, str]) 
     # One microbatch at a time: each stage waits for the other all the time.
     seconds = [float(text.split(", ")[1].rstrip("!\n")) for text in (done.stdout, usual.stdout)]
     assert 1.3 * seconds[1] < seconds[0] < 2 * seconds[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [("--fp8-format tiny", "fp8"), ("--num-experts 8 --moe-router-topk 2 --moe-token-dispatcher-type free", "free")],
+)
+def test_precisions_and_dispatchers_come_from_packages_too(environment: dict[str, str], flags: str, word: str) -> None:
+    command = [sys.executable, "-m", "vtrain_sim.commands.sim", "project", "--model", "gpt3-1.3b", "--json"]
+    command += ["--cluster", "dgx-h100", "--num-gpus", "8", "--micro-batch-size", "1", "--global-batch-size", "8"]
+    for where, code in ((environment, 0), (dict(os.environ), 2)):
+        done = subprocess.run([*command, *flags.split()], env=where, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+    assert word in done.stderr
+
+
+def test_algorithms_come_from_packages_too(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "vtrain_sim.commands.sim", "project", "--model", "gpt3-1.3b", "--json"]
+    command += ["--cluster", "dgx-h100", "--num-gpus", "8", "--micro-batch-size", "1", "--global-batch-size", "8"]
+    seconds = []
+    for where in (environment, dict(os.environ)):
+        done = subprocess.run(command, env=where, capture_output=True, text=True, check=True)
+        seconds.append(json.loads(done.stdout)["iteration_time_s"])
+    assert seconds[0] < seconds[1]
 
 
 def test_without_the_package_each_is_refused(catalog: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from vtrain_sim.errors import SpecError, nearest
+from vtrain_sim.extensions import load_extensions
 from vtrain_sim.schedules.base import Schedule
 
 ENTRY_POINTS = "vtrain.schedules"
@@ -21,7 +20,7 @@ def register(schedule: Schedule) -> Schedule:
 def get(name: str) -> Schedule:
     """The schedule of a name; raises `SpecError` if there is none."""
     if name not in _schedules:
-        _load_entry_points()
+        load_extensions(ENTRY_POINTS, register)
     if name not in _schedules:
         known = ", ".join(sorted(_schedules))
         raise SpecError(f"--schedule is {name!r}{nearest(name, _schedules)}: there are {known}")
@@ -30,16 +29,5 @@ def get(name: str) -> Schedule:
 
 def names() -> tuple[str, ...]:
     """Names of all schedules, other packages' included."""
-    _load_entry_points()
+    load_extensions(ENTRY_POINTS, register)
     return tuple(_schedules)
-
-
-@cache
-def _load_entry_points() -> None:
-    """Schedules of installed packages: entry points of the group `ENTRY_POINTS`, each a schedule or its class."""
-    # Loading it takes longer than anything else in this package: not before it is needed.
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=ENTRY_POINTS):
-        schedule = entry.load()
-        register(schedule() if isinstance(schedule, type) else schedule)

@@ -68,17 +68,35 @@ class Projection(Result):
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs (no recomputation) per second over the devices' peak (PaLM, appendix B)."""
+        """Model FLOPs (no recomputation) per second over the devices' peak (PaLM, appendix B); 0 to 1.
+
+        >>> import vtrain as vt
+        >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+        >>> 0 < projection.mfu <= projection.hfu <= 1
+        True
+        """
         return self._share_of_peak(self.model_flops)
 
     @property
     def model_tflops_per_s_per_gpu(self) -> float:
-        """Model TFLOP/s of one device: what Megatron-LM logs as "throughput per GPU (TFLOP/s/GPU)"."""
+        """Model TFLOP/s of one device: what Megatron-LM logs as "throughput per GPU (TFLOP/s/GPU)".
+
+        >>> import vtrain as vt
+        >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+        >>> round(projection.model_tflops_per_s_per_gpu / 312, 3) == round(projection.mfu, 3)
+        True
+        """
         return self.model_flops / self.iteration_time_s / self.configuration.parallel.world_size / 1e12
 
     @property
     def hfu(self) -> float:
-        """Executed FLOPs (recomputation included), mean of the ranks, per second over the devices' peak."""
+        """Executed FLOPs (recomputation included), mean of the ranks, per second over the devices' peak; 0 to 1.
+
+        >>> import vtrain as vt
+        >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+        >>> projection.hfu == projection.to_dict()["hfu"]
+        True
+        """
         return self._share_of_peak(self.hardware_flops)
 
     def _share_of_peak(self, flops: float) -> float:
@@ -87,16 +105,36 @@ class Projection(Result):
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
-        """Training tokens per second and device."""
+        """Training tokens per second and device.
+
+        >>> import vtrain as vt
+        >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+        >>> tokens = projection.configuration.tokens_per_step
+        >>> round(projection.tokens_per_s_per_gpu * 8 * projection.iteration_time_s) == tokens
+        True
+        """
         configuration = self.configuration
         return configuration.tokens_per_step / self.iteration_time_s / configuration.parallel.world_size
 
     def days(self, tokens: float) -> float:
-        """Days to train on `tokens` tokens without interruption."""
+        """Days to train on `tokens` tokens without interruption.
+
+        >>> import vtrain as vt
+        >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+        >>> projection.days(2e12) == 2 * projection.days(1e12)
+        True
+        """
         return float(days_to_train(tokens / self.configuration.tokens_per_step, self.iteration_time_s))
 
     def cost_usd(self, tokens: float) -> float:
-        """Dollars for `tokens` tokens at the cluster's price per GPU-hour."""
+        """US dollars for `tokens` tokens at the cluster's price per GPU-hour.
+
+        >>> import vtrain as vt
+        >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+        >>> gpu_hours = 8 * 24 * projection.days(1e12)
+        >>> round(projection.cost_usd(1e12) / gpu_hours, 2) == projection.cluster.price_per_gpu_hour
+        True
+        """
         return float(dollars(self.days(tokens), self.configuration.parallel.world_size, self.cluster))
 
     def to_dict(self) -> Document:

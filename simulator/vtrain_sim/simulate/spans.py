@@ -40,7 +40,13 @@ class TimelineSpan:
     estimate: Estimate | None = None
 
     def details(self) -> Row:
-        """What the operator or communication is: its kind, shape, FLOPs and bytes, and where its time is from."""
+        """What the operator or communication is: its kind, shape, FLOPs and bytes, and where its time is from.
+
+        >>> import vtrain as vt
+        >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
+        >>> vt.timeline(job, microbatches=[0]).spans[0].details()["provenance"]
+        'modelled'
+        """
         details: Row = {}
         if isinstance(self.item, Compute):
             operator = self.item.operator

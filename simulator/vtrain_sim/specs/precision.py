@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.errors import nearest
+from vtrain_sim.extensions import load_extensions
 from vtrain_sim.specs.checks import SpecError
 
 
@@ -40,6 +41,7 @@ class Precision:
         return dtype_bytes(self.product_dtype)
 
 
+ENTRY_POINTS = "vtrain.precisions"
 _PRECISIONS: dict[str, Precision] = {}
 
 
@@ -61,20 +63,31 @@ def precision(name: str) -> Precision:
     """The precision of a name; raises `SpecError` with the names that there are."""
     known = _PRECISIONS.get(name)
     if known is None:
+        load_extensions(ENTRY_POINTS, register)
+        known = _PRECISIONS.get(name)
+    if known is None:
         raise SpecError(f"precision is {name!r}: it takes one of {', '.join(_PRECISIONS)}{nearest(name, _PRECISIONS)}")
     return known
 
 
 def precision_of(params_dtype: str, fp8_format: str = "") -> Precision:
     """The precision of parameters in this type and products in this 8-bit format; raises `SpecError`."""
-    for known in _PRECISIONS.values():
-        if (known.params_dtype, known.fp8_format) == (params_dtype, fp8_format):
-            return known
+    known = _with_types(params_dtype, fp8_format)
+    if known is None:
+        load_extensions(ENTRY_POINTS, register)
+        known = _with_types(params_dtype, fp8_format)
+    if known is not None:
+        return known
     listed = ", ".join(
         p.params_dtype + (f" with --fp8-format {p.fp8_format}" if p.fp8_format else "") for p in _PRECISIONS.values()
     )
     wanted = params_dtype + (f" with --fp8-format {fp8_format}" if fp8_format else "")
     raise SpecError(f"there is no precision of parameters in {wanted}: it takes one of {listed}")
+
+
+def _with_types(params_dtype: str, fp8_format: str) -> Precision | None:
+    same = (p for p in _PRECISIONS.values() if (p.params_dtype, p.fp8_format) == (params_dtype, fp8_format))
+    return next(same, None)
 
 
 # Megatron keeps gradients in fp32 with bf16, and in the parameters' type else.

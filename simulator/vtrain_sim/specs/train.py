@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import SpecError, divides, one_of, positive
-from vtrain_sim.specs.precision import Precision, precision_of, precisions
+from vtrain_sim.specs.precision import Precision, precision_of
 
 # The schedule that Megatron-Core chooses.
 AUTO = "auto"
@@ -49,9 +49,9 @@ class TrainSpec:
         positive("--recompute-num-layers", self.recompute_num_layers)
         if self.schedule != AUTO:
             schedules.get(self.schedule)
-        one_of("--fp8-format", self.fp8, tuple(dict.fromkeys(p.fp8_format for p in precisions())))
         if self.fp8 and self.params_dtype != "bfloat16":
             raise SpecError("--fp8-format needs --bf16: Transformer Engine keeps the other operators in bfloat16")
+        precision_of(self.params_dtype, self.fp8)
 
     @property
     def precision(self) -> Precision:

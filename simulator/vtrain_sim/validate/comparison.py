@@ -56,7 +56,13 @@ class Comparison(Result):
 
     @property
     def error(self) -> float:
-        """Simulated over captured, less one."""
+        """Simulated over captured time of a step, less one; positive where the simulation is slower.
+
+        >>> import vtrain as vt
+        >>> comparison = vt.validate_run(vt.job.from_run("vtrain.duckdb", "base"))
+        >>> comparison.error == comparison.projection.iteration_time_s / comparison.captured_step_s - 1
+        True
+        """
         return self.projection.iteration_time_s / self.captured_step_s - 1
 
     def to_dict(self) -> Document:

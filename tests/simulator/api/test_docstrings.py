@@ -14,7 +14,10 @@ import vtrain
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Objects whose methods are the way in: each has an example of its own.
-WITH_METHODS = ("job", "Job", "Catalog", "Result", "SweepResult", "FleetResult")
+WITH_METHODS = (
+    *("job", "Job", "Catalog", "Result", "Projection", "SweepResult", "FleetResult", "Timeline", "TimelineSpan"),
+    "Comparison",
+)
 
 
 def members(kind: type) -> Iterator[tuple[str, Any]]:

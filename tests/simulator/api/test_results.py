@@ -20,7 +20,7 @@ from vtrain_sim.commands.vtrain import app as whole
 from vtrain_sim.report import html, registry
 
 CLUSTER = "dgx-a100-80gb"
-PICTURES = ("project", "sweep", "plan", "study", "schedule", "size", "validate", "validate_run")
+PICTURES = ("project", "timeline", "sweep", "plan", "study", "schedule", "size", "validate", "validate_run")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def results(furnished: Path) -> dict[str, vt.Result]:
     jobs = vt.schedule(**small, jobs=3, models="gpt3-1.3b", policies=["fifo", "elasticflow", "elastic-plans"])
     return {
         "project": vt.project(job, train_tokens=1e9),
+        "timeline": vt.timeline(job, microbatches=[0]),
         "sweep": vt.sweep(job, tp=[1, 2, 3], sequence_parallel=[True, False]),
         "plan": vt.plan("gpt3-1.3b", **small, global_batch_size=64, train_tokens=1e9, top=3),
         "study": vt.study(furnished / "study.toml", furnished / "out"),
@@ -52,7 +53,19 @@ def results(furnished: Path) -> dict[str, vt.Result]:
 
 
 NAMES = (
-    *("project", "sweep", "plan", "study", "schedule", "stretches", "trace", "size", "validate", "validate_run"),
+    *(
+        "project",
+        "timeline",
+        "sweep",
+        "plan",
+        "study",
+        "schedule",
+        "stretches",
+        "trace",
+        "size",
+        "validate",
+        "validate_run",
+    ),
     *("calibrate", "tune", "ls", "show", "check", "sql", "schema", "add"),
 )
 
@@ -84,6 +97,27 @@ def test_pictures(results: dict[str, vt.Result], name: str, tmp_path: Path) -> N
     else:
         with pytest.raises(vt.UserError, match="there is no picture"):
             results[name].plot()
+
+
+def test_the_picture_of_a_timeline_has_a_row_per_stage() -> None:
+    """Its passes, and below them what the replicas exchange; without passes there is nothing to draw."""
+    job = vt.job("gpt3-1.3b", cluster=CLUSTER, gpus=8, pp=4, mbs=1, gbs=16, schedule="zb-h1", overlap_grad_reduce=True)
+    figure = vt.timeline(job, operators=False).plot()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2", "3"]
+    kinds = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert kinds == ["forward", "backward", "weight gradients", "data parallel exchange"]
+    bars = [patch for patch in axes.collections if patch.get_label() == "forward"]
+    assert len(bars[0].get_paths()) == job.configuration.num_microbatches
+    with pytest.raises(vt.UserError, match="nothing to draw"):
+        vt.timeline(job, microbatches=[]).plot()
+
+
+def test_data_frames(results: dict[str, vt.Result]) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = results["sweep"].to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame["tp"].tolist() == [row["tp"] for row in results["sweep"].rows()]
 
 
 def test_missing_libraries_are_a_sentence(results: dict[str, vt.Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,9 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
 
 
 @st.composite
-def layouts(draw: st.DrawFn, shape: tuple[int, int], num_layers: int, moe: bool, splits_backward: bool) -> ParallelSpec:
+def layouts(
+    draw: st.DrawFn, shape: tuple[int, int], num_layers: int, moe: bool, splits_backward: bool, group_size: int
+) -> ParallelSpec:
     """Every way to share a model, and every switch of what overlaps."""
     flags = st.booleans()
     pp, vpp = shape
@@ -121,10 +123,10 @@ def layouts(draw: st.DrawFn, shape: tuple[int, int], num_layers: int, moe: bool,
         pp=pp,
         vpp=vpp,
         cp=draw(st.sampled_from([1, 1, 2])),
-        ep=draw(st.sampled_from([1, 2])) if moe else 1,
-        # Large enough for two expert parallel ranks of any tensor parallel size.
-        dp=draw(st.sampled_from([2, 4])) if moe else draw(st.sampled_from([1, 2, 4])),
-        expert_tp=draw(st.sampled_from([0, 1])) if moe else 0,
+        ep=draw(st.sampled_from([1, 2, 4])) if moe else 1,
+        # Large enough for the expert parallel ranks of any tensor parallel size.
+        dp=draw(st.sampled_from([4, 8])) if moe else draw(st.sampled_from([1, 2, 4])),
+        expert_tp=draw(st.sampled_from([0, 1, 2] if tp > 1 else [0, 1])) if moe else 0,
         sequence_parallel=sp,
         distributed_optimizer=zero,
         overlap_grad_reduce=reduces,
@@ -140,6 +142,7 @@ def layouts(draw: st.DrawFn, shape: tuple[int, int], num_layers: int, moe: bool,
         bucket_size=draw(st.sampled_from([0, 100_000, 1_000_000])),
         moe_shared_expert_overlap=dispatcher == "alltoall" and draw(flags),
         moe_token_dispatcher=dispatcher,
+        microbatch_group_size=group_size,
     )
 
 
@@ -150,10 +153,11 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     num_layers = pp * vpp * draw(st.integers(1, 3))
     moe = draw(st.booleans())
     model = draw(models(num_layers, moe))
-    parallel = draw(layouts((pp, vpp), num_layers, moe, get(schedule).splits_backward))
+    group_size = pp + draw(st.integers(0, 2)) if schedule == "interleaved" else 0
+    parallel = draw(layouts((pp, vpp), num_layers, moe, get(schedule).splits_backward, group_size))
     microbatches = draw(st.integers(1, 5))
     if schedule == "interleaved":
-        microbatches *= pp
+        microbatches *= group_size
     elif schedule.startswith("dualpipe"):
         microbatches = 2 * (pp + draw(st.integers(0, 2)))
     granularities = ["none", "selective"] if get(schedule).splits_backward else ["none", "selective", "full"]
@@ -166,6 +170,7 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
         attention_kernel="flash" if fused else "unfused",
         recompute_granularity=draw(st.sampled_from(granularities)),
         recompute_method=draw(st.sampled_from(["uniform", "block"])),
+        recompute_num_layers=draw(st.integers(1, max(1, max(parallel.layers or (num_layers // (pp * vpp),))))),
         schedule=schedule,
         gradient_accumulation_fusion=draw(st.booleans()),
         moe_grouped_gemm=not model.num_experts or draw(st.booleans()),

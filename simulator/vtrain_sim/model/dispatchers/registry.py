@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.extensions import load_extensions
 from vtrain_sim.model.dispatchers.base import Dispatcher
 
+ENTRY_POINTS = "vtrain.dispatchers"
 _DISPATCHERS: dict[str, Dispatcher] = {}
 
 
@@ -20,6 +22,8 @@ def names() -> list[str]:
 
 def dispatcher(name: str) -> Dispatcher:
     """The dispatcher of a name; raises `UserError` with the known ones."""
+    if name not in _DISPATCHERS:
+        load_extensions(ENTRY_POINTS, register)
     if name not in _DISPATCHERS:
         raise UserError(
             f"--moe-token-dispatcher-type {name} is not simulated{nearest(name, _DISPATCHERS)}: "

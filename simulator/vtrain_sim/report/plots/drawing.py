@@ -17,6 +17,7 @@ _HERE = "vtrain_sim.report.plots."
 pictures: ByType[Callable[[Any], Figure]] = ByType(
     {
         "vtrain_sim.simulate.result.Projection": _HERE + "projection",
+        "vtrain_sim.simulate.spans.Timeline": _HERE + "timeline",
         "vtrain_sim.decide.sweep.SweepResult": _HERE + "sweep",
         "vtrain_sim.decide.plan.PlanResult": _HERE + "plan",
         "vtrain_sim.decide.fleet.result.FleetResult": _HERE + "fleet",
