@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vtrain_plugin.capture.kineto import KinetoCapture
     from vtrain_plugin.capture.modules import ModuleHooks
     from vtrain_plugin.capture.output import Output
+    from vtrain_plugin.capture.profiler_watch import ProfilerWatch
 
 
 class Session:
@@ -49,6 +50,7 @@ class Session:
         self.modules: ModuleHooks | None = None
         self._framework: Framework | None = None
         self._output: Output | None = None
+        self._watch: ProfilerWatch | None = None
         self._kineto: KinetoCapture | None = None
         self._models: set[int] = set()
         self._manual = False
@@ -140,6 +142,10 @@ class Session:
         self._framework = framework
         self.patches.packages += framework.packages
         framework.install(self)
+        if self.settings.kernels:
+            from vtrain_plugin.capture.profiler_watch import ProfilerWatch
+
+            self._watch = ProfilerWatch(self.patches)
         atexit.register(self.close)
 
     def _prepare(self) -> None:
@@ -164,7 +170,8 @@ class Session:
         if settings.kernels:
             from vtrain_plugin.capture.kineto import KinetoCapture
 
-            self._kineto = KinetoCapture()
+            assert self._watch is not None
+            self._kineto = KinetoCapture(self._watch)
 
     def _end_of_step(self) -> None:
         if self.finished:
@@ -218,6 +225,8 @@ class Session:
         output.finish()
         if self._kineto is not None and self._captured:
             output.write(self._kineto.rows(output.sink().run_id, output.rank))
+            if self._kineto.why_none:
+                report(f"no kernels are recorded: {self._kineto.why_none}")
         if recorder.dropped:
             report(
                 f"{recorder.dropped} rows were dropped: the bound of {self.settings.max_rows} rows per step was reached"
