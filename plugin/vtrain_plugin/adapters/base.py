@@ -70,6 +70,10 @@ class Adapter(ABC):
         """The forward operator that a module is, less what its own recorded children are; None for none."""
         return None
 
+    def why_no_hooks(self, model: torch.nn.Module) -> str:
+        """Why the modules of a model chunk must get no hooks; "" where they may. Only phases are recorded then."""
+        return ""
+
     def on_model(self, model: torch.nn.Module, hooked: Sequence[Hooked]) -> None:  # noqa: B027
         """The modules of a model chunk have been hooked: learn from the model. May raise to end the capture."""
 

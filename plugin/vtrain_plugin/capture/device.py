@@ -8,12 +8,22 @@ import resource
 from functools import cache
 
 
+@cache
 def cuda_in_use() -> bool:
     """Whether torch runs on CUDA here."""
     import torch
 
     # Test set-ups replace torch.cuda on machines without a GPU: require a compiled-in CUDA too.
     return torch.version.cuda is not None and bool(torch.cuda.is_available())
+
+
+def graph_is_captured() -> bool:
+    """Whether the current stream records a CUDA graph: what is called now runs at every replay, and takes no marks."""
+    if not cuda_in_use():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_current_stream_capturing())
 
 
 @cache

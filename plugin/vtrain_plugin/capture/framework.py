@@ -51,8 +51,12 @@ class Framework(ModuleRules, Protocol):
         """Wrap everything else that is recorded; at the end of the warm-up."""
         ...
 
+    def why_no_hooks(self, model: torch.nn.Module) -> str:
+        """Why the modules of a model chunk must get no hooks; "" where they may."""
+        ...
+
     def on_model(self, model: torch.nn.Module, hooked: Sequence[Hooked]) -> None:
-        """The modules of a model chunk have been hooked."""
+        """The modules of a model chunk have been hooked; none of them where they must not."""
         ...
 
     def start_step(self) -> None:

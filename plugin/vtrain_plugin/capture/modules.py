@@ -88,7 +88,10 @@ class Frame:
 
 
 class ModuleHooks:
-    """Hooks of all model chunks."""
+    """Hooks of all model chunks.
+
+    allowed: False where modules must get none: nothing inside a microbatch is recorded then.
+    """
 
     def __init__(self, session: Session, rules: ModuleRules) -> None:
         import torch
@@ -96,6 +99,7 @@ class ModuleHooks:
         self._torch = torch
         self._session = session
         self._rules = rules
+        self.allowed = True
         self._frames: list[Frame] = []
         self._handles: list[Handle] = []
         self._running: list[Hooked] = []
@@ -165,7 +169,7 @@ class ModuleHooks:
     def open_function(self, hooked: Hooked, tensor: torch.Tensor) -> Frame | None:
         """Begin the forward span of a function that is no module; None outside a microbatch."""
         recorder = self._session.recording()
-        if recorder is None or not self._session.position.direction:
+        if recorder is None or not self.allowed or not self._session.position.direction:
             return None
         return self._open_forward(recorder, ModuleCall(hooked, tensor, ()))
 

@@ -10,9 +10,11 @@ import atexit
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from vtrain_plugin.capture.device import graph_is_captured
 from vtrain_plugin.capture.guard import Guard, report
 from vtrain_plugin.capture.idle import torch_is_idle
 from vtrain_plugin.capture.patches import Patches
+from vtrain_plugin.capture.process import local_rank
 from vtrain_plugin.capture.recorder import Position, Recorder, Span
 from vtrain_plugin.capture.run_id import next_capture
 from vtrain_plugin.capture.settings import Settings
@@ -80,7 +82,7 @@ class Session:
     def on_training_work(self) -> None:
         """Training work is about to begin: open the step if one is due."""
         recorder = self.recorder
-        if self.finished or recorder is None or recorder.recording:
+        if self.finished or recorder is None or recorder.recording or graph_is_captured():
             return
         if self._captured < self.settings.steps and self.steps_done >= self.settings.warmup:
             if self._kineto is not None:
@@ -99,12 +101,15 @@ class Session:
             return
         assert self._framework is not None
         self._models.add(id(model))
-        self._framework.on_model(model, self.modules.install(model))
+        reason = self._framework.why_no_hooks(model)
+        if reason:
+            self._record_phases_only(reason)
+        self._framework.on_model(model, () if reason else self.modules.install(model))
 
     def recording(self) -> Recorder | None:
-        """The recorder while a step is recorded, None at other times."""
+        """The recorder while a step is recorded, None at other times and while a CUDA graph is captured."""
         recorder = self.recorder
-        if recorder is None or recorder.record is None or self.finished:
+        if recorder is None or recorder.record is None or self.finished or graph_is_captured():
             return None
         return recorder
 
@@ -133,6 +138,13 @@ class Session:
             self.guard.run(self._close)
             self.guard.off = True
         self._tidy()
+
+    def _record_phases_only(self, reason: str) -> None:
+        """Modules must get no hooks: say so, once a node."""
+        assert self.modules is not None
+        if self.modules.allowed and local_rank() == 0:
+            report(f"{reason}: modules get no hooks, only phases are recorded")
+        self.modules.allowed = False
 
     # -- the work --------------------------------------------------------------------------
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from vtrain_plugin.adapters.base import Adapter
 from vtrain_plugin.adapters.megatron import classify, gradients, loss, metadata, pipeline
+from vtrain_plugin.adapters.megatron.arguments import argument
 from vtrain_plugin.adapters.megatron.context import ModelContext
+from vtrain_plugin.adapters.megatron.cuda_graphs import configured_graphs
 from vtrain_plugin.adapters.megatron.groups import role_of_global
 from vtrain_plugin.adapters.megatron.microbatches import Microbatches
 from vtrain_plugin.capture.modules import Hooked, ModuleCall
@@ -59,9 +61,17 @@ class MegatronAdapter(Adapter):
         """By the span kind, with sizes from inputs and outputs."""
         return classify.operator_of(call, output, self.context)
 
+    def why_no_hooks(self, model: torch.nn.Module) -> str:
+        """Where CUDA graphs are configured."""
+        graphs = configured_graphs(self.context.config_of(model))
+        if graphs:
+            self.context.see_sizes(argument("seq_length"), argument("micro_batch_size"))
+            return f"CUDA graphs are configured ({graphs})"
+        return ""
+
     def on_model(self, model: torch.nn.Module, hooked: Sequence[Hooked]) -> None:
         """Read the model's configuration. Raises RuntimeError for a model without Megatron-Core's layers."""
-        if not any(h.kind == "transformer_layer" for h in hooked):
+        if not any(h.kind == "transformer_layer" for h in hooked) and not self.why_no_hooks(model):
             raise RuntimeError(f"no transformer layer of Megatron-Core found in the model ({type(model).__name__})")
         if any(type(h.module).__name__.startswith("TE") for h in hooked):
             self.context.transformer_impl = "transformer_engine"

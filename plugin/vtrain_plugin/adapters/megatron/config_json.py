@@ -7,12 +7,12 @@ The fields of the transformer configuration are at the top. Beside them: ``model
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from vtrain_plugin.adapters.megatron.arguments import argument
 from vtrain_plugin.adapters.megatron.context import ModelContext
 from vtrain_plugin.capture.tensors import dtype_name
 
@@ -70,11 +70,5 @@ def layout_text(layout: PipelineParallelLayerLayout) -> str:
 
 def _arguments() -> dict[str, object]:
     """Some of Megatron-LM's arguments; {} for a script that does not use its argument parser."""
-    variables = sys.modules.get("megatron.training.global_vars")
-    if variables is None:
-        return {}
-    try:
-        args = variables.get_args()
-    except AssertionError:
-        return {}
-    return {name: plain(getattr(args, name)) for name in _ARGUMENTS if hasattr(args, name)}
+    values = {name: argument(name) for name in _ARGUMENTS}
+    return {name: plain(value) for name, value in values.items() if value is not None}

@@ -66,6 +66,11 @@ class ModelContext:
         if self.position_embedding_type == "learned_absolute" and isinstance(positions, int):
             self.max_position_embeddings = positions
 
+    def config_of(self, model: torch.nn.Module) -> object:
+        """The transformer configuration of a (wrapped) model chunk."""
+        self._unwrap(model)
+        return self.config
+
     def _unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model inside its wrappers, whose configurations are read on the way."""
         inner = model
@@ -83,6 +88,11 @@ class ModelContext:
         """Read the outermost optimizer."""
         self.optimizer = optimizer_name(optimizer)
         self.optimizer_config = getattr(optimizer, "config", None)
+
+    def see_sizes(self, seq_length: object, micro_batch_size: object) -> None:
+        """Learn sequence length and micro batch from what a schedule or Megatron-LM is given."""
+        if not self.seq_length and isinstance(seq_length, int) and isinstance(micro_batch_size, int):
+            self.seq_length, self.micro_batch_size = seq_length, micro_batch_size
 
     def see_hidden_states(self, shape: tuple[int, ...]) -> None:
         """Learn sequence length and micro batch from a layer's input, [s / (tp*cp), b, h]."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from vtrain_plugin.adapters.megatron import cuda_graphs
 from vtrain_plugin.adapters.megatron.context import ModelContext
 from vtrain_plugin.capture.patches import Args, Function, Kwargs
 from vtrain_plugin.capture.recorder import Span
@@ -38,6 +39,7 @@ class Microbatches:
         schedules = sys.modules[SCHEDULES]
         self._session.patches.wrap_function(schedules, "forward_step", self._wrap_forward)
         self._session.patches.wrap_function(schedules, "backward_step", self._wrap_backward)
+        cuda_graphs.install(self._session, self._before_graph)
 
     def new_step(self) -> None:
         """Microbatches are numbered from 0 again."""
@@ -72,14 +74,8 @@ class Microbatches:
         session = self._session
         if session.finished or not torch.is_grad_enabled():  # evaluation
             return None
-        if not self._optimizer_wrapped:
-            self._optimizer_wrapped = True
-            from vtrain_plugin.adapters.megatron import optimizer_step
-
-            optimizer_step.install(session, self._context)
         model = kwargs["model"] if "model" in kwargs else args[2]
-        session.on_model(model)
-        session.on_training_work()
+        self._begin_work(model)
         recorder = session.recording()
         if recorder is None or recorder.record is None:
             return None
@@ -90,6 +86,30 @@ class Microbatches:
             recorder.record.microbatches = max(recorder.record.microbatches, microbatch + 1)
         session.position.enter("forward", microbatch, chunk)
         return self._open("forward_step", "forward", microbatch, chunk)
+
+    def _begin_work(self, *models: torch.nn.Module) -> None:
+        """Training work on these model chunks is about to begin."""
+        session = self._session
+        if not self._optimizer_wrapped:
+            self._optimizer_wrapped = True
+            from vtrain_plugin.adapters.megatron import optimizer_step
+
+            optimizer_step.install(session, self._context)
+        for model in models:
+            session.on_model(model)
+        session.on_training_work()
+
+    def _before_graph(self, kwargs: Kwargs) -> None:
+        """An iteration that is one CUDA graph: its microbatches are not seen."""
+        if self._session.finished or kwargs.get("forward_only"):
+            return
+        models = kwargs["model"]
+        self._context.see_sizes(kwargs.get("seq_length"), kwargs.get("micro_batch_size"))
+        self._begin_work(*(models if isinstance(models, (list, tuple)) else (models,)))
+        recorder = self._session.recording()
+        if recorder is not None and recorder.record is not None:
+            recorder.record.microbatches = kwargs["num_microbatches"]
+            recorder.record.tokens = kwargs["num_microbatches"] * self._context.tokens
 
     def _after_forward(self, span: Span | None, result: object) -> None:
         session = self._session
