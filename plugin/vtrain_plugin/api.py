@@ -20,6 +20,8 @@ def enable(
     nvtx: bool = Settings.nvtx,
     run_id: str = Settings.run_id,
     max_rows: int = Settings.max_rows,
+    ranks: str = Settings.ranks,
+    at: str = Settings.at,
 ) -> Session | None:
     """Arm a capture; it starts after the warm-up steps and ends by itself.
 
@@ -27,7 +29,7 @@ def enable(
     session, or the one that is already armed. Raises `SettingsError` for a setting that cannot be
     honoured (at this call, before training), never later.
     """
-    return arming.arm(Settings(out, warmup, steps, operators, kernels, nvtx, run_id, max_rows))
+    return arming.arm(Settings(out, warmup, steps, operators, kernels, nvtx, run_id, max_rows, ranks, at))
 
 
 def disable() -> None:
@@ -46,6 +48,8 @@ def profile(
     nvtx: bool = Settings.nvtx,
     run_id: str = Settings.run_id,
     max_rows: int = Settings.max_rows,
+    ranks: str = Settings.ranks,
+    at: str = Settings.at,
 ) -> Iterator[Session | None]:
     """Capture the training steps inside the block; the options are those of `enable`.
 
@@ -61,6 +65,8 @@ def profile(
         nvtx=nvtx,
         run_id=run_id,
         max_rows=max_rows,
+        ranks=ranks,
+        at=at,
     )
     try:
         yield session

@@ -58,11 +58,14 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 def arm(settings: Settings) -> Session | None:
-    """Create the process's session; a second call returns the first one's."""
+    """Create the process's session; a second call returns the first one's. Raises `SettingsError`."""
     global _session, _finder
     if _session is not None and not _session.finished:
         return _session
-    _session = Session(settings)
+    try:
+        _session = Session(settings)
+    except ValueError as error:
+        raise SettingsError(f"at is {settings.at!r}: {error}") from None
     adapters = known().values()
     imported = next((adapter for adapter in adapters if adapter.detect()), None)
     if imported is not None:

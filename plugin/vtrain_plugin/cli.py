@@ -51,6 +51,8 @@ def run(
     kernels: bool = typer.Option(False, help="Record CUPTI kernels and framework operators."),
     nvtx: bool = typer.Option(True, help="Mark the spans as NVTX ranges."),
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
+    ranks: str = typer.Option("", "--ranks", help="Ranks to capture: 0,8,16-23 or first-of-node (default: all)."),
+    at: str = typer.Option("", "--at", help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup."),
 ) -> None:
     """Run COMMAND (torchrun, python, a shell script) with the plugin armed in every process of it."""
     try:
@@ -62,6 +64,8 @@ def run(
             kernels=kernels,
             nvtx=nvtx,
             run_id=run_id,
+            ranks=ranks,
+            at=at,
         )
     except SettingsError as error:
         raise refuse(str(error)) from None

@@ -10,6 +10,7 @@ import typer
 
 from vtrain_plugin import api
 from vtrain_plugin.capture.settings import SettingsError
+from vtrain_schemas.rank_choice import parse_ranks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,10 +25,13 @@ def launch(
     kernels: bool = typer.Option(False, help="Record CUPTI kernels and framework operators."),
     nvtx: bool = typer.Option(True, help="Mark the spans as NVTX ranges."),
     run_id: str = typer.Option("", "--run-id", help="Name of the run (default: from the time)."),
+    ranks: str = typer.Option("", "--ranks", help="Ranks to capture: 0,8,16-23 or first-of-node (default: all)."),
+    at: str = typer.Option("", "--at", help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup."),
 ) -> None:
     """Run SCRIPT with its arguments under the profiling plugin."""
     path, *arguments = script
     try:
+        _check_ranks(ranks)
         api.enable(
             out or os.environ.get("VTRAIN_OUT", ""),
             warmup=warmup,
@@ -36,6 +40,8 @@ def launch(
             kernels=kernels,
             nvtx=nvtx,
             run_id=run_id or os.environ.get("VTRAIN_RUN_ID", ""),
+            ranks=ranks,
+            at=at,
         )
     except SettingsError as error:
         raise SystemExit(_refuse(str(error))) from None
@@ -48,6 +54,19 @@ def launch(
         runpy.run_path(path, run_name="__main__")
     finally:
         api.disable()
+
+
+def _check_ranks(ranks: str) -> None:
+    """Refuse ranks that are none of the launcher's world; whether it is a list of ranks is checked by `Settings`."""
+    world, per_node = os.environ.get("WORLD_SIZE", ""), os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not (world.isdigit() and per_node.isdigit()):
+        return
+    try:
+        chosen = parse_ranks(ranks).of_world(int(world), int(per_node))
+    except ValueError:
+        return
+    if not chosen:
+        raise SettingsError(f"ranks is {ranks!r}: the world of {world} has ranks 0 to {int(world) - 1}")
 
 
 def _refuse(sentence: str) -> int:

@@ -122,6 +122,7 @@ RUNS = Table(
         _key("clock_source", STR, "where durations come from: host, cuda_event, cupti"),
         Column("warmup_steps", I32, "steps before the capture"),
         Column("active_steps", I32, "steps requested"),
+        Column("chosen_ranks", STR, "ranks requested, such as 0,8,16-23 or first-of-node; null for all"),
         Column("config_json", STR, "transformer configuration as JSON; in it also ddp_config, optimizer_config, ..."),
     ),
 )

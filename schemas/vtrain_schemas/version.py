@@ -6,7 +6,7 @@ lacks with nulls. A major version changes the meaning of a column; it is refused
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 
 class SchemaVersionError(ValueError):

@@ -41,6 +41,11 @@ from vtrain_schemas.operators import Operator
         ({"out": "x", "steps": 0}, "steps"),
         ({"out": "x", "run_id": "a/b"}, "run id"),
         ({"out": "x", "max_rows": 1}, "max_rows"),
+        ({"out": "x", "ranks": "0-"}, "list of ranks"),
+        ({"out": "x", "ranks": "8-3"}, "list of ranks"),
+        ({"out": "x", "at": "soon"}, "no moment"),
+        ({"out": "x", "at": "SIGKILL"}, "no moment"),
+        ({"out": "x", "at": "file:"}, "no moment"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], word: str) -> None:
@@ -49,7 +54,8 @@ def test_bad_settings_are_refused(options: dict[str, object], word: str) -> None
 
 
 def test_settings_pass_through_the_environment() -> None:
-    settings = Settings(out="d", warmup=5, steps=7, operators=False, kernels=True, nvtx=False, run_id="r")
+    options = {"warmup": 5, "steps": 7, "operators": False, "kernels": True, "nvtx": False, "run_id": "r"}
+    settings = Settings("d", **options, ranks="0,3-5", at="SIGUSR2")  # type: ignore[arg-type]
     assert Settings.from_environment(settings.to_environment()) == settings
 
 

@@ -8,7 +8,8 @@ from vtrain_plugin.capture import rows
 from vtrain_plugin.capture.clock import SealedStep
 from vtrain_plugin.capture.framework import Framework
 from vtrain_plugin.capture.guard import report
-from vtrain_plugin.capture.process import nodes_of, rank
+from vtrain_plugin.capture.process import nodes_of
+from vtrain_plugin.capture.process import rank as rank_of_process
 from vtrain_plugin.capture.recorder import Recorder, StepRecord
 from vtrain_plugin.capture.run_id import CaptureId
 from vtrain_plugin.capture.run_rows import complete_batch, environment_columns, rank_row
@@ -29,7 +30,7 @@ class Output:
     def __init__(
         self, capture: CaptureId, recorder: Recorder, framework: Framework, settings: Settings, source: str
     ) -> None:
-        self.rank = rank()
+        self.rank = rank_of_process()
         self._capture = capture
         self._sink: Sink | None = None
         self._recorder = recorder
@@ -106,16 +107,13 @@ class Output:
             "source": self._source,
             "warmup_steps": self._settings.warmup,
             "active_steps": self._settings.steps,
+            "chosen_ranks": self._settings.ranks or None,
             "clock_source": self._recorder.clock.source,
             **environment_columns(),
             **self._framework.describe_run(),
         }
         run["num_microbatches"] = record.microbatches or run.get("num_microbatches")
         complete_batch(run)
-        described = {
-            "ranks": [{**rank_row(""), "dropped_rows": self._recorder.dropped, **self._framework.describe_rank()}]
-        }
-        # A played rank is alone in its world, whatever its number.
-        if self.rank == 0 or self._source == "rank":
-            described["runs"] = [run]
-        return described
+        rank = {**rank_row(""), "dropped_rows": self._recorder.dropped, **self._framework.describe_rank()}
+        # By every rank: none knows which of the others come this far. A reader takes the lowest one's.
+        return {"ranks": [rank], "runs": [run]}

@@ -16,6 +16,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def world_size() -> int:
+    """Ranks of the job; 1 outside torch.distributed."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_world_size() -> int:
+    """Ranks of this host, from the launcher; 1 without one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+
+
 def local_rank() -> int:
     """Rank within the host, from the launcher; 0 without one."""
     return int(os.environ.get("LOCAL_RANK", "0") or 0)

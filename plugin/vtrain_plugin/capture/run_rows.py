@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import time
 from math import prod
 
@@ -32,11 +31,11 @@ def environment_columns() -> Row:
     return {
         "schema_version": SCHEMA_VERSION,
         "created_ns": time.time_ns(),
-        "world_size": dist.get_world_size() if initialised else 1,
+        "world_size": process.world_size(),
         "backend": str(dist.get_backend()) if initialised else None,
         "device_name": device_name(),
         "device_memory_bytes": device_memory(),
-        "devices_per_host": int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1),
+        "devices_per_host": process.local_world_size(),
         "hosts": [process.host_name()],
         "torch_version": torch.__version__,
         "cuda_version": torch.version.cuda,

@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vtrain_plugin.capture.moments import moment_of
 from vtrain_schemas.layout import check_run_id
+from vtrain_schemas.rank_choice import parse_ranks
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
@@ -26,6 +28,8 @@ class Settings:
     nvtx: mark the spans as NVTX ranges (domain ``vtrain``) for Nsight Systems.
     run_id: name of the run; made from the time and shared between ranks when empty.
     max_rows: bound on rows held in memory on a rank; beyond it rows are dropped and counted.
+    ranks: on which ranks (``0,8,16-23``, ``first-of-node``); all of them when empty.
+    at: when, instead of after the warm-up: step numbers (``100,5000``), a signal (``SIGUSR2``) or ``file:PATH``.
     """
 
     out: str
@@ -36,6 +40,8 @@ class Settings:
     nvtx: bool = True
     run_id: str = ""
     max_rows: int = 2_000_000
+    ranks: str = ""
+    at: str = ""
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -46,11 +52,19 @@ class Settings:
             raise SettingsError(f"steps is {self.steps}: it must be 1 or more")
         if self.max_rows < 1000:
             raise SettingsError(f"max_rows is {self.max_rows}: it must be 1000 or more")
-        if self.run_id:
-            try:
+        try:
+            if self.run_id:
                 check_run_id(self.run_id)
-            except ValueError as error:
-                raise SettingsError(str(error)) from None
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        try:
+            parse_ranks(self.ranks)
+        except ValueError as error:
+            raise SettingsError(f"ranks is {error}") from None
+        try:
+            moment_of(self.at, self.warmup)
+        except ValueError as error:
+            raise SettingsError(f"at is {error}") from None
 
     def to_environment(self) -> dict[str, str]:
         """The variables that make another process capture the same."""
@@ -63,6 +77,8 @@ class Settings:
             "VTRAIN_NVTX": str(int(self.nvtx)),
             "VTRAIN_RUN_ID": self.run_id,
             "VTRAIN_MAX_ROWS": str(self.max_rows),
+            "VTRAIN_RANKS": self.ranks,
+            "VTRAIN_AT": self.at,
         }
 
     @classmethod
@@ -77,6 +93,8 @@ class Settings:
             nvtx=_boolean(env, "VTRAIN_NVTX", True),
             run_id=env.get("VTRAIN_RUN_ID", ""),
             max_rows=_integer(env, "VTRAIN_MAX_ROWS", 2_000_000),
+            ranks=env.get("VTRAIN_RANKS", "").strip(),
+            at=env.get("VTRAIN_AT", "").strip(),
         )
 
 

@@ -74,11 +74,8 @@ def insert_file(connection: duckdb.DuckDBPyConnection, file: ProfileFile) -> Non
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
     """(Re)create the profile tables over the usable local files, and the documented views."""
     for name, table in TABLES.items():
-        rows = connection.execute(
-            "SELECT path FROM files WHERE table_name = ? AND problem = '' AND NOT remote ORDER BY path",
-            [name],
-        ).fetchall()
-        connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_table_query(name, [r[0] for r in rows])}")
+        local = _usable_files(connection, name, remote=False)
+        connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_table_query(name, local)}")
         connection.execute(f"COMMENT ON VIEW {name} IS {quote('one row is ' + table.row)}")
         for column in table.columns:
             meaning = column.doc + (f", {column.unit}" if column.unit else "")
@@ -86,6 +83,16 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
     for view in views():
         for statement in create_statements(view):
             connection.execute(statement)
+
+
+def _usable_files(connection: duckdb.DuckDBPyConnection, table: str, remote: bool) -> list[str]:
+    """Paths of a table's files. Every rank describes its run: the description of the lowest one is taken."""
+    lowest = "QUALIFY rank = min(rank) OVER (PARTITION BY run_id)" if table == "runs" else ""
+    rows = connection.execute(
+        f"SELECT path FROM files WHERE table_name = ? AND problem = '' AND remote = ? {lowest} ORDER BY path",
+        [table, remote],
+    ).fetchall()
+    return [path for (path,) in rows]
 
 
 def _table_query(name: str, paths: list[str]) -> str:
@@ -151,16 +158,11 @@ def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def _shadow(connection: duckdb.DuckDBPyConnection) -> None:
     """Temporary views that hide the persistent ones; they read remote files through Arrow."""
     for name in TABLES:
-        rows = connection.execute(
-            "SELECT path FROM files WHERE table_name = ? AND problem = '' AND remote ORDER BY path", [name]
-        ).fetchall()
-        local = connection.execute(
-            "SELECT path FROM files WHERE table_name = ? AND problem = '' AND NOT remote", [name]
-        ).fetchall()
-        query = _table_query(name, [r[0] for r in local])
-        if rows:
-            filesystem, _, _ = open_filesystem(rows[0][0])
-            inner = [open_filesystem(r[0])[1] for r in rows]
+        remote = _usable_files(connection, name, remote=True)
+        query = _table_query(name, _usable_files(connection, name, remote=False))
+        if remote:
+            filesystem, _, _ = open_filesystem(remote[0])
+            inner = [open_filesystem(path)[1] for path in remote]
             dataset = pads.dataset(inner, schema=arrow_schema(name), format="parquet", filesystem=filesystem)
             connection.register(f"remote_{name}", dataset)
             query = f"{query} UNION ALL BY NAME SELECT * FROM remote_{name}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from vtrain_schemas.rank_choice import parse_ranks
 from vtrain_sim.catalog.scan import read_fully
 
 # Ranks that a sentence lists.
@@ -36,20 +37,23 @@ def file_problems(connection: duckdb.DuckDBPyConnection, deep: bool) -> Iterator
 
 def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
     """Runs without a row of their own, and ranks that wrote nothing."""
-    runs = connection.execute("SELECT run_id, world_size, source FROM runs").fetchall()
-    worlds = {run_id: (size, source) for run_id, size, source in runs}
+    runs = connection.execute("SELECT run_id, world_size, devices_per_host, chosen_ranks, source FROM runs").fetchall()
+    worlds = {
+        run_id: (parse_ranks(chosen or "").of_world(size or 0, per_host or 1), source)
+        for run_id, size, per_host, chosen, source in runs
+    }
     captured: dict[str, set[int]] = {}
     for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
         captured.setdefault(run_id, set()).add(rank)
     for (run_id,) in connection.execute("SELECT DISTINCT run_id FROM files ORDER BY run_id").fetchall():
         if run_id not in worlds:
-            yield Problem(run_id, None, "its runs table is missing: rank 0 wrote nothing")
+            yield Problem(run_id, None, "its runs table is missing: no rank wrote one")
             continue
-        size, source = worlds[run_id]
-        missing = sorted(set(range(size or 0)) - captured.get(run_id, set()))
+        expected, source = worlds[run_id]
+        missing = sorted(expected - captured.get(run_id, set()))
         if missing and source not in _ONE_PROCESS:
             listed = ", ".join(map(str, missing[:_LISTED_RANKS])) + (", ..." if len(missing) > _LISTED_RANKS else "")
-            yield Problem(run_id, None, f"{len(missing)} of {size} ranks are missing: {listed}")
+            yield Problem(run_id, None, f"{len(missing)} of {len(expected)} ranks are missing: {listed}")
 
 
 def step_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:

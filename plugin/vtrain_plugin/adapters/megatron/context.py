@@ -29,6 +29,7 @@ class ModelContext:
         self.optimizer: str | None = None
         self.wrappers: list[str] = []
         self.model_class: str | None = None
+        self._learned: set[int] = set()
         self.parameters = 0
         self.seq_length = 0
         self.micro_batch_size = 0
@@ -46,7 +47,10 @@ class ModelContext:
         return self.seq_length * self.micro_batch_size
 
     def learn(self, model: torch.nn.Module) -> None:
-        """Read a (wrapped) model chunk."""
+        """Read a (wrapped) model chunk; one that was read before is left out."""
+        if id(model) in self._learned:
+            return
+        self._learned.add(id(model))
         inner = self._unwrap(model)
         self.model_class = _model_class(inner)
         parameters = list(inner.parameters())

@@ -1,0 +1,144 @@
+"""One capture: the hooks, the recorder and the output for some steps in a row."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from vtrain_plugin.capture import collectives
+from vtrain_plugin.capture.clock import Mark, choose_clock
+from vtrain_plugin.capture.device import graph_is_captured, peak_memory
+from vtrain_plugin.capture.guard import report
+from vtrain_plugin.capture.kineto import KinetoCapture
+from vtrain_plugin.capture.modules import ModuleHooks
+from vtrain_plugin.capture.output import Output
+from vtrain_plugin.capture.patches import Patches
+from vtrain_plugin.capture.process import local_rank
+from vtrain_plugin.capture.ranges import choose_ranges
+from vtrain_plugin.capture.recorder import Recorder
+from vtrain_plugin.capture.run_id import CaptureId, job_store
+
+if TYPE_CHECKING:
+    import torch
+
+    from vtrain_plugin.capture.framework import Framework
+    from vtrain_plugin.capture.profiler_watch import ProfilerWatch
+    from vtrain_plugin.capture.session import Session
+
+
+class Window:
+    """Records from step `first_step` on, as many steps as the settings say.
+
+    capture: ordinal of the session in the process. watch: for ``--kernels``. captured: steps so far. over:
+    everything is written, and nothing more will be recorded.
+    """
+
+    def __init__(
+        self, session: Session, framework: Framework, capture: int, first_step: int, watch: ProfilerWatch | None
+    ) -> None:
+        settings = session.settings
+        self._session = session
+        self._framework = framework
+        self._settings = settings
+        self._first_step = first_step
+        self._models: set[int] = set()
+        self._last_end: Mark | None = None
+        self.captured = 0
+        self.over = False
+        self.patches = Patches(*session.patches.packages)
+        self.recorder = Recorder(choose_clock(), choose_ranges(settings.nvtx), settings.max_rows)
+        self.modules = ModuleHooks(session, framework)
+        self._output = Output(
+            CaptureId(capture, first_step, job_store()), self.recorder, framework, settings, session.source
+        )
+        self._kineto = KinetoCapture(watch) if watch is not None else None
+
+    def install(self) -> None:
+        """Wrap what is recorded; modules are hooked when they are about to run."""
+        collectives.install(self._session, self._framework)
+        self._framework.install_recording(self._session)
+
+    def on_model(self, model: torch.nn.Module) -> None:
+        """A model chunk is about to run forward."""
+        if id(model) in self._models:
+            return
+        self._models.add(id(model))
+        reason = self._framework.why_no_hooks(model)
+        if reason:
+            self._record_phases_only(reason)
+        self._framework.on_model(model, () if reason else self.modules.install(model))
+
+    def _record_phases_only(self, reason: str) -> None:
+        """Modules must get no hooks: say so, once a node."""
+        if self.modules.allowed and local_rank() == 0:
+            report(f"{reason}: modules get no hooks, only phases are recorded")
+        self.modules.allowed = False
+
+    def begin_step(self, step: int) -> None:
+        """Training work is about to begin: open the step if it is one to record."""
+        if self.recorder.recording or step < self._first_step or self.captured >= self._settings.steps:
+            return
+        if graph_is_captured():
+            return
+        if self._kineto is not None:
+            self._kineto.start_step(step)
+        self._framework.start_step()
+        self.recorder.start_step(step, self._last_end)
+
+    def end_step(self) -> None:
+        """A training step ended, recorded or not; ends the window with the last one."""
+        clock = self.recorder.clock
+        if self.recorder.recording:
+            self._end_recorded_step()
+        elif clock.marks_outlive_step:
+            self._last_end = clock.now()
+        if self.captured >= self._settings.steps:
+            # The device may be behind: steps whose marks it has not passed yet are written at a later end.
+            self._output.flush()
+            if not self._output.pending:
+                self.close()
+
+    def _end_recorded_step(self) -> None:
+        memory = peak_memory()
+        record = self.recorder.end_step()
+        record.memory = memory
+        sealed = self.recorder.clock.seal_step()
+        if self._kineto is not None:
+            self._kineto.end_step()
+        self._output.add(record, sealed)
+        self.captured += 1
+        self._last_end = record.root.end if self.recorder.clock.marks_outlive_step else None
+        self._output.flush()
+
+    def close(self) -> None:
+        """Write what is recorded, and say what was captured and what was not."""
+        self.over = True
+        if self.recorder.recording:
+            # Training ended inside a step (an exception, a signal): the step is not whole.
+            self.recorder.end_step()
+        output = self._output
+        output.finish()
+        if self._kineto is not None and self.captured:
+            output.write(self._kineto.rows(output.sink().run_id, output.rank))
+            if self._kineto.why_none:
+                report(f"no kernels are recorded: {self._kineto.why_none}")
+        if self.recorder.dropped:
+            report(
+                f"{self.recorder.dropped} rows were dropped: the bound of {self._settings.max_rows} rows per step "
+                "was reached"
+            )
+        if self.captured and output.rank == 0:
+            report(f"captured {self.captured} steps to {self._settings.out}/run_id={output.sink().run_id}")
+
+    def abandon(self) -> None:
+        """After a failure: forget what is not written."""
+        self.over = True
+        self._output.drop()
+
+    def remove_hooks(self) -> None:
+        """Take everything out of training; each part whatever becomes of the others."""
+        with ExitStack() as parts:
+            if self._kineto is not None:
+                parts.callback(self._kineto.abandon)
+            parts.callback(self.modules.remove)
+            parts.callback(self.patches.remove)
