@@ -57,13 +57,16 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def arm(settings: Settings) -> Session | None:
-    """Create the process's session; a second call returns the first one's. Raises `SettingsError`."""
+def arm(settings: Settings, certain: bool = True) -> Session | None:
+    """Create the process's session; a second call returns the first one's. Raises `SettingsError`.
+
+    certain: whether this process is to train, and not only some of its children.
+    """
     global _session, _finder
     if _session is not None and not _session.finished:
         return _session
     try:
-        _session = Session(settings)
+        _session = Session(settings, tuple(known()), certain)
     except ValueError as error:
         raise SettingsError(f"at is {settings.at!r}: {error}") from None
     adapters = known().values()
@@ -105,7 +108,7 @@ def disarm() -> None:
 def arm_from_environment() -> None:
     """For ``VTRAIN_OUT``: arm if this looks like a training process; report bad settings once."""
     try:
-        arm(Settings.from_environment())
+        arm(Settings.from_environment(), certain=False)
     except SettingsError as error:
         report(f"capture not started: {error}")
     except Exception as error:

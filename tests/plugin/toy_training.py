@@ -30,13 +30,13 @@ FLAGS = [
 class ToyTraining:
     """One model, trained from the same parameters on the same tokens at every call of `run`."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0) -> None:
         sys.argv = ["train", *FLAGS]
         args = train_gpt.parse_arguments()
         args.virtual_chunks = 1
         torch.set_num_threads(1)
         cpu_shims.apply()
-        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=2)
         from megatron.core import parallel_state, tensor_parallel
         from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
@@ -98,15 +98,15 @@ class ToyTraining:
 
 def communicate() -> None:
     """One call of every kind of communication."""
-    tensor = torch.ones(4)
+    tensor, peer = torch.ones(4), 1 - dist.get_rank()
     dist.all_reduce(tensor)
     dist.all_reduce(tensor, async_op=True).wait()
-    dist.send(tensor, 1)
-    dist.recv(tensor, 1)
-    work = dist.isend(tensor, 1)
+    dist.send(tensor, peer)
+    dist.recv(tensor, peer)
+    work = dist.isend(tensor, peer)
     assert work is not None
     work.wait()
-    operations = [dist.P2POp(dist.isend, tensor, 1), dist.P2POp(dist.irecv, tensor, 1)]
+    operations = [dist.P2POp(dist.isend, tensor, peer), dist.P2POp(dist.irecv, tensor, peer)]
     for work in dist.batch_isend_irecv(operations):
         work.wait()
     with _coalescing_manager(device=torch.device("cpu"), async_ops=True) as manager:

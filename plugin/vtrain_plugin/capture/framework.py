@@ -39,6 +39,11 @@ class Framework(ModuleRules, Protocol):
     """One training framework, during one capture."""
 
     @property
+    def name(self) -> str:
+        """Its name in the registry."""
+        ...
+
+    @property
     def packages(self) -> tuple[str, ...]:
         """Packages whose modules may hold their own reference to a function that is wrapped."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import time
 from functools import cache
 
@@ -14,6 +15,14 @@ def rank() -> int:
     import torch.distributed as dist
 
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def may_train() -> bool:
+    """Whether this process may be one that trains: it has torch, is no launcher and no helper of another process."""
+    import multiprocessing
+
+    launcher = "torch.distributed.elastic.agent.server.api" in sys.modules
+    return "torch" in sys.modules and not launcher and multiprocessing.parent_process() is None
 
 
 def world_size() -> int:

@@ -7,6 +7,7 @@ hook in), finished (hooks do nothing, and are taken out at once or, inside a ste
 from __future__ import annotations
 
 import atexit
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from vtrain_plugin.capture.guard import Guard, report
 from vtrain_plugin.capture.idle import torch_is_idle
 from vtrain_plugin.capture.moments import moment_of
 from vtrain_plugin.capture.patches import Patches
-from vtrain_plugin.capture.process import local_rank, local_world_size, rank, world_size
+from vtrain_plugin.capture.process import local_rank, local_world_size, may_train, rank, world_size
 from vtrain_plugin.capture.recorder import Position, Recorder, Span
 from vtrain_plugin.capture.run_id import next_capture
 from vtrain_plugin.capture.settings import Settings
@@ -33,15 +34,17 @@ if TYPE_CHECKING:
 class Session:
     """Drives the captures of one process. All methods are safe to call from training code.
 
-    source: what the runs table says wrote the profile; `vtrain-profile rank` says "rank". finished: no hook
-    does anything any more. pinned: contexts under way that compare functions with those they began with.
-    steps_done: training steps since the process was armed. patches, recorder, modules: of the window, or of
-    the armed session (patches) and None.
+    source: what the runs table says wrote the profile; `vtrain-profile rank` says "rank". speaks: whether this rank
+    says what all ranks would say. finished: no hook does anything any more. pinned: contexts under way that
+    compare functions with those they began with. steps_done: training steps since the process was armed. patches,
+    recorder, modules: of the window, or of the armed session (patches) and None.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, frameworks: Sequence[str] = (), certain: bool = True) -> None:
+        """frameworks: names of the known ones. certain: that this process itself is to train, not a child of it."""
         self.settings = settings
         self.source = "plugin"
+        self.speaks = True
         self.guard = Guard()
         self.guard.on_error = self._abandon
         self.patches = self._armed = Patches()
@@ -51,6 +54,8 @@ class Session:
         self.steps_done = 0
         self.recorder: Recorder | None = None
         self.modules: ModuleHooks | None = None
+        self._frameworks = frameworks
+        self._certain = certain
         self._number = next_capture()
         self._moment = moment_of(settings.at, settings.warmup)
         self._framework: Framework | None = None
@@ -61,6 +66,7 @@ class Session:
         self._manual = False
         self._removed = False
         self._moment.start()
+        atexit.register(self.close)
 
     # -- called by the framework's hooks ---------------------------------------------------
 
@@ -141,16 +147,17 @@ class Session:
             from vtrain_plugin.capture.profiler_watch import ProfilerWatch
 
             self._watch = ProfilerWatch(self.patches)
-        atexit.register(self.close)
 
     def _is_chosen(self) -> bool:
         """Whether this rank is one to capture; the session of another one ends."""
         if self._chosen is None:
-            choice = parse_ranks(self.settings.ranks)
-            self._chosen = choice.includes(rank(), local_rank())
+            choice, me = parse_ranks(self.settings.ranks), rank()
+            world = choice.of_world(world_size(), local_world_size())
+            self.speaks = me == min(world, default=0)
+            if not world and self.speaks:
+                report(f"nothing captured: ranks {self.settings.ranks!r} are none of the {world_size()} here")
+            self._chosen = choice.includes(me, local_rank())
             if not self._chosen:
-                if rank() == 0 and not choice.of_world(world_size(), local_world_size()):
-                    report(f"nothing captured: ranks {self.settings.ranks!r} are none of the {world_size()} here")
                 self.close()
         return self._chosen
 
@@ -180,8 +187,27 @@ class Session:
     def _close(self) -> None:
         if self._window is not None and not self._window.over:
             self._window.close()
-        elif self._framework is not None and self.steps_done and self._chosen and not self._captured:
-            report(f"nothing captured: training ended after {self.steps_done} steps, {self._moment.missed}")
+            self._captured = self._captured or self._window.captured > 0
+        if not self._captured and self._chosen is not False and self.speaks:
+            reason = self._why_nothing()
+            if reason:
+                report(f"nothing captured: {reason}")
+
+    def _why_nothing(self) -> str:
+        """Why no step was captured; "" where none was to be."""
+        if self._framework is None:
+            if not (self._certain or may_train()):
+                return ""
+            known = ", ".join(self._frameworks) or "none"
+            return (
+                f"no training framework that the plugin knows was imported (known: {known}); "
+                "a training loop of another kind needs an adapter (vtrain_plugin.adapters.Adapter)"
+            )
+        if self._chosen is None:
+            return f"no training step of {self._framework.name} ran: its forward pass with gradients was not called"
+        if self._window is not None:
+            return f"training ended after {self.steps_done} steps, before a step to capture was over"
+        return f"training ended after {self.steps_done} steps, {self._moment.missed}"
 
     def _tidy(self) -> None:
         """Take out the hooks of what is over, unless torch is in the middle of calling some."""

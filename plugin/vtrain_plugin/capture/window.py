@@ -13,7 +13,6 @@ from vtrain_plugin.capture.kineto import KinetoCapture
 from vtrain_plugin.capture.modules import ModuleHooks
 from vtrain_plugin.capture.output import Output
 from vtrain_plugin.capture.patches import Patches
-from vtrain_plugin.capture.process import local_rank
 from vtrain_plugin.capture.ranges import choose_ranges
 from vtrain_plugin.capture.recorder import Recorder
 from vtrain_plugin.capture.run_id import CaptureId, job_store
@@ -69,8 +68,8 @@ class Window:
         self._framework.on_model(model, () if reason else self.modules.install(model))
 
     def _record_phases_only(self, reason: str) -> None:
-        """Modules must get no hooks: say so, once a node."""
-        if self.modules.allowed and local_rank() == 0:
+        """Modules must get no hooks: say so, once."""
+        if self.modules.allowed and self._session.speaks:
             report(f"{reason}: modules get no hooks, only phases are recorded")
         self.modules.allowed = False
 
@@ -127,8 +126,10 @@ class Window:
                 f"{self.recorder.dropped} rows were dropped: the bound of {self._settings.max_rows} rows per step "
                 "was reached"
             )
-        if self.captured and output.rank == 0:
-            report(f"captured {self.captured} steps to {self._settings.out}/run_id={output.sink().run_id}")
+        if self.captured and self._session.speaks:
+            all_steps = self.captured == self._settings.steps
+            steps = f"{self.captured} steps" if all_steps else f"{self.captured} of {self._settings.steps} steps"
+            report(f"captured {steps} to {self._settings.out}/run_id={output.sink().run_id}")
 
     def abandon(self) -> None:
         """After a failure: forget what is not written."""
