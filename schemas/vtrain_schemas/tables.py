@@ -254,6 +254,17 @@ OPERATORS = Table(
             I64,
             "links a backward operator to its forward operator (autograd): its own, or that of the operator around it",
         ),
+        Column("calls", I32, "calls between the two marks; the duration is their mean (microbenchmarks)"),
+        Column(
+            "host_bound",
+            BOOL,
+            "the device waited for the host meanwhile: the duration has launch gaps in it (microbenchmarks on a GPU)",
+        ),
+        Column(
+            "in_cache",
+            BOOL,
+            "inputs may have been in the device's largest cache, where training does not find them (microbenchmarks)",
+        ),
     ),
 )
 
@@ -297,6 +308,11 @@ COLLECTIVES = Table(
         START,
         Column("duration_ns", I64, "from the issue to the end; null where nobody waited for it", "ns"),
         Column("exposed_ns", I64, "time that the issuing stream or thread was blocked by it", "ns"),
+        Column(
+            "host_bound",
+            BOOL,
+            "the device waited for the host meanwhile: the duration has launch gaps in it (microbenchmarks on a GPU)",
+        ),
     ),
 )
 

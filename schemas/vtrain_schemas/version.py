@@ -14,7 +14,7 @@ class SchemaVersionError(ValueError):
 
 
 def parse_version(version: str) -> tuple[int, int]:
-    """``"1.2"`` -> ``(1, 2)``; raises `SchemaVersionError` for anything else."""
+    """``"1.3"`` -> ``(1, 3)``; raises `SchemaVersionError` for anything else."""
     major, dot, minor = version.partition(".")
     if not dot or not major.isdigit() or not minor.isdigit():
         raise SchemaVersionError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from vtrain_plugin.bench.device import BenchDevice, Call, choose_device
+from vtrain_plugin.bench.device import BenchDevice, choose_device
+from vtrain_plugin.bench.device_queue import Call
 from vtrain_plugin.bench.output import BenchOutput
 from vtrain_plugin.capture.rows import operator_columns
 from vtrain_schemas.operators import Operator
@@ -94,7 +95,7 @@ class CollectiveBench:
         payload = elements * self.dtype.itemsize
         for repeat in range(self.repeats + 2):
             self._compute()
-            start, duration = self.device.time_ns(call)
+            timing = self.device.time(call)
             self._sequence += 1
             if repeat < 2:
                 continue
@@ -113,9 +114,10 @@ class CollectiveBench:
                     "nodes": None,
                     "sequence": self._sequence,
                     "is_async": False,
-                    "start_ns": start,
-                    "duration_ns": duration,
-                    "exposed_ns": duration,
+                    "start_ns": timing.start_ns,
+                    "duration_ns": timing.duration_ns,
+                    "exposed_ns": timing.duration_ns,
+                    "host_bound": timing.host_bound,
                 },
             )
 
@@ -159,7 +161,7 @@ class CollectiveBench:
                 alone = repetition % dist.get_world_size() == dist.get_rank()
                 if name == "reference_alone" and not alone:
                     continue
-                start, duration = self.device.time_ns(work.run)
+                timing = self.device.time(work.run)
                 self.output.add(
                     "operators",
                     {
@@ -167,8 +169,10 @@ class CollectiveBench:
                         "source": "microbench",
                         **operator_columns(operator),
                         "step": repetition,
-                        "start_ns": start,
-                        "duration_ns": duration,
+                        "start_ns": timing.start_ns,
+                        "duration_ns": timing.duration_ns,
+                        "calls": timing.calls,
+                        "host_bound": timing.host_bound,
                     },
                 )
         dist.barrier()

@@ -1,29 +1,52 @@
-"""The device that a microbenchmark runs on, and how it times a call there."""
+"""The device that a microbenchmark runs on, and how it times calls there."""
 
 from __future__ import annotations
 
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vtrain_plugin.bench.device_queue import Call, DeviceQueue
+from vtrain_plugin.bench.rotation import Rotation, last_level_cache
 from vtrain_plugin.capture.device import cuda_in_use
 from vtrain_plugin.capture.process import local_rank
 
 if TYPE_CHECKING:
     import torch
 
-Call = Callable[[], object]
+_MOST_TIMINGS = 200
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measurement.
+
+    start_ns: since the Unix epoch. duration_ns: of one call, the mean of `calls` calls between two marks.
+    host_bound: the device waited for the host meanwhile, so that the duration has launch gaps in it; None on the
+    processor, where there is no queue.
+    """
+
+    start_ns: int
+    duration_ns: int
+    calls: int
+    host_bound: bool | None
 
 
 class BenchDevice(ABC):
-    """A device. clock_source: word for where its times come from; backend: its communication backend."""
+    """A device.
+
+    clock_source: word for where its times come from. backend: its communication backend. cache_bytes: its largest
+    cache.
+    """
 
     cuda: bool
     clock_source: str
     backend: str
     device: torch.device
+    cache_bytes: int
 
     def __init__(self) -> None:
         import torch
@@ -31,8 +54,20 @@ class BenchDevice(ABC):
         self.torch = torch
 
     @abstractmethod
-    def time_ns(self, call: Call) -> tuple[int, int]:
-        """Start (Unix epoch) and duration of one call, ns."""
+    def time(self, call: Call) -> Timing:
+        """Time one call right away, on a queue that may be idle."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Memory that nobody uses; None where the system does not say."""
+
+    @abstractmethod
+    def _batch(self, calls: Rotation[Call], count: int) -> Timing:
+        """Time `count` calls between two marks."""
+
+    @abstractmethod
+    def _batch_size(self, calls: Rotation[Call]) -> int:
+        """Calls between two marks that make a duration that the clock can tell."""
 
     def dtype(self, name: str) -> torch.dtype:
         """torch's dtype of a name such as ``bfloat16``; raises ValueError."""
@@ -41,41 +76,64 @@ class BenchDevice(ABC):
             raise ValueError(f"unknown element type {name!r}: use float32, bfloat16 or float16")
         return dtype
 
-    def repeat(self, call: Call, seconds: float, at_least: int) -> list[tuple[int, int]]:
-        """Time a call again and again: two warm-ups, then `at_least` times and `seconds` at most."""
-        for _ in range(2):
-            self.time_ns(call)
-        times: list[tuple[int, int]] = []
+    def repeat(self, copies: Sequence[Call], seconds: float, at_least: int) -> list[Timing]:
+        """Time copies of one call, in turn: warm-ups, then `at_least` times and `seconds` at most."""
+        calls = Rotation(copies)
+        for call in calls.take(max(2, min(len(copies), 8))):
+            call()
+        size = self._batch_size(calls)
+        timings: list[Timing] = []
         deadline = time.perf_counter() + seconds
-        while len(times) < at_least or (time.perf_counter() < deadline and len(times) < 200):
-            times.append(self.time_ns(call))
-            if len(times) >= 3 and time.perf_counter() > deadline + 4 * seconds:
+        while len(timings) < at_least or (time.perf_counter() < deadline and len(timings) < _MOST_TIMINGS):
+            timings.append(self._batch(calls, size))
+            if timings[-1].host_bound and size > 1:
+                # The queue may hold fewer kernels than these calls launch.
+                size //= 2
+            if len(timings) >= 3 and time.perf_counter() > deadline + 4 * seconds:
                 break
-        return times
+        held = [timing for timing in timings if not timing.host_bound]
+        return held or timings
 
 
 class CudaDevice(BenchDevice):
-    """The GPU of this local rank, timed with CUDA events."""
+    """The GPU of this local rank, timed with CUDA events on a queue that is kept full."""
 
     cuda = True
     clock_source = "cuda_event"
     backend = "nccl"
+    _LONG_ENOUGH_NS = 2_000_000
+    _FEWEST, _MOST = 4, 64
 
     def __init__(self) -> None:
         super().__init__()
         self.torch.cuda.set_device(local_rank())
         self.device = self.torch.device("cuda", local_rank())
+        self.cache_bytes = int(self.torch.cuda.get_device_properties(self.device).L2_cache_size)
+        self.queue = DeviceQueue(self.torch.cuda)
 
-    def time_ns(self, call: Call) -> tuple[int, int]:
+    def time(self, call: Call) -> Timing:
         """Between two events on the current stream; waits for the second."""
-        begin_event = self.torch.cuda.Event(enable_timing=True)
-        end_event = self.torch.cuda.Event(enable_timing=True)
+        begin, end = self.queue.event(), self.queue.event()
         start = time.time_ns()
-        begin_event.record()
+        begin.record()
         call()
-        end_event.record()
-        end_event.synchronize()
-        return start, round(begin_event.elapsed_time(end_event) * 1e6)
+        end.record()
+        host_bound = begin.query()
+        end.synchronize()
+        return Timing(start, round(begin.elapsed_time(end) * 1e6), 1, host_bound)
+
+    def free_bytes(self) -> int | None:
+        return int(self.torch.cuda.mem_get_info()[0])
+
+    def _batch(self, calls: Rotation[Call], count: int) -> Timing:
+        start = time.time_ns()
+        duration, ran_dry = self.queue.time(calls.take(count))
+        return Timing(start, round(duration / count), count, ran_dry)
+
+    def _batch_size(self, calls: Rotation[Call]) -> int:
+        duration, _ = self.queue.time(calls.take(1))
+        wanted = -(-self._LONG_ENOUGH_NS // max(1, duration))
+        return max(self._FEWEST, min(self._MOST, wanted))
 
 
 class CpuDevice(BenchDevice):
@@ -92,13 +150,37 @@ class CpuDevice(BenchDevice):
             os.sched_setaffinity(0, {cores[local_rank() % len(cores)]})
             self.torch.set_num_threads(1)
         self.device = self.torch.device("cpu")
+        self.cache_bytes = last_level_cache()
 
-    def time_ns(self, call: Call) -> tuple[int, int]:
+    def time(self, call: Call) -> Timing:
         """On the host's clock."""
         start = time.time_ns()
         begin = time.perf_counter_ns()
         call()
-        return start, time.perf_counter_ns() - begin
+        return Timing(start, time.perf_counter_ns() - begin, 1, None)
+
+    def free_bytes(self) -> int | None:
+        return available_memory()
+
+    def _batch(self, calls: Rotation[Call], count: int) -> Timing:
+        (call,) = calls.take(count)
+        return self.time(call)
+
+    def _batch_size(self, calls: Rotation[Call]) -> int:
+        # The host's clock resolves one call, and there is no launch to hide.
+        return 1
+
+
+def available_memory() -> int | None:
+    """Memory that processes of this host can still have, bytes; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 def choose_device(pin: bool = False) -> BenchDevice:

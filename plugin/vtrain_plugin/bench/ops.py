@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from vtrain_plugin.bench.device import BenchDevice, Call
+from vtrain_plugin.bench.device import BenchDevice, Timing
+from vtrain_plugin.bench.device_queue import Call
 from vtrain_plugin.bench.output import BenchOutput
-from vtrain_plugin.capture.rows import operator_columns
+from vtrain_plugin.bench.rotation import copies
+from vtrain_plugin.capture.rows import Row, operator_columns
 from vtrain_schemas.operators import Operator
 
 if TYPE_CHECKING:
@@ -30,21 +32,29 @@ class OperatorBench:
 
     def measure(self, operator: Operator) -> int:
         """Time an operator forward and backward; the number of rows added."""
+        free = self.device.free_bytes()
+        needed = copies(operator.bytes(), self.device.cache_bytes, free)
+        built = [list(self._calls(operator)) for _ in range(needed.count)]
         rows = 0
-        for measured, call in self._calls(operator):
-            for start, duration in self.device.repeat(call, self.seconds, 5):
-                self.output.add(
-                    "operators",
-                    {
-                        "name": measured.kind,
-                        "source": "microbench",
-                        **operator_columns(measured),
-                        "start_ns": start,
-                        "duration_ns": duration,
-                    },
-                )
+        for variants in zip(*built, strict=True):
+            measured, _ = variants[0]
+            calls = [call for _, call in variants]
+            for timing in self.device.repeat(calls, self.seconds, 5):
+                self.output.add("operators", self._row(measured, timing, needed.beyond_cache))
                 rows += 1
         return rows
+
+    def _row(self, operator: Operator, timing: Timing, beyond_cache: bool) -> Row:
+        return {
+            "name": operator.kind,
+            "source": "microbench",
+            **operator_columns(operator),
+            "start_ns": timing.start_ns,
+            "duration_ns": timing.duration_ns,
+            "calls": timing.calls,
+            "host_bound": timing.host_bound,
+            "in_cache": not beyond_cache,
+        }
 
     def _calls(self, operator: Operator) -> Iterator[Measured]:
         makers = {
@@ -81,8 +91,7 @@ class OperatorBench:
         )
         grouped = operator.kv_heads != operator.heads
         options = {"is_causal": True, **({"enable_gqa": True} if grouped else {})}
-        with self.torch.no_grad():
-            yield operator, lambda: sdpa(q, k, v, **options)
+        yield operator, lambda: sdpa(q, k, v, **options)
         yield from self._backward(operator, lambda: sdpa(q, k, v, **options), (q, k, v))
 
     def _norm(self, operator: Operator) -> Iterator[Measured]:

@@ -86,7 +86,9 @@ _QUERY = f"""
                coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, duration_ns
         FROM operators
         WHERE list_contains($runs, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
-          AND (source IN ('module', 'microbench')
+          AND (source = 'module'
+               -- The time of a microbenchmark that waited for the host is not the device's.
+               OR (source = 'microbench' AND NOT coalesce(host_bound, false))
                -- Of an imported trace, what says its shape; batched products are part of something else.
                OR (run_id IN (SELECT run_id FROM runs WHERE list_contains($traces, source))
                    AND flops IS NOT NULL AND (kind <> 'gemm' OR batch = 1)))
