@@ -135,8 +135,9 @@ def _flags(**values: object) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def ops(
+    context: typer.Context,
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
     hidden_size: int = typer.Option(..., help="Hidden size of the model."),
     num_attention_heads: int = typer.Option(..., help="Attention heads."),
@@ -153,35 +154,55 @@ def ops(
     pin: bool = typer.Option(True, help="On CPU, pin to a core."),
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
 ) -> None:
-    """Measure the operators of a model, for all tensor parallel and micro batch sizes, on ONE device."""
+    """Measure the operators of a model, for all tensor parallel and micro batch sizes, on ONE device.
+
+    Built as Megatron's arguments build them: its flags for experts (--num-experts, --moe-grouped-gemm, ...), latent
+    attention, --fp8-format, --transformer-impl and the fusions (--no-rope-fusion, ...) follow under their names.
+    """
+    from vtrain_plugin.bench.choices import choose
     from vtrain_plugin.bench.device import choose_device, default_dtype
-    from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
-    from vtrain_plugin.bench.ops import OperatorBench
+    from vtrain_plugin.bench.installed import Installed, installed
+    from vtrain_plugin.bench.model_operators import SizeError, operators_of
+    from vtrain_plugin.bench.operators import Workbench
+    from vtrain_plugin.bench.ops import OperatorBench, further_flags, sizes_of
     from vtrain_plugin.bench.output import BenchOutput
 
     try:
-        model = ModelSizes(
-            hidden_size,
-            num_attention_heads,
-            seq_length,
-            vocab_size,
-            ffn_hidden_size,
-            num_query_groups,
-            num_layers,
-            swiglu,
-            dtype or default_dtype(),
+        args = further_flags(context.args)
+        args.swiglu = swiglu
+        device = choose_device(pin)
+        # All of them are kernels for a GPU.
+        have = installed() if device.cuda else Installed()
+        choices = choose(args, have, device.cuda)
+        model = sizes_of(
+            args,
+            choices,
+            hidden_size=hidden_size,
+            num_attention_heads=num_attention_heads,
+            seq_length=seq_length,
+            vocab_size=vocab_size,
+            ffn_hidden_size=ffn_hidden_size,
+            num_query_groups=num_query_groups,
+            num_layers=num_layers,
+            swiglu=swiglu,
+            dtype=dtype or default_dtype(),
         )
         tps, sizes = _integers("--all-tp", all_tp), _integers("--micro-batch-sizes", micro_batch_sizes)
         operators = operators_of(model, tps, sizes)
     except SizeError as error:
         raise refuse(str(error)) from None
-    device = choose_device(pin)
     name = run_id or "ops-" + new_run_id()
     output = BenchOutput(out, name, "ops", device.clock_source)
-    bench = OperatorBench(device, output, seconds)
+    bench = OperatorBench(Workbench(device, model, choices, have), output, seconds)
+    for note in choices.notes:
+        print(f"vtrain-profile: {note}", file=sys.stderr)
     rows = sum(bench.measure(operator) for operator in operators)
+    for failure in bench.failures:
+        print(failure)
+    if not rows:
+        raise typer.Exit(1)
     output.write({"hidden_size": hidden_size, "seq_length": seq_length, "params_dtype": model.dtype})
-    print(f"wrote {out}/run_id={name}: {len(operators)} operators, {rows} calls")
+    print(f"wrote {out}/run_id={name}: {len(operators) - len(bench.failures)} operators, {rows} calls")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

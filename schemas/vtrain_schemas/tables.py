@@ -265,6 +265,12 @@ OPERATORS = Table(
             BOOL,
             "inputs may have been in the device's largest cache, where training does not find them (microbenchmarks)",
         ),
+        Column(
+            "attributes",
+            STR,
+            "how the operator was built, as JSON: implementation (megatron, transformer_engine, apex, grouped_gemm, "
+            "torch) and the choices of Megatron's arguments that bear on it (microbenchmarks)",
+        ),
     ),
 )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from plugin.operator_bench import bench_on
 from plugin.simulated_gpu import SimulatedGpu
-from vtrain_plugin.bench.device import BenchDevice, CpuDevice, CudaDevice, Timing
+from vtrain_plugin.bench.device import CpuDevice, CudaDevice, Timing
 from vtrain_plugin.bench.device_queue import DeviceQueue
 from vtrain_plugin.bench.ops import OperatorBench
 from vtrain_plugin.bench.output import BenchOutput
@@ -138,9 +139,9 @@ class RanDry(CpuDevice):
 
 
 def test_host_bound_times_are_kept_and_not_taken_for_the_device_s(tmp_path: Path) -> None:
-    device: BenchDevice = RanDry()
+    device = RanDry()
     output = BenchOutput(str(tmp_path), "ops", "ops", "cuda_event")
-    bench = OperatorBench(device, output, 0)
+    bench = OperatorBench(bench_on(device), output, 0)
     bench.measure(Operator("norm", "forward", 8, 16, dtype="float32"))
     output.write()
     catalog = Catalog(tmp_path / "c.duckdb")
