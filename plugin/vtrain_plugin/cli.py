@@ -223,9 +223,13 @@ def rank(
     --num-attention-heads, --seq-length, --pipeline-model-parallel-size, --bf16, ...). --layers N builds
     only N layers of the rank's stage: they are identical.
     """
+    from vtrain_plugin.bench.model_operators import SizeError
+    from vtrain_plugin.bench.rank_sizes import play_size
+
     tps = _integers("--all-tp", all_tp) or [tensor_model_parallel_size]
     sizes = _integers("--micro-batch-sizes", micro_batch_sizes) or [micro_batch_size]
     base = run_id or "rank-" + new_run_id()
+    failures = []
     for tp, size in product(tps, sizes):
         name = base if len(tps) * len(sizes) == 1 else f"{base}-tp{tp}-mbs{size}"
         flags = _flags(
@@ -236,20 +240,19 @@ def rank(
             tensor_model_parallel_size=tp,
             micro_batch_size=size,
         )
-        _play([*flags, *context.args])
-        print(f"wrote {out}/run_id={name}")
-
-
-def _play(arguments: list[str]) -> None:
-    """Play a rank in a process of its own: Megatron's parallel state is global."""
-    from vtrain_plugin.bench import rank as fake_rank
-
-    reason = fake_rank.problem(fake_rank.parser().parse_args(arguments))
-    if reason:
-        raise refuse(reason)
-    done = subprocess.run([sys.executable, "-m", "vtrain_plugin.bench.rank", *arguments], check=False)
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+        try:
+            failure, refused = play_size(f"tp {tp}, micro batch size {size}", [*flags, *context.args])
+        except SizeError as error:
+            raise refuse(str(error)) from None
+        if failure is None:
+            print(f"wrote {out}/run_id={name}")
+            continue
+        if refused and len(tps) * len(sizes) == 1:
+            raise refuse(failure.reason)
+        failures.append(failure)
+        print(failure)
+    if len(failures) == len(tps) * len(sizes):
+        raise typer.Exit(1)
 
 
 def _integers(flag: str, text: str) -> list[int]:

@@ -123,6 +123,12 @@ RUNS = Table(
         Column("warmup_steps", I32, "steps before the capture"),
         Column("active_steps", I32, "steps requested"),
         Column("chosen_ranks", STR, "ranks requested, such as 0,8,16-23 or first-of-node; null for all"),
+        Column(
+            "layers_built",
+            I32,
+            "layers of its stage that a played rank built, the rest being like them; null: all. Its parameters and "
+            "its once-per-step operators are of these alone",
+        ),
         Column("config_json", STR, "transformer configuration as JSON; in it also ddp_config, optimizer_config, ..."),
     ),
 )

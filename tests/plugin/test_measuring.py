@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from conftest import run_python
+from vtrain_plugin.bench.rank import parser
+from vtrain_plugin.bench.shard_parameters import ShardParameters
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.measured_collectives import load_collectives
 from vtrain_sim.inputs.captured_run import configuration_from_run
@@ -25,6 +27,7 @@ MODEL = (
     "--vocab-size",
     "512",
 )
+GATED = ("--swiglu", "--disable-bias-linear")
 TESTS = str(Path(__file__).resolve().parents[1])
 
 
@@ -194,6 +197,45 @@ def test_one_process_plays_a_rank_of_a_large_world(tmp_path: Path, name: str, fl
         ).to_pylist()
     }
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "kinds"),
+    [
+        (
+            "experts",
+            ("--num-experts", "8", "--moe-ffn-hidden-size", "48", "--expert-model-parallel-size", "4", *GATED),
+            {"router", "permute", "gemm", "attention"},
+        ),
+        (
+            "latent",
+            (
+                "--multi-latent-attention",
+                *("--q-lora-rank", "24", "--kv-lora-rank", "16", "--qk-head-dim", "8"),
+                *("--qk-pos-emb-head-dim", "4", "--v-head-dim", "8", *GATED),
+            ),
+            {"gemm", "attention", "activation"},
+        ),
+    ],
+)
+def test_experts_and_latent_attention_are_played(
+    tmp_path: Path, name: str, flags: tuple[str, ...], kinds: set[str]
+) -> None:
+    prelude = "support.latent_shims" if name == "latent" else "support.cpu_shims"
+    sizes = ("--world-size", "8", "--rank", "3", *flags, *MODEL, "--warmup", "1", "--steps", "1")
+    run_python(
+        [
+            *("-m", "vtrain_plugin.cli", "rank", "--out", str(tmp_path), "--run-id", name),
+            *(*sizes, "--prelude", prelude),
+        ],
+        env={"PYTHONPATH": TESTS},
+    )
+    catalog = catalog_of(tmp_path)
+    shown = catalog.show(name)
+    counted = ShardParameters.of(parser().parse_args(["--out", "x", "--run-id", name, *sizes]))
+    assert shown["ranks"][0]["parameters"] == counted.total
+    found = {r["kind"] for r in catalog.sql("SELECT DISTINCT kind FROM operators WHERE phase = 'backward'").to_pylist()}
+    assert kinds <= found
 
 
 def test_several_sizes_make_a_run_each(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from vtrain_plugin.bench.model_operators import SizeError
@@ -21,6 +22,7 @@ _MODEL_INTEGERS = {
     "moe-ffn-hidden-size": 0,
     "moe-shared-expert-intermediate-size": 0,
     "expert-model-parallel-size": 1,
+    "expert-tensor-parallel-size": 0,
     "q-lora-rank": 0,
     "kv-lora-rank": 32,
     "qk-head-dim": 128,
@@ -39,6 +41,22 @@ _BUILD_SWITCHES = (
     "moe-grouped-gemm",
     "moe-permute-fusion",
 )
+
+
+def layer_pattern(text: str) -> int | list[int]:
+    """Megatron's --moe-layer-freq: every how many layers, or ``([0]*3+[1]*58)`` with a 1 for each layer of experts.
+
+    Raises ValueError for anything else.
+    """
+    if text.strip().isdigit() and int(text) > 0:
+        return int(text)
+    pattern: list[int] = []
+    for part in text.strip().strip("()").split("+"):
+        match = re.fullmatch(r"\s*\[([01](?:\s*,\s*[01])*)\](?:\s*\*\s*(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(text)
+        pattern += [int(layer) for layer in match[1].split(",")] * int(match[2] or 1)
+    return pattern
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -62,5 +80,6 @@ def add_model_flags(parser: argparse.ArgumentParser, without: tuple[str, ...] = 
     parser.add_argument("--attention-backend", default="auto", choices=("auto", "flash", "fused", "unfused", "local"))
     parser.add_argument("--fp8-format", default="", choices=("", "e4m3", "hybrid"))
     parser.add_argument("--fp8-recipe", default="delayed", choices=("tensorwise", "delayed", "mxfp8", "blockwise"))
+    parser.add_argument("--moe-layer-freq", type=layer_pattern, default=1)
     parser.add_argument("--hidden-dropout", type=float, default=0.0)
     parser.add_argument("--attention-dropout", type=float, default=0.0)

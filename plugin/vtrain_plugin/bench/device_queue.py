@@ -56,6 +56,10 @@ class DeviceQueue:
         """An event that takes the time."""
         return self._cuda.Event(enable_timing=True)
 
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was launched."""
+        self._cuda.synchronize()
+
     def hold(self, nanoseconds: float) -> None:
         """Keep the device busy for so long, from when it comes to it; one second at most."""
         self._cuda._sleep(round(min(nanoseconds, _LONGEST_HOLD_NS) * self._cycles_per_ns))

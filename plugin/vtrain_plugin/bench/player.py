@@ -8,28 +8,28 @@ are meaningless, times of compute are real.
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from vtrain_plugin.bench.choices import Choices
 from vtrain_plugin.bench.device import BenchDevice
+from vtrain_plugin.bench.player_config import accepted, block_spec, transformer_config
+from vtrain_plugin.bench.step_queue import step_queue
 
 if TYPE_CHECKING:
     import torch
     from megatron.core.optimizer.optimizer import MegatronOptimizer
-    from megatron.core.transformer.spec_utils import ModuleSpec
-    from megatron.core.transformer.transformer_config import TransformerConfig
 
 
 class Player:
     """Builds the rank's shard and trains it."""
 
-    def __init__(self, args: argparse.Namespace, device: BenchDevice) -> None:
+    def __init__(self, args: argparse.Namespace, device: BenchDevice, choices: Choices) -> None:
         import torch
         import torch.distributed as dist
         from torch.testing._internal.distributed.fake_pg import FakeStore
 
-        self.args, self.device, self.torch = args, device, torch
+        self.args, self.device, self.torch, self.choices = args, device, torch, choices
         self.dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         dist.init_process_group("fake", store=FakeStore(), rank=args.rank, world_size=args.world_size)
         _fill_received()
@@ -40,73 +40,19 @@ class Player:
             args.pipeline_model_parallel_size,
             expert_model_parallel_size=args.expert_model_parallel_size,
             context_parallel_size=args.context_parallel_size,
-            **_accepted(parallel_state.initialize_model_parallel, create_gloo_process_groups=False),
+            **accepted(
+                parallel_state.initialize_model_parallel,
+                create_gloo_process_groups=False,
+                expert_tensor_parallel_size=args.expert_tensor_parallel_size or None,
+            ),
         )
         tensor_parallel.model_parallel_cuda_manual_seed(1)
         self.state = parallel_state
-        self.config = self._config()
+        self.config = transformer_config(args, choices, self.dtype)
+        self.layers_built = 0
         self.model = self._model()
         self.optimizer = self._optimizer()
-
-    def _config(self) -> TransformerConfig:
-        from megatron.core.transformer.transformer_config import TransformerConfig
-
-        args = self.args
-        pp = args.pipeline_model_parallel_size
-        options = {
-            "num_layers": args.layers * pp if args.layers else args.num_layers,
-            "hidden_size": args.hidden_size,
-            "ffn_hidden_size": args.ffn_hidden_size or None,
-            "num_attention_heads": args.num_attention_heads,
-            "num_query_groups": args.num_query_groups or None,
-            "normalization": args.normalization,
-            "pipeline_dtype": self.dtype,
-            "params_dtype": self.dtype,
-            "bf16": args.bf16,
-            "fp16": args.fp16,
-            "tensor_model_parallel_size": args.tensor_model_parallel_size,
-            "pipeline_model_parallel_size": pp,
-            "sequence_parallel": args.sequence_parallel,
-            "expert_model_parallel_size": args.expert_model_parallel_size,
-            "context_parallel_size": args.context_parallel_size,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-            "add_bias_linear": not (args.disable_bias_linear or args.num_experts),
-            **self._choices(),
-        }
-        return TransformerConfig(**_accepted(TransformerConfig, **options))
-
-    def _choices(self) -> dict[str, object]:
-        """Options of the configuration that depend on switches and on the device."""
-        args, torch = self.args, self.torch
-        more: dict[str, object] = {}
-        if args.swiglu:
-            more |= {"gated_linear_unit": True, "activation_func": torch.nn.functional.silu}
-        if args.recompute_full:
-            more |= {
-                "recompute_granularity": "full",
-                "recompute_method": "uniform",
-                "recompute_num_layers": 1,
-            }
-        if args.num_experts:
-            more |= {
-                "num_moe_experts": args.num_experts,
-                "moe_router_topk": args.moe_router_topk,
-                "moe_token_dispatcher_type": "alltoall",
-                "moe_router_force_load_balancing": True,
-            }
-        if not self.device.cuda:
-            more |= dict.fromkeys(
-                (
-                    "gradient_accumulation_fusion",
-                    "bias_dropout_fusion",
-                    "masked_softmax_fusion",
-                    "bias_activation_fusion",
-                    "apply_rope_fusion",
-                ),
-                False,
-            )
-        return more
+        self.queue = step_queue(device)
 
     def _model(self) -> torch.nn.Module:
         from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -115,9 +61,11 @@ class Player:
         from megatron.core.transformer.module import Float16Module
 
         args = self.args
+        spec = block_spec(self.config, args, self.choices)
+        self.layers_built = len(spec.layer_specs)
         model = GPTModel(
             self.config,
-            _layer_spec(args),
+            spec,
             vocab_size=args.vocab_size,
             max_sequence_length=args.seq_length,
             pre_process=self.state.is_pipeline_first_stage(),
@@ -148,14 +96,14 @@ class Player:
             use_distributed_optimizer=args.use_distributed_optimizer,
         )
         optimizer = get_megatron_optimizer(
-            options, [self.model], **_accepted(get_megatron_optimizer, use_gloo_process_groups=False)
+            options, [self.model], **accepted(get_megatron_optimizer, use_gloo_process_groups=False)
         )
         self.config.finalize_model_grads_func = finalize_model_grads
         self.config.grad_scale_func = optimizer.scale_loss
         return optimizer
 
-    def train(self, steps: int) -> None:
-        """Run whole training steps."""
+    def train(self, warmup: int, steps: int, done: Callable[[], object]) -> None:
+        """Run whole training steps. done: called after each."""
         from megatron.core.pipeline_parallel import get_forward_backward_func
 
         args, device = self.args, self.device.device
@@ -165,42 +113,25 @@ class Player:
         mask = self.torch.tril(self.torch.ones(1, 1, s, s, device=device)) < 0.5
 
         def forward_step(iterator: object, model: torch.nn.Module) -> object:
+            self.queue.look()
             return model(tokens, positions, mask, labels=tokens), lambda out: (out.float().mean(), {})
 
         schedule = get_forward_backward_func()
-        for _ in range(steps):
+        for step in range(warmup + steps):
             self.model.zero_grad_buffer()
             self.optimizer.zero_grad()
-            schedule(
-                forward_step_func=forward_step,
-                data_iterator=None,
-                model=self.model,
-                num_microbatches=args.num_microbatches,
-                seq_length=s,
-                micro_batch_size=b,
-                forward_only=False,
-            )
+            with self.queue.kept_full(recorded=step >= warmup):
+                schedule(
+                    forward_step_func=forward_step,
+                    data_iterator=None,
+                    model=self.model,
+                    num_microbatches=args.num_microbatches,
+                    seq_length=s,
+                    micro_batch_size=b,
+                    forward_only=False,
+                )
             self.optimizer.step()
-
-
-def _layer_spec(args: argparse.Namespace) -> ModuleSpec:
-    from megatron.core.models.gpt import gpt_layer_specs
-
-    options = {"num_experts": args.num_experts or None, "moe_grouped_gemm": False}
-    try:
-        import transformer_engine  # noqa: F401
-
-        make: Callable[..., ModuleSpec] = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec
-    except ImportError:
-        make = gpt_layer_specs.get_gpt_layer_local_spec
-        options["normalization"] = args.normalization
-    return make(**_accepted(make, **options))
-
-
-def _accepted(function: Callable[..., object], **options: object) -> dict[str, object]:
-    """The options that this version of Megatron-Core takes."""
-    names = inspect.signature(function).parameters
-    return {k: v for k, v in options.items() if k in names}
+            done()
 
 
 def _fill_received() -> None:
