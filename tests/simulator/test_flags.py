@@ -11,7 +11,8 @@ from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity
-from vtrain_sim.inputs.megatron_flags import approximations, configuration_from_flags, parse_flags
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
+from vtrain_sim.inputs.notes import approximations
 from vtrain_sim.specs import Configuration
 
 GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256"

@@ -241,3 +241,11 @@ def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:
     assert code != 0
     assert word in text
     assert "\n" not in text
+
+
+def test_a_search_takes_the_imbalance_that_few_ranks_can_have() -> None:
+    mixture = replace(presets.model("qwen3-30b-a3b"), moe_imbalance_factor=3.0)
+    bounds = Bounds(max_tp=1, max_pp=1, max_cp=1, micro_batches=(1,), recompute=("none",))
+    searched = list(configurations(mixture, 8, (64,), bounds, TrainSpec(1, 1)))
+    factors = {(c.parallel.ep, c.model.moe_imbalance_factor) for c in searched}
+    assert factors == {(1, 1.0), (2, 2.0), (4, 3.0), (8, 3.0)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtrain_sim.api.arguments import check_dispatcher, file_of, name_of
+from vtrain_sim.api.flag_files import Given, flags_of
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.options import Option, Options, read_options
 from vtrain_sim.errors import UserError
@@ -24,7 +26,7 @@ class Job:
     """One training job: model, parallel layout and training step (configuration) on a machine.
 
     fixed_gpus: the world size that `with_` keeps, or 0 where it follows from the layout. run: id of the captured
-    run that the job is from, in catalog.
+    run that the job is from, in catalog. train_tokens: that a spec file says; 0: not said.
 
     >>> import vtrain as vt
     >>> vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, tp=2, mbs=1, gbs=16)
@@ -36,6 +38,7 @@ class Job:
     fixed_gpus: int = 0
     run: str = ""
     catalog: Path | None = None
+    train_tokens: float = 0.0
 
     @property
     def cluster(self) -> ClusterSpec:
@@ -61,7 +64,9 @@ class Job:
         options = read_options(changes)
         gpus = options.gpus or (0 if options.fixes_dp else self.fixed_gpus)
         configuration = configuration_from_flags(options.flags, self.configuration, gpus)
-        return Job(options.switch_off(configuration), self.machine, gpus, self.run, self.catalog)
+        configuration = options.switch_off(configuration)
+        check_dispatcher(configuration.parallel.moe_token_dispatcher, configuration.model.num_experts)
+        return replace(self, configuration=configuration, fixed_gpus=gpus)
 
     def flags(self) -> list[str]:
         """Megatron's command-line arguments for the job.
@@ -87,7 +92,7 @@ class Job:
 def job_from_flags(
     flags: Sequence[str],
     cluster: str | Path,
-    model: str = "",
+    model: str | Path = "",
     gpus: int = 0,
     price_per_gpu_hour: float | None = None,
     options: Options | None = None,
@@ -96,16 +101,18 @@ def job_from_flags(
     machine = machine_of(cluster, price_per_gpu_hour)
     options = options or read_options({})
     world = options.gpus or (0 if options.fixes_dp else gpus)
-    base = find_model(model) if model else None
-    configuration = configuration_from_flags([*flags, *options.flags], None, world, base)
-    return Job(options.switch_off(configuration), machine, world)
+    name = name_of("model", model)
+    base = find_model(name) if name else None
+    configuration = options.switch_off(configuration_from_flags([*flags, *options.flags], None, world, base))
+    check_dispatcher(configuration.parallel.moe_token_dispatcher, configuration.model.num_experts)
+    return Job(configuration, machine, world)
 
 
 def job_from_run(
     catalog: str | Path | Catalog | None,
     runs: Sequence[str],
     cluster: str | Path = "",
-    model: str = "",
+    model: str | Path = "",
     gpus: int = 0,
     flags: Sequence[str] = (),
     modelled: bool = False,
@@ -141,9 +148,22 @@ def job_from_run(
         machine = Machine(machine.cluster, surfaces, profile)
     options = options or read_options({})
     world = options.gpus or (0 if options.fixes_dp else gpus)
-    base = find_model(model) if model else None
+    name = name_of("model", model)
+    base = find_model(name) if name else None
     configuration = configuration_from_flags([*flags, *options.flags], profile.configuration, world, base)
     return Job(options.switch_off(configuration), machine, world, runs[0], path)
+
+
+def _given(cluster: str | Path, model: str | Path, gpus: int, price_per_gpu_hour: float | None) -> Given:
+    names = name_of("cluster", cluster), name_of("model", model)
+    return Given((), *names, gpus, price_per_gpu_hour=price_per_gpu_hour)
+
+
+def job_of(value: object) -> Job:
+    """A job as it was passed to a verb; raises `UserError` for anything else."""
+    if not isinstance(value, Job):
+        raise UserError(f"{value!r} is no job: vt.job(...) makes one")
+    return value
 
 
 def _check_device(run: str, measured_on: str, cluster: ClusterSpec) -> None:
@@ -157,31 +177,16 @@ def _check_device(run: str, measured_on: str, cluster: ClusterSpec) -> None:
         )
 
 
-def read_flag_files(
-    flags: Sequence[str], spec: Path | None, megatron_args: Path | None, cluster: str, model: str, gpus: int
-) -> tuple[list[str], str, str, int]:
-    """Flags with those of a spec file and of a launch script before them; cluster, model and number of GPUs."""
-    flags = list(flags)
-    if spec is not None:
-        from vtrain_sim.inputs.spec_file import read_flags
-
-        more, entries = read_flags(spec)
-        flags = more + flags
-        cluster, model = cluster or entries.get("cluster", ""), model or entries.get("preset", "")
-        gpus = gpus or _whole(spec, "num_gpus", entries.get("num-gpus", "0"))
-    if megatron_args is not None:
-        from vtrain_sim.inputs.launch_script import read_arguments
-
-        more, processes = read_arguments(megatron_args)
-        flags, gpus = more + flags, gpus or processes
-    return flags, cluster, model, gpus
-
-
-def _whole(spec: Path, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{spec}: {name} is {text!r}: it takes a whole number") from None
+def job_from_given(
+    given: Given, catalog: str | Path | None = None, runs: Sequence[str] = (), options: Options | None = None
+) -> Job:
+    """A job as files and flags describe it, from captured runs where there are any."""
+    if runs:
+        job = job_from_run(catalog, runs, given.cluster, given.model, given.gpus, given.flags, options=options)
+    else:
+        job = job_from_flags(given.flags, given.cluster, given.model, given.gpus, None, options)
+    machine = job.machine if given.price_per_gpu_hour is None else job.machine.priced(given.price_per_gpu_hour)
+    return replace(job, machine=machine, train_tokens=given.train_tokens)
 
 
 class JobFactory:
@@ -200,7 +205,7 @@ class JobFactory:
     """
 
     def __call__(
-        self, model: str = "", *, cluster: str | Path, price_per_gpu_hour: float | None = None, **options: Option
+        self, model: str | Path = "", *, cluster: str | Path, price_per_gpu_hour: float | None = None, **options: Option
     ) -> Job:
         """A job from keyword arguments."""
         return job_from_flags((), cluster, model, 0, price_per_gpu_hour, read_options(options))
@@ -210,7 +215,7 @@ class JobFactory:
         flags: Sequence[str],
         *,
         cluster: str | Path,
-        model: str = "",
+        model: str | Path = "",
         gpus: int = 0,
         price_per_gpu_hour: float | None = None,
         **options: Option,
@@ -222,14 +227,14 @@ class JobFactory:
         >>> vt.job.from_flags(flags, model="gpt3-1.3b", cluster="dgx-a100-80gb", tp=2)
         Job(gpt3-1.3b on 2 GPUs of dgx-a100-80gb: tp 2, pp 1, dp 1, mbs 1, gbs 16)
         """
-        return job_from_flags(flags, cluster, model, gpus, price_per_gpu_hour, read_options(options))
+        return job_from_flags(flags_of(flags), cluster, model, gpus, price_per_gpu_hour, read_options(options))
 
     def from_script(
         self,
         path: str | Path,
         *,
         cluster: str | Path,
-        model: str = "",
+        model: str | Path = "",
         gpus: int = 0,
         price_per_gpu_hour: float | None = None,
         **options: Option,
@@ -240,15 +245,15 @@ class JobFactory:
         >>> vt.job.from_script("train.sh", cluster="dgx-a100-80gb", gbs=32)
         Job(model on 16 GPUs of dgx-a100-80gb: tp 2, pp 1, dp 8, mbs 1, gbs 32)
         """
-        flags, _, model, gpus = read_flag_files((), None, Path(path), "", model, gpus)
-        return job_from_flags(flags, cluster, model, gpus, price_per_gpu_hour, read_options(options))
+        given = _given(cluster, model, gpus, price_per_gpu_hour).over(None, file_of("launch script", path))
+        return job_from_given(given, options=read_options(options))
 
     def from_spec(
         self,
         path: str | Path,
         *,
         cluster: str | Path = "",
-        model: str = "",
+        model: str | Path = "",
         gpus: int = 0,
         price_per_gpu_hour: float | None = None,
         **options: Option,
@@ -259,8 +264,8 @@ class JobFactory:
         >>> vt.job.from_spec("job.yaml")
         Job(gpt3-1.3b on 8 GPUs of dgx-a100-80gb: tp 2, pp 1, dp 4, mbs 1, gbs 16)
         """
-        flags, named, model, gpus = read_flag_files((), Path(path), None, str(cluster), model, gpus)
-        return job_from_flags(flags, named, model, gpus, price_per_gpu_hour, read_options(options))
+        given = _given(cluster, model, gpus, price_per_gpu_hour).over(file_of("spec file", path), None)
+        return job_from_given(given, options=read_options(options))
 
     def from_run(
         self,
@@ -268,7 +273,7 @@ class JobFactory:
         run: str | Sequence[str],
         *,
         cluster: str | Path = "",
-        model: str = "",
+        model: str | Path = "",
         gpus: int = 0,
         flags: Sequence[str] = (),
         modelled: bool = False,
@@ -286,7 +291,7 @@ class JobFactory:
         True
         """
         runs = [run] if isinstance(run, str) else list(run)
-        return job_from_run(catalog, runs, cluster, model, gpus, flags, modelled, read_options(options))
+        return job_from_run(catalog, runs, cluster, model, gpus, flags_of(flags), modelled, read_options(options))
 
 
 job = JobFactory()

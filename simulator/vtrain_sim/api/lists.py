@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import SupportsIndex, cast
 
 from vtrain_sim.errors import UserError
 
@@ -12,16 +14,16 @@ Names = str | Sequence[str]
 
 def numbers(flag: str, value: object) -> tuple[int, ...]:
     """Whole numbers: 512, "512,1024" or a list. Raises `UserError`."""
-    parts: Sequence[object] = ()
+    parts: Iterable[object] = ()
     if isinstance(value, str):
         parts = value.split(",") if value else ()
-    elif isinstance(value, Sequence):
-        parts = value
+    elif isinstance(value, Iterable):
+        parts = list(value)
     else:
         parts = (value,)
     try:
         return tuple(_number(part) for part in parts)
-    except ValueError:
+    except (TypeError, ValueError):
         raise UserError(f"{flag} is {value!r}: it takes a whole number, or several separated by commas") from None
 
 
@@ -39,9 +41,9 @@ def ranges(flag: str, text: str) -> tuple[int, ...] | None:
 
 
 def _number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
+    if isinstance(value, bool):
         raise ValueError
-    return int(value)
+    return int(value) if isinstance(value, str) else index(cast(SupportsIndex, value))
 
 
 def names(value: Names) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtrain_sim.api.arguments import name_of
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
@@ -42,20 +43,24 @@ class Machine:
         collectives = CollectiveCosts(self.cluster, self.profile.collectives)
         return Projector(self.cluster, operators, collectives, self.profile.step_spread)
 
+    def priced(self, price_per_gpu_hour: float) -> Machine:
+        """The same at another price, in US dollars. Raises `UserError` for one that is none."""
+        finite("--price-per-gpu-hour", price_per_gpu_hour)
+        return replace(self, cluster=replace(self.cluster, price_per_gpu_hour=price_per_gpu_hour))
+
 
 def machine_of(cluster: str | Path, price_per_gpu_hour: float | None = None) -> Machine:
     """The machine of a cluster preset or file. price_per_gpu_hour: US dollars, instead of the cluster's own.
 
     Raises `UserError` for an unknown name, with the nearest.
     """
-    name = str(cluster)
+    name = name_of("cluster", cluster)
     if not name:
         raise UserError(f"on which cluster is not said: give one of {', '.join(presets.names('clusters'))}, or a file")
     machine = _of_file(name) if name.endswith((".toml", ".yaml", ".yml")) else _of_preset(name)
     if price_per_gpu_hour is None:
         return machine
-    finite("--price-per-gpu-hour", price_per_gpu_hour)
-    return Machine(replace(machine.cluster, price_per_gpu_hour=price_per_gpu_hour), machine.surfaces)
+    return machine.priced(price_per_gpu_hour)
 
 
 def _of_file(name: str) -> Machine:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vtrain_sim.errors import UserError, nearest
-from vtrain_sim.inputs.flag_table import SWITCHES, arity, known_flags
+from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, known_flags
+from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.specs import Configuration
 from vtrain_sim.specs.checks import whole
 
@@ -65,18 +66,26 @@ def read_options(options: Mapping[str, Option]) -> Options:
     flags: list[str] = []
     switched_off: list[str] = []
     gpus = 0
+    said: dict[str, tuple[str, object]] = {}  # field -> the name and the value that it was given with
     for name, value in options.items():
         if value is None:
             continue
+        fields: dict[str, object] = {}
         if name in WORLD_SIZE:
             whole(name, value, 1)
             gpus = int(str(value))
-        elif name == "precision":
-            flags += _precision(value)
-        elif value is False and flag_of(name) in SWITCHES:
+            fields = {WORLD_SIZE[0]: gpus}
+        elif value is False and name != "precision" and flag_of(name) in SWITCHES:
             switched_off.append(_boolean(name))
+            fields = {SWITCHES[flag_of(name)][0]: not SWITCHES[flag_of(name)][1]}
         else:
-            flags += _tokens(name, value)
+            tokens = _precision(value) if name == "precision" else _tokens(name, value)
+            flags += tokens
+            fields = dict(parse_flags(tokens).values)
+        for field, setting in fields.items():
+            other, before = said.setdefault(field, (name, setting))
+            if setting != before:
+                raise UserError(f"{other} and {name} say the same thing in two ways, and differ: give one")
     return Options(tuple(flags), tuple(switched_off), gpus)
 
 
@@ -97,6 +106,27 @@ def check_name(name: str) -> None:
         flag_of(name)
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raises `UserError` for a name that no job takes, and for two that say the same thing."""
+    said: dict[str, str] = {}
+    for name in names:
+        check_name(name)
+        thing = _thing(name)
+        if thing in said:
+            raise UserError(f"{said[thing]} and {name} say the same thing: vary one of them")
+        said[thing] = name
+
+
+def _thing(name: str) -> str:
+    """What a name sets: the same for two names of one argument."""
+    if name in WORLD_SIZE:
+        return WORLD_SIZE[0]
+    if name == "precision":
+        return SWITCHES["--bf16"][0]
+    flag = flag_of(name)
+    return (VALUES.get(flag) or SWITCHES.get(flag) or (flag,))[0]
+
+
 def known_names() -> Iterator[str]:
     """Every name that a job takes."""
     yield from (*WORLD_SIZE, *SHORT_NAMES, "precision")
@@ -104,10 +134,10 @@ def known_names() -> Iterator[str]:
         yield flag.removeprefix("--").replace("-", "_")
 
 
-def _precision(value: Option) -> tuple[str, ...]:
+def _precision(value: Option) -> list[str]:
     if value not in PRECISIONS:
         raise UserError(f"precision is {value!r}: it takes one of {', '.join(PRECISIONS)}")
-    return PRECISIONS[str(value)]
+    return list(PRECISIONS[str(value)])
 
 
 def _boolean(name: str) -> str:

@@ -7,15 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from vtrain_sim import schedules as known_schedules
+from vtrain_sim.api.arguments import check_dispatcher, name_of
+from vtrain_sim.api.flag_files import flags_of
 from vtrain_sim.api.lists import Names, Numbers, names, numbers
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.api.options import WORLD_SIZE, Option, read_options
 from vtrain_sim.decide import Bounds, Failures, PlanResult, Request
 from vtrain_sim.decide import plan as search
 from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.layout_values import parallel_from_values
 from vtrain_sim.inputs.lookup import find_model
-from vtrain_sim.inputs.megatron_flags import model_from_flags, parallel_from_values, parse_flags, step_from_values
-from vtrain_sim.specs import ModelSpec, TrainSpec
+from vtrain_sim.inputs.megatron_flags import parse_flags
+from vtrain_sim.inputs.model_values import model_from_values
+from vtrain_sim.inputs.step_values import step_from_values
+from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs.checks import positive
 from vtrain_sim.specs.train import AUTO
 
 _NO_LIMIT = 1 << 16
@@ -31,7 +37,7 @@ _CUTS = (
 
 
 def plan(
-    model: str = "",
+    model: str | Path = "",
     *,
     cluster: str | Path,
     num_gpus: Numbers = (),
@@ -71,19 +77,22 @@ def plan(
     >>> {plan.projection.configuration.parallel.tp for plan in result.plans}
     {2}
     """
-    world = next((fixed.pop(name) for name in WORLD_SIZE if name in fixed), None)
-    batch = fixed.pop("gbs", None)
+    positive("--top", top)
+    world = _named(fixed, WORLD_SIZE, num_gpus)
+    batch = _named(fixed, ("gbs",), global_batch_size)
     options = read_options(fixed)
     if options.switched_off:
         raise UserError(f"{options.switched_off[0]} is off unless it is given: leave it out of a search")
     machine = machine_of(cluster, price_per_gpu_hour)
     limits = (max_tp, max_pp, max_dp, max_cp, max_ep)
-    searched, base, bounds = _search_space([*flags, *options.flags], model, limits, names(schedules))
+    searched, base, bounds = _search_space(
+        [*flags_of(flags), *options.flags], name_of("model", model), limits, names(schedules)
+    )
     request = Request(
         searched,
-        numbers("--global-batch-size", _either(global_batch_size, batch)),
+        numbers("--global-batch-size", batch),
         train_tokens,
-        numbers("--num-gpus", _either(num_gpus, world)),
+        numbers("--num-gpus", world),
         max_gpus,
         bounds,
         base,
@@ -94,9 +103,13 @@ def plan(
     return search(request, machine.projector, top, progress)
 
 
-def _either(given: Numbers, short: Option) -> object:
-    """The argument, or the short name for it where that was used."""
-    return given if short is None else short
+def _named(fixed: dict[str, Option], names: Sequence[str], given: Numbers) -> object:
+    """An argument, or what one of its other names gives. Raises `UserError` where both are used."""
+    others = {name: fixed.pop(name) for name in names if name in fixed}
+    values = [value for value in (*others.values(), given or None) if value is not None]
+    if len(values) > 1:
+        raise UserError(f"{' and '.join(others)} and its long name say the same thing: give one")
+    return values[0] if values else ()
 
 
 def _failures(mtbf: float, checkpoint: float, restart: float, interval: float) -> Failures | None:
@@ -130,9 +143,10 @@ def _search_space(
             "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
             "or use project"
         )
-    searched = model_from_flags(values, find_model(model) if model else None)
+    searched = model_from_values(values, find_model(model) if model else None)
     step = step_from_values({**values, "micro_batch_size": 1, "global_batch_size": 1})
     fixed = parallel_from_values(values)
+    check_dispatcher(str(fixed.get("moe_token_dispatcher", ParallelSpec.moe_token_dispatcher)), searched.num_experts)
     fixed |= {name: values[name] for name in ("micro_batch_size", "recompute_granularity") if name in values}
     bounds = Bounds(*limits, schedules=schedules, fixed=tuple(sorted(fixed.items())))
     if "micro_batch_size" in fixed:

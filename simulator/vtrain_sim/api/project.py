@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vtrain_sim.api.job import Job
+from vtrain_sim.api.job import Job, job_of
 from vtrain_sim.errors import UserError
 from vtrain_sim.simulate.result import Projection
 from vtrain_sim.specs.checks import finite
 
 
-def project(job: Job, train_tokens: float = 0.0, price_per_gpu_hour: float | None = None) -> Projection:
+def project(job: Job, train_tokens: float | None = None, price_per_gpu_hour: float | None = None) -> Projection:
     """Project a job: time per step, where it goes, memory, MFU.
 
-    train_tokens: tokens to train on; the result then has days and US dollars. price_per_gpu_hour: US dollars,
+    train_tokens: tokens to train on (default: those of the job's spec file, if any); the result then has days and US
+    dollars. price_per_gpu_hour: US dollars,
     instead of the cluster's. Raises `UserError` where a cost is not known.
 
     >>> import vtrain as vt
@@ -22,11 +23,12 @@ def project(job: Job, train_tokens: float = 0.0, price_per_gpu_hour: float | Non
     >>> abs(sum(projection.breakdown_s.values()) / projection.iteration_time_s - 1) < 1e-6
     True
     """
+    tokens = job_of(job).train_tokens if train_tokens is None else train_tokens
     try:
-        finite("--train-tokens", train_tokens)
+        finite("--train-tokens", tokens)
     except UserError:
-        raise UserError(f"--train-tokens is {train_tokens}: it takes a positive number") from None
-    projection = replace(job.machine.projector.project(job.configuration), train_tokens=train_tokens)
+        raise UserError(f"--train-tokens is {tokens}: it takes a positive number") from None
+    projection = replace(job.machine.projector.project(job.configuration), train_tokens=tokens)
     if price_per_gpu_hour is None:
         return projection
     finite("--price-per-gpu-hour", price_per_gpu_hour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vtrain_sim.errors import UserError
 from vtrain_sim.report import registry
 from vtrain_sim.report.registry import register as register_renderer
 from vtrain_sim.results import Result
@@ -19,4 +20,6 @@ def render(result: Result, form: str = "table") -> str | bytes:
     >>> vt.render(vt.sweep(job, tp=[1, 2]), "csv").splitlines()[0]
     'tp,num_gpus,iteration_time_s,mfu,hfu,tokens_per_s_per_gpu,peak_bytes,fits,reason'
     """
+    if not isinstance(result, Result):
+        raise UserError(f"{result!r} is no result: the verbs give them, for example vt.project(job)")
     return registry.get(form).render(result)

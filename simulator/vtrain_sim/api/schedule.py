@@ -12,7 +12,7 @@ from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, gene
 from vtrain_sim.decide.fleet import speed_tables as tables_of
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs.checks import finite, one_of
+from vtrain_sim.specs.checks import finite, one_of, positive, whole
 
 MODELS = ("gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "megatron-22b")
 
@@ -49,6 +49,8 @@ def schedule(
         one_of("--policies", name, tuple(POLICIES))
     if (trace is None) == (not jobs):
         raise UserError("give either --trace FILE or --jobs N: the jobs to schedule")
+    whole("--jobs", jobs, 0)
+    positive("--num-gpus", num_gpus)
     finite("--load", load, 1e-3)
     finite("--mean-hours", mean_hours, 1e-3)
     machine = machine_of(cluster)

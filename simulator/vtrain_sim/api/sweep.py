@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from vtrain_sim.api.job import Job
-from vtrain_sim.api.options import Option, check_name
+from vtrain_sim.api.job import Job, job_of
+from vtrain_sim.api.options import Option, check_names
 from vtrain_sim.decide.sweep import SweepPoint, SweepResult, evaluate_points
 from vtrain_sim.errors import UserError
 
@@ -29,7 +29,8 @@ def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
     for name, values in axes.items():
         if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
             raise UserError(f"{name} is {values!r}: a sweep takes a list of values")
-        check_name(name)
+    check_names(axes)
+    job = job_of(job)
     points = [_point(job, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
     return evaluate_points(job.machine.projector, points)
 

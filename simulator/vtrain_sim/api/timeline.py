@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
-from vtrain_sim.api.job import Job
+from vtrain_sim.api.job import Job, job_of
+from vtrain_sim.api.lists import numbers
 from vtrain_sim.errors import UserError
 from vtrain_sim.simulate.spans import Timeline
 from vtrain_sim.simulate.timeline import timeline as simulate
@@ -15,8 +16,8 @@ MOST_SPANS = 2_000_000
 
 def timeline(
     job: Job,
-    stages: Collection[int] | None = None,
-    microbatches: Collection[int] | None = None,
+    stages: int | Iterable[int] | None = None,
+    microbatches: int | Iterable[int] | None = None,
     operators: bool = True,
 ) -> Timeline:
     """The step of a job, operator by operator, on every stream of one rank of each pipeline stage.
@@ -31,24 +32,29 @@ def timeline(
     >>> sorted({span.track for span in timeline.spans})
     ['compute', 'dp', 'passes', 'pp']
     """
-    configuration = job.configuration
+    configuration = job_of(job).configuration
+    kept_stages, kept_microbatches = _chosen("stages", stages), _chosen("microbatches", microbatches)
     pp = configuration.parallel.pp
-    for stage in stages or ():
+    for stage in kept_stages or ():
         if not 0 <= stage < pp:
             raise UserError(f"stage {stage} is not there: the pipeline has stages 0 to {pp - 1}")
-    for microbatch in microbatches or ():
+    for microbatch in kept_microbatches or ():
         if not 0 <= microbatch < configuration.num_microbatches:
             raise UserError(
                 f"microbatch {microbatch} is not there: a step has microbatches 0 to "
                 f"{configuration.num_microbatches - 1}"
             )
-    kept_stages = len(set(stages)) if stages is not None else pp
-    kept = len(set(microbatches)) if microbatches is not None else configuration.num_microbatches
+    stage_count = len(set(kept_stages)) if kept_stages is not None else pp
+    kept = len(set(kept_microbatches)) if kept_microbatches is not None else configuration.num_microbatches
     # A layer has some 50 operators and communications in both directions.
     layers = max(configuration.stage_layers) * 50 if operators else configuration.parallel.vpp * 2
-    if kept_stages * kept * layers > MOST_SPANS:
+    if stage_count * kept * layers > MOST_SPANS:
         raise UserError(
-            f"{kept} microbatches on {kept_stages} stages are some {kept_stages * kept * layers:,} spans, more than "
+            f"{kept} microbatches on {stage_count} stages are some {stage_count * kept * layers:,} spans, more than "
             f"{MOST_SPANS:,}: choose some with --stages and --microbatches, or whole passes with --passes"
         )
-    return simulate(job.machine.projector.evaluator, configuration, stages, microbatches, operators)
+    return simulate(job.machine.projector.evaluator, configuration, kept_stages, kept_microbatches, operators)
+
+
+def _chosen(name: str, value: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    return None if value is None else numbers(name, value)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from vtrain_sim.api.job import Job, job_from_run, read_flag_files
+from vtrain_sim.api.arguments import file_of, name_of
+from vtrain_sim.api.flag_files import Given
+from vtrain_sim.api.job import Job, job_from_run, job_of
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.errors import UserError
 from vtrain_sim.validate.captured import compare
@@ -67,9 +69,12 @@ def validate(
     if run:
         if files:
             raise UserError("--run compares with one captured run: leave out tables and --plot")
-        arguments = (Path(spec) if spec else None, Path(megatron_args) if megatron_args else None)
-        flags, named, model, gpus = read_flag_files((), *arguments, str(cluster), model, num_gpus)
-        return validate_run(job_from_run(catalog, [run], named, model, gpus, flags, modelled))
+        described = Given((), name_of("cluster", cluster), name_of("model", model), num_gpus).over(
+            file_of("--spec", spec) if spec else None,
+            file_of("--megatron-args", megatron_args) if megatron_args else None,
+        )
+        named = described.cluster, described.model, described.gpus, described.flags
+        return validate_run(job_from_run(catalog, [run], *named, modelled))
     for name, given in (
         ("--catalog", catalog),
         ("--model", model),
@@ -97,6 +102,7 @@ def validate_run(job: Job) -> Comparison:
     """
     from vtrain_sim.catalog import Catalog
 
+    job = job_of(job)
     if job.catalog is None:
         raise UserError("there is nothing to compare with: the job is not from a captured run (vt.job.from_run)")
     return compare(Catalog(job.catalog), job.run, job.machine.projector, job.configuration)

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from vtrain_sim.report.registry import Renderer
     from vtrain_sim.results import Result
+    from vtrain_sim.specs import ModelSpec
 
 FORMAT = typer.Option("table", "--format", help="table, json, csv, markdown, html, or another package's renderer.")
 
@@ -52,9 +53,17 @@ def check_format(form: str, as_json: bool) -> str:
 
 def name_approximations(flags: Sequence[str]) -> None:
     """Say on stderr which of Megatron's flags change a step in a way that is not simulated."""
-    from vtrain_sim.inputs.megatron_flags import approximations
+    from vtrain_sim.inputs.notes import approximations
 
     for sentence in approximations(flags):
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+def name_without_effect(flags: Sequence[str], model: ModelSpec) -> None:
+    """Say on stderr which of Megatron's flags the model has no use for."""
+    from vtrain_sim.inputs.notes import without_effect
+
+    for sentence in without_effect(flags, model):
         print(f"note: {sentence}", file=sys.stderr)
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, name_approximations, show, write_files
+from vtrain_sim.commands.output import (
+    FORMAT,
+    check_files,
+    check_format,
+    name_approximations,
+    name_without_effect,
+    show,
+    write_files,
+)
 
 
 def plan(
@@ -17,7 +25,7 @@ def plan(
     max_gpus: int = typer.Option(0, "--max-gpus", min=0, help="Search all GPU counts up to this one."),
     global_batch_size: str = typer.Option("", "--global-batch-size", help="Sequences per step, or several: 1024,2048."),
     train_tokens: float = typer.Option(0.0, "--train-tokens", help="Tokens to train on."),
-    price_per_gpu_hour: float = typer.Option(-1.0, "--price-per-gpu-hour", help="US dollars."),
+    price_per_gpu_hour: float = typer.Option(None, "--price-per-gpu-hour", help="US dollars."),
     deadline_days: float = typer.Option(0.0, "--deadline-days", help="Drop plans that take longer."),
     rank_by: str = typer.Option("days", "--rank-by", help="days, dollars, time (of a step) or mfu."),
     top: int = typer.Option(10, "--top", min=1, max=1000, help="Plans to print."),
@@ -59,7 +67,7 @@ def plan(
             max_gpus=max_gpus,
             global_batch_size=global_batch_size,
             train_tokens=train_tokens,
-            price_per_gpu_hour=price_per_gpu_hour if price_per_gpu_hour >= 0 else None,
+            price_per_gpu_hour=price_per_gpu_hour,
             deadline_days=deadline_days,
             rank_by=rank_by,
             top=top,
@@ -76,5 +84,6 @@ def plan(
             flags=context.args,
             progress=progress,
         )
+    name_without_effect(context.args, result.request.model)
     write_files(result, table_file, plot)
     show(result, form)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from vtrain_sim.commands.output import FORMAT, check_format, name_approximations, show
+from vtrain_sim.commands.output import FORMAT, check_format, name_approximations, name_without_effect, show
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ def project(
     ),
     spec: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags."),
     num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
-    train_tokens: float = typer.Option(0.0, "--train-tokens", help="Tokens to train on: days and dollars."),
-    price_per_gpu_hour: float = typer.Option(-1.0, "--price-per-gpu-hour", help="US dollars."),
+    train_tokens: float = typer.Option(None, "--train-tokens", help="Tokens to train on: days and dollars."),
+    price_per_gpu_hour: float = typer.Option(None, "--price-per-gpu-hour", help="US dollars."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.projection/1 as JSON."),
     form: str = FORMAT,
     emit_megatron: bool = typer.Option(False, "--emit-megatron", help="Print Megatron's flags and stop."),
@@ -47,14 +46,11 @@ def project(
     from vtrain_sim.api import project as api
 
     form = check_format(form, as_json)
-    if not math.isfinite(price_per_gpu_hour):
-        raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}: it takes a number of dollars")
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
     if emit_megatron:
         print(shlex.join(job.flags()))
         return
-    price = price_per_gpu_hour if price_per_gpu_hour >= 0 else None
-    show(api.project(job, train_tokens, price), form)
+    show(api.project(job, train_tokens, price_per_gpu_hour), form)
 
 
 def read_job(
@@ -68,19 +64,20 @@ def read_job(
     num_gpus: int,
 ) -> Job:
     """The job that the options of a command describe. Raises `UserError`."""
-    from vtrain_sim.api.job import job_from_flags, job_from_run, read_flag_files
+    from vtrain_sim.api.flag_files import Given
+    from vtrain_sim.api.job import job_from_given
     from vtrain_sim.inputs import presets
 
     if num_gpus < 0:
         raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
-    flags, cluster, model, num_gpus = read_flag_files(flags, spec, megatron_args, cluster, model, num_gpus)
-    name_approximations(flags)
-    if run:
-        return job_from_run(catalog, run, cluster, model, num_gpus, flags)
-    if catalog is not None:
+    given = Given(tuple(flags), cluster, model, num_gpus).over(spec, megatron_args)
+    name_approximations(given.flags)
+    if not run and catalog is not None:
         raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")
-    if not cluster:
+    if not run and not given.cluster:
         raise UserError(
             f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
         )
-    return job_from_flags(flags, cluster, model, num_gpus)
+    job = job_from_given(given, catalog, run)
+    name_without_effect(given.flags, job.configuration.model)
+    return job

@@ -33,7 +33,11 @@ def sweep(
 
     check_files(table_file, plot)
     form = check_format(form, as_json)
-    axes = dict(_axis(text) for text in vary)
+    axes: dict[str, list[str | int | bool]] = {}
+    for name, values in map(_axis, vary):
+        if name in axes:
+            raise UserError(f"--vary {name} is given twice: give all its values in one")
+        axes[name] = values
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
     result = api.sweep(job, **axes)
     write_files(result, table_file, plot)

@@ -88,10 +88,12 @@ def configurations(
             continue
         dp = gpus // ranks
         for ep in _experts(model, dp * cp * tp, bounds, fixed):
+            # The busiest of few ranks has at most all tokens.
+            routed = replace(model, moe_imbalance_factor=float(ep)) if model.moe_imbalance_factor > ep else model
             for vpp, schedule in _chunks(model, pp, bounds, fixed):
                 layers = () if model.num_layers % (pp * vpp) == 0 else _balanced(model.num_layers, pp)
                 for parallel in _parallel(tp, pp, vpp, cp, ep, dp, layers, fixed):
-                    yield from _steps(model, parallel, schedule, batches, bounds, base, fixed)
+                    yield from _steps(routed, parallel, schedule, batches, bounds, base, fixed)
 
 
 def _fixed(name: str, values: Sequence[int], fixed: dict[str, object]) -> list[int]:

@@ -27,6 +27,14 @@ def number(flag: str, text: str) -> float:
         raise SpecError(f"{flag} is {text!r}: it takes a number") from None
 
 
+def probability(flag: str, text: str) -> float:
+    """Read a number from 0 to 1."""
+    value = number(flag, text)
+    if not 0 <= value <= 1:
+        raise SpecError(f"{flag} is {text}: it takes a number from 0 to 1")
+    return value
+
+
 def text(flag: str, text: str) -> str:
     """Read any word."""
     return text
@@ -60,8 +68,8 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--normalization": ("normalization", text),
     "--position-embedding-type": ("position_embedding_type", choice(
         {"learned_absolute": "learned_absolute", "rope": "rope", "yarn": "rope", "mrope": "rope", "none": "none"})),
-    "--hidden-dropout": ("hidden_dropout", number),
-    "--attention-dropout": ("attention_dropout", number),
+    "--hidden-dropout": ("hidden_dropout", probability),
+    "--attention-dropout": ("attention_dropout", probability),
     "--num-experts": ("num_experts", whole_number),
     "--num-moe-experts": ("num_experts", whole_number),
     "--moe-router-topk": ("moe_router_topk", whole_number),

@@ -16,6 +16,8 @@ else:
 
 # Sections only order a file; their names mean nothing.
 _SECTIONS = ("model", "parallel", "train", "training")
+# Entries that are vtrain's own options and no flags.
+_OPTIONS = ("cluster", "preset", "num-gpus", "train-tokens", "price-per-gpu-hour")
 
 
 def load(path: Path) -> FileTable:
@@ -46,12 +48,12 @@ def load(path: Path) -> FileTable:
 
 def read_flags(path: Path) -> tuple[list[str], dict[str, str]]:
     """The arguments that a spec file stands for, and its entries for vtrain's own options
-    (``cluster``, ``preset``, ``num_gpus``). Raises `SpecError`."""
+    (``cluster``, ``preset``, ``num_gpus``, ``train_tokens``, ``price_per_gpu_hour``). Raises `SpecError`."""
     tokens: list[str] = []
     options: dict[str, str] = {}
     for name, value in _entries(load(path), path):
         key = str(name).replace("_", "-")
-        if key in ("cluster", "preset", "num-gpus", "train-tokens"):
+        if key in _OPTIONS:
             options[key] = str(value)
         elif value is True:
             tokens.append(f"--{key}")

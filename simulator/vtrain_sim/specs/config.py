@@ -65,6 +65,11 @@ class Configuration:
                 raise SpecError("--expert-tensor-parallel-size needs --num-experts")
             return
         divides("--expert-model-parallel-size", parallel.ep, "--num-experts", model.num_experts)
+        if model.moe_imbalance_factor > parallel.ep:
+            raise SpecError(
+                f"--moe-imbalance-factor is {model.moe_imbalance_factor:g}: with all tokens on one of {parallel.ep} "
+                f"expert parallel ranks (--expert-model-parallel-size) it is {parallel.ep}"
+            )
         divides("--expert-tensor-parallel-size", parallel.etp, "--moe-ffn-hidden-size", model.moe_ffn_hidden_size)
         if model.moe_shared_expert_intermediate_size:
             divides(

@@ -70,6 +70,8 @@ class ModelSpec:
             self._check_experts()
         elif self.moe_shared_expert_intermediate_size:
             raise SpecError("--moe-shared-expert-intermediate-size needs --num-experts")
+        elif self.moe_imbalance_factor != 1:
+            raise SpecError("--moe-imbalance-factor needs --num-experts")
         if self.multi_latent_attention:
             self._check_latent_attention()
         if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
@@ -99,11 +101,6 @@ class ModelSpec:
             object.__setattr__(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
         whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
         finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
-        if self.moe_imbalance_factor > self.num_experts:
-            raise SpecError(
-                f"--moe-imbalance-factor is {self.moe_imbalance_factor}: with all tokens on one of "
-                f"{self.num_experts} experts it is {self.num_experts}"
-            )
         moe_layers(self.moe_layer_freq, self.num_layers)
 
     def _check_latent_attention(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.checks import SpecError, whole
 
 _FLAG = "--pipeline-model-parallel-layout"
 _MOST = 1 << 16
@@ -48,6 +48,14 @@ def _with_counted_ends(num_layers: int, virtual_stages: int, embedding: bool, lo
 def _with_given_ends(num_layers: int, pp: int, vpp: int, first: int | None, last: int | None) -> tuple[int, ...]:
     """Even stages between a first and a last one of given sizes."""
     middle = pp - sum(end is not None for end in (first, last))
+    if middle < 0:
+        raise SpecError(
+            "--decoder-first-pipeline-num-layers and --decoder-last-pipeline-num-layers are of two stages: "
+            f"--pipeline-model-parallel-size is {pp}"
+        )
+    for flag, end in (("first", first), ("last", last)):
+        if end is not None:
+            whole(f"--decoder-{flag}-pipeline-num-layers", end, 0)
     left = num_layers - (first or 0) - (last or 0)
     if left < 0 or (middle == 0 and left) or (middle and left % middle):
         raise SpecError(
@@ -76,12 +84,14 @@ def parse_layout(layout: str, pp: int) -> tuple[int, ...]:
         raise SpecError(f"{_FLAG} has a multi-token prediction layer (m), which is not simulated")
     if re.search(r"[^EtL|]", expanded):
         raise SpecError(f"{_FLAG} is {layout!r}: it takes E, t, L, | and repetitions such as (tt|)*4")
-    stages = expanded.rstrip("|").split("|")
+    stages = expanded.split("|")
     if len(stages) % pp:
         raise SpecError(f"{_FLAG} has {len(stages)} stages, which is no multiple of the {pp} pipeline stages")
-    if "E" in "".join(stages[1:]) or "L" in "".join(stages[:-1]):
+    once = expanded.count("E") == expanded.count("L") == 1
+    if not (once and expanded.startswith("E") and expanded.endswith("L")):
         raise SpecError(
-            f"{_FLAG} is {layout!r}: the embedding (E) is simulated in the first stage, the loss (L) in the last"
+            f"{_FLAG} is {layout!r}: it begins with the embedding (E) in the first stage and ends with the loss (L) in "
+            "the last, each once"
         )
     return tuple(stage.count("t") for stage in stages)
 

@@ -155,6 +155,8 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     model = draw(models(num_layers, moe))
     group_size = pp + draw(st.integers(0, 2)) if schedule == "interleaved" else 0
     parallel = draw(layouts((pp, vpp), num_layers, moe, get(schedule).splits_backward, group_size))
+    # The busiest of few expert parallel ranks has at most all tokens.
+    model = replace(model, moe_imbalance_factor=min(model.moe_imbalance_factor, parallel.ep))
     microbatches = draw(st.integers(1, 5))
     if schedule == "interleaved":
         microbatches *= group_size

@@ -1,0 +1,92 @@
+"""Flags, with those of a spec file and of a launch script before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.launch_script import read_arguments
+from vtrain_sim.inputs.megatron_flags import check_contradictions
+from vtrain_sim.inputs.spec_file import read_flags
+from vtrain_sim.specs.checks import finite, whole
+
+
+@dataclass(frozen=True)
+class Given:
+    """What describes a job: Megatron's flags and vtrain's own options.
+
+    gpus: world size, 0: as the layout needs. train_tokens: 0: not said. price_per_gpu_hour: US dollars, None: the
+    cluster's.
+    """
+
+    flags: tuple[str, ...] = ()
+    cluster: str = ""
+    model: str = ""
+    gpus: int = 0
+    train_tokens: float = 0.0
+    price_per_gpu_hour: float | None = None
+
+    def over(self, spec: Path | None, megatron_args: Path | None) -> Given:
+        """The same on top of what a spec file and a launch script say. Raises `UserError`."""
+        given = self
+        check_contradictions(self.flags)
+        for read, path in ((_of_spec, spec), (_of_script, megatron_args)):
+            if path is not None:
+                given = given._before(read(path))
+        return given
+
+    def _before(self, file: Given) -> Given:
+        check_contradictions(file.flags)
+        priced = file.price_per_gpu_hour if self.price_per_gpu_hour is None else self.price_per_gpu_hour
+        return Given(
+            (*file.flags, *self.flags),
+            self.cluster or file.cluster,
+            self.model or file.model,
+            self.gpus or file.gpus,
+            self.train_tokens or file.train_tokens,
+            priced,
+        )
+
+
+def flags_of(flags: Sequence[str]) -> list[str]:
+    """A list of flags. Raises `UserError` for one that contradicts itself."""
+    check_contradictions(flags)
+    return list(flags)
+
+
+def _of_script(path: Path) -> Given:
+    flags, processes = read_arguments(path)
+    return Given(tuple(flags), gpus=processes)
+
+
+def _of_spec(path: Path) -> Given:
+    flags, entries = read_flags(path)
+    price = entries.get("price-per-gpu-hour")
+    return Given(
+        tuple(flags),
+        entries.get("cluster", ""),
+        entries.get("preset", ""),
+        _whole(f"{path}: num_gpus", entries.get("num-gpus", "0")),
+        _number(f"{path}: train_tokens", entries.get("train-tokens", "0")),
+        _number(f"{path}: price_per_gpu_hour", price) if price is not None else None,
+    )
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise UserError(f"{name} is {text!r}: it takes a whole number") from None
+    whole(name, value, 0)
+    return value
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{name} is {text!r}: it takes a number") from None
+    finite(name, value)
+    return value

@@ -1,0 +1,134 @@
+"""The parallel layout that the values of Megatron's flags describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
+from vtrain_sim.file_table import SpecFields
+from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.parallel import ParallelSpec
+from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
+
+_PARALLEL = {f.name for f in fields(ParallelSpec)}
+
+
+def layout_from_values(
+    values: SpecFields, given: Mapping[str, str], old: ParallelSpec, model: ModelSpec, num_gpus: int
+) -> ParallelSpec:
+    """The layout, on top of another one. given: the flag of each value. num_gpus: world size, 0: as the layout needs.
+
+    Raises `SpecError`.
+    """
+    changes = parallel_from_values(values)
+    _cut_into_chunks(values, given, changes, old, model)
+    _pipeline(values, given, changes, old, model)
+    if changes.get("vpp", old.vpp) > 1:
+        # Megatron overlaps the pipeline's communication whenever it interleaves.
+        changes.setdefault("overlap_p2p", old.overlap_p2p or old.vpp == 1)
+    else:
+        changes["overlap_p2p"] = False
+        changes.setdefault("microbatch_group_size", 0)
+    if changes.get("tp", old.tp) == 1 and "sequence_parallel" not in changes:
+        changes["sequence_parallel"] = False
+        changes.setdefault("tp_comm_overlap", False)
+    if num_gpus:
+        _fill_world(changes, old, num_gpus)
+    layout = replace(old, **changes)
+    if values.get("padded_vocab_size", 0) % layout.tp:
+        raise SpecError(
+            f"--padded-vocab-size is {values['padded_vocab_size']}, which --tensor-model-parallel-size {layout.tp} "
+            "does not divide: give --vocab-size and --make-vocab-size-divisible-by to have it padded"
+        )
+    return layout
+
+
+def parallel_from_values(values: SpecFields) -> SpecFields:
+    """Fields of the layout that the values of flags describe, except for how layers are cut into stages."""
+    changes = {k: values[k] for k in values if k in _PARALLEL}
+    _shard_optimizer(values, changes)
+    return changes
+
+
+def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:
+    """What is sharded over the data parallel ranks, from Megatron's two ways to say it."""
+    if values.get("megatron_fsdp") is False:
+        changes.setdefault("fsdp", False)
+    if values.get("megatron_fsdp"):
+        strategy = values.get("sharding_strategy", "no_shard")
+        changes["fsdp"] = strategy == "optim_grads_params"
+        changes["distributed_optimizer"] = strategy == "optim"
+    elif "sharding_strategy" in values:
+        raise SpecError("--data-parallel-sharding-strategy needs --use-megatron-fsdp")
+    elif changes.get("fsdp"):
+        changes["distributed_optimizer"] = False
+
+
+def _cut_into_chunks(
+    values: SpecFields, given: Mapping[str, str], changes: SpecFields, old: ParallelSpec, model: ModelSpec
+) -> None:
+    """Virtual pipeline chunks, from the layers of one."""
+    pp = changes.get("pp", old.pp)
+    if "layers_per_chunk" in values:
+        layers_per_chunk = values["layers_per_chunk"]
+        if "vpp" in changes:
+            raise SpecError(f"{given['vpp']} and --num-layers-per-virtual-pipeline-stage say the same: give one")
+        if layers_per_chunk < 1 or pp < 1 or model.num_layers % pp or (model.num_layers // pp) % layers_per_chunk:
+            raise SpecError(
+                f"--num-layers-per-virtual-pipeline-stage is {layers_per_chunk}, which does not divide the "
+                f"layers of a pipeline stage ({model.num_layers} over {pp})"
+            )
+        changes["vpp"] = model.num_layers // pp // layers_per_chunk
+    elif pp == 1:
+        changes.setdefault("vpp", 1)
+
+
+def _fill_world(changes: SpecFields, old: ParallelSpec, num_gpus: int) -> None:
+    """The data parallel size that so many GPUs leave."""
+    model_ranks = changes.get("tp", old.tp) * changes.get("pp", old.pp) * changes.get("cp", old.cp)
+    if model_ranks < 1 or num_gpus % model_ranks:
+        raise SpecError(
+            f"--num-gpus is {num_gpus}, which is not a multiple of tensor x pipeline x context parallel "
+            f"size ({model_ranks})"
+        )
+    if "dp" in changes and changes["dp"] * model_ranks != num_gpus:
+        raise SpecError(
+            f"--data-parallel-size {changes['dp']} and --num-gpus {num_gpus} disagree: "
+            f"{num_gpus} GPUs make {num_gpus // model_ranks}"
+        )
+    changes["dp"] = num_gpus // model_ranks
+
+
+def _pipeline(
+    values: SpecFields, given: Mapping[str, str], changes: SpecFields, old: ParallelSpec, model: ModelSpec
+) -> None:
+    """Layers of the stages, where they are not all the same."""
+    pp = changes.get("pp", old.pp)
+    if "pipeline_layout" in values:
+        changes["layers"] = parse_layout(values["pipeline_layout"], max(1, pp))
+        changes["vpp"] = _chunks_of_layout(len(changes["layers"]), pp, given, changes)
+        return
+    vpp = changes.get("vpp", old.vpp)
+    ends = (values.get("first_stage_layers"), values.get("last_stage_layers"))
+    counted = (bool(values.get("embedding_is_a_layer")), bool(values.get("loss_is_a_layer")))
+    if (ends != (None, None) or any(counted)) and pp > 0 and vpp > 0:
+        changes["layers"] = uneven(model.num_layers, pp, vpp, *ends, *counted)
+    elif (pp, vpp, model.num_layers) != (old.pp, old.vpp, sum(old.layers)):
+        changes["layers"] = ()
+    if changes.get("layers") and len(set(changes["layers"])) == 1:
+        changes["layers"] = ()
+
+
+def _chunks_of_layout(virtual_stages: int, pp: int, given: Mapping[str, str], changes: SpecFields) -> int:
+    """Chunks of a stage, from the virtual stages of a layout."""
+    vpp = virtual_stages // max(1, pp)
+    flag = given.get("vpp") or given.get("layers_per_chunk")
+    if flag and changes["vpp"] != vpp:
+        raise SpecError(f"--pipeline-model-parallel-layout has {vpp} chunks per stage, {flag} says else")
+    if pp == 1 and vpp > 1:
+        raise SpecError(
+            f"--pipeline-model-parallel-layout has {virtual_stages} stages, --pipeline-model-parallel-size is {pp}: "
+            f"give {virtual_stages}, or a divisor of it with several chunks per stage"
+        )
+    return vpp

@@ -1,0 +1,68 @@
+"""The model that the values of Megatron's flags describe."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from vtrain_sim.file_table import SpecFields
+from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.model import ModelSpec
+
+_MODEL = {f.name for f in fields(ModelSpec)}
+_NEEDED = {
+    "num_layers": "--num-layers",
+    "hidden_size": "--hidden-size",
+    "num_attention_heads": "--num-attention-heads",
+    "seq_length": "--seq-length",
+}
+
+
+def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
+    """The model that the values of flags describe, on top of another one where there is one. Raises `SpecError`."""
+    changes = {k: values[k] for k in values if k in _MODEL}
+    if "hidden_dropout" in values or "attention_dropout" in values:
+        # Either one keeps masks in memory; Megatron's default for both is 0.1.
+        changes["dropout"] = values.get("hidden_dropout", 0.1) > 0 or values.get("attention_dropout", 0.1) > 0
+    _query_groups(values, changes, old)
+    if "padded_vocab_size" in values:
+        changes["vocab_size"], changes["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
+    if values.get("squared_relu"):
+        if changes.get("swiglu"):
+            raise SpecError("--squared-relu and --swiglu are two activations: give one")
+        changes["swiglu"] = False
+    if old is None:
+        missing = [flag for name, flag in _NEEDED.items() if name not in changes]
+        if missing:
+            raise SpecError(f"the model is incomplete: {', '.join(missing)} missing")
+        changes.setdefault("vocab_size", 50257)
+        return ModelSpec(**changes)
+    _follow(changes, old)
+    return replace(old, **changes)
+
+
+def _follow(changes: SpecFields, old: ModelSpec) -> None:
+    """Defaults that follow other sizes follow their new values, as in Megatron itself."""
+    changed = {name for name, value in changes.items() if value != getattr(old, name)}
+    if changed & {"hidden_size", "swiglu"}:
+        changes.setdefault("ffn_hidden_size", 0)
+    if changed & {"hidden_size", "num_attention_heads"}:
+        changes.setdefault("kv_channels", 0)
+    if "num_attention_heads" in changed and old.num_query_groups == old.num_attention_heads:
+        changes.setdefault("num_query_groups", 0)
+    if "seq_length" in changed and old.max_position_embeddings == old.seq_length:
+        changes.setdefault("max_position_embeddings", 0)
+
+
+def _query_groups(values: SpecFields, changes: SpecFields, old: ModelSpec | None) -> None:
+    """Megatron-LM reads the number of groups only with the switch, and takes 1 where it is not given."""
+    grouped = old is not None and old.num_query_groups != old.num_attention_heads
+    switch = values.get("group_query_attention", grouped)
+    groups, heads = changes.get("num_query_groups", 0), changes.get("num_attention_heads", 0)
+    if not switch:
+        if groups not in (0, heads or (old.num_attention_heads if old is not None else 0)):
+            raise SpecError(
+                f"--num-query-groups {groups} needs --group-query-attention: without, each head has its own"
+            )
+        changes["num_query_groups"] = 0
+    elif not grouped:
+        changes.setdefault("num_query_groups", 1)

@@ -1,0 +1,53 @@
+"""What users are told about flags that are accepted: those that are left out, those that have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vtrain_sim.inputs.megatron_flags import Flags, parse_flags
+from vtrain_sim.specs.model import ModelSpec
+
+# Values that only a mixture of experts, and only multi-latent attention has a use for.
+_EXPERTS = (
+    "moe_router_topk",
+    "moe_ffn_hidden_size",
+    "moe_layer_freq",
+    "moe_token_dispatcher",
+    "moe_shared_expert_overlap",
+)
+_LATENT = ("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim")
+
+
+def approximations(flags: Sequence[str]) -> tuple[str, ...]:
+    """One sentence about the flags that change time or memory in a way that is not simulated, if there are any.
+
+    Raises `SpecError` as `parse_flags` does.
+    """
+    named = parse_flags(flags).approximated
+    if not named:
+        return ()
+    change, are = ("changes", "is") if len(named) == 1 else ("change", "are")
+    return (f"{', '.join(named)} {change} time or memory somewhat, which {are} left out of the projection",)
+
+
+def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
+    """Sentences about the flags that this model has no use for: Megatron-Core accepts and ignores them too.
+
+    Raises `SpecError` as `parse_flags` does.
+    """
+    read = parse_flags(flags)
+    sentences = []
+    if not model.num_experts:
+        sentences += _sentence(read, _EXPERTS, "the model has no experts (--num-experts)")
+    if not model.multi_latent_attention:
+        sentences += _sentence(read, _LATENT, "the model has no latent attention (--multi-latent-attention)")
+    if read.values.get("transformer_impl") == "local" and read.values.get("attention_kernel") == "flash":
+        sentences += _sentence(read, ["attention_kernel"], "--transformer-impl local has unfused attention alone")
+    return tuple(sentences)
+
+
+def _sentence(read: Flags, fields: Iterable[str], why: str) -> list[str]:
+    named = [read.given[field] for field in fields if field in read.given]
+    if not named:
+        return []
+    return [f"{', '.join(named)} {'has' if len(named) == 1 else 'have'} no effect: {why}"]

@@ -1,0 +1,53 @@
+"""The training step that the values of Megatron's flags describe."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from vtrain_sim.file_table import SpecFields
+from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.precision import precision_of
+from vtrain_sim.specs.train import TrainSpec
+
+_TRAIN = {f.name for f in fields(TrainSpec)}
+
+
+def train_from_values(values: SpecFields, old: TrainSpec | None) -> TrainSpec:
+    """The training step, on top of another one where there is one. Raises `SpecError`."""
+    changes = step_from_values(values, old)
+    if old is not None:
+        return replace(old, **changes)
+    for name, flag in (
+        ("micro_batch_size", "--micro-batch-size"),
+        ("global_batch_size", "--global-batch-size"),
+    ):
+        if name not in changes:
+            raise SpecError(f"the training step is incomplete: {flag} missing")
+    changes.setdefault("params_dtype", "bfloat16")
+    return TrainSpec(**changes)
+
+
+def step_from_values(values: SpecFields, old: TrainSpec | None = None) -> SpecFields:
+    """Fields of the training step that the values of flags describe, on top of another one where there is one."""
+    changes = {k: values[k] for k in values if k in _TRAIN}
+    if values.get("transformer_impl") == "local":
+        changes["attention_kernel"] = "unfused"
+    elif "transformer_impl" in values:
+        changes.setdefault("attention_kernel", "flash")
+    if values.get("grads_in_fp32") and values.get("grads_in_bf16"):
+        raise SpecError("--accumulate-allreduce-grads-in-fp32 and --grad-reduce-in-bf16 contradict each other")
+    if values.get("grads_in_bf16"):
+        changes["main_grads_dtype"] = "bfloat16"
+    elif values.get("grads_in_fp32"):
+        changes["main_grads_dtype"] = "float32"
+    elif "params_dtype" in changes:
+        changes["main_grads_dtype"] = _main_grads_dtype(changes["params_dtype"], old)
+    return changes
+
+
+def _main_grads_dtype(params_dtype: str, old: TrainSpec | None) -> str:
+    """Megatron's choice for parameters in a type; or what was chosen instead before, where that goes with them."""
+    chosen = old.main_grads_dtype if old is not None else ""
+    if old is not None and chosen != old.precision.main_grads_dtype and chosen in ("float32", params_dtype):
+        return chosen
+    return precision_of(params_dtype).main_grads_dtype
