@@ -318,7 +318,7 @@ def test_a_network_may_have_any_levels(tmp_path: Path) -> None:
         ('device = "b200-sxm-180gb"', 'device = "b200-sxm-180gb"\ngpus_per_node = 8', "one or the other"),
         ('device = "b200-sxm-180gb"', 'device = "b200-sxm-180gb"\nnics_per_node = 8', "one or the other"),
         (LEVELS[len('\ndevice = "b200-sxm-180gb"\n') :], "levels = [1, 2]", "table of coefficients"),
-        (LEVELS[len('\ndevice = "b200-sxm-180gb"\n') :], "levels = 3", "is not a cluster"),
+        (LEVELS[len('\ndevice = "b200-sxm-180gb"\n') :], "levels = 3", "list of tables"),
     ],
 )
 def test_levels_that_cannot_be_are_refused(tmp_path: Path, old: str, new: str, word: str) -> None:

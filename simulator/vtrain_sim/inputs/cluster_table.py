@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
-from vtrain_sim.errors import nearest
 from vtrain_sim.file_table import FileTable
+from vtrain_sim.inputs.device_table import check_table
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.cluster import ClusterSpec, DeviceSpec, NetworkLevel
 
@@ -27,6 +27,8 @@ def cluster_from_table(name: str, device: DeviceSpec, table: FileTable) -> Clust
         doubled = [spelling for spelling in _TWO_LEVELS if spelling in values]
         if doubled:
             raise SpecError(f"cluster {name} has levels and {', '.join(doubled)}: it takes one or the other")
+        if not isinstance(values["levels"], list):
+            raise SpecError(f"levels is {values['levels']!r}: it takes a list of tables, [[levels]]")
         levels = [_level(_name_of(position), each) for position, each in enumerate(values.pop("levels"))]
         return replace(ClusterSpec.of_levels(name, device, levels), **values)
     intra = _level(_LEVEL_NAMES[0], values.pop("intra_node"))
@@ -43,7 +45,8 @@ def _level(name: str, table: object) -> NetworkLevel:
         return table
     if not isinstance(table, Mapping):
         raise SpecError(f"network {name} is {table!r}: it takes a table of coefficients")
-    for entry in table:
-        if entry not in _COEFFICIENTS:
-            raise SpecError(f"network {name} has an unknown entry {entry!r}{nearest(entry, _COEFFICIENTS)}")
-    return NetworkLevel(**{"name": name, **table})
+    values = {"name": name, **check_table(f"network {name}", table, _COEFFICIENTS, ("bandwidth", "latency_s"))}
+    for entry in ("name", "source"):
+        if not isinstance(values.get(entry, ""), str):
+            raise SpecError(f"{entry} of network {name} is {values[entry]!r}: it takes a text")
+    return NetworkLevel(**values)

@@ -17,7 +17,7 @@ def read_config(path: Path) -> ModelSpec:
     """The model of a ``config.json`` (or of the folder that holds one). Raises `SpecError`."""
     path = path / "config.json" if path.is_dir() else path
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):

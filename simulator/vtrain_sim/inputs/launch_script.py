@@ -23,7 +23,7 @@ def read_arguments(path: Path) -> tuple[list[str], int]:
     ``*.py`` file. Raises `SpecError` where the file cannot be read or has none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     variables = _variables(text)

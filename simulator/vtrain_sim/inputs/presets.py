@@ -9,6 +9,7 @@ from importlib.resources import files
 from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs.cluster_table import cluster_from_table
+from vtrain_sim.inputs.device_table import device_from_table
 from vtrain_sim.specs.cluster import ClusterSpec, DeviceSpec
 from vtrain_sim.specs.model import ModelSpec
 
@@ -47,7 +48,7 @@ def model(name: str) -> ModelSpec:
 
 def device(name: str) -> DeviceSpec:
     """A device preset."""
-    return DeviceSpec.from_table(_load("devices", name)["device"])
+    return device_from_table(_load("devices", name)["device"])
 
 
 def device_surfaces(name: str) -> FileTable:

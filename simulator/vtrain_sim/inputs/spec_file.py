@@ -23,7 +23,7 @@ _OPTIONS = ("cluster", "preset", "num-gpus", "train-tokens", "price-per-gpu-hour
 def load(path: Path) -> FileTable:
     """A YAML or TOML file as a table. Raises `SpecError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     try:
@@ -37,8 +37,10 @@ def load(path: Path) -> FileTable:
             raise SpecError(f"{path} ends in neither .toml, .yaml nor .yml")
     except SpecError:
         raise
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path} is nested too deeply") from None
     except Exception as error:  # the YAML parser has many
         raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(table, dict):

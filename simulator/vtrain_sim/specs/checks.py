@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vtrain_sim.errors import SpecError
 
-__all__ = ["LARGEST", "SpecError", "divides", "finite", "one_of", "positive", "whole"]
+__all__ = ["LARGEST", "Range", "SpecError", "divides", "finite", "one_of", "positive", "whole"]
 
 LARGEST = 1 << 40
 
@@ -33,6 +34,28 @@ def finite(flag: str, value: object, at_least: float = 0.0) -> None:
         raise SpecError(f"{flag} is {value!r}: it takes a finite number")
     if value < at_least:
         raise SpecError(f"{flag} is {value}: it must be {at_least} or more")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an entry may have. or_zero: 0 too, below `least`."""
+
+    least: float
+    most: float
+    or_zero: bool = False
+    whole: bool = False
+
+    def _has(self, value: float) -> bool:
+        return self.least <= value <= self.most or (self.or_zero and value == 0)
+
+    def check(self, entry: str, value: object) -> None:
+        """Raise `SpecError` for what is no such number."""
+        kinds = (int,) if self.whole else (int, float)
+        if not isinstance(value, bool) and isinstance(value, kinds) and self._has(value):
+            return
+        kind = "whole number" if self.whole else "number"
+        zero = ", or 0" if self.or_zero else ""
+        raise SpecError(f"{entry} is {value!r}: it takes a {kind} from {self.least:g} to {self.most:g}{zero}")
 
 
 def one_of(flag: str, value: object, allowed: Sequence[object]) -> None:

@@ -8,8 +8,36 @@ from functools import cached_property
 from itertools import pairwise
 
 from vtrain_schemas.operators import DTYPE_BYTES
-from vtrain_sim.file_table import FileTable
-from vtrain_sim.specs.checks import SpecError, finite, one_of, positive, whole
+from vtrain_sim.specs.checks import Range, SpecError, one_of, positive
+
+# US dollars of an hour of one GPU.
+PRICE = Range(0.0, 1e6)
+# FLOP/s, bytes/s; a rate that may be left out is 0 then.
+_RATE, _SHARED_RATE = Range(1.0, 1e21), Range(1.0, 1e21, or_zero=True)
+_MEMORY = Range(1, 1 << 50, whole=True)
+_SECONDS = Range(0.0, 1e4)
+# Standard deviation of a logarithm.
+_SIGMA = Range(0.0, 5.0)
+_OF_LEVEL = {
+    "bandwidth": _RATE,
+    "latency_s": _SECONDS,
+    "hop_latency_s": _SECONDS,
+    "p2p_bandwidth": _SHARED_RATE,
+    "node_bandwidth": _SHARED_RATE,
+    "p2p_node_bandwidth": _SHARED_RATE,
+    "oversubscription": Range(1.0, 1e6),
+    "ramp_s": _SECONDS,
+    "ramp_bytes": Range(1e-3, 1e18),
+    "copy_bandwidth": _SHARED_RATE,
+    "sigma": _SIGMA,
+    "gpus": Range(0, 1 << 40, whole=True),
+}
+_OF_CLUSTER = {
+    "overlap_efficiency": Range(0.0, 1.0),
+    "contention": Range(0.5, 100.0),
+    "overlap_slowdown": Range(1.0, 100.0),
+    "straggler_sigma": Range(0.0, 2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -28,22 +56,16 @@ class DeviceSpec:
     modelled_only: bool = False
     cuda_names: tuple[str, ...] = ()
 
-    @classmethod
-    def from_table(cls, table: FileTable) -> DeviceSpec:
-        """From the table of a file; `source` says where its numbers are from."""
-        values = {k: v for k, v in table.items() if k != "source"}
-        values["cuda_names"] = tuple(values.get("cuda_names", ()))
-        return cls(**values)
-
     def is_called(self, device_name: str) -> bool:
         """Whether a driver's name of a device is this one's."""
         return self.name in device_name or device_name in self.cuda_names
 
     def __post_init__(self) -> None:
         for dtype, rate in self.peak_flops.items():
-            finite(f"peak rate for {dtype} of device {self.name}", rate, 1.0)
-        finite(f"memory bandwidth of device {self.name}", self.memory_bandwidth, 1.0)
-        whole(f"memory of device {self.name}", self.memory_bytes, 1)
+            one_of(f"a type in peak_flops of device {self.name}", dtype, tuple(DTYPE_BYTES))
+            _RATE.check(f"peak rate for {dtype} of device {self.name}", rate)
+        _RATE.check(f"memory bandwidth of device {self.name}", self.memory_bandwidth)
+        _MEMORY.check(f"memory of device {self.name}", self.memory_bytes)
 
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s of a dtype; the best listed one of 16 bits or more where it is not.
@@ -99,14 +121,8 @@ class NetworkLevel:
     gpus: int = 0
 
     def __post_init__(self) -> None:
-        finite(f"bandwidth of network {self.name}", self.bandwidth, 1.0)
-        finite(f"latency of network {self.name}", self.latency_s)
-        finite(f"hop latency of network {self.name}", self.hop_latency_s)
-        finite(f"point-to-point bandwidth of network {self.name}", self.p2p_bandwidth)
-        finite(f"node bandwidth of network {self.name}", self.node_bandwidth)
-        finite(f"point-to-point node bandwidth of network {self.name}", self.p2p_node_bandwidth)
-        finite(f"oversubscription of network {self.name}", self.oversubscription, 1.0)
-        whole(f"GPUs of a domain of network {self.name}", self.gpus, 0)
+        for entry, allowed in _OF_LEVEL.items():
+            allowed.check(f"{entry} of network {self.name}", getattr(self, entry))
 
     @property
     def is_known(self) -> bool:
@@ -144,11 +160,9 @@ class ClusterSpec:
 
     def __post_init__(self) -> None:
         positive("GPUs per node", self.gpus_per_node)
-        finite("--price-per-gpu-hour", self.price_per_gpu_hour)
-        finite("overlap efficiency", self.overlap_efficiency)
-        finite("contention", self.contention, 0.5)
-        finite("overlap slowdown", self.overlap_slowdown, 1.0)
-        finite("straggler sigma", self.straggler_sigma)
+        PRICE.check("--price-per-gpu-hour", self.price_per_gpu_hour)
+        for entry, allowed in _OF_CLUSTER.items():
+            allowed.check(entry, getattr(self, entry))
         one_of("backend", self.backend, ("nccl", "gloo", "mpi", "ucc", "fake"))
         self._check_domains()
 
