@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from vtrain_plugin.capture.clock import CudaEvent
+from vtrain_plugin.capture.clock import CudaEvent
 
 Call = Callable[[], object]
 
@@ -21,10 +20,16 @@ _LONGEST_HOLD_NS = 1_000_000_000
 _CALIBRATION_CYCLES = 10_000_000
 
 
+class TimingEvent(CudaEvent, Protocol):
+    """An event that a benchmark, which nothing trains beside, may wait for."""
+
+    def synchronize(self) -> None: ...
+
+
 class Cuda(Protocol):
     """What is used of ``torch.cuda``. _sleep: a kernel that spins for so many cycles of the GPU's clock."""
 
-    def Event(self, *, enable_timing: bool) -> CudaEvent: ...
+    def Event(self, *, enable_timing: bool) -> TimingEvent: ...
 
     def _sleep(self, cycles: int) -> None: ...
 
@@ -52,7 +57,7 @@ class DeviceQueue:
         end.synchronize()
         return _CALIBRATION_CYCLES / max(1.0, begin.elapsed_time(end) * 1e6)
 
-    def event(self) -> CudaEvent:
+    def event(self) -> TimingEvent:
         """An event that takes the time."""
         return self._cuda.Event(enable_timing=True)
 

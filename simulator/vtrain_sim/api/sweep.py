@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 from vtrain_sim.api.job import Job, job_of
 from vtrain_sim.api.options import Option, check_names
@@ -35,7 +34,7 @@ def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
     return evaluate_points(job.machine.projector, points)
 
 
-def _point(job: Job, values: dict[str, Any]) -> SweepPoint:
+def _point(job: Job, values: dict[str, Option]) -> SweepPoint:
     try:
         return SweepPoint(values, job.with_(**values).configuration)
     except UserError as error:

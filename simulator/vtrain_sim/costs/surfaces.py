@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtrain_schemas.operators import Family, Operator, dtype_bytes, kind
 from vtrain_schemas.operators.attention import score_bytes
 from vtrain_sim.specs import DeviceSpec
+
+Floats = NDArray[np.float64]
+Size: TypeAlias = float | NDArray[np.float64] | NDArray[np.int64]
 
 # Uncertainty (standard deviation of the logarithm) of a surface that nothing was fitted to.
 UNCALIBRATED_SIGMA = 0.7
@@ -134,7 +138,8 @@ class DeviceSurface:
         efficiency = surfaces.coefficient(surfaces.efficiency, operator, 1.0)
         products_s = operator.flops() / self.device.peak(operator.dtype)
         if operator.fused:
-            efficiency *= attention_efficiency(operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim)
+            share = attention_efficiency(operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim)
+            efficiency *= float(share)
             return float(max(products_s / efficiency, operator.bytes() / bandwidth))
         # Separate kernels: batched products, and passes over the score matrix.
         scores_s = score_bytes(operator) / bandwidth
@@ -178,18 +183,20 @@ class DeviceSurface:
 
 
 def tile_seconds(
-    m: Any, n: Any, k: Any, tile: Tile, units: int, flops_per_unit: float, wave_s: float, problems: int = 1
-) -> Any:
-    """Time of a GEMM with one kind of tile: whole waves of whole tiles over the compute units.
+    m: Size, n: Size, k: Size, tile: Tile, units: int, flops_per_unit: float, wave_s: float, problems: int = 1
+) -> Floats:
+    """Time of a GEMM with one kind of tile: whole waves of whole tiles over the compute units, seconds.
 
-    m, n, k may be numbers or arrays. NVIDIA, "Matrix multiplication background user's guide", tile
+    m, n, k may be numbers or arrays [products]. NVIDIA, "Matrix multiplication background user's guide", tile
     and wave quantisation.
     """
     tiles = problems * np.ceil(m / tile.m) * np.ceil(n / tile.n)
     waves = np.ceil(tiles / units)
-    return waves * (2.0 * tile.m * tile.n * k / (flops_per_unit * tile.efficiency) + wave_s)
+    seconds: Floats = waves * (2.0 * tile.m * tile.n * k / (flops_per_unit * tile.efficiency) + wave_s)
+    return seconds
 
 
-def attention_efficiency(seq: Any, head_dim: Any, half_seq: float, half_dim: float) -> Any:
+def attention_efficiency(seq: Size, head_dim: Size, half_seq: float, half_dim: float) -> Floats:
     """Share of its best rate that fused attention reaches: it saturates with sequence and head size."""
-    return 1.0 / ((1.0 + half_seq / seq) * (1.0 + half_dim / head_dim))
+    efficiency: Floats = np.divide(1.0, (1.0 + half_seq / seq) * (1.0 + half_dim / head_dim))
+    return efficiency
