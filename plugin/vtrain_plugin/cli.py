@@ -88,15 +88,17 @@ def collectives(
     pin: bool = typer.Option(True, help="On CPU, pin each process to a core."),
     run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
 ) -> None:
-    """Measure all-reduce, all-gather, reduce-scatter, all-to-all and send/recv."""
+    """Measure all-reduce, all-gather, reduce-scatter, all-to-all and send/recv.
+
+    Over several nodes: torchrun --nnodes N --nproc-per-node G ... --no-python vtrain-profile collectives --out DIR
+    """
     from vtrain_plugin.bench import collectives as bench_collectives
     from vtrain_plugin.bench.device import default_dtype
 
     _check_collectives(ops.split(","), sizes, nproc_per_node)
-    name = run_id or "collectives-" + new_run_id()
     arguments = _flags(
         out=out,
-        run_id=name,
+        run_id=run_id,
         ops=ops,
         sizes=sizes,
         max_bytes=max_bytes,
@@ -112,8 +114,6 @@ def collectives(
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     command = [sys.executable, *launch, "-m", "vtrain_plugin.bench.collectives", *arguments]
     done = subprocess.run(command, check=False, env=environment)
-    if done.returncode == 0:
-        print(f"wrote {out}/run_id={name}")
     raise typer.Exit(done.returncode)
 
 

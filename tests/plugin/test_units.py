@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
-from vtrain_plugin.bench.collectives import default_sizes, group_sizes
+from vtrain_plugin.bench.collectives import default_sizes
 from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
 from vtrain_plugin.capture.clock import CudaClock, HostClock
 from vtrain_plugin.capture.guard import Guard
@@ -373,10 +373,8 @@ def test_operator_list_refuses_sizes_that_do_not_divide() -> None:
         operators_of(ModelSizes(512, 8, 256, 1024), [3], [1])
 
 
-def test_default_collective_sizes_and_groups() -> None:
+def test_default_collective_sizes() -> None:
     assert default_sizes(1 << 20)[-1] == 1 << 20
-    assert group_sizes(8) == [2, 4, 8]
-    assert group_sizes(6) == [2, 4, 6]
 
 
 def megatron_optimizer(*leaves: str, configured: str = "adam") -> types.SimpleNamespace:

@@ -1,8 +1,10 @@
 """Times collectives and point-to-point transfers over sizes and group sizes, in the job's own world.
 
-Run one process per device (``vtrain-profile collectives`` starts them). Between two calls each rank
-computes for a moment, as in training: the payload was just written, and ranks arrive unevenly. The
-transfer is then the shortest duration over the ranks, which the catalog's views work out.
+Run one process per device: ``vtrain-profile collectives`` starts those of one node, a launcher those of several.
+Groups are some devices on each of some nodes, so that what crosses nodes is told from what does not.
+
+Between two calls each rank computes for a moment, as in training: the payload was just written, and ranks
+arrive unevenly. The transfer is then the shortest duration over the ranks, which the catalog's views work out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from vtrain_plugin.bench.device import BenchDevice, choose_device
 from vtrain_plugin.bench.device_queue import Call
+from vtrain_plugin.bench.node_layout import NodeLayout
 from vtrain_plugin.bench.output import BenchOutput
+from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.rows import operator_columns
 from vtrain_schemas.operators import Operator
 
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of one rank."""
     parser = argparse.ArgumentParser(prog="python -m vtrain_plugin.bench.collectives")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--run-id", default="", help="the same on all ranks; rank 0 chooses where it is not given")
     parser.add_argument("--ops", default=",".join(OPS))
     parser.add_argument("--sizes", default="", help="bytes, comma separated")
     parser.add_argument("--max-bytes", type=int, default=256 << 20)
@@ -45,37 +49,42 @@ def main(arguments: list[str] | None = None) -> None:
     import torch.distributed as dist
 
     dist.init_process_group(device.backend)
-    output = BenchOutput(args.out, args.run_id, "collectives", device.clock_source)
+    layout = NodeLayout.of_world()
+    output = BenchOutput(args.out, _agreed(args.run_id), "collectives", device.clock_source)
     sizes = [int(s) for s in args.sizes.split(",") if s] or default_sizes(args.max_bytes)
-    bench = CollectiveBench(device, output, args.dtype, args.repeats)
+    bench = CollectiveBench(device, output, layout, args.dtype, args.repeats)
     bench.contention()
-    for size in group_sizes(dist.get_world_size()):
-        ranks = list(range(size))
+    for ranks in layout.groups():
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             for op in args.ops.split(","):
                 for nbytes in sizes:
                     bench.measure(op, nbytes, group, ranks)
         dist.barrier()
-    output.write()
+    output.write({"hosts": list(layout.hosts)})
+    if dist.get_rank() == 0:
+        print(f"wrote {args.out}/run_id={output.run_id}")
     dist.destroy_process_group()
 
 
-def group_sizes(world: int) -> list[int]:
-    """Powers of two up to the world, and the world itself."""
-    sizes = [1 << p for p in range(1, 20) if (1 << p) <= world]
-    return sizes if not sizes or sizes[-1] == world else [*sizes, world]
+def _agreed(run_id: str) -> str:
+    """The run id; where none was given, rank 0's choice on all ranks."""
+    import torch.distributed as dist
+
+    chosen = [run_id or "collectives-" + new_run_id()]
+    dist.broadcast_object_list(chosen, src=0)
+    return chosen[0]
 
 
 class CollectiveBench:
     """Measures on one rank."""
 
-    def __init__(self, device: BenchDevice, output: BenchOutput, dtype: str, repeats: int) -> None:
+    def __init__(self, device: BenchDevice, output: BenchOutput, layout: NodeLayout, dtype: str, repeats: int) -> None:
         import torch
         import torch.distributed as dist
 
         self.torch, self.dist = torch, dist
-        self.device, self.output = device, output
+        self.device, self.output, self.layout = device, output, layout
         self.dtype_name, self.dtype, self.repeats = dtype, device.dtype(dtype), repeats
         side = 4096 if device.cuda else 384
         self._a = torch.randn(side, side, device=device.device, dtype=self.dtype)
@@ -99,9 +108,9 @@ class CollectiveBench:
             self._sequence += 1
             if repeat < 2:
                 continue
-            name = op
+            name, members = op, ranks
             if op == "p2p":
-                name = "send" if self.dist.get_rank() == ranks[0] else "recv"
+                name, members = "send" if self.dist.get_rank() == ranks[0] else "recv", [ranks[0], ranks[-1]]
             self.output.add(
                 "collectives",
                 {
@@ -110,8 +119,9 @@ class CollectiveBench:
                     "source": "microbench",
                     "bytes": payload,
                     "dtype": self.dtype_name,
-                    "group_ranks": [ranks[0], ranks[-1]] if op == "p2p" else ranks,
-                    "nodes": None,
+                    "group_ranks": members,
+                    "nodes": self.layout.nodes(members),
+                    "ranks_per_node": self.layout.ranks_per_node(members),
                     "sequence": self._sequence,
                     "is_async": False,
                     "start_ns": timing.start_ns,

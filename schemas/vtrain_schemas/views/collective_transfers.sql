@@ -7,6 +7,8 @@
 -- @column op: operation; both ends of a point-to-point call are "p2p"
 -- @column role: what the group is for (tp, dp, pp, cp, ep, embedding, ...)
 -- @column group_ranks: global ranks of the call; sender and receiver for p2p
+-- @column nodes: hosts that the group spans
+-- @column ranks_per_node: ranks of the group on the host that has the most of them
 -- @column sequence: ordinal of the call in its group and step
 -- @column bytes: payload, bytes
 -- @column ranks_seen: ranks of the call whose rows are in the catalog
@@ -22,7 +24,7 @@ WITH calls AS (
     WHERE source NOT IN ('kineto', 'nsys') OR run_id IN (SELECT run_id FROM runs WHERE source IN ('kineto', 'nsys'))
 )
 SELECT
-    run_id, step, rank, operation AS op, role, group_ranks, sequence, bytes,
+    run_id, step, rank, operation AS op, role, group_ranks, nodes, ranks_per_node, sequence, bytes,
     count(DISTINCT rank) OVER call AS ranks_seen,
     duration_ns,
     min(duration_ns) OVER call AS transfer_ns,

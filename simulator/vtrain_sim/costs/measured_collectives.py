@@ -91,12 +91,8 @@ def load_collectives(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) 
     result = connection.execute(
         """
         WITH calls AS (
-            SELECT t.*, c.nodes
-            FROM collective_transfers t
-            JOIN (SELECT run_id, rank, step, group_ranks, sequence, any_value(nodes) AS nodes,
-                         CASE WHEN op IN ('send', 'recv') THEN 'p2p' ELSE op END AS op
-                  FROM collectives GROUP BY ALL) c USING (run_id, rank, step, op, group_ranks, sequence)
-            WHERE list_contains(?, run_id) AND bytes > 0 AND len(group_ranks) > 1 AND coalesce(c.nodes, 1) = 1
+            SELECT * FROM collective_transfers
+            WHERE list_contains(?, run_id) AND bytes > 0 AND len(group_ranks) > 1 AND coalesce(nodes, 1) = 1
         ),
         transfers AS (
             SELECT DISTINCT run_id, step, op, group_ranks, sequence, bytes, transfer_ns, ranks_seen,
