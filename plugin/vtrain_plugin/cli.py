@@ -196,7 +196,7 @@ def ops(
     bench = OperatorBench(Workbench(device, model, choices, have), output, seconds)
     for note in choices.notes:
         print(f"vtrain-profile: {note}", file=sys.stderr)
-    rows = sum(bench.measure(operator) for operator in operators)
+    rows = bench.measure_all(operators)
     for failure in bench.failures:
         print(failure)
     if not rows:
@@ -230,7 +230,7 @@ def rank(
     sizes = _integers("--micro-batch-sizes", micro_batch_sizes) or [micro_batch_size]
     base = run_id or "rank-" + new_run_id()
     failures = []
-    for tp, size in product(tps, sizes):
+    for number, (tp, size) in enumerate(product(tps, sizes), 1):
         name = base if len(tps) * len(sizes) == 1 else f"{base}-tp{tp}-mbs{size}"
         flags = _flags(
             out=out,
@@ -241,7 +241,9 @@ def rank(
             micro_batch_size=size,
         )
         try:
-            failure, refused = play_size(f"tp {tp}, micro batch size {size}", [*flags, *context.args])
+            what = f"tp {tp}, micro batch size {size}"
+            label = f"{what} ({number} of {len(tps) * len(sizes)})"
+            failure, refused = play_size(what, [*flags, "--label", label, *context.args])
         except SizeError as error:
             raise refuse(str(error)) from None
         if failure is None:

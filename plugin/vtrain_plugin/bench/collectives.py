@@ -16,6 +16,7 @@ from vtrain_plugin.bench.device import BenchDevice, choose_device
 from vtrain_plugin.bench.device_queue import Call
 from vtrain_plugin.bench.node_layout import NodeLayout
 from vtrain_plugin.bench.output import BenchOutput
+from vtrain_plugin.bench.progress import progress
 from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.rows import operator_columns
 from vtrain_schemas.operators import Operator
@@ -53,14 +54,19 @@ def main(arguments: list[str] | None = None) -> None:
     output = BenchOutput(args.out, _agreed(args.run_id), "collectives", device.clock_source)
     sizes = [int(s) for s in args.sizes.split(",") if s] or default_sizes(args.max_bytes)
     bench = CollectiveBench(device, output, layout, args.dtype, args.repeats)
-    bench.contention()
-    for ranks in layout.groups():
-        group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
-            for op in args.ops.split(","):
-                for nbytes in sizes:
-                    bench.measure(op, nbytes, group, ranks)
-        dist.barrier()
+    groups, ops = layout.groups(), args.ops.split(",")
+    # Rank 0 is in every group.
+    with progress(1 + len(groups) * len(ops), shown=dist.get_rank() == 0) as tell:
+        tell("compute, alone and together")
+        bench.contention()
+        for ranks in groups:
+            group = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                for op in ops:
+                    tell(f"{op}, {len(ranks)} ranks over {layout.nodes(ranks)} nodes")
+                    for nbytes in sizes:
+                        bench.measure(op, nbytes, group, ranks)
+            dist.barrier()
     output.write({"hosts": list(layout.hosts)})
     if dist.get_rank() == 0:
         print(f"wrote {args.out}/run_id={output.run_id}")

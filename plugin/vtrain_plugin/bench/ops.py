@@ -16,6 +16,7 @@ from vtrain_plugin.bench.failure import Failure, reason_of
 from vtrain_plugin.bench.model_operators import ModelSizes
 from vtrain_plugin.bench.operators import Variant, Workbench, builder
 from vtrain_plugin.bench.output import BenchOutput
+from vtrain_plugin.bench.progress import progress
 from vtrain_plugin.bench.rotation import copies
 from vtrain_plugin.capture.rows import Row, operator_columns
 from vtrain_schemas.operators import Operator
@@ -66,6 +67,15 @@ class OperatorBench:
     @property
     def device(self) -> BenchDevice:
         return self.bench.device
+
+    def measure_all(self, operators: Sequence[Operator]) -> int:
+        """Measure each of them; the number of rows added."""
+        rows = 0
+        with progress(len(operators)) as tell:
+            for operator in operators:
+                tell(operator.kind)
+                rows += self.measure(operator)
+        return rows
 
     def measure(self, operator: Operator) -> int:
         """Time an operator forward and backward; the number of rows added.

@@ -102,8 +102,8 @@ class Player:
         self.config.grad_scale_func = optimizer.scale_loss
         return optimizer
 
-    def train(self, warmup: int, steps: int, done: Callable[[], object]) -> None:
-        """Run whole training steps. done: called after each."""
+    def train(self, warmup: int, steps: int, begin: Callable[[], object]) -> None:
+        """Run whole training steps. begin: called before each."""
         from megatron.core.pipeline_parallel import get_forward_backward_func
 
         args, device = self.args, self.device.device
@@ -118,6 +118,7 @@ class Player:
 
         schedule = get_forward_backward_func()
         for step in range(warmup + steps):
+            begin()
             self.model.zero_grad_buffer()
             self.optimizer.zero_grad()
             with self.queue.kept_full(recorded=step >= warmup):
@@ -131,7 +132,6 @@ class Player:
                     forward_only=False,
                 )
             self.optimizer.step()
-            done()
 
 
 def _fill_received() -> None:

@@ -17,6 +17,7 @@ from vtrain_plugin.bench.device import BenchDevice, choose_device
 from vtrain_plugin.bench.failure import reason_of
 from vtrain_plugin.bench.installed import installed
 from vtrain_plugin.bench.player import Player
+from vtrain_plugin.bench.progress import progress
 from vtrain_plugin.bench.shard_memory import ShardMemory
 from vtrain_plugin.capture.rows import Row
 
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", required=True)
     result.add_argument("--run-id", required=True)
     result.add_argument("--prelude", default="", help="module to import (and call apply() of) first")
+    result.add_argument("--label", default="", help="what the progress bar says")
     result.add_argument("--reason-file", default="", help="where to write why this size was not measured")
     return result
 
@@ -135,8 +137,10 @@ def play(args: argparse.Namespace, device: BenchDevice) -> None:
     session = api.enable(args.out, run_id=args.run_id, warmup=args.warmup, steps=args.steps, kernels=args.kernels)
     assert session is not None
     session.source = "rank"
-    player = Player(args, device, choices)
-    player.train(args.warmup, args.steps, lambda: None)
+    with progress(1 + args.warmup + args.steps) as tell:
+        tell(f"{args.label}: building")
+        player = Player(args, device, choices)
+        player.train(args.warmup, args.steps, lambda: tell(f"{args.label}: training"))
     api.disable()
     if player.queue.remark():
         print(f"vtrain-profile rank: {player.queue.remark()}", file=sys.stderr)
