@@ -95,6 +95,7 @@ def on(made: Choices) -> set[str]:
             False,
             set(FUSIONS) - {"apply_rope_fusion"},
         ),
+        (("--transformer-impl", "local", "--multi-latent-attention"), False, set(FUSIONS) - {"apply_rope_fusion"}),
     ],
 )
 def test_fusions_follow_the_arguments(flags: tuple[str, ...], swiglu: bool, expected: set[str]) -> None:

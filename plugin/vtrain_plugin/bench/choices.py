@@ -67,7 +67,8 @@ def choose(args: argparse.Namespace, have: Installed, cuda: bool) -> Choices:
         ),
         apply_rope_fusion=fused(
             "apply_rope_fusion",
-            not args.no_rope_fusion and args.position_embedding_type == "rope",
+            # Of latent attention it is experimental: Megatron-Core refuses it where nobody asked for that.
+            not (args.no_rope_fusion or args.multi_latent_attention) and args.position_embedding_type == "rope",
             have.transformer_engine is not None and have.megatron is not None,
             "Transformer Engine",
         ),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _MOST_TIMINGS = 200
+_UNKNOWN_L2 = 64 << 20  # where torch is older than 2.1
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ class CudaDevice(BenchDevice):
         super().__init__()
         self.torch.cuda.set_device(local_rank())
         self.device = self.torch.device("cuda", local_rank())
-        self.cache_bytes = int(self.torch.cuda.get_device_properties(self.device).L2_cache_size)
+        self.cache_bytes = int(
+            getattr(self.torch.cuda.get_device_properties(self.device), "L2_cache_size", _UNKNOWN_L2)
+        )
         self.queue = DeviceQueue(self.torch.cuda)
 
     def time(self, call: Call) -> Timing:

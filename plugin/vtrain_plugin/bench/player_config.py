@@ -66,8 +66,6 @@ def transformer_config(args: argparse.Namespace, choices: Choices, dtype: torch.
         kind = configs.MLATransformerConfig
         options |= {name: getattr(args, name) for name in _LATENT}
         options["q_lora_rank"] = args.q_lora_rank or None
-        # Without its fused kernel there is no reason for other frequencies.
-        options["rope_type"] = "yarn" if choices.apply_rope_fusion else "rope"
     return kind(**accepted(kind, **options))
 
 
