@@ -202,7 +202,7 @@ def test_places_without_profiles_are_refused(tmp_path: Path, where: str, word: s
 def test_file_that_is_not_a_catalog(tmp_path: Path) -> None:
     bad = tmp_path / "bad.duckdb"
     bad.write_bytes(b"x" * 5000)
-    with pytest.raises(UserError, match="cannot open the catalog"):
+    with pytest.raises(UserError, match="is not a vtrain catalog"):
         Catalog(bad).sql("SELECT 1")
     with pytest.raises(CatalogError, match="there is no catalog"):
         Catalog(tmp_path / "none.duckdb").runs()

@@ -224,7 +224,7 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
         (["--num-gpus", "8", "--rank-by", "speed"], "takes one of"),
         (["--num-gpus", "8", "--schedules", "zb"], "there are 1f1b, dualpipe"),
         (["--num-gpus", "8", "--deadline-days", "3"], "needs --train-tokens"),
-        (["--num-gpus", "8", "--train-tokens", "nan"], "finite"),
+        (["--num-gpus", "8", "--train-tokens", "nan"], "takes a number from 0"),
         (["--num-gpus", "8", "--hidden-sise", "2"], "did you mean"),
         (["--num-gpus", "8", "--checkpoint-interval", "3"], "--gpu-mtbf-hours"),
         (["--max-gpus", "8", "--max-tp", "0"], "--max-tp"),

@@ -61,7 +61,7 @@ def test_unknown_precisions_are_refused_with_what_there_is() -> None:
 
 
 def test_a_precision_from_outside_needs_one_registration() -> None:
-    with pytest.raises(SpecError, match="no precision of parameters in bfloat16 with --fp8-format blockwise"):
+    with pytest.raises(SpecError, match="--fp8-format is 'blockwise': it takes one of hybrid, e4m3"):
         TrainSpec(1, 1, fp8="blockwise")
     new = register(Precision("fp8-blockwise", "bfloat16", "float8", "float32", fp8_format="blockwise"))
     train = TrainSpec(1, 8, fp8="blockwise")

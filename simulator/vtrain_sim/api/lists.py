@@ -7,6 +7,10 @@ from operator import index
 from typing import SupportsIndex, cast
 
 from vtrain_sim.errors import UserError
+from vtrain_sim.specs.checks import whole
+
+# Of a stage or microbatch.
+_MOST_DIGITS = 6
 
 Numbers = int | str | Sequence[int]
 Names = str | Sequence[str]
@@ -22,7 +26,7 @@ def numbers(flag: str, value: object) -> tuple[int, ...]:
     else:
         parts = (value,)
     try:
-        return tuple(_number(part) for part in parts)
+        return tuple(map(_number, parts))
     except (TypeError, ValueError):
         raise UserError(f"{flag} is {value!r}: it takes a whole number, or several separated by commas") from None
 
@@ -36,8 +40,27 @@ def ranges(flag: str, text: str) -> tuple[int, ...] | None:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f"{flag} is {text!r}: it takes whole numbers and ranges, for example 0,7,12-15")
-        chosen += range(int(first), int(last or first) + 1)
+        begin, end = _position(flag, first), _position(flag, last or first)
+        if end < begin:
+            raise UserError(f"{flag} is {text!r}: {part} ends before it begins")
+        chosen += range(begin, end + 1)
     return tuple(chosen)
+
+
+def some(flag: str, value: object, at_least: int) -> tuple[int, ...]:
+    """As `numbers`; raises `UserError` also for none at all, and for one below `at_least`."""
+    chosen = numbers(flag, value)
+    if not chosen:
+        raise UserError(f"{flag} is empty: it takes a whole number, or several separated by commas")
+    for number in chosen:
+        whole(flag, number, at_least)
+    return chosen
+
+
+def _position(flag: str, text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise UserError(f"{flag} is {text}: that is beyond any pipeline")
+    return int(text)
 
 
 def _number(value: object) -> int:

@@ -14,7 +14,7 @@ from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.lookup import find_cluster
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ClusterSpec
-from vtrain_sim.specs.checks import finite
+from vtrain_sim.specs.cluster import PRICE
 
 if TYPE_CHECKING:
     from vtrain_sim.costs.profile import Profile
@@ -45,7 +45,7 @@ class Machine:
 
     def priced(self, price_per_gpu_hour: float) -> Machine:
         """The same at another price, in US dollars. Raises `UserError` for one that is none."""
-        finite("--price-per-gpu-hour", price_per_gpu_hour)
+        PRICE.check("--price-per-gpu-hour", price_per_gpu_hour)
         return replace(self, cluster=replace(self.cluster, price_per_gpu_hour=price_per_gpu_hour))
 
 

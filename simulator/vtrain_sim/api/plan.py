@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from vtrain_sim.specs.checks import positive
 from vtrain_sim.specs.train import AUTO
 
 _NO_LIMIT = 1 << 16
+_LIMITED = ("tp", "pp", "dp", "cp", "ep")
+_USUAL_LIMITS = (8, _NO_LIMIT, _NO_LIMIT, 8, _NO_LIMIT)
 # Values of flags that say how layers are cut into stages.
 _CUTS = (
     "layers_per_chunk",
@@ -132,6 +134,14 @@ def _schedules(searched: tuple[str, ...], fixed: str) -> tuple[str, ...]:
     return searched
 
 
+def _check_limits(fixed: Mapping[str, object], limits: Sequence[int]) -> None:
+    """Raise `UserError` for a size that is fixed beyond a limit that was given."""
+    for name, most, usual in zip(_LIMITED, limits, _USUAL_LIMITS, strict=True):
+        size = int(str(fixed.get(name, 1)))
+        if size > most and most != usual:
+            raise UserError(f"--max-{name} is {most}, and a flag fixes {name} at {size}: give one")
+
+
 def _search_space(
     flags: Sequence[str], model: str, limits: tuple[int, int, int, int, int], schedules: tuple[str, ...]
 ) -> tuple[ModelSpec, TrainSpec, Bounds]:
@@ -148,6 +158,7 @@ def _search_space(
     fixed = parallel_from_values(values)
     check_dispatcher(str(fixed.get("moe_token_dispatcher", ParallelSpec.moe_token_dispatcher)), searched.num_experts)
     fixed |= {name: values[name] for name in ("micro_batch_size", "recompute_granularity") if name in values}
+    _check_limits(fixed, limits)
     bounds = Bounds(*limits, schedules=schedules, fixed=tuple(sorted(fixed.items())))
     if "micro_batch_size" in fixed:
         bounds = replace(bounds, micro_batches=(int(fixed["micro_batch_size"]),))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vtrain_sim.api.job import Job, job_of
-from vtrain_sim.errors import UserError
 from vtrain_sim.simulate.result import Projection
-from vtrain_sim.specs.checks import finite
+from vtrain_sim.specs.cluster import PRICE
+from vtrain_sim.specs.train import TOKENS
 
 
 def project(job: Job, train_tokens: float | None = None, price_per_gpu_hour: float | None = None) -> Projection:
@@ -24,12 +24,9 @@ def project(job: Job, train_tokens: float | None = None, price_per_gpu_hour: flo
     True
     """
     tokens = job_of(job).train_tokens if train_tokens is None else train_tokens
-    try:
-        finite("--train-tokens", tokens)
-    except UserError:
-        raise UserError(f"--train-tokens is {tokens}: it takes a positive number") from None
+    TOKENS.check("--train-tokens", tokens)
     projection = replace(job.machine.projector.project(job.configuration), train_tokens=tokens)
     if price_per_gpu_hour is None:
         return projection
-    finite("--price-per-gpu-hour", price_per_gpu_hour)
+    PRICE.check("--price-per-gpu-hour", price_per_gpu_hour)
     return replace(projection, cluster=replace(projection.cluster, price_per_gpu_hour=price_per_gpu_hour))

@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vtrain_sim.api.lists import Names, Numbers, names, numbers
+from vtrain_sim.api.lists import Names, Numbers, names, some
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, generate, read_trace, simulate
 from vtrain_sim.decide.fleet import speed_tables as tables_of
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.errors import UserError
-from vtrain_sim.specs.checks import finite, one_of, positive, whole
+from vtrain_sim.specs.checks import Range, one_of, positive, whole
 
 MODELS = ("gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "megatron-22b")
+
+# Mean duration of a job: longer ones than eleven years are none.
+_LOAD, _HOURS, _RESTART = Range(1e-3, 1e3), Range(1e-3, 1e5), Range(0.0, 1e6)
 
 
 def schedule(
@@ -51,15 +54,17 @@ def schedule(
         raise UserError("give either --trace FILE or --jobs N: the jobs to schedule")
     whole("--jobs", jobs, 0)
     positive("--num-gpus", num_gpus)
-    finite("--load", load, 1e-3)
-    finite("--mean-hours", mean_hours, 1e-3)
+    _LOAD.check("--load", load)
+    _HOURS.check("--mean-hours", mean_hours)
+    _RESTART.check("--restart-seconds", restart_seconds)
+    chosen_seeds = some("--seeds", seeds, 0)
     machine = machine_of(cluster)
     given = read_trace(Path(trace)) if trace is not None else []
     kinds = {(j.model, j.global_batch_size) for j in given} or {
-        (model, batch) for model in names(models) for batch in numbers("--global-batch-size", global_batch_size)
+        (model, batch) for model in names(models) for batch in some("--global-batch-size", global_batch_size, 1)
     }
     best, scaled = tables_of(kinds, num_gpus, machine.projector, progress)
-    traces = [given] if given else _random_traces(scaled, num_gpus, jobs, numbers("--seeds", seeds), load, mean_hours)
+    traces = [given] if given else _random_traces(scaled, num_gpus, jobs, chosen_seeds, load, mean_hours)
     if no_deadlines and not given:
         traces = [[replace(job, deadline_s=float("inf")) for job in t] for t in traces]
     outcomes = {

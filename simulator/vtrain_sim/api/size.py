@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from vtrain_sim.api.lists import Numbers, numbers
+from vtrain_sim.api.lists import Numbers, some
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.decide import Bounds
 from vtrain_sim.decide.sizing import SizeResult
@@ -42,7 +42,7 @@ def size(
         machine_of(cluster).projector,
         num_gpus,
         days,
-        numbers("--global-batch-size", global_batch_size),
+        some("--global-batch-size", global_batch_size, 1),
         law,
         seq_length,
         vocab_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -9,6 +10,9 @@ from vtrain_sim.api.job import Job, job_of
 from vtrain_sim.api.options import Option, check_names
 from vtrain_sim.decide.sweep import SweepPoint, SweepResult, evaluate_points
 from vtrain_sim.errors import UserError
+
+# More points than this take hours and are no table that anybody reads.
+MOST_POINTS = 200_000
 
 
 def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
@@ -30,6 +34,9 @@ def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
             raise UserError(f"{name} is {values!r}: a sweep takes a list of values")
     check_names(axes)
     job = job_of(job)
+    size = math.prod(len(values) for values in axes.values())
+    if size > MOST_POINTS:
+        raise UserError(f"these values combine to {size:,} points, a sweep takes {MOST_POINTS:,}: vary fewer at a time")
     points = [_point(job, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
     return evaluate_points(job.machine.projector, points)
 

@@ -12,6 +12,10 @@ from vtrain_sim.simulate.timeline import timeline as simulate
 
 # More spans than this are more than a viewer opens.
 MOST_SPANS = 2_000_000
+# Every operator of the step is simulated, whether it is kept or not: so many take minutes.
+MOST_OPERATORS = 200_000_000
+# A layer has about so many operators and communications in both directions.
+_PER_LAYER = 50
 
 
 def timeline(
@@ -46,8 +50,13 @@ def timeline(
             )
     stage_count = len(set(kept_stages)) if kept_stages is not None else pp
     kept = len(set(kept_microbatches)) if kept_microbatches is not None else configuration.num_microbatches
-    # A layer has some 50 operators and communications in both directions.
-    layers = max(configuration.stage_layers) * 50 if operators else configuration.parallel.vpp * 2
+    simulated = configuration.num_microbatches * configuration.model.num_layers * _PER_LAYER
+    if simulated > MOST_OPERATORS:
+        raise UserError(
+            f"a step of {configuration.num_microbatches:,} microbatches is some {simulated:,} operators, more than "
+            f"{MOST_OPERATORS:,}: choose a smaller --global-batch-size, or more data parallel ranks"
+        )
+    layers = max(configuration.stage_layers) * _PER_LAYER if operators else configuration.parallel.vpp * 2
     if stage_count * kept * layers > MOST_SPANS:
         raise UserError(
             f"{kept} microbatches on {stage_count} stages are some {stage_count * kept * layers:,} spans, more than "

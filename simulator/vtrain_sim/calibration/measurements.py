@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ def query(path: Path, sql: str, values: Mapping[str, object]) -> list[tuple[Any,
     try:
         connection.execute(f"CREATE VIEW \"table\" AS SELECT * FROM {reader}('{quoted}')")
         return connection.execute(sql.replace("FROM table", 'FROM "table"'), dict(values)).fetchall()
+    except duckdb.BinderException as error:
+        lacking = re.search(r'column "([^"]+)" not found', str(error))
+        why = f"it has no column {lacking[1]}" if lacking else "its columns are not of the types that are needed"
+        raise UserError(f"{path} is no table of such measurements: {why}") from None
     except duckdb.Error as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
     finally:

@@ -16,6 +16,8 @@ from vtrain_schemas.views import VIEW_ORDER, create_statements, views
 from vtrain_sim.catalog.scan import ProfileFile, open_filesystem
 from vtrain_sim.errors import UserError
 
+# Where a DuckDB file says what it is.
+_MAGIC, _MAGIC_AT = b"DUCK", 8
 _FILES = """
 CREATE TABLE IF NOT EXISTS files (
     run_id VARCHAR, table_name VARCHAR, rank INTEGER, part INTEGER, path VARCHAR PRIMARY KEY,
@@ -124,6 +126,7 @@ def _sql_type(type_: pa.DataType) -> str:
 @contextmanager
 def connect(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a catalog file; a file that is not one is refused with a sentence."""
+    _check_kind(path)
     try:
         connection = duckdb.connect(str(path), read_only=read_only)
     except duckdb.Error as error:
@@ -133,6 +136,19 @@ def connect(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
         yield connection
     finally:
         connection.close()
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file of another kind: DuckDB would read a CSV file as a database in memory."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_MAGIC_AT + len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot open the catalog {path}: {error.strerror}") from None
+    if head and head[_MAGIC_AT:] != _MAGIC:
+        raise UserError(f"{path} is not a vtrain catalog: vtrain-catalog add DIR --catalog FILE makes one")
 
 
 @contextmanager

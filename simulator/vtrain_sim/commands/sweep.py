@@ -42,6 +42,8 @@ def sweep(
     result = api.sweep(job, **axes)
     write_files(result, table_file, plot)
     show(result, form)
+    if not any(point.iteration_time_s for point in result.points):
+        raise UserError(f"no point can be projected: {result.points[0].reason}")
 
 
 def _axis(text: str) -> tuple[str, list[str | int | bool]]:

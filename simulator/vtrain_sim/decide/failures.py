@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vtrain_sim.specs.checks import SpecError, finite
+from vtrain_sim.specs.checks import Range, SpecError
+
+_HOURS, _CHECKPOINT, _SECONDS = Range(1e-3, 1e12), Range(1e-3, 1e9), Range(0.0, 1e9)
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Failures:
     interval_s: float = 0.0
 
     def __post_init__(self) -> None:
-        finite("--gpu-mtbf-hours", self.gpu_mtbf_hours, 1e-3)
-        finite("--checkpoint-seconds", self.checkpoint_s, 1e-3)
-        finite("--restart-seconds", self.restart_s)
-        finite("--checkpoint-interval", self.interval_s)
+        _HOURS.check("--gpu-mtbf-hours", self.gpu_mtbf_hours)
+        _CHECKPOINT.check("--checkpoint-seconds", self.checkpoint_s)
+        _SECONDS.check("--restart-seconds", self.restart_s)
+        _SECONDS.check("--checkpoint-interval", self.interval_s)
 
     def best_interval_s(self, gpus: int) -> float:
         """Interval that loses least: sqrt(2 x checkpoint x time between failures) (Young 1974), with the

@@ -22,6 +22,7 @@ from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection, days_to_train, dollars, share_of_peak
 from vtrain_sim.specs import Configuration, ModelSpec, TrainSpec
 from vtrain_sim.specs.checks import SpecError, finite, one_of, positive
+from vtrain_sim.specs.train import TOKENS
 
 SCHEMA = "vtrain.plan/1"
 RANKINGS = ("days", "dollars", "time", "mfu")
@@ -52,12 +53,14 @@ class Request:
 
     def __post_init__(self) -> None:
         one_of("--rank-by", self.rank_by, RANKINGS)
-        finite("--train-tokens", self.tokens)
+        TOKENS.check("--train-tokens", self.tokens)
         finite("--deadline-days", self.deadline_days)
         if not self.batches:
             raise SpecError("--global-batch-size is missing: sequences of one step, or a list of several")
         for batch in self.batches:
             positive("--global-batch-size", batch)
+        if self.num_gpus and self.max_gpus:
+            raise SpecError("--num-gpus and --max-gpus say two different things: give exact numbers, or a largest one")
         if self.deadline_days and not self.tokens:
             raise SpecError("--deadline-days needs --train-tokens")
 
@@ -202,7 +205,8 @@ class _Feasible:
         self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
         if arrays.fits.any():
             self.soonest_days = min(self.soonest_days, float(figures.days[arrays.fits].min()))
-        feasible = arrays.fits & (figures.days <= (request.deadline_days or math.inf))
+        ends = np.isfinite(figures.days) & (figures.days <= (request.deadline_days or math.inf))
+        feasible = arrays.fits & ends
         self.configurations += [c for c, keep in zip(chunk, feasible, strict=True) if keep]
         self._figures.append(figures.pick(feasible))
 
@@ -269,7 +273,8 @@ def _figures(
         stretch = {int(n): request.failures.stretch(int(n)) for n in np.unique(gpus)}
         days = days * np.array([stretch[int(n)] for n in gpus])
     mfu = share_of_peak(flops, gpus, cluster, request.base, seconds)
-    return _Figures(seconds, days, dollars(days, gpus, cluster), mfu)
+    with np.errstate(invalid="ignore"):  # a run that never ends, at no price
+        return _Figures(seconds, days, dollars(days, gpus, cluster), mfu)
 
 
 def _key(request: Request, figures: _Figures) -> Floats:
@@ -322,7 +327,12 @@ def _nothing(request: Request, projector: Projector, counts: Sequence[int], feas
             f"{projector.cluster.device.memory_bytes / 2**30:.0f} GiB; more GPUs (now at most {max(counts)}), a larger "
             "--max-tp or a smaller model would"
         )
+    if request.failures is not None and math.isinf(feasible.soonest_days):
+        return (
+            f"no plan ever ends: one of {max(counts)} GPUs breaks more often than a checkpoint and a restart last; "
+            "--gpu-mtbf-hours, --checkpoint-seconds, --checkpoint-interval and --restart-seconds say so"
+        )
     return (
-        f"no plan ends within {request.deadline_days:g} days: the fastest that fits takes {feasible.soonest_days:.1f} "
+        f"no plan ends within {request.deadline_days:g} days: the fastest that fits takes {feasible.soonest_days:.3g} "
         f"days; more GPUs (now at most {max(counts)}) or a later --deadline-days would"
     )

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vtrain_sim.file_table import FileTable
-from vtrain_sim.inputs.flag_table import SWITCHES, arity, opposite
+from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, opposite
 from vtrain_sim.specs.checks import SpecError
 
 if sys.version_info >= (3, 11):
@@ -57,6 +57,8 @@ def read_flags(path: Path) -> tuple[list[str], dict[str, str]]:
         key = str(name).replace("_", "-")
         if key in _OPTIONS:
             options[key] = str(value)
+        elif isinstance(value, bool) and f"--{key}" in VALUES:
+            raise SpecError(f"{path}: {name} is {str(value).lower()}: it takes a value")
         elif value is True:
             tokens.append(f"--{key}")
         elif value is False:

@@ -78,11 +78,10 @@ def precision_of(params_dtype: str, fp8_format: str = "") -> Precision:
         known = _with_types(params_dtype, fp8_format)
     if known is not None:
         return known
-    listed = ", ".join(
-        p.params_dtype + (f" with --fp8-format {p.fp8_format}" if p.fp8_format else "") for p in _PRECISIONS.values()
-    )
-    wanted = params_dtype + (f" with --fp8-format {fp8_format}" if fp8_format else "")
-    raise SpecError(f"there is no precision of parameters in {wanted}: it takes one of {listed}")
+    formats = [p.fp8_format for p in _PRECISIONS.values() if p.params_dtype == params_dtype and p.fp8_format]
+    if not formats:
+        raise SpecError(f"there is no precision of parameters in {params_dtype} with 8-bit products ({fp8_format!r})")
+    raise SpecError(f"--fp8-format is {fp8_format!r}: it takes one of {', '.join(formats)}")
 
 
 def _with_types(params_dtype: str, fp8_format: str) -> Precision | None:

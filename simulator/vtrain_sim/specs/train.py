@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
-from vtrain_sim.specs.checks import SpecError, divides, one_of, positive
+from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive
 from vtrain_sim.specs.precision import Precision, precision_of
 
+# Tokens to train on: more than were ever written.
+TOKENS = Range(0.0, 1e18)
 # The schedule that Megatron-Core chooses.
 AUTO = "auto"
 
@@ -63,9 +65,10 @@ class TrainSpec:
         per_step = self.micro_batch_size * dp
         if self.global_batch_size % per_step:
             below = self.global_batch_size // per_step * per_step
+            would = f"{below} or {below + per_step}" if below else f"{per_step}"
             raise SpecError(
                 f"--global-batch-size is {self.global_batch_size}, which is not a multiple of "
                 f"--micro-batch-size times data parallel size ({self.micro_batch_size} x {dp}): "
-                f"{below or per_step} or {below + per_step} would be"
+                f"{would} would be"
             )
         return self.global_batch_size // per_step
