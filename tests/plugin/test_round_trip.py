@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.captured_run import configuration_from_run, write_pattern
+from vtrain_sim.inputs.captured_run import configuration_from_run
 from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
+from vtrain_sim.specs.moe_pattern import write_pattern
 
 pytest.importorskip("megatron.core")
 from plugin.captured_row import captured_row, padded

@@ -11,7 +11,7 @@ from vtrain_sim.commands.output import (
     check_files,
     check_format,
     name_approximations,
-    name_without_effect,
+    name_what_is_left_out,
     show,
     write_files,
 )
@@ -84,6 +84,6 @@ def plan(
             flags=context.args,
             progress=progress,
         )
-    name_without_effect(context.args, result.request.model)
+    name_what_is_left_out(context.args, model, result.request.model)
     write_files(result, table_file, plot)
     show(result, form)

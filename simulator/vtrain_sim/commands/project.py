@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vtrain_sim.commands.output import FORMAT, check_format, name_approximations, name_without_effect, show
+from vtrain_sim.commands.output import FORMAT, check_format, name_approximations, name_what_is_left_out, show
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,5 +79,5 @@ def read_job(
             f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
         )
     job = job_from_given(given, catalog, run)
-    name_without_effect(given.flags, job.configuration.model)
+    name_what_is_left_out(given.flags, given.model, job.configuration.model)
     return job

@@ -14,6 +14,7 @@ from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs.captured_config import CapturedConfig, Run
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.moe_pattern import write_pattern
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
 from vtrain_sim.specs.train import TrainSpec
@@ -116,17 +117,6 @@ def _layer_pattern(config: CapturedConfig) -> str:
             "this version of vtrain"
         )
     return str(pattern)
-
-
-def write_pattern(layers: list[int]) -> str:
-    """A list of 0 and 1, one per layer, as Megatron's ``--moe-layer-freq`` takes it."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and runs[-1][0] == layer:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return "(" + "+".join(f"[{run[0]}]*{len(run)}" for run in runs) + ")"
 
 
 def _latent_attention(config: CapturedConfig) -> SpecFields:

@@ -21,9 +21,21 @@ def find_cluster(name: str) -> tuple[ClusterSpec, FileTable]:
 
 def find_model(name: str) -> ModelSpec:
     """A model preset, or that of a Hugging Face ``config.json`` (or the folder that holds one)."""
-    path = Path(name)
-    if name.endswith(".json") or ("/" in name and path.is_dir()):
+    if _is_config(name):
         from vtrain_sim.inputs.huggingface import read_config
 
-        return read_config(path)
+        return read_config(Path(name))
     return presets.model(name)
+
+
+def left_out_of_model(name: str) -> tuple[str, ...]:
+    """Sentences about what a model's file says that is left out of its projection."""
+    if not _is_config(name):
+        return ()
+    from vtrain_sim.inputs.huggingface import left_out
+
+    return left_out(Path(name))
+
+
+def _is_config(name: str) -> bool:
+    return name.endswith(".json") or ("/" in name and Path(name).is_dir())

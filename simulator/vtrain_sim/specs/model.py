@@ -8,7 +8,7 @@ from functools import cached_property
 from vtrain_sim.specs.checks import SpecError, divides, finite, one_of, positive, whole
 from vtrain_sim.specs.moe_pattern import moe_layers
 
-_MOST_LAYERS = 1 << 16
+MOST_LAYERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class ModelSpec:
             ("--make-vocab-size-divisible-by", self.make_vocab_size_divisible_by),
         ):
             positive(flag, value)
-        if self.num_layers > _MOST_LAYERS:
-            raise SpecError(f"--num-layers is {self.num_layers}: more than any model has ({_MOST_LAYERS} at most)")
+        if self.num_layers > MOST_LAYERS:
+            raise SpecError(f"--num-layers is {self.num_layers}: more than any model has ({MOST_LAYERS} at most)")
         self._fill_sizes()
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
         one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 
 from vtrain_sim.specs.checks import SpecError
 
@@ -28,6 +29,17 @@ def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
     if any(v not in (0, 1) for v in value):
         raise SpecError(f"{_FLAG} lists something else than 0 and 1: {pattern}")
     return tuple(bool(v) for v in value)
+
+
+def write_pattern(layers: Sequence[int]) -> str:
+    """A list of 0 and 1, one per layer, as Megatron's ``--moe-layer-freq`` takes it."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][0] == layer:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return "(" + "+".join(f"[{run[0]}]*{len(run)}" for run in runs) + ")"
 
 
 def _evaluate(node: ast.expr) -> int | list[int]:
