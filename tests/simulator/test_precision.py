@@ -56,7 +56,7 @@ def test_a_training_step_has_the_precision_of_its_fields(found: Precision) -> No
 def test_unknown_precisions_are_refused_with_what_there_is() -> None:
     with pytest.raises(SpecError, match=r"bf16, fp16, fp32.*did you mean 'fp16'"):
         precision("fp-16")
-    with pytest.raises(SpecError, match="float16 with --fp8-format hybrid: it takes one of bfloat16"):
+    with pytest.raises(SpecError, match="no precision of parameters in float16 with 8-bit products"):
         precision_of("float16", "hybrid")
 
 
