@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import subprocess
@@ -195,6 +196,26 @@ def test_mixture_of_experts(capture: Capturing) -> None:
     parameters = run.catalog.show("moe")["ranks"][0]["parameters"]
     stage = build_step(configuration_from_run(run.catalog.show("moe")["run"])).stages[0]
     assert parameters == stage.parameters + stage.expert_parameters
+
+
+@pytest.mark.parametrize("name", ["plain", "experts", "full-recompute"])
+def test_backward_passes_of_modules_do_not_overlap(capture: Capturing, name: str) -> None:
+    """Experts take parts of one tensor, whose gradient is whole only after the last of them: each ends by itself."""
+    if name == "experts":
+        run = capture(name, 1, "--num-experts", "4", "--disable-bias-linear", "--swiglu")
+    else:
+        run = layout(capture, name)
+    rows = run.catalog.sql(
+        """
+        SELECT step, name, start_ns, start_ns + duration_ns AS end_ns FROM spans
+        WHERE phase = 'backward' AND span_id NOT IN (SELECT parent_id FROM spans WHERE parent_id IS NOT NULL)
+        ORDER BY step, start_ns
+        """
+    ).to_pylist()
+    assert sum("linear" in row["name"] for row in rows) > 20
+    for one, other in itertools.pairwise(rows):
+        assert one["step"] < other["step"] or one["end_ns"] <= other["start_ns"], (one["name"], other["name"])
+    assert not run.catalog.check()
 
 
 EXPERTS = ("--num-experts", "4", "--disable-bias-linear")

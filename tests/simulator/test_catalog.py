@@ -56,6 +56,26 @@ def test_damaged_file_is_reported_and_the_rest_is_indexed(catalog: Catalog, prof
     assert any("damaged" in p.what for p in catalog.check())
 
 
+@pytest.mark.parametrize(("self_ns", "found"), [(700, []), (820, []), (900, [108])])
+def test_parts_that_exceed_their_step_are_found(tmp_path: Path, self_ns: int, found: list[int]) -> None:
+    """A step of 1,000 ns with 180 ns of communication."""
+    sink = Sink(str(tmp_path / "p"), "r", 0)
+    sink.write("runs", [run_row("r", world_size=1)])
+    sink.write("ranks", [rank_row("r", 0)])
+    common = {"run_id": "r", "rank": 0, "step": 1, "start_ns": 1}
+    sink.write("steps", [{**common, "duration_ns": 1000}])
+    span = {"span_id": 1, "name": "layer", "kind": "transformer_layer", "phase": "backward"}
+    sink.write("spans", [{**common, **span, "duration_ns": self_ns, "self_ns": self_ns}])
+    call = {"op": "all_reduce", "role": "tp", "source": "hook", "bytes": 8, "group_ranks": [0], "sequence": 0}
+    sink.write("collectives", [{**common, **call, "is_async": False, "duration_ns": 180, "exposed_ns": 180}])
+    catalog = Catalog(tmp_path / "c.duckdb")
+    assert not catalog.add([str(tmp_path / "p")]).problems
+    sentences = [
+        f"the parts of step 1 add up to {share}% of its duration: something is counted twice" for share in found
+    ]
+    assert [p.what for p in catalog.check()] == sentences
+
+
 def test_damage_inside_a_file_is_found_by_check(catalog: Catalog, profiles: Path) -> None:
     victim = profiles / "run_id=base/table=operators/rank=00000.parquet"
     data = bytearray(victim.read_bytes())

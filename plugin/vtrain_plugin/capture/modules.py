@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vtrain_plugin.capture.backward_ends import BackwardEnds, Input
 from vtrain_plugin.capture.framework import ModuleRules
 from vtrain_plugin.capture.patches import Args, Kwargs
 from vtrain_plugin.capture.recorder import Recorder, Span
@@ -79,12 +80,13 @@ class ModuleCall:
 class Frame:
     """A forward call under way, and the span of its backward pass."""
 
-    __slots__ = ("backward", "call", "span")
+    __slots__ = ("backward", "call", "input", "span")
 
     def __init__(self, call: ModuleCall, span: Span) -> None:
         self.call = call
         self.span = span
         self.backward: Span | None = None
+        self.input: Input | None = None
 
 
 class ModuleHooks:
@@ -103,6 +105,7 @@ class ModuleHooks:
         self._frames: list[Frame] = []
         self._handles: list[Handle] = []
         self._running: list[Hooked] = []
+        self._ends = BackwardEnds(session.guard)
 
     # -- installation ----------------------------------------------------------------------
 
@@ -177,6 +180,7 @@ class ModuleHooks:
         """Begin the forward span of a module, and prepare its backward twin."""
         hooked, tensor = call.hooked, call.tensor_in
         phase = "recompute" if self._session.position.direction == "backward" else "forward"
+        self._ends.flush()
         parent = None
         if phase == "recompute" and not self._frames:
             parent = hooked.nearest_running()
@@ -189,7 +193,8 @@ class ModuleHooks:
             frame.backward = twin
             if tensor is not None and tensor.requires_grad and tensor.is_floating_point():
                 guard = self._session.guard
-                tensor.register_hook(lambda g: guard.run(self._end_backward, hooked, twin))
+                handle = tensor.register_hook(lambda g: guard.run(self._reach_input, hooked, twin))
+                frame.input = Input(tensor, handle)
         recorder.open(span)
         return frame
 
@@ -228,6 +233,21 @@ class ModuleHooks:
         if twin is not None and output is not None and output.requires_grad:
             guard = session.guard
             output.register_hook(lambda g: guard.run(self._begin_backward, hooked, twin))
+            if frame.input is not None:
+                self._watch(frame.input, output, hooked, twin)
+
+    def _watch(self, given: Input, output: torch.Tensor, hooked: Hooked, twin: Span) -> None:
+        """Have the backward span end with the module's own work, where the input's gradient comes later."""
+
+        def end() -> None:
+            self._end_backward(hooked, twin)
+
+        depth = hooked.path.count(".")
+        if hooked.children:
+            parent = hooked.parent.path if hooked.parent is not None else ""
+            self._ends.watch_block(given, output, parent, depth, end)
+        else:
+            self._ends.watch_operator(given, output, depth, end)
 
     def _describe(self, frame: Frame, operator: Operator) -> None:
         """Say which operator the forward span and its backward twin are."""
@@ -243,6 +263,7 @@ class ModuleHooks:
     # -- backward --------------------------------------------------------------------------
 
     def _begin_backward(self, hooked: Hooked, twin: Span) -> None:
+        self._ends.flush()
         recorder = self._session.recording()
         if recorder is None or twin.begin is not None:
             return
@@ -250,6 +271,10 @@ class ModuleHooks:
         hooked.running = twin
         self._running.append(hooked)
         recorder.start(twin)
+
+    def _reach_input(self, hooked: Hooked, twin: Span) -> None:
+        self._ends.flush()
+        self._end_backward(hooked, twin)
 
     def _end_backward(self, hooked: Hooked, twin: Span | None) -> None:
         span = hooked.running
@@ -268,6 +293,8 @@ class ModuleHooks:
 
     def finish_backward(self) -> None:
         """End what is still running: backward spans whose end no hook could see."""
+        self._ends.flush()
+        self._ends.forget()
         for hooked in list(self._running):
             self._end_backward(hooked, None)
 
@@ -276,6 +303,7 @@ class ModuleHooks:
 
         Not the one that began last: a module whose output is its parent's begins before it.
         """
+        self._ends.flush()
         if not self._running:
             return None
         return max(self._running, key=lambda hooked: hooked.path.count(".")).running

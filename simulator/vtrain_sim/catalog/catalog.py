@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
-from vtrain_sim.catalog.problems import Problem, file_problems, rank_problems, step_problems
+from vtrain_sim.catalog.problems import Problem, file_problems, rank_problems, step_problems, sum_problems
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, scan
 from vtrain_sim.errors import UserError, nearest
@@ -203,12 +203,17 @@ class Catalog:
         }
 
     def check(self, deep: bool = True) -> list[Problem]:
-        """Missing ranks, steps that differ between ranks, clock mismatches, damaged files.
+        """Missing ranks, steps that differ between ranks or whose parts exceed them, clock mismatches, damaged files.
 
         deep: also read every page of every file.
         """
         with self._reading() as connection:
-            return [*file_problems(connection, deep), *rank_problems(connection), *step_problems(connection)]
+            return [
+                *file_problems(connection, deep),
+                *rank_problems(connection),
+                *step_problems(connection),
+                *sum_problems(connection),
+            ]
 
     def sql(self, query: str) -> pa.Table:
         """Run SQL, read-only and confined to the indexed files; raises `CatalogError` on an error."""

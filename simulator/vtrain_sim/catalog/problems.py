@@ -11,6 +11,8 @@ from vtrain_schemas.rank_choice import parse_ranks
 from vtrain_sim.catalog.scan import read_fully
 
 # Ranks that a sentence lists.
+# By how much of its duration the parts of a step may exceed it: what rounding and clocks leave.
+_MOST_EXCESS = 0.02
 _LISTED_RANKS = 8
 # Sources of runs where one process plays or measures for all ranks.
 _ONE_PROCESS = ("rank", "ops")
@@ -54,6 +56,23 @@ def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
         if missing and source not in _ONE_PROCESS:
             listed = ", ".join(map(str, missing[:_LISTED_RANKS])) + (", ..." if len(missing) > _LISTED_RANKS else "")
             yield Problem(run_id, None, f"{len(missing)} of {len(expected)} ranks are missing: {listed}")
+
+
+def sum_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+    """Steps whose parts add up to more than their duration."""
+    for run_id, rank, step, excess, steps in connection.execute(
+        """
+        SELECT run_id, rank, arg_max(step, -other_ns / duration_ns), max(-other_ns / duration_ns), count(*)
+        FROM step_breakdown WHERE other_ns < -$most * duration_ns GROUP BY ALL ORDER BY ALL
+        """,
+        {"most": _MOST_EXCESS},
+    ).fetchall():
+        more = f" ({steps} of its steps do)" if steps > 1 else ""
+        yield Problem(
+            run_id,
+            rank,
+            f"the parts of step {step} add up to {1 + excess:.0%} of its duration{more}: something is counted twice",
+        )
 
 
 def step_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
