@@ -172,6 +172,8 @@ def test_every_shell_command_is_understood(words: list[str]) -> None:
     [
         "vtrain-profile run --out profiles --kernel -- python train.py",
         "vtrain-profile rank --out profiles --world-size 8 --hiden-size 64",
+        "vtrain-profile ops --out profiles --hidden-size 64 --num-attention-heads 8 --seq-length 8 --no-rop-fusion",
+        "torchrun --nproc-per-node 8 --no-python vtrain-profile collectives --out profiles --sizez 8",
         "torchrun --nproc-per-node 8 -m vtrain_plugin --outt profiles train.py",
         "torchrun --nprocs-per-node 8 train.py",
         "vtrain-sim project --cluster dgx-h100 --micro-batch-sizes 1",
@@ -214,19 +216,26 @@ def read_torchrun(arguments: list[str]) -> None:
     """torchrun's options, then the plugin's where it runs the plugin."""
     launcher = pytest.importorskip("torch.distributed.run")
     parsed = launcher.get_args_parser().parse_args(arguments)
+    if parsed.no_python:
+        assert parsed.training_script == "vtrain-profile"
+        read_profile(parsed.training_script_args)
     if parsed.module:
         assert parsed.training_script == "vtrain_plugin"
         read_typer(vtrain_plugin.launcher.app, parsed.training_script_args)
 
 
 def read_profile(arguments: list[str]) -> None:
-    """The options of a verb of ``vtrain-profile``, and for ``rank`` those that the played rank reads."""
+    """The options of a verb of ``vtrain-profile``, and for ``rank`` and ``ops`` those that the benchmark reads."""
     context = read_typer(vtrain_plugin.cli.app, arguments)
     if arguments[0] == "rank":
         from vtrain_plugin.bench.rank import parser
 
         needed = ["--out", "x", "--run-id", "y", "--world-size", "1"]
         parser().parse_args([*needed, *context.args])
+    elif arguments[0] == "ops":
+        from vtrain_plugin.bench.ops import further_flags
+
+        further_flags(context.args)
     else:
         assert not context.args
     if "--" in arguments and "torchrun" in arguments:
