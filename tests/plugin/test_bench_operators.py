@@ -184,7 +184,7 @@ def flags_of(model: dict[str, Any], ep: int, fp8: str) -> list[str]:
         if name in model:
             flag = f"--{name.replace('_', '-')}"
             flags += [flag] if model[name] is True else [flag, str(model[name])]
-    return flags
+    return [*flags, "--moe-grouped-gemm"]
 
 
 @pytest.mark.parametrize("tp", [1, 2])
@@ -219,6 +219,19 @@ def test_operators_are_those_that_the_simulator_asks_for(name: str, tp: int) -> 
     )
     made = set(operators_of(bench.model, [tp], [2]))
     assert asked - made == set()
+
+
+def test_experts_one_after_the_other_are_products_of_their_own() -> None:
+    flags = ("--num-experts", "8", "--moe-ffn-hidden-size", "48", "--expert-model-parallel-size", "2")
+    made = operators_of(bench_on(CpuDevice(False), *flags).model, [1], [1])
+    assert not [operator for operator in made if operator.kind == "grouped_gemm"]
+    # 32 tokens to 2 experts each, over the 4 experts of this rank.
+    assert Operator("gemm", "forward", 16, 48, 64, dtype="float32") in made
+    assert Operator("activation", "forward", 16, 48, dtype="float32") in made
+    (update,) = [operator for operator in made if operator.kind == "optimizer"]
+    grouped = operators_of(bench_on(CpuDevice(False), *flags, "--moe-grouped-gemm").model, [1], [1])
+    assert update in grouped
+    assert update.m == 4 * 64 * 64 + 64 * 8 + 4 * 2 * 48 * 64 + 128 * 64
 
 
 def test_experts_that_do_not_divide_are_refused() -> None:

@@ -37,6 +37,7 @@ class ModelSizes:
     moe_router_topk: int = 2
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
+    moe_grouped_gemm: bool = False
     expert_model_parallel_size: int = 1
     multi_latent_attention: bool = False
     q_lora_rank: int = 0
@@ -196,21 +197,42 @@ class _Shard:
         return [
             *(self._op("router", tokens, model.num_experts, h) for tokens in self.rows),
             *(self._op("permute", tokens * model.moe_router_topk, h) for tokens in self.rows),
-            *self._expert_linear(rows, model.gates * ffn, h, local),
-            self._op("activation", rows, ffn),
-            *self._expert_linear(rows, h, ffn, local),
+            *self._expert_pair(rows, ffn, local),
             *(self._linear_pair(shared) if shared else []),
         ]
 
+    def _expert_pair(self, rows: int, ffn: int, experts: int) -> list[Operator]:
+        """The local experts: together in grouped products, or one of those that run one after the other."""
+        h, gates = self.model.hidden_size, self.model.gates
+        if not self.model.moe_grouped_gemm:
+            rows, experts = -(-rows // experts), 1
+        return [
+            *self._expert_linear(rows, gates * ffn, h, experts),
+            self._op("activation", rows, ffn),
+            *self._expert_linear(rows, h, ffn, experts),
+        ]
+
     def _expert_linear(self, m: int, n: int, k: int, experts: int) -> list[Operator]:
+        if not self.model.moe_grouped_gemm:
+            return self._linear(m, n, k)
         if not self.model.fp8:
             return [self._op("grouped_gemm", m, n, k, experts)]
         return [self._op("cast", m, k), Operator("grouped_gemm", "forward", m, n, k, experts, dtype="float8")]
 
     def _parameters(self) -> int:
         """Parameters of the rank, for the size of its optimizer step: matrices, without biases and norms."""
-        attention = self._latent_projections() if self.model.multi_latent_attention else self._projections()
-        feed_forward = self._experts() if self.model.num_experts else self._linear_pair(self.model.ffn // self.tp)
-        once = [o for o in (*attention, *feed_forward) if self.tp == 1 or o.m != self.local]
-        matrices = sum(o.n * o.k * o.batch for o in once if o.kind in ("gemm", "grouped_gemm"))
-        return self.model.num_layers * matrices + self.vocabulary * self.model.hidden_size
+        model = self.model
+        attention = self._latent_projections() if model.multi_latent_attention else self._projections()
+        count = self._matrices(attention)
+        if model.num_experts:
+            local = model.num_experts // model.expert_model_parallel_size
+            shared = model.moe_shared_expert_intermediate_size // self.tp
+            count += local * self._matrices(self._linear_pair(model.expert_ffn // self.tp))
+            count += model.hidden_size * model.num_experts + self._matrices(self._linear_pair(shared))
+        else:
+            count += self._matrices(self._linear_pair(model.ffn // self.tp))
+        return model.num_layers * count + self.vocabulary * model.hidden_size
+
+    def _matrices(self, operators: list[Operator]) -> int:
+        """Elements of the linear layers' weights, each once whatever parts of the sequence it works on."""
+        return sum(o.n * o.k for o in operators if o.kind == "gemm" and (self.tp == 1 or o.m != self.local))
