@@ -195,6 +195,7 @@ SPANS = Table(
             "ns",
         ),
         Column("busy_ns", I64, "device time of all that was launched inside, added up (imported traces)", "ns"),
+        Column("stream", I64, "CUDA stream that it ran on; null for the step's own"),
     ),
 )
 
@@ -319,8 +320,14 @@ COLLECTIVES = Table(
         _key("sequence", I64, "ordinal of the call in its group and step; equal on all its ranks"),
         _key("is_async", BOOL, "the caller did not wait at once"),
         START,
-        Column("duration_ns", I64, "from the issue to the end; null where nobody waited for it", "ns"),
-        Column("exposed_ns", I64, "time that the issuing stream or thread was blocked by it", "ns"),
+        Column(
+            "duration_ns",
+            I64,
+            "from the issue to the end; null for an asynchronous call, whose end only the device knows (kernels)",
+            "ns",
+        ),
+        Column("exposed_ns", I64, "time that the step's own stream or thread was blocked by it", "ns"),
+        Column("stream", I64, "CUDA stream that it was issued on; null for the step's own"),
         Column(
             "host_bound",
             BOOL,

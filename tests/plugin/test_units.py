@@ -118,9 +118,13 @@ class _Ticks:
 
     def __init__(self) -> None:
         self.at = 0
+        self.stream: int | None = None
 
     def now(self) -> int:
         return self.at
+
+    def side_stream(self) -> int | None:
+        return self.stream
 
     def start_step(self) -> None:
         pass
@@ -154,6 +158,29 @@ def test_self_times_and_communication_add_up_to_the_step(tree: object) -> None:
     rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
     accounted = sum(s["self_ns"] for s in rows["spans"]) + sum(c["duration_ns"] for c in rows["collectives"])
     assert accounted == rows["steps"][0]["duration_ns"] == clock.at
+
+
+def test_what_runs_on_a_side_stream_runs_beside_the_rest() -> None:
+    """30 ns of a step of 50 ns are a span and a collective of another stream: neither is taken off the step's own."""
+    clock = _Ticks()
+    recorder = Recorder(clock, NoRanges(), 100)  # type: ignore[arg-type]
+    recorder.start_step(0, None)
+    clock.at += 20
+    clock.stream = 7
+    shared = recorder.new_span("shared_experts", "mlp", "forward")
+    recorder.open(shared)
+    begin = clock.now()
+    clock.at += 10
+    call = Call("all_gather", "tp", 8, "float32", (0, 1), 0, False, shared, begin, clock.now(), stream=7)
+    recorder.add_call(call)
+    clock.at += 20
+    recorder.close(shared)
+    clock.stream = None
+    rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+    times = {row["name"]: (row["self_ns"], row["stream"]) for row in rows["spans"]}
+    assert times == {"step": (50, None), "shared_experts": (20, 7)}
+    (row,) = rows["collectives"]
+    assert (row["duration_ns"], row["exposed_ns"], row["stream"]) == (10, 0, 7)
 
 
 def test_rows_beyond_the_bound_are_counted() -> None:
@@ -237,10 +264,16 @@ def test_cuda_clock_resolves_marks_from_the_beginning_of_their_step(monkeypatch:
     _Event.made = []
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr("time.time_ns", lambda: 1_000)
+    streams = [5]
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: streams[0], raising=False)
     clock = CudaClock()
     assert not clock.marks_outlive_step
     clock.start_step()
     marks = [clock.now(), clock.now()]
+    assert clock.side_stream() is None
+    streams[0] = 9
+    assert clock.side_stream() == 9
     sealed = clock.seal_step()
     assert not sealed.ready()
     for event in _Event.made:

@@ -53,6 +53,10 @@ class Clock(Protocol):
         """Take a mark."""
         ...
 
+    def side_stream(self) -> int | None:
+        """Number of the stream on which marks are taken now; None for the one on which the step began."""
+        ...
+
     def start_step(self) -> None:
         """Begin a step: marks of a step are resolved relative to it."""
         ...
@@ -71,6 +75,9 @@ class HostClock:
     def __init__(self) -> None:
         self._sealed = HostStep(time.time_ns() - time.perf_counter_ns())
         self.now = time.perf_counter_ns
+
+    def side_stream(self) -> None:
+        return None
 
     def start_step(self) -> None:
         pass
@@ -116,6 +123,16 @@ class CudaClock:
         self._used: list[CudaEvent] = []
         self._base: CudaEvent | None = None
         self._base_ns = 0
+        self._stream = 0
+
+    def side_stream(self) -> int | None:
+        stream = self._current_stream()
+        return None if stream == self._stream else stream
+
+    def _current_stream(self) -> int:
+        # torch.cuda.current_stream makes an object each time.
+        cuda = self._torch.cuda
+        return int(self._torch._C._cuda_getCurrentRawStream(cuda.current_device()))
 
     def now(self) -> CudaEvent:
         event: CudaEvent = self._free.pop() if self._free else self._torch.cuda.Event(enable_timing=True)
@@ -125,6 +142,7 @@ class CudaClock:
 
     def start_step(self) -> None:
         self._used = []
+        self._stream = self._current_stream()
         self._base = self.now()
         # The host clock at the enqueue of the base event; the GPU reaches it a little later.
         self._base_ns = time.time_ns()

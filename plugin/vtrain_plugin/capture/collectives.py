@@ -1,8 +1,7 @@
 """Collectives and point-to-point calls: every call of torch.distributed's functions.
 
-A blocking call is timed around it. An asynchronous one is timed from its issue to the end of the
-wait for it, and the wait itself is kept as the exposed part. NCCL's own duration needs
-``--kernels``: on the issuing stream only the wait is visible.
+A blocking call is timed around it. Of an asynchronous one only the wait for it is seen here, the exposed part: when it
+began and ended needs ``--kernels``. One that is issued, or waited for, on a side stream holds up that stream alone.
 """
 
 from __future__ import annotations
@@ -196,6 +195,7 @@ class CallRecorder:
             bool(kwargs.get("async_op", False)),
             self._span(recorder),
             recorder.clock.now(),
+            stream=recorder.clock.side_stream(),
         )
 
     def _begin_p2p(self, op: str, args: Args) -> Call | None:
@@ -236,6 +236,7 @@ class CallRecorder:
             True,
             self._span(recorder),
             recorder.clock.now(),
+            stream=recorder.clock.side_stream(),
         )
 
     def _begin_batch(self, operations: Iterable[P2POp]) -> list[Call] | None:
@@ -323,8 +324,11 @@ class CallRecorder:
         assert recorder is not None
         end = recorder.clock.now()
         for call in calls:
-            call.waits.append((self._span(recorder), begin, end))
             call.end = end
+        if recorder.clock.side_stream() is None:
+            # Several operations of one batch are one wait: for what is received, where something is.
+            waited_for = next((call for call in calls if call.op == "recv"), calls[0])
+            waited_for.waits.append((self._span(recorder), begin, end))
 
 
 def _bytes(value: object) -> int:

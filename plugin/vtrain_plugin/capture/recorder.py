@@ -27,6 +27,7 @@ class Span:
         "phase",
         "range",
         "remainder",
+        "stream",
     )
 
     def __init__(
@@ -54,11 +55,16 @@ class Span:
         self.operator: Operator | None = None
         self.remainder = ""
         self.range: object = None
+        # Where it is not the step's own.
+        self.stream: int | None = None
 
 
 @dataclass
 class Call:
-    """One collective or point-to-point call."""
+    """One collective or point-to-point call.
+
+    stream: the one that it was issued on, where that is not the step's own: compute does not wait for it.
+    """
 
     op: str
     role: str
@@ -70,6 +76,7 @@ class Call:
     span: Span | None
     begin: Mark
     end: Mark | None = None
+    stream: int | None = None
     # (span, mark, mark): where and when a wait for an asynchronous call held up its caller.
     waits: list[tuple[Span | None, Mark, Mark]] = field(default_factory=list)
 
@@ -180,6 +187,7 @@ class Recorder:
 
     def start(self, span: Span) -> None:
         span.range = self.ranges.push(span.name)
+        span.stream = self.clock.side_stream()
         span.begin = self.clock.now()
 
     def stop(self, span: Span) -> None:

@@ -65,7 +65,7 @@ def _blocked_time(calls: list[Call], resolve: Resolver) -> dict[int, int]:
     """Nanoseconds of blocking communication directly inside each span."""
     blocked: dict[int, int] = {}
     for call in calls:
-        if call.span is None or call.is_async or call.end is None:
+        if call.span is None or call.is_async or call.end is None or call.stream != call.span.stream:
             continue
         duration = resolve(call.end) - resolve(call.begin)
         blocked[call.span.id] = blocked.get(call.span.id, 0) + duration
@@ -81,7 +81,7 @@ def _covered_by_children(spans: list[Span], times: dict[int, Interval], blocked:
     """Nanoseconds of each span that its children or its communication account for."""
     intervals: dict[int, list[Interval]] = {}
     for span in spans:
-        if span.parent is not None and span.parent.id in times:
+        if span.parent is not None and span.parent.id in times and span.stream == span.parent.stream:
             parent_begin, parent_end = times[span.parent.id]
             begin, end = times[span.id]
             # Hooks on one tensor fire in the order of registration: clip to the parent.
@@ -114,6 +114,7 @@ def _span_row(span: Span, begin: int, duration: int, self_ns: int) -> Row:
         "start_ns": begin,
         "duration_ns": duration,
         "self_ns": self_ns,
+        "stream": span.stream,
     }
 
 
@@ -146,8 +147,10 @@ def _operator_row(span: Span, operator: Operator, begin: int, self_ns: int) -> R
 
 def _call_row(call: Call, resolve: Resolver) -> Row:
     begin = resolve(call.begin)
-    # Nobody waited for it within the step: when it ended is not known.
-    duration = max(0, resolve(call.end) - begin) if call.end is not None else None
+    # When an asynchronous call ended is not known: somebody may wait for it long after.
+    known = call.end is not None and not call.is_async
+    duration = max(0, resolve(call.end) - begin) if known and call.end is not None else None
+    beside = call.stream is not None
     waited = sum(resolve(b) - resolve(a) for _, a, b in call.waits)
     return {
         "span_id": call.span.id if call.span is not None else None,
@@ -161,5 +164,6 @@ def _call_row(call: Call, resolve: Resolver) -> Row:
         "is_async": call.is_async,
         "start_ns": begin,
         "duration_ns": duration,
-        "exposed_ns": waited if call.is_async else duration,
+        "exposed_ns": waited if call.is_async else 0 if beside else duration,
+        "stream": call.stream,
     }

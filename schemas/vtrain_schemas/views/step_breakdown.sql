@@ -18,6 +18,8 @@ WITH compute AS (
         sum(self_ns) FILTER (phase = 'recompute') AS recompute_ns,
         sum(self_ns) FILTER (kind IN ('optimizer', 'zero_grad')) AS optimizer_ns
     FROM spans
+    -- What runs on another stream runs beside the rest.
+    WHERE stream IS NULL
     GROUP BY ALL
 ),
 communication AS (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from vtrain_plugin.adapters.megatron.context import ModelContext
+from vtrain_plugin.adapters.megatron.eight_bit import multiplies_in_8_bits
 from vtrain_plugin.capture.modules import ModuleCall
 from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
 from vtrain_schemas.operators import Operator
@@ -69,12 +70,12 @@ _Describe: TypeAlias = "Callable[[ModuleCall, torch.Tensor, torch.Tensor, ModelC
 
 
 def _linear(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
-    dtype = dtype_name(output.dtype)
+    module = call.hooked.module
+    dtype = "float8" if multiplies_in_8_bits(module) else dtype_name(output.dtype)
     tokens_in, k = rows_and_width(tensor)
     tokens_out, n = rows_and_width(output)
     # With sequence parallelism one side is sharded; the multiplication runs on all tokens.
     m = max(tokens_in, tokens_out)
-    module = call.hooked.module
     names = [cls.__name__ for cls in type(module).__mro__]
     if "TEGroupedLinear" in names:
         experts = int(getattr(module, "num_gemms", 1))
