@@ -106,7 +106,7 @@ if rank in os.environ["ARMED"].split(","):
     vtrain_plugin.enable(sys.argv[1], warmup=1, steps=2)
     if rank == os.environ.get("FAILING"):
         from vtrain_plugin.capture.session import Session
-        Session._prepare = lambda self: 1 / 0
+        Session._open_window = lambda self, step: 1 / 0
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
