@@ -45,7 +45,7 @@ def top_level(
 def run(
     command: list[str] = typer.Argument(..., help="The command that trains, after --."),
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
-    warmup: int = typer.Option(2, help="Training steps to skip."),
+    warmup: int = typer.Option(5, help="Training steps to skip."),
     steps: int = typer.Option(3, help="Training steps to capture."),
     operators: bool = typer.Option(True, help="Record linear layers, norms and attention cores."),
     kernels: bool = typer.Option(False, help="Record CUPTI kernels and framework operators."),

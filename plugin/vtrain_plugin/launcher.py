@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def launch(
     script: list[str] = typer.Argument(..., help="Training script and its arguments."),
     out: str = typer.Option("", "--out", help="Output directory or URI (default: VTRAIN_OUT)."),
-    warmup: int = typer.Option(2, "--warmup", help="Training steps to skip."),
+    warmup: int = typer.Option(5, "--warmup", help="Training steps to skip."),
     steps: int = typer.Option(3, "--steps", help="Training steps to capture."),
     operators: bool = typer.Option(True, help="Record linear layers, norms and attention cores."),
     kernels: bool = typer.Option(False, help="Record CUPTI kernels and framework operators."),

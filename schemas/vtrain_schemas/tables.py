@@ -122,6 +122,12 @@ RUNS = Table(
         _key("clock_source", STR, "where durations come from: host, cuda_event, cupti"),
         Column("warmup_steps", I32, "steps before the capture"),
         Column("active_steps", I32, "steps requested"),
+        Column(
+            "plain_interval_ns",
+            pa.list_(I64),
+            "intervals of the last steps before the capture, without its hooks: their difference is what it costs",
+            "ns",
+        ),
         Column("chosen_ranks", STR, "ranks requested, such as 0,8,16-23 or first-of-node; null for all"),
         Column(
             "layers_built",
@@ -161,7 +167,7 @@ STEPS = Table(
         STEP,
         START,
         DURATION,
-        Column("interval_ns", I64, "from the end of the step before to the end of this one", "ns"),
+        Column("interval_ns", I64, "from the end of the step before to the end of this one, on the host's clock", "ns"),
         Column("num_microbatches", I32, "microbatches that ran"),
         Column("tokens", I64, "tokens that this rank's data parallel replica processed", "tokens"),
         Column("peak_allocated_bytes", I64, "peak memory in use since the process began", "bytes"),

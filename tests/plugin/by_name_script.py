@@ -60,7 +60,7 @@ def main() -> None:
     session.recorder = Recorder(HostClock(), NoRanges(), 1000)
     framework: Any = SimpleNamespace(role_of_group=lambda group: None)
     collectives.install(session, framework)
-    session.recorder.start_step(0, None)
+    session.recorder.start_step(0)
     late = imported("late")
     recorded: list[Callable[[], None]] = [
         lambda: exchange(early),

@@ -72,7 +72,7 @@ def test_nothing_is_recorded_while_a_graph_is_captured(monkeypatch: pytest.Monke
     monkeypatch.setattr(device, "cuda_in_use", lambda: True)
     capturing = session.Session(Settings(out="unused"))
     capturing.recorder = Recorder(HostClock(), NoRanges(), 1000)
-    capturing.recorder.start_step(0, None)
+    capturing.recorder.start_step(0)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert capturing.recording() is capturing.recorder
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)

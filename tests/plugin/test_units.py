@@ -22,6 +22,7 @@ from vtrain_plugin.capture.clock import CudaClock, HostClock
 from vtrain_plugin.capture.guard import Guard
 from vtrain_plugin.capture.kineto_rows import ProfiledStep, trace_rows
 from vtrain_plugin.capture.patches import Patches
+from vtrain_plugin.capture.plain_steps import MOST_STEPS, StepIntervals
 from vtrain_plugin.capture.ranges import NoRanges
 from vtrain_plugin.capture.recorder import Call, Recorder
 from vtrain_plugin.capture.rows import rows_of_step
@@ -153,7 +154,7 @@ def _grow(recorder: Recorder, clock: _Ticks, tree: object) -> None:
 def test_self_times_and_communication_add_up_to_the_step(tree: object) -> None:
     clock = _Ticks()
     recorder = Recorder(clock, NoRanges(), 10_000)  # type: ignore[arg-type]
-    recorder.start_step(0, None)
+    recorder.start_step(0)
     _grow(recorder, clock, tree)
     rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
     accounted = sum(s["self_ns"] for s in rows["spans"]) + sum(c["duration_ns"] for c in rows["collectives"])
@@ -164,7 +165,7 @@ def test_what_runs_on_a_side_stream_runs_beside_the_rest() -> None:
     """30 ns of a step of 50 ns are a span and a collective of another stream: neither is taken off the step's own."""
     clock = _Ticks()
     recorder = Recorder(clock, NoRanges(), 100)  # type: ignore[arg-type]
-    recorder.start_step(0, None)
+    recorder.start_step(0)
     clock.at += 20
     clock.stream = 7
     shared = recorder.new_span("shared_experts", "mlp", "forward")
@@ -183,10 +184,21 @@ def test_what_runs_on_a_side_stream_runs_beside_the_rest() -> None:
     assert (row["duration_ns"], row["exposed_ns"], row["stream"]) == (10, 0, 7)
 
 
+def test_plain_steps_are_the_last_ones_before_a_capture() -> None:
+    at = iter(range(0, 10_000, 100))
+    intervals = StepIntervals(lambda: next(at))
+    assert intervals.end_step(True) is None, "nothing is known of the first step"
+    assert [intervals.end_step(True) for _ in range(MOST_STEPS + 2)] == [100] * (MOST_STEPS + 2)
+    assert intervals.take() == [100] * MOST_STEPS
+    assert intervals.end_step(False) == 100
+    assert intervals.end_step(True) == 100
+    assert intervals.take() == [100], "a step with hooks is not plain"
+
+
 def test_rows_beyond_the_bound_are_counted() -> None:
     clock = _Ticks()
     recorder = Recorder(clock, NoRanges(), 1000)  # type: ignore[arg-type]
-    recorder.start_step(0, None)
+    recorder.start_step(0)
     for _ in range(1500):
         span = recorder.new_span("x", "mlp", "forward")
         recorder.open(span)
@@ -268,7 +280,6 @@ def test_cuda_clock_resolves_marks_from_the_beginning_of_their_step(monkeypatch:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: streams[0], raising=False)
     clock = CudaClock()
-    assert not clock.marks_outlive_step
     clock.start_step()
     marks = [clock.now(), clock.now()]
     assert clock.side_stream() is None

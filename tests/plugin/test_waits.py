@@ -24,7 +24,7 @@ class _Session:
         self.clock = _Ticks()
         self.guard = Guard()
         self.recorder = Recorder(self.clock, NoRanges(), 100)  # type: ignore[arg-type]
-        self.recorder.start_step(0, None)
+        self.recorder.start_step(0)
         self.patches = None
 
     def recording(self) -> Recorder:

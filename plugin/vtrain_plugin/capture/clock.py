@@ -42,12 +42,10 @@ class SealedStep(Protocol):
 class Clock(Protocol):
     """Takes marks.
 
-    source: the word for it in `runs.clock_source`. marks_outlive_step: whether a mark can be resolved with
-    the marks of a later step.
+    source: the word for it in `runs.clock_source`.
     """
 
     source: str
-    marks_outlive_step: bool
 
     def now(self) -> Mark:
         """Take a mark."""
@@ -70,7 +68,6 @@ class HostClock:
     """`time.perf_counter_ns`, shifted to the Unix epoch once so that ranks of a host agree."""
 
     source = "host"
-    marks_outlive_step = True
 
     def __init__(self) -> None:
         self._sealed = HostStep(time.time_ns() - time.perf_counter_ns())
@@ -113,7 +110,6 @@ class CudaClock:
     """
 
     source = "cuda_event"
-    marks_outlive_step = False
 
     def __init__(self) -> None:
         import torch

@@ -23,12 +23,18 @@ PATIENCE_S = 10.0
 class Output:
     """Holds the steps whose marks the device has not passed yet; writes the others.
 
-    source: the word for it in `runs.source`. rank: of this process, which may have left its process group when
-    it writes.
+    source: the word for it in `runs.source`. plain_ns: see `plain_steps`. rank: of this process, which may have left
+    its process group when it writes.
     """
 
     def __init__(
-        self, capture: CaptureId, recorder: Recorder, framework: Framework, settings: Settings, source: str
+        self,
+        capture: CaptureId,
+        recorder: Recorder,
+        framework: Framework,
+        settings: Settings,
+        source: str,
+        plain_ns: list[int],
     ) -> None:
         self.rank = rank_of_process()
         self._capture = capture
@@ -37,6 +43,7 @@ class Output:
         self._framework = framework
         self._settings = settings
         self._source = source
+        self._plain_ns = plain_ns
         self._pending: list[tuple[StepRecord, SealedStep]] = []
         self._description: dict[str, list[rows.Row]] | None = None
 
@@ -108,6 +115,7 @@ class Output:
             "warmup_steps": self._settings.warmup,
             "active_steps": self._settings.steps,
             "chosen_ranks": self._settings.ranks or None,
+            "plain_interval_ns": self._plain_ns,
             "clock_source": self._recorder.clock.source,
             **environment_columns(),
             **self._framework.describe_run(),

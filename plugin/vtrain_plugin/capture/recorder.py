@@ -85,7 +85,8 @@ class Call:
 class StepRecord:
     """Everything recorded in one step.
 
-    tokens: of this rank's data parallel replica. memory: peak bytes allocated and reserved.
+    tokens: of this rank's data parallel replica. memory: peak bytes allocated and reserved. interval_ns: from the end
+    of the step before, on the host's clock.
     """
 
     step: int
@@ -94,7 +95,7 @@ class StepRecord:
     calls: list[Call] = field(default_factory=list)
     tokens: int = 0
     microbatches: int = 0
-    previous_end: Mark | None = None
+    interval_ns: int | None = None
     memory: tuple[int | None, int | None] = (None, None)
 
 
@@ -136,13 +137,13 @@ class Recorder:
     def recording(self) -> bool:
         return self.record is not None
 
-    def start_step(self, step: int, previous_end: Mark | None) -> None:
+    def start_step(self, step: int) -> None:
         self.clock.start_step()
         self.stack = []
         self._sequences = {}
         self._room = self._max_rows
         root = self.new_span("step", "step", "update")
-        self.record = StepRecord(step, root, previous_end=previous_end)
+        self.record = StepRecord(step, root)
         self.open(root)
 
     def end_step(self) -> StepRecord:

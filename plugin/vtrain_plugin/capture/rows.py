@@ -45,13 +45,12 @@ def rows_of_step(
         row = _call_row(call, resolve)
         rows["collectives"].append({**common, **row, "nodes": nodes_of(call.ranks)})
     begin, end = times[record.root.id]
-    previous = None if record.previous_end is None else resolve(record.previous_end)
     rows["steps"].append(
         {
             **common,
             "start_ns": begin,
             "duration_ns": end - begin,
-            "interval_ns": None if previous is None else end - previous,
+            "interval_ns": record.interval_ns,
             "num_microbatches": record.microbatches,
             "tokens": record.tokens or None,
             "peak_allocated_bytes": record.memory[0],

@@ -16,6 +16,7 @@ from vtrain_plugin.capture.guard import Guard, report
 from vtrain_plugin.capture.idle import torch_is_idle
 from vtrain_plugin.capture.moments import moment_of
 from vtrain_plugin.capture.patches import Patches
+from vtrain_plugin.capture.plain_steps import StepIntervals
 from vtrain_plugin.capture.process import local_rank, local_world_size, may_train, rank, world_size
 from vtrain_plugin.capture.recorder import Position, Recorder, Span
 from vtrain_plugin.capture.run_id import next_capture
@@ -61,6 +62,7 @@ class Session:
         self._framework: Framework | None = None
         self._watch: ProfilerWatch | None = None
         self._window: Window | None = None
+        self._intervals = StepIntervals()
         self._chosen: bool | None = None
         self._captured = False
         self._manual = False
@@ -168,7 +170,8 @@ class Session:
         assert self._framework is not None
         first_step = max(step, self.steps_done)
         self._moment.taken(first_step + self.settings.steps)
-        window = Window(self, self._framework, self._number, first_step, self._watch)
+        plain_ns = self._intervals.take()
+        window = Window(self, self._framework, self._number, first_step, self._watch, plain_ns)
         self._window, self.patches = window, window.patches
         self.recorder, self.modules = window.recorder, window.modules
         window.install()
@@ -177,9 +180,11 @@ class Session:
         if self.finished:
             return
         self.steps_done += 1
+        # Hooks of a capture that is over are taken out at the end of a step: the next one is plain.
+        interval_ns = self._intervals.end_step(self._window is None)
         if self._window is None or self._window.over:
             return
-        self._window.end_step()
+        self._window.end_step(interval_ns)
         self._captured = self._captured or self._window.captured > 0
         if self._window.over and self._moment.exhausted:
             self.close()

@@ -22,7 +22,8 @@ class Settings:
     """One capture.
 
     out: output directory, or a URI that pyarrow or fsspec can open (``s3://bucket/profiles``).
-    warmup, steps: training steps to skip, then to capture.
+    warmup, steps: training steps to skip, then to capture. From the second on, the skipped ones say what steps take
+    without a capture, so that its cost can be taken off.
     operators: also record linear layers, norms and attention cores (not only layers and phases).
     kernels: also record CUPTI kernels, NCCL kernels and framework operators through torch.profiler.
     nvtx: mark the spans as NVTX ranges (domain ``vtrain``) for Nsight Systems.
@@ -33,7 +34,7 @@ class Settings:
     """
 
     out: str
-    warmup: int = 2
+    warmup: int = 5
     steps: int = 3
     operators: bool = True
     kernels: bool = False
@@ -86,7 +87,7 @@ class Settings:
         """Settings from ``VTRAIN_OUT``, ``VTRAIN_WARMUP``, ``VTRAIN_STEPS``, ..."""
         return cls(
             out=env.get("VTRAIN_OUT", ""),
-            warmup=_integer(env, "VTRAIN_WARMUP", 2),
+            warmup=_integer(env, "VTRAIN_WARMUP", cls.warmup),
             steps=_integer(env, "VTRAIN_STEPS", 3),
             operators=_boolean(env, "VTRAIN_OPERATORS", True),
             kernels=_boolean(env, "VTRAIN_KERNELS", False),

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vtrain_plugin.capture import collectives
-from vtrain_plugin.capture.clock import Mark, choose_clock
+from vtrain_plugin.capture.clock import choose_clock
 from vtrain_plugin.capture.device import graph_is_captured, peak_memory
 from vtrain_plugin.capture.guard import report
 from vtrain_plugin.capture.kineto import KinetoCapture
@@ -28,12 +28,19 @@ if TYPE_CHECKING:
 class Window:
     """Records from step `first_step` on, as many steps as the settings say.
 
-    capture: ordinal of the session in the process. watch: for ``--kernels``. captured: steps so far. over:
+    capture: ordinal of the session in the process. watch: for ``--kernels``. plain_ns: intervals of
+    steps before it without hooks. captured: steps so far. over:
     everything is written, and nothing more will be recorded.
     """
 
     def __init__(
-        self, session: Session, framework: Framework, capture: int, first_step: int, watch: ProfilerWatch | None
+        self,
+        session: Session,
+        framework: Framework,
+        capture: int,
+        first_step: int,
+        watch: ProfilerWatch | None,
+        plain_ns: list[int],
     ) -> None:
         settings = session.settings
         self._session = session
@@ -41,14 +48,13 @@ class Window:
         self._settings = settings
         self._first_step = first_step
         self._models: set[int] = set()
-        self._last_end: Mark | None = None
         self.captured = 0
         self.over = False
         self.patches = Patches(*session.patches.packages)
         self.recorder = Recorder(choose_clock(), choose_ranges(settings.nvtx), settings.max_rows)
         self.modules = ModuleHooks(session, framework)
         self._output = Output(
-            CaptureId(capture, first_step, job_store()), self.recorder, framework, settings, session.source
+            CaptureId(capture, first_step, job_store()), self.recorder, framework, settings, session.source, plain_ns
         )
         self._kineto = KinetoCapture(watch) if watch is not None else None
 
@@ -82,31 +88,27 @@ class Window:
         if self._kineto is not None:
             self._kineto.start_step(step)
         self._framework.start_step()
-        self.recorder.start_step(step, self._last_end)
+        self.recorder.start_step(step)
 
-    def end_step(self) -> None:
-        """A training step ended, recorded or not; ends the window with the last one."""
-        clock = self.recorder.clock
+    def end_step(self, interval_ns: int | None) -> None:
+        """A training step ended, recorded or not; ends the window with the last one. interval_ns: of the step."""
         if self.recorder.recording:
-            self._end_recorded_step()
-        elif clock.marks_outlive_step:
-            self._last_end = clock.now()
+            self._end_recorded_step(interval_ns)
         if self.captured >= self._settings.steps:
             # The device may be behind: steps whose marks it has not passed yet are written at a later end.
             self._output.flush()
             if not self._output.pending:
                 self.close()
 
-    def _end_recorded_step(self) -> None:
+    def _end_recorded_step(self, interval_ns: int | None) -> None:
         memory = peak_memory()
         record = self.recorder.end_step()
-        record.memory = memory
+        record.memory, record.interval_ns = memory, interval_ns
         sealed = self.recorder.clock.seal_step()
         if self._kineto is not None:
             self._kineto.end_step()
         self._output.add(record, sealed)
         self.captured += 1
-        self._last_end = record.root.end if self.recorder.clock.marks_outlive_step else None
         self._output.flush()
 
     def close(self) -> None:

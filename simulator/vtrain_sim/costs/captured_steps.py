@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import duckdb
 
+from vtrain_sim.costs.capture_cost import capture_cost
+
 
 def step_overhead_s(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> float:
-    """Seconds per step that are neither an operator nor communication; 0 without module operators."""
+    """Seconds per step that are neither an operator, communication nor the capture; 0 without module operators."""
     ((value,),) = connection.execute(
         """
         WITH o AS (SELECT run_id, rank, step, sum(duration_ns) AS ns FROM operators
@@ -19,7 +21,8 @@ def step_overhead_s(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -
         """,
         [run_ids],
     ).fetchall()
-    return max(0.0, float(value or 0.0))
+    costs = [capture_cost(connection, run_id).beside_operators_s for run_id in run_ids]
+    return max(0.0, float(value or 0.0) - min(costs))
 
 
 def step_spread(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) -> float:

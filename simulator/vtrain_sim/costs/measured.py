@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vtrain_schemas.operators import Operator, UnknownKindError, kind
 from vtrain_schemas.operators.columns import READ_CAUSAL, READ_FUSED
 from vtrain_schemas.words import TRACES
+from vtrain_sim.costs.capture_cost import MOST_OF_OPERATOR, capture_cost
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,11 +42,15 @@ def canonical(operator: Operator) -> tuple[Group, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Duration of one operator at one shape: typical value and spread over calls."""
+    """Duration of one operator at one shape: typical value and spread over calls.
+
+    error: relative standard error that all calls share, which more of them do not lower.
+    """
 
     seconds: float
     spread: float
     calls: int
+    error: float = 0.0
 
 
 class MeasuredOperators:
@@ -83,7 +88,11 @@ _QUERY = f"""
                coalesce(m, 0) AS m, coalesce(n, 0) AS n, coalesce(k, 0) AS k,
                coalesce(batch, 1) AS batch, coalesce(seq_q, 0) AS seq_q,
                coalesce(seq_kv, 0) AS seq_kv, coalesce(heads, 0) AS heads,
-               coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, duration_ns
+               coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, source = 'module' AS of_capture,
+               -- Less what its span costs the capture, which is not all of it (`MOST_OF_OPERATOR`).
+               CASE WHEN source = 'module'
+                    THEN greatest(duration_ns - $costs[list_position($runs, run_id)], (1 - $most) * duration_ns)
+                    ELSE duration_ns END AS duration_ns
         FROM operators
         WHERE list_contains($runs, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
           AND (source = 'module'
@@ -102,7 +111,7 @@ _QUERY = f"""
     )
     SELECT kind, phase, {_DIMENSIONS}, dtype, is_fused, is_causal,
            avg(duration_ns) FILTER (duration_ns BETWEEN low AND high),
-           stddev_pop(duration_ns) FILTER (duration_ns BETWEEN low AND high), count(*)
+           stddev_pop(duration_ns) FILTER (duration_ns BETWEEN low AND high), count(*), bool_or(of_capture)
     FROM ranked
     GROUP BY kind, phase, {_DIMENSIONS}, dtype, is_fused, is_causal
     ORDER BY ALL
@@ -113,12 +122,15 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
     """All operator times of the given runs: of modules, of microbenchmarks, and those with shapes of traces.
 
     A shape's time is the mean of the middle of its calls (first to ninth decile): a step is the sum
-    of its operators, so a mean is needed, and a rare interruption must not count. Raises `UserError` for a
-    kind of operator that is not known here.
+    of its operators, so a mean is needed, and a rare interruption must not count. What a capture itself costs is taken
+    off. Raises `UserError` for a kind of operator that is not known here.
     """
-    rows = connection.execute(_QUERY, {"runs": run_ids, "traces": list(TRACES)}).fetchall()
+    costs = [capture_cost(connection, run_id) for run_id in run_ids]
+    error_ns = max((cost.error for cost in costs), default=0.0) * 1e9
+    values = {"runs": run_ids, "traces": list(TRACES), "most": MOST_OF_OPERATOR}
+    rows = connection.execute(_QUERY, {**values, "costs": [cost.seconds * 1e9 for cost in costs]}).fetchall()
     entries = []
-    for *identity, mean, deviation, calls in rows:
+    for *identity, mean, deviation, calls, of_capture in rows:
         if mean is None or mean <= 0:
             continue
         operator = Operator(*identity)
@@ -126,5 +138,6 @@ def load_operators(connection: duckdb.DuckDBPyConnection, run_ids: list[str]) ->
             kind(operator.kind)
         except UnknownKindError as error:
             raise UserError(f"the runs {', '.join(run_ids)} have operators of an {error}") from None
-        entries.append((operator, Measurement(mean / 1e9, (deviation or 0.0) / mean, calls)))
+        shared = error_ns / mean if of_capture else 0.0
+        entries.append((operator, Measurement(mean / 1e9, (deviation or 0.0) / mean, calls, shared)))
     return MeasuredOperators(entries)

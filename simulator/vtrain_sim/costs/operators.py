@@ -41,7 +41,7 @@ class OperatorCosts:
             return self.estimate(simplest)
         exact = self.measured.get(operator)
         if exact is not None:
-            sigma = max(0.01, exact.spread / math.sqrt(max(1, exact.calls)))
+            sigma = max(0.01, math.hypot(exact.spread / math.sqrt(max(1, exact.calls)), exact.error))
             return Estimate(exact.seconds, sigma, MEASURED)
         parts = self._measured_parts(operator)
         if parts is not None:

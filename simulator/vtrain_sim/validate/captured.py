@@ -10,6 +10,7 @@ from dataclasses import replace
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.words import TRACES
 from vtrain_sim.catalog import Catalog
+from vtrain_sim.costs.capture_cost import capture_cost
 from vtrain_sim.costs.measured import MeasuredOperators, canonical, load_operators
 from vtrain_sim.model import build_step, operators_of
 from vtrain_sim.model.chunks import contents_of
@@ -40,6 +41,7 @@ def compare(catalog: Catalog, run_id: str, projector: Projector, configuration: 
     with catalog.reading() as connection:
         source = source_of(connection, run_id)
         step_s, steps, ranks = captured_step(connection, run_id, source)
+        cost_s = capture_cost(connection, run_id).step_s
         captured = captured_parts(connection, run_id, source)
         measured = load_operators(connection, [run_id])
         calls = captured_calls(connection, run_id, source, steps * ranks)
@@ -57,7 +59,10 @@ def compare(catalog: Catalog, run_id: str, projector: Projector, configuration: 
     )
     operators, unmatched = _operators(projector, configuration, measured, calls)
     remarks = _remarks(source, configuration, ranks, unmatched, measured)
-    return Comparison(run_id, steps, ranks, step_s, projection, parts, operators, remarks)
+    if cost_s > 0:
+        share = cost_s / step_s
+        remarks += (f"the capture itself takes {cost_s:.3g} s of a step ({share:.1%}): taken off all but the parts",)
+    return Comparison(run_id, steps, ranks, step_s - cost_s, projection, parts, operators, remarks)
 
 
 def _simulated_parts(projector: Projector, configuration: Configuration, iteration_s: float) -> Parts:
