@@ -48,7 +48,7 @@ class BlockingOneAtATime(OneAtATime):
 @pytest.fixture(autouse=True)
 def _clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_schedules", dict(registry._schedules))
-    monkeypatch.setattr(registry, "_load_entry_points", cache(registry._load_entry_points.__wrapped__))
+    monkeypatch.setattr(registry, "load_extensions", cache(registry.load_extensions.__wrapped__))
 
 
 @pytest.mark.parametrize("schedule", [OneAtATime(), BlockingOneAtATime()])
