@@ -17,7 +17,7 @@ from vtrain_sim.inputs.cluster_file import read_cluster
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.inputs.flag_table import SWITCHES, VALUES
 from vtrain_sim.inputs.huggingface import read_config
-from vtrain_sim.inputs.launch_script import read_arguments
+from vtrain_sim.inputs.launch_script import read_launch
 from vtrain_sim.inputs.lookup import find_cluster, find_model
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
 from vtrain_sim.inputs.spec_file import read_flags
@@ -74,7 +74,8 @@ torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py \
 def test_a_launch_script_as_megatron_ships_them(tmp_path: Path) -> None:
     path = tmp_path / "train.sh"
     path.write_text(SCRIPT)
-    tokens, processes = read_arguments(path)
+    launch = read_launch(path)
+    tokens, processes = launch.arguments, launch.processes
     assert processes == 32
     c = configuration_from_flags(tokens, None, processes)
     assert (c.model.num_layers, c.model.hidden_size, c.parallel.tp, c.parallel.pp, c.parallel.dp) == (24, 1024, 2, 2, 8)
@@ -90,13 +91,14 @@ def test_the_script_may_be_a_variable_and_lines_of_arrays_be_continued(tmp_path:
     original = tmp_path / "original.sh"
     original.write_text(SCRIPT)
     assert '"$RUN"' in script
-    assert read_arguments(path) == read_arguments(original)
+    assert read_launch(path) == read_launch(original)
 
 
 def test_a_plain_list_of_arguments(tmp_path: Path) -> None:
     path = tmp_path / "args.txt"
     path.write_text("# my model\n--num-layers 2 --hidden-size 64\n--num-attention-heads 4\n--lr 1e-4\n")
-    tokens, processes = read_arguments(path)
+    launch = read_launch(path)
+    tokens, processes = launch.arguments, launch.processes
     assert processes == 0
     assert parse_flags(tokens).values == {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
 
@@ -108,7 +110,7 @@ def test_scripts_without_arguments_are_refused(tmp_path: Path, text: str | bytes
     path = tmp_path / "x.sh"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SpecError, match=word):
-        read_arguments(path)
+        read_launch(path)
 
 
 LLAMA = {
@@ -432,6 +434,6 @@ def test_any_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> Non
     path = tmp_path / data.draw(st.sampled_from(["x.json", "x.toml", "x.yaml", "x.sh"]))
     for content in (text, json.dumps(mutated)):
         path.write_text(content)
-        for read in (read_arguments, read_config, read_flags, read_cluster):
+        for read in (read_launch, read_config, read_flags, read_cluster):
             with contextlib.suppress(UserError):
                 read(path)

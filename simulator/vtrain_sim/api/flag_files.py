@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.launch_script import read_arguments
+from vtrain_sim.inputs.launch_script import read_launch
 from vtrain_sim.inputs.megatron_flags import check_contradictions
 from vtrain_sim.inputs.spec_file import read_flags
 from vtrain_sim.specs.checks import finite, whole
+
+_DATA_PARALLEL = "--data-parallel-size"
 
 
 @dataclass(frozen=True)
 class Given:
     """What describes a job: Megatron's flags and vtrain's own options.
 
-    gpus: world size, 0: as the layout needs. train_tokens: 0: not said. price_per_gpu_hour: US dollars, None: the
-    cluster's.
+    gpus: world size, 0: as the layout needs. unknown_gpus: why a launch script's cannot be read.
+    train_tokens: 0: not said. price_per_gpu_hour: US dollars, None: the cluster's.
     """
 
     flags: tuple[str, ...] = ()
@@ -27,6 +29,7 @@ class Given:
     gpus: int = 0
     train_tokens: float = 0.0
     price_per_gpu_hour: float | None = None
+    unknown_gpus: str = ""
 
     def over(self, spec: Path | None, megatron_args: Path | None) -> Given:
         """The same on top of what a spec file and a launch script say. Raises `UserError`."""
@@ -47,7 +50,13 @@ class Given:
             self.gpus or file.gpus,
             self.train_tokens or file.train_tokens,
             priced,
+            self.unknown_gpus or file.unknown_gpus,
         )
+
+    def check_gpus(self) -> None:
+        """Raise `UserError` where a script starts some number of processes, and nothing says which."""
+        if self.unknown_gpus and not self.gpus and _DATA_PARALLEL not in self.flags:
+            raise UserError(f"{self.unknown_gpus}: give --num-gpus")
 
 
 def flags_of(flags: Sequence[str]) -> list[str]:
@@ -57,8 +66,10 @@ def flags_of(flags: Sequence[str]) -> list[str]:
 
 
 def _of_script(path: Path) -> Given:
-    flags, processes = read_arguments(path)
-    return Given(tuple(flags), gpus=processes)
+    launch = read_launch(path)
+    return Given(
+        launch.arguments, gpus=launch.processes, unknown_gpus=f"{path}: {launch.unknown}" if launch.unknown else ""
+    )
 
 
 def _of_spec(path: Path) -> Given:

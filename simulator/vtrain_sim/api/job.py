@@ -181,6 +181,8 @@ def job_from_given(
     given: Given, catalog: str | Path | None = None, runs: Sequence[str] = (), options: Options | None = None
 ) -> Job:
     """A job as files and flags describe it, from captured runs where there are any."""
+    if options is None or not (options.gpus or options.fixes_dp):
+        given.check_gpus()
     if runs:
         job = job_from_run(catalog, runs, given.cluster, given.model, given.gpus, given.flags, options=options)
     else:

@@ -73,6 +73,7 @@ def validate(
             file_of("--spec", spec) if spec else None,
             file_of("--megatron-args", megatron_args) if megatron_args else None,
         )
+        described.check_gpus()
         named = described.cluster, described.model, described.gpus, described.flags
         return validate_run(job_from_run(catalog, [run], *named, modelled))
     for name, given in (

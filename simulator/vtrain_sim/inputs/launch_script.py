@@ -2,94 +2,139 @@
 
 from __future__ import annotations
 
-import re
 import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_variables, starts_many
+from vtrain_sim.inputs.shell_branches import Script
+from vtrain_sim.inputs.shell_variables import TooLongError, Variables
+from vtrain_sim.inputs.shell_words import OpenQuoteError
 from vtrain_sim.specs.checks import SpecError
 
-_REFERENCE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\])?(?::-([^}]*))?\}?")
-_ARRAY = re.compile(r"^\s*(?:export\s+|declare\s+-a\s+)?([A-Za-z_][A-Za-z0-9_]*)(\+?)=\(([^)]*)\)", re.MULTILINE)
-_SCALAR = re.compile(
-    r"^\s*(?:export\s+|local\s+)?([A-Za-z_][A-Za-z0-9_]*)=((?:\"[^\"]*\"|'[^']*'|\\\n|[^\s;&|#])*)", re.MULTILINE
+# Commands that name files without running them.
+_NAMING = (
+    "echo",
+    "printf",
+    "cat",
+    "cp",
+    "mv",
+    "ls",
+    "rm",
+    "sed",
+    "grep",
+    "test",
+    "[",
+    "[[",
+    "cd",
+    "chmod",
+    "source",
+    ".",
 )
-_DEEPEST = 20
+_LONGEST = 1_000_000
+_REDIRECTIONS = (">", "1>", "2>", "&>", "<")
 
 
-def read_arguments(path: Path) -> tuple[list[str], int]:
-    """Megatron's arguments in a file, and the number of processes that it starts (0 where it does not say).
+@dataclass(frozen=True)
+class Launch:
+    """What a launch script starts.
 
-    A shell script's variables and arrays are put in; the arguments are those of the command that runs a
-    ``*.py`` file. Raises `SpecError` where the file cannot be read or has none.
+    arguments: Megatron's. processes: how many it starts, 0 where it does not say. unknown: why the number cannot be
+    read from what it says; may be empty.
+    """
+
+    arguments: tuple[str, ...]
+    processes: int = 0
+    unknown: str = ""
+
+
+def read_launch(path: Path) -> Launch:
+    """Megatron's arguments in a file, and the number of processes that it starts.
+
+    A shell script's variables and arrays are put in; the arguments are those of the last command that runs a
+    ``*.py`` file or a module. A variable whose value is not known stays as it is written. Raises `SpecError` where the
+    file cannot be read or has no arguments.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
-    variables = _variables(text)
-    # The script itself may be a variable.
-    expanded = [_expand(command, variables) for command in _commands(text)]
-    commands = [c for c in expanded if re.search(r"\S+\.py\b", c) and "--" in c]
-    if commands:
-        tokens = _split(commands[-1], path)
-        script = next(i for i, token in enumerate(tokens) if token.endswith(".py"))
-        return tokens[script + 1 :], _processes(tokens[:script])
-    tokens = [t for t in _split(_expand(text, variables), path) if t]
-    start = next((i for i, token in enumerate(tokens) if token.startswith("--")), None)
-    if start is None:
-        raise SpecError(f"{path} has neither a command that runs a .py file nor arguments that begin with --")
-    return tokens[start:], 0
+    if len(text) > _LONGEST:
+        raise SpecError(f"{path} has {len(text):,} characters, more than any launch script ({_LONGEST:,} at most)")
+    directives = slurm_directives(text)
+    try:
+        launched = _launched(Script(text, Variables(dict(slurm_variables(directives)))).run(), path)
+    except OpenQuoteError:
+        raise SpecError(f"{path} has a quotation mark or a bracket that is not closed") from None
+    except TooLongError:
+        raise SpecError(f"{path} puts variables into each other until they are longer than any command") from None
+    except RecursionError:
+        raise SpecError(f"{path} is nested too deeply") from None
+    if launched is None:
+        return Launch(tuple(_plain(text, path)))
+    before, arguments = launched
+    return Launch(tuple(arguments), *processes(before, directives))
 
 
-def _variables(text: str) -> dict[str, str]:
-    """Variables and arrays of a script, the last value of each."""
-    variables: dict[str, str] = {}
-    for match in sorted((*_SCALAR.finditer(text), *_ARRAY.finditer(text)), key=lambda m: m.start()):
-        if match.re is _ARRAY:
-            name, more, items = match.groups()
-            lines = [line.split(" #")[0] if not line.lstrip().startswith("#") else "" for line in items.splitlines()]
-            # A line that is continued goes on without its backslash.
-            lines = [line.rstrip().removesuffix("\\") for line in lines]
-            variables[name] = (variables.get(name, "") + " " if more else "") + " ".join(lines)
-        elif not match[2].startswith("("):
-            variables[match[1]] = match[2].strip("\"'").replace("\\\n", " ")
-    return variables
+def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[str], list[str]] | None:
+    """Words before the script and after it, of the last command that runs one. Raises `SpecError` for a choice."""
+    found: tuple[list[str], list[str]] | None = None
+    chosen = False
+    for words, certain in run:
+        command = _whole_commands(words)
+        script = _script(command)
+        if script is None:
+            continue
+        parts = command[: script + 1], _arguments(command[script + 1 :])
+        if found is not None and starts_many(found[0]) and not starts_many(parts[0]):
+            continue  # a tool that is run before or after the training
+        if not certain and chosen and found != parts:
+            raise SpecError(
+                f"{path} chooses between several commands that run a .py file: give one with its arguments in a file"
+            )
+        found, chosen = parts, not certain
+    return found
 
 
-def _commands(text: str) -> list[str]:
-    joined = re.sub(r"\\\s*\n", " ", text)
-    lines = [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    # An assignment is no command, also where its value names a script.
-    return [line for line in lines if not re.match(r"\s*(export\s+|local\s+)?[A-Za-z_][A-Za-z0-9_]*\+?=", line)]
+def _whole_commands(words: Sequence[str]) -> list[str]:
+    """Words of a command, those of commands in quotation marks too: of eval, of bash -c."""
+    plain: list[str] = []
+    for word in words:
+        if ".py " in word or (word.startswith("--") and " " in word.strip()):
+            try:
+                plain += shlex.split(word)
+            except ValueError:
+                plain += word.split()
+        else:
+            plain.append(word)
+    return plain
 
 
-def _expand(text: str, variables: dict[str, str]) -> str:
-    for _ in range(_DEEPEST):
-        expanded = _REFERENCE.sub(lambda m: variables.get(m[1], m[2] if m[2] is not None else m[0]), text)
-        if expanded == text:
-            break
-        text = expanded
-    return text
+def _script(words: Sequence[str]) -> int | None:
+    """Position of the script, or of the module, that a command runs with arguments."""
+    if not words or words[0] in _NAMING or not any(word.startswith("--") for word in words):
+        return None
+    script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+    if script is not None:
+        return script
+    modules = [i + 1 for i, word in enumerate(words[:-1]) if word == "-m"]
+    return modules[-1] if modules else None
 
 
-def _split(text: str, path: Path) -> list[str]:
+def _arguments(words: Sequence[str]) -> list[str]:
+    end = next((i for i, word in enumerate(words) if word.startswith(_REDIRECTIONS)), len(words))
+    return list(words[:end])
+
+
+def _plain(text: str, path: Path) -> list[str]:
+    """The arguments of a file that lists nothing else."""
     try:
         tokens = shlex.split(text, comments=True)
     except ValueError:
         raise SpecError(f"{path} has a quotation mark that is not closed") from None
-    plain: list[str] = []
-    for token in tokens:
-        if token in ("|", "&&", ";", "&", "||") or token.startswith((">", "2>", "&>", "<")):
-            break
-        # "${ARGS[@]}" inside quotation marks was one token.
-        plain += token.split() if token.lstrip().startswith("--") and " " in token.strip() else [token]
-    return [token for token in plain if token not in ("\\", "\n")]
-
-
-def _processes(tokens: list[str]) -> int:
-    """torchrun's --nproc_per_node times --nnodes."""
-    text = " ".join(tokens)
-    counts = [re.search(rf"--{name}[=\s]+(\d+)", text) for name in ("nproc[_-]per[_-]node", "nnodes")]
-    if counts[0] is None:
-        return 0
-    return int(counts[0][1]) * (int(counts[1][1]) if counts[1] else 1)
+    tokens = [token for token in tokens if token.strip("\\\n")]
+    start = next((i for i, token in enumerate(tokens) if token.startswith("--")), None)
+    if start is None:
+        raise SpecError(f"{path} has neither a command that runs a .py file nor arguments that begin with --")
+    return tokens[start:]

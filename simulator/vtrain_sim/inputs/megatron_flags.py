@@ -58,6 +58,8 @@ def _next(tokens: Sequence[str], position: int) -> tuple[str, list[str], int]:
     """A flag, what follows it, and the position of the next one. Raises `SpecError` for an unknown one."""
     flag, equals, inline = tokens[position].partition("=")
     takes = arity(flag)
+    if takes is None and flag.startswith(("$", "`")):
+        raise SpecError(f"{flag} is of a shell: its value is not known from the script, put it there")
     if takes is None:
         raise SpecError(f"unknown argument {tokens[position]!r}{nearest(flag, known_flags())}")
     begin = position + 1

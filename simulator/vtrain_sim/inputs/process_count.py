@@ -1,0 +1,87 @@
+"""How many processes a launch script starts, from the words of its launcher and of its batch system."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+# Processes of a node, nodes, and all processes, as launchers spell them.
+_PER_NODE = ("--nproc_per_node", "--nproc-per-node", "--num_gpus", "--ntasks-per-node", "--npernode")
+_NODES = ("--nnodes", "--num_nodes", "--num_machines", "--nodes", "-N")
+_ALL = ("--ntasks", "--num_processes", "-n", "-np")
+_FORMS = (_ALL, _PER_NODE, _NODES)
+_COUNT_ALL = ("srun", "mpirun", "mpiexec", "accelerate")
+_STARTERS = ("srun", "mpirun", "mpiexec", "torchrun", "deepspeed", "accelerate")
+_DIRECTIVE = re.compile(r"^#SBATCH\s+(--[a-z-]+|-[nN])(?:[=\s]\s*)(\S+)", re.MULTILINE)
+_SLURM = {
+    "--nodes": ("SLURM_NNODES", "SLURM_JOB_NUM_NODES"),
+    "--ntasks": ("SLURM_NTASKS", "SLURM_NPROCS"),
+    "--ntasks-per-node": ("SLURM_NTASKS_PER_NODE",),
+    "--gpus-per-node": ("SLURM_GPUS_PER_NODE", "SLURM_GPUS_ON_NODE"),
+}
+_MOST = 1 << 24
+
+
+def slurm_directives(text: str) -> dict[str, str]:
+    """What ``#SBATCH`` lines ask for, by the long name."""
+    short = {"-N": "--nodes", "-n": "--ntasks"}
+    return {short.get(name, name): value for name, value in _DIRECTIVE.findall(text)}
+
+
+def slurm_variables(directives: Mapping[str, str]) -> dict[str, str]:
+    """The variables that Slurm sets for them."""
+    return {name: directives[asked] for asked, names in _SLURM.items() if asked in directives for name in names}
+
+
+def processes(words: Sequence[str], directives: Mapping[str, str]) -> tuple[int, str]:
+    """Processes that a launcher's words start, or 0 and why it is not known; 0 and nothing without a launcher.
+
+    words: those before the script. directives: of the batch system, which srun takes where it is not told else.
+    """
+    starters = {_starter(word): position for position, word in enumerate(words) if _starter(word)}
+    if not starters:
+        return 0, ""
+    # The innermost one starts the processes of training.
+    starter, position = max(starters.items(), key=lambda item: item[1])
+    asked = dict(_options(words[position:]))
+    if starter == "srun":
+        asked = {**directives, **asked}
+    every, per_node, nodes = (next(((n, asked[n]) for n in names if n in asked), None) for names in _FORMS)
+    if starter in _COUNT_ALL and every is not None:
+        return _product([every])
+    if per_node is not None:
+        return _product([per_node, nodes] if nodes is not None else [per_node])
+    return 0, f"it starts its processes with {starter}, and does not say how many"
+
+
+def starts_many(words: Sequence[str]) -> bool:
+    """Whether a command's words name a launcher of several processes."""
+    return any(map(_starter, words))
+
+
+def _starter(word: str) -> str:
+    """The launcher that a word names, or nothing."""
+    name = word.rsplit("/", 1)[-1]
+    if name.startswith("torch.distributed."):
+        return "torchrun"
+    return name if name in _STARTERS else ""
+
+
+def _options(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Options with their values, written with a space or an equals sign."""
+    options = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        options.append((name, value if equals else following))
+    return options
+
+
+def _product(counts: Sequence[tuple[str, str]]) -> tuple[int, str]:
+    total = 1
+    for name, value in counts:
+        if not re.fullmatch(r"[1-9]\d{0,8}", value):
+            return 0, f"{name} is {value!r}, which is no number of processes or nodes"
+        total *= int(value)
+    if total > _MOST:
+        return 0, f"{total} processes are more than any cluster has"
+    return total, ""

@@ -1,0 +1,151 @@
+"""Cuts a shell script into commands of words, as they are written: quotes and references stay in them.
+
+What is read is what launch scripts are made of: quotes, comments, continued lines, arrays, here-documents and lists
+of commands. It is no shell: nothing is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# What ends a command; the longer ones first.
+_ENDS = (";;", "&&", "||", "|&", ";", "|", "&", "\n")
+_BLANK = " \t"
+
+
+class OpenQuoteError(ValueError):
+    """A quotation mark or a bracket that is not closed."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Words as they are written. after: what is between the command before and this one: "&&" for example."""
+
+    words: tuple[str, ...]
+    after: str
+
+
+def commands(text: str) -> Iterator[Command]:
+    """The commands of a script, in the order of the text. Raises `OpenQuoteError`."""
+    text = text.replace("\r\n", "\n")
+    words: list[str] = []
+    position, after = 0, "\n"
+    while position < len(text):
+        character = text[position]
+        if text.startswith("\\\n", position):
+            position += 2
+        elif character in _BLANK:
+            position += 1
+        elif character == "#":
+            position = _line_end(text, position)
+        elif end := _end_at(text, position):
+            if words or end == ";;":
+                yield Command(tuple(words), after)
+            position += len(end)
+            if end == "\n":
+                position = _after_documents(text, position, words)
+            words, after = [], end
+        elif character in "()" and (not words or text.startswith("()", position) or character == ")"):
+            # A subshell, the pattern of a case, or a function.
+            yield Command(tuple(words), after)
+            position += 2 if text.startswith("()", position) else 1
+            words, after = [], "\n"
+        else:
+            end_of_word = _word_end(text, position)
+            words.append(text[position:end_of_word])
+            position = end_of_word
+    if words:
+        yield Command(tuple(words), after)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a list that goes over several lines: the items of an array. Raises `OpenQuoteError`."""
+    return [word for command in commands(text) for word in command.words]
+
+
+def closing(text: str, position: int) -> int:
+    """Position after what the quotation mark or bracket at `position` opens. Raises `OpenQuoteError`."""
+    opener = text[position]
+    if opener == "'":
+        return _find(text, "'", position + 1)
+    if opener == "`":
+        return _find(text, "`", position + 1)
+    closer = {"(": ")", "{": "}", '"': '"'}[opener]
+    position += 1
+    while position < len(text):
+        character = text[position]
+        if character == closer:
+            return position + 1
+        if character == "\\":
+            position += 2
+        elif text.startswith(("$(", "${"), position):
+            position = closing(text, position + 1)
+        elif character == "`" or (opener != '"' and character in "'\"(") or (opener == "{" and character == "{"):
+            position = closing(text, position)
+        elif opener == "(" and character == "#" and text[position - 1] in " \t\n(":
+            position = _line_end(text, position)
+        else:
+            position += 1
+    raise OpenQuoteError(opener)
+
+
+def _find(text: str, mark: str, position: int) -> int:
+    found = text.find(mark, position)
+    if found < 0:
+        raise OpenQuoteError(mark)
+    return found + 1
+
+
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
+
+
+def _end_at(text: str, position: int) -> str:
+    """What ends the command here, or nothing: "2>&1" and "&>" are redirections."""
+    end = next((end for end in _ENDS if text.startswith(end, position)), "")
+    if end == "&" and text.startswith("&>", position):
+        return ""
+    return end
+
+
+def _word_end(text: str, position: int) -> int:
+    while position < len(text):
+        character = text[position]
+        if text.startswith("\\\n", position):
+            return position
+        if character == "\\":
+            position += 2
+        elif character in "'\"`" or _opens_list(text, position):
+            position = closing(text, position)
+        elif text.startswith(("$(", "${"), position):
+            position = closing(text, position + 1)
+        elif character in ">&" and text.startswith((">&", "&>"), position):
+            position += 2
+        elif character in _BLANK or character in "()" or _end_at(text, position):
+            return position
+        else:
+            position += 1
+    return len(text)
+
+
+def _opens_list(text: str, position: int) -> bool:
+    """An array, or brackets in a value; "()" is a function, unless it is an array without items."""
+    return text[position] == "(" and (text[position - 1] == "=" or not text.startswith("()", position))
+
+
+def _after_documents(text: str, position: int, words: list[str]) -> int:
+    """Position after the here-documents that a line's words begin."""
+    for index, word in enumerate(words):
+        begins = re.match(r"\d?<<-?([^<].*)?$", word, re.DOTALL)
+        if begins is None:
+            continue
+        delimiter = (begins[1] or (words[index + 1] if index + 1 < len(words) else "")).strip("'\"\\")
+        while position < len(text):
+            end = _line_end(text, position)
+            line, position = text[position:end].strip(), end + 1
+            if line == delimiter:
+                break
+    return min(position, len(text))
