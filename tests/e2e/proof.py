@@ -33,7 +33,7 @@ BASE = (
     "--global-batch-size",
     "4",
 )
-WARMUP, CAPTURED = 2, 3
+WARMUP, CAPTURED = 5, 3
 REAL_ITERATIONS, REAL_SKIPPED = 5, 2
 
 
