@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
 from vtrain_plugin.bench.collectives import default_sizes
 from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
 from vtrain_plugin.capture.clock import CudaClock, HostClock
+from vtrain_plugin.capture.collector import QuietCollector
 from vtrain_plugin.capture.guard import Guard
 from vtrain_plugin.capture.kineto_rows import ProfiledStep, trace_rows
 from vtrain_plugin.capture.patches import Patches
@@ -182,6 +184,24 @@ def test_what_runs_on_a_side_stream_runs_beside_the_rest() -> None:
     assert times == {"step": (50, None), "shared_experts": (20, 7)}
     (row,) = rows["collectives"]
     assert (row["duration_ns"], row["exposed_ns"], row["stream"]) == (10, 0, 7)
+
+
+def test_the_collector_is_left_as_it_was() -> None:
+    before = gc.get_freeze_count()
+    collector = QuietCollector()
+    collector.begin()
+    collector.begin()
+    assert gc.get_freeze_count() > before
+    collector.end()
+    assert gc.get_freeze_count() == before == 0
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        collector.begin()
+        collector.end()
+        assert gc.get_freeze_count() == frozen, "what the process froze itself stays frozen"
+    finally:
+        gc.unfreeze()
 
 
 def test_plain_steps_are_the_last_ones_before_a_capture() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vtrain_plugin.capture.backward_ends import BackwardEnds, Input
@@ -254,10 +255,10 @@ class ModuleHooks:
         hooked = frame.call.hooked
         hooked.last = operator
         phase = "forward" if frame.span.phase == "forward" else "recompute"
-        frame.span.operator = replace(operator, phase=phase)
+        frame.span.operator = in_phase(operator, phase)
         frame.span.remainder = operator_name(hooked, operator)
         if frame.backward is not None:
-            frame.backward.operator = replace(operator, phase="backward")
+            frame.backward.operator = in_phase(operator, "backward")
             frame.backward.remainder = frame.span.remainder
 
     # -- backward --------------------------------------------------------------------------
@@ -307,6 +308,12 @@ class ModuleHooks:
         if not self._running:
             return None
         return max(self._running, key=lambda hooked: hooked.path.count(".")).running
+
+
+@lru_cache(maxsize=4096)
+def in_phase(operator: Operator, phase: str) -> Operator:
+    """The same operator in another phase: microbatches repeat the same ones."""
+    return replace(operator, phase=phase)
 
 
 def operator_name(hooked: Hooked, operator: Operator) -> str:

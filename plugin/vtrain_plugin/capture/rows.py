@@ -7,6 +7,7 @@ so that the operators of a step, its communication and its gaps add up to the st
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeAlias
 
 from vtrain_plugin.capture.clock import Resolver
@@ -117,8 +118,9 @@ def _span_row(span: Span, begin: int, duration: int, self_ns: int) -> Row:
     }
 
 
+@lru_cache(maxsize=4096)
 def operator_columns(operator: Operator) -> Row:
-    """The columns that describe an operator's kind, shape and work."""
+    """The columns that describe an operator's kind, shape and work: one object for equal operators."""
     dims = ("m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
     return {
         "kind": operator.kind,

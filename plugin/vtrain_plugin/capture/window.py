@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vtrain_plugin.capture import collectives
 from vtrain_plugin.capture.clock import choose_clock
+from vtrain_plugin.capture.collector import QuietCollector
 from vtrain_plugin.capture.device import graph_is_captured, peak_memory
 from vtrain_plugin.capture.guard import report
 from vtrain_plugin.capture.kineto import KinetoCapture
@@ -48,6 +49,7 @@ class Window:
         self._settings = settings
         self._first_step = first_step
         self._models: set[int] = set()
+        self._collector = QuietCollector()
         self.captured = 0
         self.over = False
         self.patches = Patches(*session.patches.packages)
@@ -87,6 +89,7 @@ class Window:
             return
         if self._kineto is not None:
             self._kineto.start_step(step)
+        self._collector.begin()
         self._framework.start_step()
         self.recorder.start_step(step)
 
@@ -143,5 +146,6 @@ class Window:
         with ExitStack() as parts:
             if self._kineto is not None:
                 parts.callback(self._kineto.abandon)
+            parts.callback(self._collector.end)
             parts.callback(self.modules.remove)
             parts.callback(self.patches.remove)

@@ -10,6 +10,15 @@ if TYPE_CHECKING:
 
 # Where Transformer Engine keeps the state of its autocast: since 2.8, and before.
 _STATES = ("transformer_engine.pytorch.quantization", "transformer_engine.pytorch.fp8")
+# Whether a class is derived from one of Transformer Engine's: a handful of classes are asked for in every layer.
+_KNOWN: dict[type, bool] = {}
+
+
+def _of_transformer_engine(kind: type) -> bool:
+    known = _KNOWN.get(kind)
+    if known is None:
+        known = _KNOWN[kind] = any(cls.__module__.startswith("transformer_engine.") for cls in kind.__mro__)
+    return known
 
 
 def multiplies_in_8_bits(module: torch.nn.Module | None) -> bool:
@@ -17,7 +26,7 @@ def multiplies_in_8_bits(module: torch.nn.Module | None) -> bool:
 
     Megatron-Core enters the autocast layer by layer, so that layers that stay in 16 bits are told apart.
     """
-    if not any(cls.__module__.startswith("transformer_engine.") for cls in type(module).__mro__):
+    if module is None or not _of_transformer_engine(type(module)):
         return False
     for name in _STATES:
         state = getattr(sys.modules.get(name), "FP8GlobalStateManager", None)
