@@ -90,7 +90,7 @@ def test_ranges() -> None:
 
 def test_a_sweep_is_bounded() -> None:
     job = vt.job("gpt3-1.3b", cluster=CLUSTER, mbs=1, gbs=64)
-    with pytest.raises(UserError, match="combine to 1,600,000,000 points, a sweep takes 200,000"):
+    with pytest.raises(UserError, match="combine to 1,600,000,000 points, a sweep takes 100,000"):
         vt.sweep(job, tp=range(1, 40_001), pp=range(1, 40_001))
 
 

@@ -86,6 +86,8 @@ def read_options(options: Mapping[str, Option]) -> Options:
             other, before = said.setdefault(field, (name, setting))
             if setting != before:
                 raise UserError(f"{other} and {name} say the same thing in two ways, and differ: give one")
+    if options.get("precision") is not None and "fp8" not in said:
+        flags += ["--fp8-format", ""]  # also where the job before multiplied in 8 bits
     return Options(tuple(flags), tuple(switched_off), gpus)
 
 

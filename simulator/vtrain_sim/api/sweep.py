@@ -12,7 +12,7 @@ from vtrain_sim.decide.sweep import SweepPoint, SweepResult, evaluate_points
 from vtrain_sim.errors import UserError
 
 # More points than this take hours and are no table that anybody reads.
-MOST_POINTS = 200_000
+MOST_POINTS = 100_000
 
 
 def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:

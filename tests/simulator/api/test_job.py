@@ -93,7 +93,12 @@ def test_switches_can_be_turned_off_again() -> None:
 
 def test_precisions() -> None:
     assert base().with_(precision="fp16").configuration.train.params_dtype == "float16"
-    assert vt.job("gpt3-1.3b", cluster="dgx-h100", mbs=1, gbs=8, precision="fp8").configuration.train.fp8 == "hybrid"
+    fp8 = vt.job("gpt3-1.3b", cluster="dgx-h100", mbs=1, gbs=8, precision="fp8")
+    assert fp8.configuration.train.fp8 == "hybrid"
+    for name in ("bf16", "fp16", "fp32"):
+        other = fp8.with_(precision=name).configuration.train
+        assert (other.fp8, other.precision.name) == ("", name)
+    assert fp8.with_(precision="bf16", fp8_format="e4m3").configuration.train.fp8 == "e4m3"
 
 
 @pytest.mark.parametrize(
