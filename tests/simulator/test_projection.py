@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vtrain as vt
 from simulator.synthetic import BASE, true_seconds, write_collectives, write_profile
 from simulator.test_specs import configurations
 from vtrain_sim.catalog import Catalog
@@ -52,6 +53,14 @@ def work(configuration: Configuration, stage: int) -> float:
             items = operators_of((*part.forward, *part.backward))
             total += sum(true_seconds(i.operator) for i in items) * count * configuration.num_microbatches
     return total
+
+
+@pytest.mark.parametrize("tokens", [-5.0, float("nan"), float("inf")])
+def test_tokens_are_a_number_of_tokens(tokens: float) -> None:
+    projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
+    for figure in (projection.days, projection.cost_usd):
+        with pytest.raises(vt.UserError, match="tokens is"):
+            figure(tokens)
 
 
 def test_the_captured_configuration_projects_to_itself(catalog: Path) -> None:

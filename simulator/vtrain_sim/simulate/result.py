@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.specs import ClusterSpec, Configuration, TrainSpec
+from vtrain_sim.specs.checks import finite
 
 SCHEMA = "vtrain.projection/1"
 # The band holds the true time with this probability, if errors are normal in the logarithm.
@@ -124,6 +125,7 @@ class Projection(Result):
         >>> projection.days(2e12) == 2 * projection.days(1e12)
         True
         """
+        finite("tokens", tokens)
         return float(days_to_train(tokens / self.configuration.tokens_per_step, self.iteration_time_s))
 
     def cost_usd(self, tokens: float) -> float:
