@@ -22,6 +22,7 @@ def enable(
     max_rows: int = Settings.max_rows,
     ranks: str = Settings.ranks,
     at: str = Settings.at,
+    kernel_steps: int = Settings.kernel_steps,
 ) -> Session | None:
     """Arm a capture; it starts after the warm-up steps and ends by itself.
 
@@ -29,7 +30,7 @@ def enable(
     session, or the one that is already armed. Raises `SettingsError` for a setting that cannot be
     honoured (at this call, before training), never later.
     """
-    return arming.arm(Settings(out, warmup, steps, operators, kernels, nvtx, run_id, max_rows, ranks, at))
+    return arming.arm(Settings(out, warmup, steps, operators, kernels, nvtx, run_id, max_rows, ranks, at, kernel_steps))
 
 
 def disable() -> None:
@@ -50,6 +51,7 @@ def profile(
     max_rows: int = Settings.max_rows,
     ranks: str = Settings.ranks,
     at: str = Settings.at,
+    kernel_steps: int = Settings.kernel_steps,
 ) -> Iterator[Session | None]:
     """Capture the training steps inside the block; the options are those of `enable`.
 
@@ -67,6 +69,7 @@ def profile(
         max_rows=max_rows,
         ranks=ranks,
         at=at,
+        kernel_steps=kernel_steps,
     )
     try:
         yield session

@@ -12,7 +12,10 @@ import re
 RUN_PREFIX = "run_id="
 TABLE_PREFIX = "table="
 CAPTURE_PREFIX = ".capture-"
+# Folder of a run's directory that holds traces of torch.profiler, ``rank=<00000>.step=<n>.json``: not read yet.
+TRACES = "kineto"
 _FILE = re.compile(r"rank=(\d+)(?:\.part(\d+))?\.parquet$")
+_TRACE = re.compile(r"rank=(\d+)\.step=(\d+)\.json$")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -20,6 +23,17 @@ def file_path(run_id: str, table: str, rank: int, part: int = 0) -> str:
     """Path of one file, relative to the output directory."""
     suffix = f".part{part:03d}" if part else ""
     return f"{RUN_PREFIX}{run_id}/{TABLE_PREFIX}{table}/rank={rank:05d}{suffix}.parquet"
+
+
+def trace_path(run_id: str, rank: int, step: int) -> str:
+    """Path of the trace of one step, relative to the output directory."""
+    return f"{RUN_PREFIX}{run_id}/{TRACES}/rank={rank:05d}.step={step}.json"
+
+
+def parse_trace_name(name: str) -> tuple[int, int] | None:
+    """``rank=00003.step=12.json`` -> ``(3, 12)``; None for a name that is not ours."""
+    match = _TRACE.match(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def parse_file_name(name: str) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
 import sys
@@ -22,7 +21,6 @@ from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators
 from vtrain_plugin.capture.clock import CudaClock, HostClock
 from vtrain_plugin.capture.collector import QuietCollector
 from vtrain_plugin.capture.guard import Guard
-from vtrain_plugin.capture.kineto_rows import ProfiledStep, trace_rows
 from vtrain_plugin.capture.patches import Patches
 from vtrain_plugin.capture.plain_steps import MOST_STEPS, StepIntervals
 from vtrain_plugin.capture.ranges import NoRanges
@@ -44,6 +42,7 @@ from vtrain_schemas.operators import Operator
         ({"out": "x", "steps": 0}, "steps"),
         ({"out": "x", "run_id": "a/b"}, "run id"),
         ({"out": "x", "max_rows": 1}, "max_rows"),
+        ({"out": "x", "kernel_steps": 4}, "kernel_steps is 4: it must be 1 to 3"),
         ({"out": "x", "ranks": "0-"}, "list of ranks"),
         ({"out": "x", "ranks": "8-3"}, "list of ranks"),
         ({"out": "x", "at": "soon"}, "no moment"),
@@ -58,7 +57,7 @@ def test_bad_settings_are_refused(options: dict[str, object], word: str) -> None
 
 def test_settings_pass_through_the_environment() -> None:
     options = {"warmup": 5, "steps": 7, "operators": False, "kernels": True, "nvtx": False, "run_id": "r"}
-    settings = Settings("d", **options, ranks="0,3-5", at="SIGUSR2")  # type: ignore[arg-type]
+    settings = Settings("d", **options, ranks="0,3-5", at="SIGUSR2", kernel_steps=2)  # type: ignore[arg-type]
     assert Settings.from_environment(settings.to_environment()) == settings
 
 
@@ -351,77 +350,6 @@ def test_roles_by_group_description(description: str, role: str | None) -> None:
 def test_gemms_of_framework_operators(name: str, dims: list[object], shape: tuple[int, ...] | None) -> None:
     operator = shaped_operator(name, dims, ["float"])
     assert (None if operator is None else (operator.m, operator.n, operator.k)) == shape
-
-
-def test_kineto_trace_becomes_kernels_operators_and_collectives() -> None:
-    """A GPU trace by hand: one GEMM with its kernel, one NCCL kernel with its metadata."""
-    trace = {
-        "baseTimeNanoseconds": 1_000_000,
-        "traceEvents": [
-            {
-                "ph": "X",
-                "cat": "cpu_op",
-                "name": "aten::mm",
-                "ts": 10,
-                "dur": 5,
-                "args": {
-                    "External id": 7,
-                    "Input Dims": [[4, 8], [8, 6]],
-                    "Input type": ["c10::BFloat16", "c10::BFloat16"],
-                },
-            },
-            {
-                "ph": "X",
-                "cat": "kernel",
-                "name": "gemm_kernel",
-                "ts": 20,
-                "dur": 2.5,
-                "args": {"External id": 7, "stream": 7, "correlation": 99},
-            },
-            {
-                "ph": "X",
-                "cat": "kernel",
-                "name": "ncclDevKernel_AllReduce",
-                "ts": 30,
-                "dur": 4,
-                "args": {
-                    "stream": 20,
-                    "correlation": 100,
-                    "Collective name": "allreduce",
-                    "In msg nelems": 1024,
-                    "Out msg nelems": 1024,
-                    "dtype": "BFloat16",
-                    "Process Group Description": "TENSOR_MODEL_PARALLEL_GROUP",
-                    "Process Group Ranks": "[0, 1]",
-                },
-            },
-            {"ph": "X", "cat": "kernel", "name": "outside", "ts": 5000, "dur": 1, "args": {}},
-            {"ph": "i", "name": "instant", "ts": 1},
-        ],
-    }
-    rows = trace_rows(trace, [ProfiledStep(3, 1_000_000, 1_100_000)], "r", 0)
-    assert [(k["name"], k["stream"], k["correlation"], k["operator"], k["duration_ns"]) for k in rows["kernels"]] == [
-        ("gemm_kernel", 7, 99, "aten::mm", 2500),
-        ("ncclDevKernel_AllReduce", 20, 100, None, 4000),
-    ]
-    (operator,) = rows["operators"]
-    assert (operator["kind"], operator["m"], operator["n"], operator["k"], operator["dtype"]) == (
-        "gemm",
-        4,
-        6,
-        8,
-        "bfloat16",
-    )
-    assert operator["duration_ns"] == 2500, "a GPU operator takes as long as its kernels"
-    assert json.loads(operator["input_dims"]) == [[4, 8], [8, 6]]
-    (collective,) = rows["collectives"]
-    assert (
-        collective["op"],
-        collective["role"],
-        collective["bytes"],
-        collective["group_ranks"],
-        collective["step"],
-    ) == ("all_reduce", "tp", 2048, [0, 1], 3)
 
 
 def test_operator_list_covers_all_sizes_once() -> None:

@@ -1,110 +1,100 @@
 """``--kernels``: CUPTI kernels, NCCL kernels and framework operators through torch.profiler (Kineto).
 
-The profiler runs over the captured steps; its trace is read back and turned into rows of the same
-tables. Kernel and NCCL times are CUPTI's, so they hold for asynchronous communication too.
+A session runs over each profiled step, and its own writer makes one trace of it, which `vtrain-catalog add` reads
+into the tables: nothing of a trace becomes a Python object inside training.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import threading
-import time
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from vtrain_plugin.capture.device import cuda_in_use
-from vtrain_plugin.capture.kineto_rows import ProfiledStep, trace_rows
 from vtrain_plugin.capture.profiler_watch import ProfilerWatch
-from vtrain_plugin.capture.rows import Rows
+from vtrain_plugin.capture.sink import Sink
 
-
-class Profiler(Protocol):
-    """What is used of ``torch.profiler.profile``."""
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def export_chrome_trace(self, path: str) -> None: ...
+if TYPE_CHECKING:
+    from torch.profiler import profile
 
 
 class KinetoCapture:
-    """Runs torch.profiler over the captured steps of one rank; never beside another session of it.
+    """Runs torch.profiler over some captured steps of one rank; never beside another session of it.
 
-    why_none: why there are no rows; empty where there are some.
+    steps: how many of the captured ones, from the first. why_none: why steps that were to be profiled have no
+    kernels; empty where all have.
     """
 
-    def __init__(self, watch: ProfilerWatch) -> None:
+    def __init__(self, watch: ProfilerWatch, steps: int) -> None:
+        self._watch = watch
+        self._watch.before_other = self._make_way
+        self._left = steps
+        self._step = 0
+        # The session under way, and the thread that it belongs to.
+        self._running: profile | None = None
+        self._thread = 0
+        # Steps that are over: what was recorded of them is with the profiler, outside Python.
+        self._done: list[tuple[int, profile]] = []
+        self.why_none = ""
+
+    def start_step(self, step: int) -> None:
+        """Begin to profile a step, if it is one to profile."""
+        if self._left < 1 or self.why_none:
+            return
+        if self._watch.others:
+            self.why_none = "another torch.profiler session was under way"
+            return
         from torch.profiler import ProfilerActivity, profile
 
         activities = [ProfilerActivity.CPU]
         if cuda_in_use():
             activities.append(ProfilerActivity.CUDA)
-        self._profiler: Profiler = profile(activities=activities, record_shapes=True)
-        self._watch = watch
-        self._watch.before_other = self._make_way
-        self._thread = 0
-        self._running = False
-        self._steps: list[ProfiledStep] = []
-        self.why_none = ""
-
-    def start_step(self, step: int) -> None:
-        """Begin to profile (at the first step) and note where the step begins."""
-        if not self._running and not self.why_none:
-            self._start()
-        if self._running:
-            self._steps.append(ProfiledStep(step, time.time_ns()))
-
-    def _start(self) -> None:
-        if self._watch.others:
-            self.why_none = "another torch.profiler session was under way"
-            return
-        self._thread = threading.get_ident()
+        self._left -= 1
+        self._step, self._thread = step, threading.get_ident()
+        self._running = profile(activities=activities, record_shapes=True)
         with self._watch.ours():
-            self._profiler.start()
-        self._running = True
+            self._running.start()
 
     def end_step(self) -> None:
-        """Note where the step ends."""
-        if self._running and self._steps:
-            self._steps[-1].end_ns = time.time_ns()
+        """The step is over; so is its session."""
+        profiler = self._running
+        if profiler is not None:
+            self._stop()
+            self._done.append((self._step, profiler))
+
+    def _stop(self) -> None:
+        assert self._running is not None
+        with self._watch.ours():
+            self._running.stop()
+        self._running = None
 
     def abandon(self) -> None:
-        """Stop without reading anything."""
-        if not self._running or self._thread != threading.get_ident():
+        """Stop without keeping anything."""
+        self._done = []
+        if self._running is None or self._thread != threading.get_ident():
             return
-        self._running = False
         try:
             self._stop()
-        except RuntimeError:
-            pass
+        except (RuntimeError, AssertionError):
+            self._running = None  # it never started
 
     def _make_way(self) -> None:
         """Another session is about to begin: ours ends before, and what it has seen is not whole."""
-        if self._running:
+        if self._running is not None:
             self.why_none = "another torch.profiler session began"
             self.abandon()
 
-    def _stop(self) -> None:
-        with self._watch.ours():
-            self._profiler.stop()
+    def write(self, sink: Sink) -> None:
+        """Write the traces of the steps that are over. Raises OSError where the disk refuses."""
+        while self._done:
+            step, profiler = self._done.pop(0)
+            sink.write_trace(step, profiler.export_chrome_trace)
+            if cuda_in_use() and not _has_kernels(profiler):
+                self.why_none = "CUPTI gave none: another profiler of the GPU, such as Nsight Systems, holds it"
 
-    def rows(self, run_id: str, rank: int) -> Rows:
-        """Stop, and return the rows of the kernels, operators and collectives tables."""
-        if not self._running:
-            return {}
-        self._running = False
-        self._stop()
-        handle, path = tempfile.mkstemp(suffix=".json", prefix="vtrain-kineto-")
-        os.close(handle)
-        try:
-            self._profiler.export_chrome_trace(path)
-            with open(path, encoding="utf-8") as stream:
-                trace = json.load(stream)
-        finally:
-            os.unlink(path)
-        rows = trace_rows(trace, self._steps, run_id, rank)
-        if cuda_in_use() and not rows["kernels"]:
-            self.why_none = "CUPTI gave none: another profiler of the GPU, such as Nsight Systems, holds it"
-        return rows
+
+def _has_kernels(profiler: profile) -> bool:
+    """Whether anything in a session ran on a device."""
+    from torch.autograd import DeviceType
+
+    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
+    return results is not None and any(event.device_type() != DeviceType.CPU for event in results.events())

@@ -48,6 +48,11 @@ class Output:
         self._description: dict[str, list[rows.Row]] | None = None
 
     @property
+    def named(self) -> bool:
+        """Whether the run's name is known."""
+        return self._capture.known()
+
+    @property
     def pending(self) -> bool:
         """Whether a step is not written yet."""
         return bool(self._pending)
@@ -60,7 +65,7 @@ class Output:
 
     def flush(self) -> None:
         """Write the steps whose marks are known. Never waits. Raises OSError where the disk refuses."""
-        if not self._capture.known():
+        if not self.named:
             return
         while self._pending and self._pending[0][1].ready():
             self._write_step(*self._pending.pop(0))

@@ -26,6 +26,7 @@ class Settings:
     without a capture, so that its cost can be taken off.
     operators: also record linear layers, norms and attention cores (not only layers and phases).
     kernels: also record CUPTI kernels, NCCL kernels and framework operators through torch.profiler.
+    kernel_steps: how many of the captured steps, from the first, are profiled so.
     nvtx: mark the spans as NVTX ranges (domain ``vtrain``) for Nsight Systems.
     run_id: name of the run; made from the time and shared between ranks when empty.
     max_rows: bound on rows held in memory on a rank; beyond it rows are dropped and counted.
@@ -43,6 +44,7 @@ class Settings:
     max_rows: int = 2_000_000
     ranks: str = ""
     at: str = ""
+    kernel_steps: int = 1
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -51,6 +53,10 @@ class Settings:
             raise SettingsError(f"warmup is {self.warmup}: it must be 0 or more steps")
         if self.steps < 1:
             raise SettingsError(f"steps is {self.steps}: it must be 1 or more")
+        if not 1 <= self.kernel_steps <= self.steps:
+            raise SettingsError(
+                f"kernel_steps is {self.kernel_steps}: it must be 1 to {self.steps}, the steps captured"
+            )
         if self.max_rows < 1000:
             raise SettingsError(f"max_rows is {self.max_rows}: it must be 1000 or more")
         try:
@@ -80,6 +86,7 @@ class Settings:
             "VTRAIN_MAX_ROWS": str(self.max_rows),
             "VTRAIN_RANKS": self.ranks,
             "VTRAIN_AT": self.at,
+            "VTRAIN_KERNEL_STEPS": str(self.kernel_steps),
         }
 
     @classmethod
@@ -96,6 +103,7 @@ class Settings:
             max_rows=_integer(env, "VTRAIN_MAX_ROWS", 2_000_000),
             ranks=env.get("VTRAIN_RANKS", "").strip(),
             at=env.get("VTRAIN_AT", "").strip(),
+            kernel_steps=_integer(env, "VTRAIN_KERNEL_STEPS", 1),
         )
 
 

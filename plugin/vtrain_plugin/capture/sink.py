@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 
 from vtrain_plugin.capture.rows import Row
 from vtrain_schemas import arrow_schema
-from vtrain_schemas.layout import CAPTURE_PREFIX, RUN_PREFIX, TABLE_PREFIX, file_path
+from vtrain_schemas.layout import CAPTURE_PREFIX, RUN_PREFIX, TABLE_PREFIX, file_path, trace_path
 
 
 class Sink:
@@ -38,6 +40,20 @@ class Sink:
         path = f"{self._root}/{file_path(self.run_id, table, self.rank, part)}"
         self._store(path, buffer.getvalue())
         self._parts[table] = part + 1
+
+    def write_trace(self, step: int, write: Callable[[str], None]) -> None:
+        """Put a step's trace beside the tables. write: writes it to a local path. Raises OSError."""
+        path = f"{self._root}/{trace_path(self.run_id, self.rank, step)}"
+        folder, _, name = path.rpartition("/")
+        self._filesystem.create_dir(folder, recursive=True)
+        if isinstance(self._filesystem, pafs.LocalFileSystem):
+            hidden = f"{folder}/.{name}.{os.getpid()}.tmp"
+            write(hidden)
+            os.replace(hidden, path)
+            return
+        with tempfile.TemporaryDirectory(prefix="vtrain-") as local:
+            write(f"{local}/{name}")
+            pafs.copy_files(f"{local}/{name}", path, pafs.LocalFileSystem(), self._filesystem)
 
     def _store(self, path: str, data: pa.Buffer) -> None:
         folder, _, name = path.rpartition("/")

@@ -58,7 +58,7 @@ class Window:
         self._output = Output(
             CaptureId(capture, first_step, job_store()), self.recorder, framework, settings, session.source, plain_ns
         )
-        self._kineto = KinetoCapture(watch) if watch is not None else None
+        self._kineto = KinetoCapture(watch, settings.kernel_steps) if watch is not None else None
 
     def install(self) -> None:
         """Wrap what is recorded; modules are hooked when they are about to run."""
@@ -97,6 +97,8 @@ class Window:
         """A training step ended, recorded or not; ends the window with the last one. interval_ns: of the step."""
         if self.recorder.recording:
             self._end_recorded_step(interval_ns)
+        if self._kineto is not None and self._output.named:
+            self._kineto.write(self._output.sink())
         if self.captured >= self._settings.steps:
             # The device may be behind: steps whose marks it has not passed yet are written at a later end.
             self._output.flush()
@@ -123,7 +125,7 @@ class Window:
         output = self._output
         output.finish()
         if self._kineto is not None and self.captured:
-            output.write(self._kineto.rows(output.sink().run_id, output.rank))
+            self._kineto.write(output.sink())
             if self._kineto.why_none:
                 report(f"no kernels are recorded: {self._kineto.why_none}")
         if self.recorder.dropped:

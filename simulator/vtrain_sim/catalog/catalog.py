@@ -16,7 +16,7 @@ from vtrain_sim.catalog.problems import Problem, file_problems, rank_problems, s
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, scan
 from vtrain_sim.errors import UserError, nearest
-from vtrain_sim.ingest import Ingested, RunReport, ingest, is_trace
+from vtrain_sim.ingest import Ingested, RunReport, ingest, ingest_captured, is_trace
 from vtrain_sim.results import Row
 
 
@@ -79,7 +79,8 @@ class Catalog:
 
         A location may also be a trace of torch.profiler or Nsight Systems, an archive or a directory of
         such: these are read into profiles below `out` (default: `traces`) first, see
-        `vtrain_sim.ingest.ingest` for the other arguments. A damaged file is recorded with its
+        `vtrain_sim.ingest.ingest` for the other arguments. Traces that a capture with ``--kernels`` left in
+        a profile become rows of its run. A damaged file is recorded with its
         problem and left out of the tables. Raises `UserError` when a location holds no profile and no
         trace at all; nothing is added then.
         """
@@ -91,6 +92,7 @@ class Catalog:
             place = out or self.traces
             made = ingest(traces, place, run_id, rank, device, processes, progress, self._elsewhere(place))
         profiles = [location for location in locations if location not in traces]
+        unread = [notice for location in profiles for notice in ingest_captured(location)]
         files = [file for location in (*profiles, *made.directories) for file in scan(location)]
         added = self._index(files)
         return AddReport(
@@ -100,7 +102,7 @@ class Catalog:
             rows_added=sum(f.rows for f in added if not f.problem),
             problems=tuple(Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in files if f.problem),
             ingested=tuple(made.runs),
-            notices=tuple(made.notices),
+            notices=(*made.notices, *unread),
         )
 
     def _index(self, files: Sequence[ProfileFile]) -> list[ProfileFile]:

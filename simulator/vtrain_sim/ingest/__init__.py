@@ -5,7 +5,8 @@ on a profile works on them. Reading knows nothing of what is derived: `kineto` a
 `structure`, `shapes` and `collectives` say what belongs to what, `tables` writes it down.
 """
 
+from vtrain_sim.ingest.captured import ingest_captured
 from vtrain_sim.ingest.profiles import Ingested, RunReport, ingest
 from vtrain_sim.ingest.sources import is_trace
 
-__all__ = ["Ingested", "RunReport", "ingest", "is_trace"]
+__all__ = ["Ingested", "RunReport", "ingest", "ingest_captured", "is_trace"]

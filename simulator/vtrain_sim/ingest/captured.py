@@ -1,0 +1,102 @@
+"""Traces that a capture with ``--kernels`` left beside its tables: their rows are added to the run that they are of.
+
+The profiler wrote them inside training, one file per rank and step; reading them is left to whoever adds the run to a
+catalog.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vtrain_schemas import arrow_schema
+from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_trace_name
+from vtrain_sim.errors import UserError
+from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.tables import tables_of
+
+# Parts of a rank's tables from here on are read from traces: one per step.
+_FIRST_PART = 1000
+# In the order in which they are written: a trace is read again unless the last is there.
+_TABLES = ("kernels", "collectives", "operators")
+
+
+def ingest_captured(location: str) -> list[str]:
+    """Read the traces below a local directory of profiles that have not been read; what could not be read.
+
+    Raises `UserError` where the rows cannot be written beside them.
+    """
+    problems = [_problem(path) for path in _traces_below(location)]
+    return [problem for problem in problems if problem]
+
+
+def _problem(path: Path) -> str:
+    """Why a trace cannot be read; "" once it is."""
+    try:
+        _ingest(path)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        raise UserError(f"cannot write the kernels of {path} beside it: {error.strerror or error}") from None
+    return ""
+
+
+def _traces_below(location: str) -> Iterator[Path]:
+    if "://" in location:
+        return
+    place = Path(os.path.abspath(os.path.expanduser(location)))
+    runs = [place] if place.name.startswith(RUN_PREFIX) else place.rglob(f"{RUN_PREFIX}*")
+    for run in sorted(runs):
+        yield from sorted(path for path in (run / TRACES).glob("*.json") if parse_trace_name(path.name))
+
+
+def _ingest(path: Path) -> None:
+    """Write the rows of one trace, unless they are there."""
+    numbers = parse_trace_name(path.name)
+    assert numbers is not None
+    rank, step = numbers
+    run = path.parent.parent
+    run_id = run.name[len(RUN_PREFIX) :]
+    places = {name: run.parent / file_path(run_id, name, rank, _FIRST_PART + step) for name in _TABLES}
+    last = places[_TABLES[-1]]
+    if last.exists() and last.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        return
+    with open(path, "rb") as stream:
+        trace = read_kineto(stream, str(path), rank)
+    hidden = {name: place.with_name(f".{place.name}.{os.getpid()}.tmp") for name, place in places.items()}
+    rows = dict.fromkeys(_TABLES, 0)
+    try:
+        for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
+            # On the host a call's time is that of its hook, which is there.
+            if name in places and (name != "collectives" or trace.on_device):
+                rows[name] = _write(hidden[name], name, (_of_step(piece, step) for _, piece in pieces))
+        for name in _TABLES:
+            if rows[name]:
+                os.replace(hidden[name], places[name])
+    finally:
+        for file in hidden.values():
+            file.unlink(missing_ok=True)
+
+
+def _write(path: Path, name: str, pieces: Iterator[pa.Table]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = 0
+    with pq.ParquetWriter(path, arrow_schema(name), compression="zstd") as writer:
+        for piece in pieces:
+            writer.write_table(piece)
+            rows += piece.num_rows
+    return rows
+
+
+def _of_step(piece: pa.Table, step: int) -> pa.Table:
+    """Rows of the step that the trace is of, however late they ran; spans are those of the hooks, not the trace's."""
+    columns = {name: piece.column(name) for name in piece.column_names}
+    columns["step"] = pa.repeat(pa.scalar(step, piece.schema.field("step").type), piece.num_rows)
+    columns["span_id"] = pa.nulls(piece.num_rows, piece.schema.field("span_id").type)
+    return pa.table(columns, schema=piece.schema)
