@@ -73,6 +73,10 @@ def test_what_is_fixed_stays(fixed: dict[str, Any], holds: Callable[[Configurati
     text = io.StringIO()
     print_plans(result, Console(file=text, width=300))
     assert (" schedule " in text.getvalue()) == ("schedule" in fixed)
+    # Without a number of tokens there is no training whose days and dollars these would be.
+    assert "ranked by time" in text.getvalue()
+    assert " days" not in text.getvalue()
+    assert "$" not in text.getvalue()
 
 
 def test_the_whole_space_is_there() -> None:

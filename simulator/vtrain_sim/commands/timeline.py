@@ -31,6 +31,7 @@ def timeline(
     from vtrain_sim.api import timeline as api
     from vtrain_sim.api.lists import ranges
     from vtrain_sim.report.perfetto import PerfettoRenderer
+    from vtrain_sim.report.tables import counted
     from vtrain_sim.whole_file import write_file
 
     if not out.name.endswith((".json", ".json.gz")):
@@ -39,6 +40,5 @@ def timeline(
     result = api.timeline(job, ranges("--stages", stages), ranges("--microbatches", microbatches), not passes)
     data = PerfettoRenderer().render(result).encode()
     write_file(out, lambda stream: stream.write(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data))
-    print(
-        f"{out}: {len(result.spans):,} spans of {len(result.end_s)} stages, a step of {result.iteration_time_s:.3f} s"
-    )
+    kept = len({span.stage for span in result.spans})
+    print(f"{out}: {len(result.spans):,} spans of {counted(kept, 'stages')}, a step of {result.iteration_time_s:.3f} s")

@@ -67,15 +67,15 @@ class SweepResult(Result):
 
     @property
     def fastest(self) -> SweepPoint | None:
-        """The point that fits in memory and takes the least time per step; None where none fits.
+        """The point that fits in memory and trains on most tokens per second and device; None where none fits.
 
         >>> import vtrain as vt
         >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
         >>> sorted(vt.sweep(job, tp=[1, 2], pp=[1, 2]).fastest.values)
         ['pp', 'tp']
         """
-        fitting = [p for p in self.points if p.fits and p.iteration_time_s is not None]
-        return min(fitting, key=lambda p: p.iteration_time_s or 0.0, default=None)
+        fitting = [p for p in self.points if p.fits and p.tokens_per_s_per_gpu is not None]
+        return max(fitting, key=lambda p: p.tokens_per_s_per_gpu or 0.0, default=None)
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.sweep/1."""

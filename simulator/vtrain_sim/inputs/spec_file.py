@@ -57,6 +57,9 @@ def read_flags(path: Path) -> tuple[list[str], dict[str, str]]:
         key = str(name).replace("_", "-")
         if key in _OPTIONS:
             options[key] = str(value)
+        elif key == "model":
+            # As the command line calls it.
+            options["preset"] = str(value)
         elif isinstance(value, bool) and f"--{key}" in VALUES:
             raise SpecError(f"{path}: {name} is {str(value).lower()}: it takes a value")
         elif value is True:

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 MISSING = "-"
+_LEAST_WIDTH = 160
 
 
 def console() -> Console:
-    """A console that does not wrap when its output goes into a file or a pipe."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160, soft_wrap=True)
+    """A console that breaks no value: a narrow terminal wraps the lines of a wide table as they are."""
+    return Console(width=max(Console().width, _LEAST_WIDTH), soft_wrap=True)
 
 
 def text(value: object) -> str:

@@ -113,6 +113,24 @@ def test_the_picture_of_a_timeline_has_a_row_per_stage() -> None:
         vt.timeline(job, microbatches=[]).plot()
 
 
+def test_the_fastest_point_trains_on_most_tokens() -> None:
+    """Of steps of different sizes the longer one may be the better one."""
+    job = vt.job("gpt3-1.3b", cluster=CLUSTER, gpus=8, pp=4, mbs=1, gbs=8)
+    result = vt.sweep(job, gbs=[8, 64])
+    small, large = result.points
+    assert small.iteration_time_s < large.iteration_time_s
+    assert small.tokens_per_s_per_gpu < large.tokens_per_s_per_gpu
+    assert result.fastest == large
+
+
+def test_a_narrow_terminal_breaks_no_value(results: dict[str, vt.Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = str(vt.render(results["plan"], "table")).splitlines()
+    assert any("recompute" in line and "memory" in line and "dollars" in line for line in lines)
+    (launch,) = [line for line in lines if line.startswith("launch the best with: ")]
+    assert launch.count("--") > 10
+
+
 def test_data_frames(results: dict[str, vt.Result]) -> None:
     pandas = pytest.importorskip("pandas")
     frame = results["sweep"].to_pandas()
@@ -122,7 +140,7 @@ def test_data_frames(results: dict[str, vt.Result]) -> None:
 
 def test_missing_libraries_are_a_sentence(results: dict[str, vt.Result], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(vt.UserError, match="pip install 'vtrain\\[report\\]'"):
+    with pytest.raises(vt.UserError, match="pip install matplotlib"):
         results["project"].plot()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(vt.UserError, match="pip install pandas"):

@@ -1,4 +1,4 @@
-"""Pictures of results. Needs matplotlib, which ``pip install vtrain[report]`` brings."""
+"""Pictures of results. Needs matplotlib, which the extra "report" brings."""
 
 from vtrain_sim.report.plots.drawing import draw, pictures
 from vtrain_sim.report.plots.figure import check_name, save

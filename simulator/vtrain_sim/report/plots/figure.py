@@ -29,7 +29,7 @@ def new_figure(width: float = 6.4, height: float = 6.0) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'vtrain[report]'") from None
+        raise UserError("pictures need matplotlib: pip install matplotlib") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -39,6 +39,11 @@ def _print_configuration(projection: Projection, console: Console) -> None:
     layout = f"tp {p.tp}, pp {p.pp}" + (f" x {p.vpp} chunks" if p.vpp > 1 else "") + f", dp {p.dp}"
     layout += f", cp {p.cp}" if p.cp > 1 else ""
     layout += f", ep {p.ep}" if p.ep > 1 else ""
+    settings = [t.precision.name, f"{t.attention_kernel} attention"]
+    settings += ["sequence parallel"] if p.sequence_parallel else []
+    settings += ["fully sharded"] if p.fsdp else ["distributed optimizer"] if p.distributed_optimizer else []
+    settings += [f"{t.recompute_granularity} recomputation"] if t.recompute_granularity != "none" else []
+    console.print(f"[bold]{c.model.name or 'the model'}[/bold], {', '.join(settings)}")
     console.print(f"[bold]{ranks}[/bold] on {cluster.name} ({cluster.device.name})")
     if cluster.device.modelled_only:
         console.print("modelled only: no training step on this device was compared with its coefficients")
