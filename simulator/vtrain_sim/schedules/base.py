@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from vtrain_sim.errors import SpecError
 from vtrain_sim.schedules import executor, messages, replay
-from vtrain_sim.schedules.in_flight import held_after_forward, moments_of
+from vtrain_sim.schedules.in_flight import in_flight_after_forward, moments_of
 from vtrain_sim.schedules.passes import Instruction, Pass, produces_gradients
 from vtrain_sim.schedules.placement import PipelineShape, Placement
 from vtrain_sim.schedules.times import Floats, PassEnds, PassTimes
@@ -114,4 +114,4 @@ class Schedule(ABC):
 def _count_in_flight(schedule: Schedule, shape: PipelineShape) -> Floats:
     chunks = schedule.placement(shape.stages, shape.chunks).chunks
     orders = schedule.order(shape)
-    return moments_of(held_after_forward(order, chunks, schedule.splits_backward) for order in orders)
+    return moments_of(in_flight_after_forward(order, chunks, schedule.splits_backward) for order in orders)

@@ -16,16 +16,16 @@ from vtrain_sim.schedules.passes import FORWARD, Pass, produces_gradients
 Floats = NDArray[np.float64]
 
 
-def held_after_forward(order: Sequence[Pass], chunks: int, splits_backward: bool) -> Floats:
+def in_flight_after_forward(order: Sequence[Pass], chunks: int, splits_backward: bool) -> Floats:
     """[forward passes, chunks] microbatches of each chunk that a stage holds after each of its forward passes."""
-    held = [0] * chunks
+    counts = [0] * chunks
     rows = []
     for one in order:
         if one.kind == FORWARD:
-            held[one.chunk] += 1
-            rows.append(list(held))
+            counts[one.chunk] += 1
+            rows.append(list(counts))
         elif produces_gradients(one.kind, splits_backward):
-            held[one.chunk] -= 1
+            counts[one.chunk] -= 1
     return np.array(rows, dtype=np.float64)
 
 
@@ -34,22 +34,22 @@ def moments_of(stages: Iterable[Floats]) -> Floats:
 
     Stages are independent: a row has a moment of each, and those with fewer of them repeat their last one.
     """
-    peaks = [_peaks(held) for held in stages]
+    peaks = [_peaks(counts) for counts in stages]
     most = max(map(len, peaks))
-    filled = [np.concatenate([held, np.repeat(held[-1:], most - len(held), axis=0)]) for held in peaks]
+    filled = [np.concatenate([counts, np.repeat(counts[-1:], most - len(counts), axis=0)]) for counts in peaks]
     moments: Floats = np.stack(filled, axis=2).reshape(most, -1)
     return moments
 
 
-def _peaks(held: Floats) -> Floats:
+def _peaks(counts: Floats) -> Floats:
     """The rows that can be the largest, whatever the chunks weigh; in their order."""
-    if held.shape[1] == 1:
-        return held[[np.argmax(held)]]
-    steps = np.diff(held, axis=0)
+    if counts.shape[1] == 1:
+        return counts[[np.argmax(counts)]]
+    steps = np.diff(counts, axis=0)
     # Between the ends of a straight line nothing is larger than at one of them.
-    corner = np.ones(len(held), dtype=bool)
+    corner = np.ones(len(counts), dtype=bool)
     corner[1:-1] = (steps[1:] != steps[:-1]).any(axis=1)
-    rows = np.array(list(dict.fromkeys(map(tuple, held[corner].tolist()))))
+    rows = np.array(list(dict.fromkeys(map(tuple, counts[corner].tolist()))))
     exceeded = (rows[None, :, :] >= rows[:, None, :]).all(axis=2).sum(axis=1) > 1
     kept: Floats = rows[~exceeded]
     return kept

@@ -95,9 +95,9 @@ class Interleaved(Schedule):
 
     def in_flight(self, shape: PipelineShape) -> Floats:
         """After the warm-up a backward pass follows each forward pass: what is held goes round with the groups."""
-        return moments_of(self._held(stage, shape) for stage in range(shape.stages))
+        return moments_of(self._in_flight_of(stage, shape) for stage in range(shape.stages))
 
-    def _held(self, stage: int, shape: PipelineShape) -> Floats:
+    def _in_flight_of(self, stage: int, shape: PipelineShape) -> Floats:
         """[moments, chunks] what a stage holds after the first forward passes behind the warm-up, and the last."""
         passes, period = shape.microbatches * shape.chunks, self.group(shape.stages) * shape.chunks
         warmup = min(self.warmup(stage, shape), passes - 1)
@@ -105,8 +105,8 @@ class Interleaved(Schedule):
         back = np.unique(np.concatenate([np.arange(min(pairs, period)), np.arange(max(0, pairs - 3 * period), pairs)]))
         forward = self._of_chunks(warmup + 1 + back, shape)
         # Gradients come through the chunks the other way round.
-        held: Floats = (forward - self._of_chunks(back, shape)[:, ::-1]).astype(np.float64)
-        return held
+        counts: Floats = (forward - self._of_chunks(back, shape)[:, ::-1]).astype(np.float64)
+        return counts
 
     def _of_chunks(self, passes: Integers, shape: PipelineShape) -> Integers:
         """[numbers, chunks] how many of the first passes in one direction are of each chunk. passes: [numbers]."""

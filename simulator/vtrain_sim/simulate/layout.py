@@ -111,7 +111,7 @@ class OnceTimer:
         return times
 
 
-class _Held(NamedTuple):
+class _Shared(NamedTuple):
     """What the places and the stages of a pipeline hold, whatever its replicas: shared by the layouts that hold the
     same. places: rows of `PLACE` with the durations of passes, nothing of exchanges and transfers. holdings, sizes:
     for each of the distinct stages, as `Layouts._sizes` returns them."""
@@ -132,7 +132,7 @@ class Layouts:
         self.exchanges = ExchangeTimer(self.timer, replicas)
         self._holdings: dict[tuple[ChunkSpec, ...], Holding] = {}
         self._of_chunks: dict[tuple[ChunkSpec, ...], tuple[float, float, int]] = {}
-        self._held: dict[Contents, _Held] = {}
+        self._shared: dict[Contents, _Shared] = {}
         self._working = memory.working_bytes(self.timer.parts)
         self._logits = memory.logits_bytes(self.timer.parts)
 
@@ -144,15 +144,15 @@ class Layouts:
     def make(self, pipeline: PipelineSpec, replicas: ReplicaSpec) -> Layout:
         """The layout of a pipeline."""
         contents = contents_of(pipeline)
-        held = self._held.get(contents)
-        if held is None:
-            held = self._held[contents] = self._hold(contents)
-        places = Table(PLACE, held.places.copy())
+        shared = self._shared.get(contents)
+        if shared is None:
+            shared = self._shared[contents] = self._share(contents)
+        places = Table(PLACE, shared.places.copy())
         places["transfer_s"] = self._transfers(pipeline, contents.placement)
         if replicas.overlap_grad_reduce or replicas.overlap_param_gather:
             self._exchange(places, contents, replicas)
-        stages = self._stages(contents, held, replicas)
-        return Layout(pipeline.schedule, contents, held.holdings, places, stages)
+        stages = self._stages(contents, shared, replicas)
+        return Layout(pipeline.schedule, contents, shared.holdings, places, stages)
 
     def holding(self, chunks: tuple[ChunkSpec, ...]) -> Holding:
         """What one rank of a stage with these chunks holds."""
@@ -165,11 +165,11 @@ class Layouts:
         """What a stage does once per step."""
         return self._once.times(holding, replicas)
 
-    def _hold(self, contents: Contents) -> _Held:
+    def _share(self, contents: Contents) -> _Shared:
         table = Table.zeros(PLACE, len(contents.chunk_of))
         times = np.array([self.timer.times(chunk) for chunk in contents.chunks])
         table.fill(ChunkTimes._fields, times[contents.chunk_of])
-        return _Held(
+        return _Shared(
             table.values,
             tuple(self.holding(chunks) for chunks in contents.stages),
             tuple(self._sizes(chunks) for chunks in contents.stages),
@@ -195,8 +195,10 @@ class Layouts:
         transfers: Floats = np.array(seconds)[which]
         return transfers
 
-    def _stages(self, contents: Contents, held: _Held, replicas: ReplicaSpec) -> Table:
-        rows = [self._stage(holding, sizes, replicas) for holding, sizes in zip(held.holdings, held.sizes, strict=True)]
+    def _stages(self, contents: Contents, shared: _Shared, replicas: ReplicaSpec) -> Table:
+        rows = [
+            self._stage(holding, sizes, replicas) for holding, sizes in zip(shared.holdings, shared.sizes, strict=True)
+        ]
         return Table(StageTimes._fields, np.array(rows)[contents.stage_of])
 
     def _stage(self, holding: Holding, sizes: tuple[float, float, int], replicas: ReplicaSpec) -> StageTimes:
