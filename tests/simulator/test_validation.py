@@ -68,6 +68,23 @@ def test_rows_that_cannot_be_simulated_are_listed_with_their_reason(tmp_path: Pa
     assert "fp4" in reasons[2]
 
 
+def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    """A setting that a table has and the projection lacks is no silent error; an empty column is none."""
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER},window_size,comment,mtp_num_layers\n{GOOD},128,,1\n")
+    (result,) = validate([path])
+    assert result.unread == ("window_size", "mtp_num_layers")
+    assert result.to_dict()["unread_columns"] == ["window_size", "mtp_num_layers"]
+    assert validate([table(tmp_path / "u.csv", GOOD)])[0].unread == ()
+    done = subprocess.run(
+        [sys.executable, "-m", "vtrain_sim.commands.sim", "validate", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "t.csv: columns that are not read, as if they were not there: window_size, mtp_num_layers" in done.stdout
+
+
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", GOOD)
     done = subprocess.run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from vtrain_sim.results import Document
 from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ClusterSpec
-from vtrain_sim.validate.table_row import configuration_of
+from vtrain_sim.validate.table_row import READ, configuration_of
 
 SCHEMA = "vtrain.validation/1"
 # Rows that a message names by their ids.
@@ -29,6 +29,10 @@ _NAMED_ROWS = 5
 # Two measurements closer than this are a tie: which is faster says nothing.
 TIE = 0.05
 _NEEDED = ("id", "num_gpus", "num_layers", "hidden_size", "micro_batch_size", "global_batch_size", "iteration_time_s")
+# What is read of a row beside its configuration, and what says nothing about it.
+_MEASURED = frozenset(
+    ["id", "gpu", "gpus_per_node", "inter_node_gbps_per_node", "iteration_time_s", "peak_memory_gb", "confidence"]
+)
 # Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
 _CLUSTERS = {
     ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
@@ -72,10 +76,14 @@ class Row:
 
 @dataclass(frozen=True)
 class FileResult:
-    """One file's rows and figures; fractions, not per cent. A figure without rows is None."""
+    """One file's rows and figures; fractions, not per cent. A figure without rows is None.
+
+    unread: columns with values that nothing reads: the rows were projected as if they were not there.
+    """
 
     file: str
     rows: tuple[Row, ...]
+    unread: tuple[str, ...]
     mape: float | None
     median_ape: float | None
     bias: float | None
@@ -88,9 +96,15 @@ class FileResult:
 
     def to_dict(self) -> Document:
         """The file's figures."""
-        figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows")}
+        figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows", "unread")}
         simulated = sum(r.predicted_s is not None for r in self.rows)
-        return {"file": self.file, "rows": len(self.rows), "simulated": simulated, **figures}
+        return {
+            "file": self.file,
+            "rows": len(self.rows),
+            "simulated": simulated,
+            **figures,
+            "unread_columns": list(self.unread),
+        }
 
 
 def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None = None) -> list[FileResult]:
@@ -101,9 +115,15 @@ def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None
     projectors: dict[tuple[str, str, str], Projector] = {}
     results = []
     for path in paths:
-        rows = [_project(values, projectors, cluster) for values in read_table(path)]
-        results.append(summarise(path.name, rows))
+        values = read_table(path)
+        rows = [_project(one, projectors, cluster) for one in values]
+        results.append(replace(summarise(path.name, rows), unread=_unread(values)))
     return results
+
+
+def _unread(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Columns that have a value in some row and are read for nothing."""
+    return tuple(name for name in rows[0] if name not in READ | _MEASURED and any(row.get(name) for row in rows))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -229,6 +249,7 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
     return FileResult(
         file=file,
         rows=tuple(rows),
+        unread=(),
         mape=_mean(absolute),
         median_ape=statistics.median(absolute) if absolute else None,
         bias=_mean(errors),

@@ -29,6 +29,11 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
         for file in result.files
     ]
     console.print(table("figures", ("file", "rows", "simulated", *_FIGURES), figures))
+    for file in result.files:
+        if file.unread:
+            console.print(
+                f"{file.file}: columns that are not read, as if they were not there: {', '.join(file.unread)}"
+            )
 
 
 def _line(row: Row) -> tuple[object, ...]:
