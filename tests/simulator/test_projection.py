@@ -55,6 +55,17 @@ def work(configuration: Configuration, stage: int) -> float:
     return total
 
 
+def test_a_projection_from_bundled_data_loads_no_database() -> None:
+    """Nor what draws, compiles or reads tables: most of its time is starting up."""
+    code = (
+        "import sys, vtrain as vt\n"
+        "vt.project(vt.job('gpt3-1.3b', cluster='dgx-h100', gpus=8, mbs=1, gbs=8))\n"
+        "print(*sorted({'duckdb', 'pyarrow', 'pandas', 'matplotlib', 'numba', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("tokens", [-5.0, float("nan"), float("inf")])
 def test_tokens_are_a_number_of_tokens(tokens: float) -> None:
     projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 # A capture does not cost more than this share of an operator: beyond, the operator itself is not known.
 MOST_OF_OPERATOR = 0.8
@@ -41,20 +43,25 @@ def capture_cost(connection: duckdb.DuckDBPyConnection, run_id: str) -> CaptureC
     Intervals are those of the lowest rank that has a row of the runs table.
     """
     row = connection.execute(
+        "SELECT plain_interval_ns FROM runs WHERE run_id = ? AND source = 'plugin'", [run_id]
+    ).fetchone()
+    plain = row[0] if row is not None else None
+    if not plain or len(plain) < FEWEST_STEPS:
+        return CaptureCost()
+    row = connection.execute(
         """
         WITH per_step AS (SELECT rank, step, count(*) AS spans FROM spans WHERE run_id = $run GROUP BY ALL),
         called AS (SELECT rank, step, count(*) AS n FROM operators
                    WHERE run_id = $run AND source = 'module' GROUP BY ALL)
-        SELECT (SELECT plain_interval_ns FROM runs WHERE run_id = $run AND source = 'plugin'),
-               (SELECT list(interval_ns ORDER BY step) FROM steps
+        SELECT (SELECT list(interval_ns ORDER BY step) FROM steps
                 WHERE run_id = $run AND interval_ns IS NOT NULL
                   AND rank = (SELECT min(rank) FROM steps WHERE run_id = $run)),
                (SELECT avg(spans) FROM per_step), (SELECT avg(n) FROM called)
         """,
         {"run": run_id},
     ).fetchone()
-    plain, captured, spans, operators = row or (None, None, None, None)
-    if not plain or not captured or not spans or len(plain) < FEWEST_STEPS:
+    captured, spans, operators = row or (None, None, None)
+    if not captured or not spans:
         return CaptureCost()
     difference = statistics.median(captured) - statistics.median(plain)
     error = math.hypot(_error_of_median(plain), _error_of_median(captured))
