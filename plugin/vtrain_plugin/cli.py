@@ -15,6 +15,7 @@ from vtrain_plugin.capture.run_rows import distribution_version
 from vtrain_plugin.capture.settings import Settings, SettingsError
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

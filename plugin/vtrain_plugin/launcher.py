@@ -12,7 +12,7 @@ from vtrain_plugin import api
 from vtrain_plugin.capture.settings import SettingsError
 from vtrain_schemas.rank_choice import parse_ranks
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})

@@ -13,6 +13,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.whole_file import write_file
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

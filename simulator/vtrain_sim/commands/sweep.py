@@ -6,23 +6,21 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
-from vtrain_sim.commands.project import read_job
 from vtrain_sim.errors import UserError
 
 
 def sweep(
     context: typer.Context,
     vary: list[str] = typer.Option(..., "--vary", help="Name and values, for example tp=1,2,4; repeat to combine."),
-    catalog: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile."),
-    run: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several."),
-    cluster: str = typer.Option("", "--cluster", help="Cluster preset, or a TOML or YAML file."),
-    model: str = typer.Option("", "--model", help="Model preset, or a Hugging Face config.json."),
-    megatron_args: Path = typer.Option(
-        None, "--megatron-args", help="Launch script, or file with Megatron's arguments."
-    ),
-    spec: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags."),
-    num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
+    catalog: Path = CATALOG,
+    run: list[str] = RUN,
+    cluster: str = CLUSTER,
+    model: str = MODEL,
+    megatron_args: Path = MEGATRON_ARGS,
+    spec: Path = SPEC,
+    num_gpus: int = NUM_GPUS,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.sweep/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the points to a .csv or .parquet file."),

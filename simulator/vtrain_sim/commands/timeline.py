@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.project import read_job
+from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
 from vtrain_sim.errors import UserError
 
 
@@ -17,15 +17,13 @@ def timeline(
     stages: str = typer.Option("", "--stages", help="Stages to keep, for example 0,7,12-15 (default: all)."),
     microbatches: str = typer.Option("", "--microbatches", help="Microbatches to keep, for example 0-3."),
     passes: bool = typer.Option(False, "--passes", help="Keep whole passes, not their operators."),
-    catalog: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile."),
-    run: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several."),
-    cluster: str = typer.Option("", "--cluster", help="Cluster preset, or a TOML or YAML file."),
-    model: str = typer.Option("", "--model", help="Model preset, or a Hugging Face config.json."),
-    megatron_args: Path = typer.Option(
-        None, "--megatron-args", help="Launch script, or file with Megatron's arguments."
-    ),
-    spec: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags."),
-    num_gpus: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs)."),
+    catalog: Path = CATALOG,
+    run: list[str] = RUN,
+    cluster: str = CLUSTER,
+    model: str = MODEL,
+    megatron_args: Path = MEGATRON_ARGS,
+    spec: Path = SPEC,
+    num_gpus: int = NUM_GPUS,
 ) -> None:
     """Simulate one step operator by operator and write it as a trace: open it in Perfetto (ui.perfetto.dev)."""
     from vtrain_sim.api import timeline as api

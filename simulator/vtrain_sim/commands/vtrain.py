@@ -8,6 +8,7 @@ from vtrain_sim.commands import catalog, errors, sim
 from vtrain_sim.commands.version import version
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,0 +1,52 @@
+"""The job that a command works on: its options, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vtrain_sim.commands.output import name_approximations, name_what_is_left_out
+from vtrain_sim.errors import UserError
+
+if TYPE_CHECKING:
+    from vtrain_sim.api.job import Job
+
+CATALOG: Path = typer.Option(None, "--catalog", help="Catalog that holds the profile.")
+RUN: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several.")
+CLUSTER: str = typer.Option("", "--cluster", help="Cluster preset, for example dgx-a100-80gb, or a TOML or YAML file.")
+MODEL: str = typer.Option("", "--model", help="Model preset, for example gpt3-175b, or a Hugging Face config.json.")
+MEGATRON_ARGS: Path = typer.Option(None, "--megatron-args", help="Launch script, or file with Megatron's arguments.")
+SPEC: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags.")
+NUM_GPUS: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs).")
+
+
+def read_job(
+    flags: list[str],
+    catalog: Path | None,
+    run: list[str],
+    cluster: str,
+    model: str,
+    megatron_args: Path | None,
+    spec: Path | None,
+    num_gpus: int,
+) -> Job:
+    """The job that the options of a command describe. Raises `UserError`."""
+    from vtrain_sim.api.flag_files import Given
+    from vtrain_sim.api.job import job_from_given
+    from vtrain_sim.inputs import presets
+
+    if num_gpus < 0:
+        raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
+    given = Given(tuple(flags), cluster, model, num_gpus).over(spec, megatron_args)
+    name_approximations(given.flags)
+    if not run and catalog is not None:
+        raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")
+    if not run and not given.cluster:
+        raise UserError(
+            f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
+        )
+    job = job_from_given(given, catalog, run)
+    name_what_is_left_out(given.flags, given.model, job.configuration.model)
+    return job
