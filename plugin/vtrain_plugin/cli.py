@@ -13,6 +13,7 @@ from vtrain_plugin import __version__
 from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.run_rows import distribution_version
 from vtrain_plugin.capture.settings import Settings, SettingsError
+from vtrain_plugin.capture_options import AT, KERNEL_STEPS, KERNELS, NVTX, OPERATORS, RANKS, RUN_ID, STEPS, WARMUP
 
 app = typer.Typer(
     rich_markup_mode="markdown",
@@ -46,15 +47,15 @@ def top_level(
 def run(
     command: list[str] = typer.Argument(..., help="The command that trains, after --."),
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
-    warmup: int = typer.Option(5, help="Training steps to skip."),
-    steps: int = typer.Option(3, help="Training steps to capture."),
-    operators: bool = typer.Option(True, help="Record linear layers, norms and attention cores."),
-    kernels: bool = typer.Option(False, help="Record CUPTI kernels and framework operators."),
-    kernel_steps: int = typer.Option(1, help="Captured steps that --kernels records, from the first."),
-    nvtx: bool = typer.Option(True, help="Mark the spans as NVTX ranges."),
-    run_id: str = typer.Option("", help="Name of the run (default: from the time)."),
-    ranks: str = typer.Option("", "--ranks", help="Ranks to capture: 0,8,16-23 or first-of-node (default: all)."),
-    at: str = typer.Option("", "--at", help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup."),
+    warmup: int = WARMUP,
+    steps: int = STEPS,
+    operators: bool = OPERATORS,
+    kernels: bool = KERNELS,
+    kernel_steps: int = KERNEL_STEPS,
+    nvtx: bool = NVTX,
+    run_id: str = RUN_ID,
+    ranks: str = RANKS,
+    at: str = AT,
 ) -> None:
     """Run COMMAND (torchrun, python, a shell script) with the plugin armed in every process of it."""
     try:

@@ -10,6 +10,7 @@ import typer
 
 from vtrain_plugin import api
 from vtrain_plugin.capture.settings import SettingsError
+from vtrain_plugin.capture_options import AT, KERNEL_STEPS, KERNELS, NVTX, OPERATORS, RANKS, RUN_ID, STEPS, WARMUP
 from vtrain_schemas.rank_choice import parse_ranks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -19,15 +20,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def launch(
     script: list[str] = typer.Argument(..., help="Training script and its arguments."),
     out: str = typer.Option("", "--out", help="Output directory or URI (default: VTRAIN_OUT)."),
-    warmup: int = typer.Option(5, "--warmup", help="Training steps to skip."),
-    steps: int = typer.Option(3, "--steps", help="Training steps to capture."),
-    operators: bool = typer.Option(True, help="Record linear layers, norms and attention cores."),
-    kernels: bool = typer.Option(False, help="Record CUPTI kernels and framework operators."),
-    kernel_steps: int = typer.Option(1, help="Captured steps that --kernels records, from the first."),
-    nvtx: bool = typer.Option(True, help="Mark the spans as NVTX ranges."),
-    run_id: str = typer.Option("", "--run-id", help="Name of the run (default: from the time)."),
-    ranks: str = typer.Option("", "--ranks", help="Ranks to capture: 0,8,16-23 or first-of-node (default: all)."),
-    at: str = typer.Option("", "--at", help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup."),
+    warmup: int = WARMUP,
+    steps: int = STEPS,
+    operators: bool = OPERATORS,
+    kernels: bool = KERNELS,
+    kernel_steps: int = KERNEL_STEPS,
+    nvtx: bool = NVTX,
+    run_id: str = RUN_ID,
+    ranks: str = RANKS,
+    at: str = AT,
 ) -> None:
     """Run SCRIPT with its arguments under the profiling plugin."""
     path, *arguments = script

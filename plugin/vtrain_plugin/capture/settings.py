@@ -95,15 +95,15 @@ class Settings:
         return cls(
             out=env.get("VTRAIN_OUT", ""),
             warmup=_integer(env, "VTRAIN_WARMUP", cls.warmup),
-            steps=_integer(env, "VTRAIN_STEPS", 3),
-            operators=_boolean(env, "VTRAIN_OPERATORS", True),
-            kernels=_boolean(env, "VTRAIN_KERNELS", False),
-            nvtx=_boolean(env, "VTRAIN_NVTX", True),
+            steps=_integer(env, "VTRAIN_STEPS", cls.steps),
+            operators=_boolean(env, "VTRAIN_OPERATORS", cls.operators),
+            kernels=_boolean(env, "VTRAIN_KERNELS", cls.kernels),
+            nvtx=_boolean(env, "VTRAIN_NVTX", cls.nvtx),
             run_id=env.get("VTRAIN_RUN_ID", ""),
-            max_rows=_integer(env, "VTRAIN_MAX_ROWS", 2_000_000),
+            max_rows=_integer(env, "VTRAIN_MAX_ROWS", cls.max_rows),
             ranks=env.get("VTRAIN_RANKS", "").strip(),
             at=env.get("VTRAIN_AT", "").strip(),
-            kernel_steps=_integer(env, "VTRAIN_KERNEL_STEPS", 1),
+            kernel_steps=_integer(env, "VTRAIN_KERNEL_STEPS", cls.kernel_steps),
         )
 
 
