@@ -17,10 +17,10 @@ def run(schedules: Sequence[Schedule], batch: PassTimes) -> PassEnds:
         numbers.setdefault(schedule, []).append(number)
     if len(numbers) == 1:
         return schedules[0].ends(batch)
-    end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+    ends = PassEnds.of_nothing(batch)
     for schedule, of_schedule in numbers.items():
         chosen = np.array(of_schedule)
-        ends = schedule.ends(batch.select(chosen))
-        end[rows_of(batch.first_stage[chosen], batch.stages[chosen])] = ends.end_s
-        gradients[rows_of(batch.first_place[chosen], batch.places[chosen])] = ends.gradients_s
-    return PassEnds(end, gradients)
+        of_chosen = schedule.ends(batch.select(chosen))
+        ends.end_s[rows_of(batch.first_stage[chosen], batch.stages[chosen])] = of_chosen.end_s
+        ends.gradients_s[rows_of(batch.first_place[chosen], batch.places[chosen])] = of_chosen.gradients_s
+    return ends

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def execute(schedule: Schedule, batch: PassTimes) -> PassEnds:
     """Ends of many pipelines of one schedule."""
     fast = compiled.worth_compiling(batch.passes)
-    end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+    ends = PassEnds.of_nothing(batch)
     for i in range(len(batch)):
         program = _program(schedule, batch, i)
         at = slice(int(batch.first_place[i]), int(batch.first_place[i] + batch.places[i]))
@@ -35,11 +35,11 @@ def execute(schedule: Schedule, batch: PassTimes) -> PassEnds:
         clock, pass_end = np.zeros(int(batch.stages[i])), np.zeros(len(program.stage))
         steps = [program.stage, program.work, program.first, *program.sources, *program.boundaries, *program.sends]
         compiled.call(run_through, [*steps, *times, clock, pass_end], fast)
-        end[batch.first_stage[i] : batch.first_stage[i] + batch.stages[i]] = clock
+        ends.end_s[batch.first_stage[i] : batch.first_stage[i] + batch.stages[i]] = clock
         after = program.reduction[int(batch.aligned[i])]
         stage = np.arange(len(after)) % len(clock)
-        gradients[at] = np.where(after >= 0, pass_end[after], clock[stage])
-    return PassEnds(end, gradients)
+        ends.gradients_s[at] = np.where(after >= 0, pass_end[after], clock[stage])
+    return ends
 
 
 def run_through(

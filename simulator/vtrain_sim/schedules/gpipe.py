@@ -5,26 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from vtrain_sim.schedules import compiled
-from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.one_chunk import OneChunkSchedule
 from vtrain_sim.schedules.passes import BACKWARD, FORWARD, Pass
-from vtrain_sim.schedules.placement import PipelineShape, Placement
-from vtrain_sim.schedules.rules import refuse_chunks
+from vtrain_sim.schedules.placement import PipelineShape
 from vtrain_sim.schedules.times import Floats, Integers, PassEnds, PassTimes
 
 
-class GPipe(Schedule):
+class GPipe(OneChunkSchedule):
     """GPipe with blocking exchanges."""
 
     name = "gpipe"
     title = "GPipe"
     source = "Huang et al., NeurIPS 2019, section 2.2"
     blocking = True
-
-    def check(self, shape: PipelineShape) -> None:
-        refuse_chunks(self.name, shape)
-
-    def placement(self, stages: int, chunks: int) -> Placement:
-        return Placement.in_turn(stages, chunks)
 
     def order(self, shape: PipelineShape, times: PassTimes | None = None) -> list[list[Pass]]:
         order = [Pass(kind, 0, i) for kind in (FORWARD, BACKWARD) for i in range(shape.microbatches)]
@@ -34,12 +27,12 @@ class GPipe(Schedule):
         return np.full((1, shape.stages), float(shape.microbatches))
 
     def ends(self, batch: PassTimes) -> PassEnds:
-        end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+        ends = PassEnds.of_nothing(batch)
         sizes = [batch.first_stage, batch.stages, batch.microbatches]
         times = [batch.forward_s, batch.backward_s, batch.transfer_s, batch.ready_s]
         fast = compiled.worth_compiling(batch.passes)
-        compiled.call(recurrence, [*sizes, *times, end, gradients], fast)
-        return PassEnds(end, gradients)
+        compiled.call(recurrence, [*sizes, *times, ends.end_s, ends.gradients_s], fast)
+        return ends
 
 
 def recurrence(

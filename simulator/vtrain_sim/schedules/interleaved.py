@@ -131,15 +131,15 @@ class Interleaved(Schedule):
         return tuple(backward[k] if k < len(backward) else len(order) for k in numbers)
 
     def ends(self, batch: PassTimes) -> PassEnds:
-        end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+        ends = PassEnds.of_nothing(batch)
         group = np.array([self.group(p) for p in batch.stages.tolist()])
         sizes = [batch.first_place, batch.first_stage, batch.stages, batch.chunks, batch.microbatches, group]
         times = [batch.forward_s, batch.backward_s, batch.transfer_s, batch.ready_s]
         passes = batch.places * batch.microbatches
         scratch = [*np.zeros((2, int(passes.max()))), np.zeros(int((passes // batch.stages).max()), dtype=np.int64)]
-        arguments = [*sizes, *times, batch.overlapped, batch.aligned, end, gradients, *scratch]
+        arguments = [*sizes, *times, batch.overlapped, batch.aligned, ends.end_s, ends.gradients_s, *scratch]
         compiled.call(recurrence, arguments, compiled.worth_compiling(batch.passes))
-        return PassEnds(end, gradients)
+        return ends
 
 
 def recurrence(

@@ -5,29 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from vtrain_sim.schedules import compiled
-from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.one_chunk import OneChunkSchedule
 from vtrain_sim.schedules.passes import BACKWARD, FORWARD, Pass
-from vtrain_sim.schedules.placement import PipelineShape, Placement
-from vtrain_sim.schedules.rules import refuse_chunks
+from vtrain_sim.schedules.placement import PipelineShape
 from vtrain_sim.schedules.times import Floats, Integers, PassEnds, PassTimes
 
 # Shifts of two clocks that differ by less than this part are the same.
 STEADY = 1e-12
 
 
-class OneFOneB(Schedule):
+class OneFOneB(OneChunkSchedule):
     """1F1B as Megatron-Core issues it: blocking exchanges, sends and receives of the steady state in one call."""
 
     name = "1f1b"
     title = "1F1B"
     source = "Narayanan et al., SC'21, section 2.2.1 (PipeDream-Flush); Megatron-Core without interleaving"
     blocking = True
-
-    def check(self, shape: PipelineShape) -> None:
-        refuse_chunks(self.name, shape)
-
-    def placement(self, stages: int, chunks: int) -> Placement:
-        return Placement.in_turn(stages, chunks)
 
     def order(self, shape: PipelineShape, times: PassTimes | None = None) -> list[list[Pass]]:
         return [self._of_stage(stage, shape) for stage in range(shape.stages)]
@@ -44,13 +37,13 @@ class OneFOneB(Schedule):
         return np.array([[float(min(shape.stages - s, shape.microbatches)) for s in range(shape.stages)]])
 
     def ends(self, batch: PassTimes) -> PassEnds:
-        end, gradients = np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s))
+        ends = PassEnds.of_nothing(batch)
         sizes = [batch.first_stage, batch.stages, batch.microbatches]
         times = [batch.forward_s, batch.backward_s, batch.transfer_s, batch.ready_s]
-        results = [end, gradients, np.zeros(int(batch.stages.max()))]
+        results = [ends.end_s, ends.gradients_s, np.zeros(int(batch.stages.max()))]
         fast = compiled.worth_compiling(batch.passes)
         compiled.call(recurrence, [*sizes, *times, *results], fast)
-        return PassEnds(end, gradients)
+        return ends
 
 
 def recurrence(

@@ -129,6 +129,11 @@ class PassEnds:
     end_s: Floats
     gradients_s: Floats
 
+    @classmethod
+    def of_nothing(cls, batch: PassTimes) -> PassEnds:
+        """All zero, for a recurrence to write to."""
+        return cls(np.zeros(int(batch.stages.sum())), np.zeros(len(batch.forward_s)))
+
 
 def rows_of(first: Integers, count: Integers) -> Integers:
     """``first[i], first[i] + 1, ...``, count[i] of them, for each i in turn."""

@@ -7,10 +7,9 @@ from abc import abstractmethod
 import numpy as np
 
 from vtrain_sim.schedules import compiled
-from vtrain_sim.schedules.base import Schedule
+from vtrain_sim.schedules.one_chunk import OneChunkSchedule
 from vtrain_sim.schedules.passes import BACKWARD, FORWARD, WEIGHT, Pass
-from vtrain_sim.schedules.placement import PipelineShape, Placement
-from vtrain_sim.schedules.rules import refuse_chunks
+from vtrain_sim.schedules.placement import PipelineShape
 from vtrain_sim.schedules.times import Floats, Integers, PassEnds, PassTimes
 
 NEVER = 1e300
@@ -18,7 +17,7 @@ NEVER = 1e300
 _KINDS = (FORWARD, BACKWARD, WEIGHT)
 
 
-class ZeroBubble(Schedule):
+class ZeroBubble(OneChunkSchedule):
     """A free stage takes an input gradient that waits for it, else a forward pass while it may keep another
     microbatch, else a weight gradient (Qi et al., ICLR 2024, section 3)."""
 
@@ -33,12 +32,6 @@ class ZeroBubble(Schedule):
     @abstractmethod
     def warmup(self, stage: int, stages: int) -> int:
         """Forward passes before the first input gradient."""
-
-    def check(self, shape: PipelineShape) -> None:
-        refuse_chunks(self.name, shape)
-
-    def placement(self, stages: int, chunks: int) -> Placement:
-        return Placement.in_turn(stages, chunks)
 
     def order(self, shape: PipelineShape, times: PassTimes | None = None) -> list[list[Pass]]:
         equal = [1.0] * shape.stages
