@@ -13,12 +13,11 @@ from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vtrain_schemas import arrow_schema
 from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_trace_name
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.table_file import write_pieces
 from vtrain_sim.ingest.tables import tables_of
 
 # Parts of a rank's tables from here on are read from traces: one per step.
@@ -75,23 +74,13 @@ def _ingest(path: Path) -> None:
         for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
             # On the host a call's time is that of its hook, which is there.
             if name in places and (name != "collectives" or trace.on_device):
-                rows[name] = _write(hidden[name], name, (_of_step(piece, step) for _, piece in pieces))
+                rows[name] = write_pieces(hidden[name], name, (_of_step(piece, step) for _, piece in pieces))
         for name in _TABLES:
             if rows[name]:
                 os.replace(hidden[name], places[name])
     finally:
         for file in hidden.values():
             file.unlink(missing_ok=True)
-
-
-def _write(path: Path, name: str, pieces: Iterator[pa.Table]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = 0
-    with pq.ParquetWriter(path, arrow_schema(name), compression="zstd") as writer:
-        for piece in pieces:
-            writer.write_table(piece)
-            rows += piece.num_rows
-    return rows
 
 
 def _of_step(piece: pa.Table, step: int) -> pa.Table:

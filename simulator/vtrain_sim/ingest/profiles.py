@@ -27,6 +27,7 @@ from vtrain_sim.ingest.kineto import read_kineto
 from vtrain_sim.ingest.notes import Note, Notes
 from vtrain_sim.ingest.nsys import read_nsys
 from vtrain_sim.ingest.sources import NSYS, Group, Source, find, groups, unpacked_archive
+from vtrain_sim.ingest.table_file import write_pieces
 from vtrain_sim.ingest.tables import run_row, tables_of
 from vtrain_sim.ingest.trace import Trace
 
@@ -325,13 +326,7 @@ def _traces(source: Source, rank: int | None, add: Callable[[int], None]) -> lis
 def _write(staging: Path, run_id: str, rank: int, name: str, pieces: Iterable[pa.Table]) -> None:
     """Write a table; one without rows has no file. The directory is hidden until all of it is there."""
     path = staging / file_path(run_id, name, rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = 0
-    with pq.ParquetWriter(path, arrow_schema(name), compression="zstd") as writer:
-        for piece in pieces:
-            writer.write_table(piece)
-            rows += piece.num_rows
-    if not rows:
+    if not write_pieces(path, name, pieces):
         path.unlink()
         if not any(path.parent.iterdir()):
             path.parent.rmdir()
