@@ -11,15 +11,6 @@ from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
 # Type of the parameters by the word of the precision.
 _PRECISION = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp8": "bfloat16"}
-# Columns of a row's configuration that are read.
-_READ = (
-    "tensor_model_parallel_size pipeline_model_parallel_size context_parallel_size expert_model_parallel_size "
-    "data_parallel_size virtual_pipeline_chunks sequence_parallel distributed_optimizer num_gpus num_layers "
-    "hidden_size ffn_hidden_size num_attention_heads num_query_groups seq_length vocab_size swiglu num_experts "
-    "moe_router_topk micro_batch_size global_batch_size precision recompute_granularity attention_kernel "
-    "pipeline_schedule framework source notes "
-)
-READ = frozenset(_READ.split())
 # Sources of 2021: their software did not yet run the backward all-reduce beside the weight gradient.
 _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from vtrain_sim.results import Document
 from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ClusterSpec
-from vtrain_sim.validate.table_row import READ, configuration_of
+from vtrain_sim.validate.table_row import configuration_of
 
 SCHEMA = "vtrain.validation/1"
 # Rows that a message names by their ids.
@@ -29,10 +29,8 @@ _NAMED_ROWS = 5
 # Two measurements closer than this are a tie: which is faster says nothing.
 TIE = 0.05
 _NEEDED = ("id", "num_gpus", "num_layers", "hidden_size", "micro_batch_size", "global_batch_size", "iteration_time_s")
-# What is read of a row beside its configuration, and what says nothing about it.
-_MEASURED = frozenset(
-    ["id", "gpu", "gpus_per_node", "inter_node_gbps_per_node", "iteration_time_s", "peak_memory_gb", "confidence"]
-)
+# Columns about the measurement, not about what was measured.
+_ASIDE = frozenset({"confidence"})
 # Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
 _CLUSTERS = {
     ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
@@ -116,14 +114,29 @@ def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None
     results = []
     for path in paths:
         values = read_table(path)
-        rows = [_project(one, projectors, cluster) for one in values]
-        results.append(replace(summarise(path.name, rows), unread=_unread(values)))
+        read: set[str] = set()
+        rows = [_project(_Watched(one, read), projectors, cluster) for one in values]
+        unread = [name for name in values[0] if name not in read | _ASIDE and any(row.get(name) for row in values)]
+        results.append(replace(summarise(path.name, rows), unread=tuple(unread)))
     return results
 
 
-def _unread(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Columns that have a value in some row and are read for nothing."""
-    return tuple(name for name in rows[0] if name not in READ | _MEASURED and any(row.get(name) for row in rows))
+class _Watched(Mapping[str, str]):
+    """A row that notes the names of the columns that are asked for."""
+
+    def __init__(self, row: Mapping[str, str], read: set[str]) -> None:
+        self._row = row
+        self._read = read
+
+    def __getitem__(self, name: str) -> str:
+        self._read.add(name)
+        return self._row[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -189,7 +202,7 @@ def _counted(rows: Sequence[str]) -> str:
 
 
 def _project(
-    values: dict[str, str],
+    values: Mapping[str, str],
     projectors: dict[tuple[str, str, str], Projector],
     given: tuple[ClusterSpec, Surfaces] | None,
 ) -> Row:
@@ -222,7 +235,7 @@ def _project(
     )
 
 
-def _memory(values: dict[str, str], verdict: MemoryVerdict) -> float:
+def _memory(values: Mapping[str, str], verdict: MemoryVerdict) -> float:
     """Bytes of the fullest stage, as the row's source counts them: logs of the device show the whole
     process, the Zero Bubble paper what tensors take."""
     if "Zero Bubble" in values.get("source", ""):
