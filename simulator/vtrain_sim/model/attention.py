@@ -122,7 +122,7 @@ def _fused_qkv(shard: Shard) -> Region:
             "qk_layernorm", shard.tokens * heads, model.kv_channels, saves=shard.tokens * width * shard.size
         )
         # Queries and keys have a norm each.
-        small.append(shard.replicated(replace(norm, parameters=2 * norm.parameters)))
+        small.append(replace(norm, parameters=2 * norm.parameters).replicated())
     small.append(shard.operator("rope", "rope", shard.tokens, width))
     return [*enter, *small], [*backward_of(small), *backward_enter]
 
@@ -148,7 +148,7 @@ def _latent(shard: Shard) -> Region:
     down += shard.linear("linear_kv_down", local, compressed, model.hidden_size, saves=kept)
     if model.qk_layernorm:
         down.append(shard.norm("kv_layernorm", local, model.kv_lora_rank, saves=0))
-    down = [shard.replicated(item) for item in down]
+    down = [item.replicated() for item in down]
     up = shard.linear("linear_q_up", tokens, query, model.q_lora_rank or model.hidden_size, saves=0)
     keys_and_values = heads * (model.qk_head_dim + model.v_head_dim)
     up += shard.linear("linear_kv_up", tokens, keys_and_values, model.kv_lora_rank, saves=0)

@@ -19,16 +19,14 @@ def moe_block(shard: Shard) -> Region:
     rows = shard.local_tokens * model.moe_router_topk
     norm = shard.norm("pre_mlp_layernorm", shard.local_tokens, model.hidden_size)
     # The router's input is the permutation's too.
-    router = shard.replicated(
-        shard.operator(
-            "router",
-            "router",
-            shard.local_tokens,
-            model.num_experts,
-            model.hidden_size,
-            parameters=model.hidden_size * model.num_experts,
-        )
-    )
+    router = shard.operator(
+        "router",
+        "router",
+        shard.local_tokens,
+        model.num_experts,
+        model.hidden_size,
+        parameters=model.hidden_size * model.num_experts,
+    ).replicated()
     # Where tokens go (a map and probabilities of all experts in 32 bits) and the probabilities in the order of the
     # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
     kept = shard.local_tokens * model.num_experts * (4 + 1) + _routing(shard).expert_rows * 4

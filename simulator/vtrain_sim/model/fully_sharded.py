@@ -31,7 +31,7 @@ def with_exchanges(runs: Runs, exchange: Callable[[Neighbours], Program]) -> lis
 
     exchange: `exchanging`, of which equal calls are to give one object.
     """
-    sharded = [place for place, (program, _) in enumerate(runs) if gathered_parameters(program)]
+    sharded = [place for place, (program, _) in enumerate(runs) if program.used_parameters]
     result: list[tuple[Program, int]] = []
     for place, (program, count) in enumerate(runs):
         if place not in sharded:
@@ -86,8 +86,3 @@ def _gathers(shard: Shard, program: Program, blocking: bool) -> list[Item]:
 def _parts(shard: Shard, parameters: int, expert_parameters: int) -> list[tuple[Group, int]]:
     both = ((shard.spec.fsdp, parameters), (shard.spec.expert_fsdp, expert_parameters))
     return [(group, count) for group, count in both if group.size > 1 and count]
-
-
-def gathered_parameters(program: Program) -> int:
-    """Parameters that are whole on a rank while the program runs."""
-    return program.parameters + program.borrowed_parameters + program.expert_parameters

@@ -70,6 +70,10 @@ class Compute:
     replicated_parameters: int = 0
     saves: int = 0
 
+    def replicated(self) -> Compute:
+        """The same operator, whose parameters every tensor parallel rank has."""
+        return replace(self, replicated_parameters=self.parameters)
+
     def without_tensors(self) -> Compute:
         """The same work, whose parameters and saved tensors are another item's."""
         return replace(self, parameters=0, expert_parameters=0, replicated_parameters=0, saves=0)
@@ -152,6 +156,11 @@ class Program:
         """Parameters that tensor parallel ranks do not split: where the sequence is spread over these, each has a part
         of their gradients, which are then summed."""
         return sum(i.replicated_parameters for i in self.forward if isinstance(i, Compute))
+
+    @property
+    def used_parameters(self) -> int:
+        """Parameters that it needs on the rank while it runs."""
+        return self.parameters + self.borrowed_parameters + self.expert_parameters
 
     def parameters_in(self, dtype: str) -> int:
         """Parameters of products in this type, those of experts too."""

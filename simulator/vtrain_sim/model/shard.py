@@ -52,14 +52,10 @@ class Shard:
         """A forward operator in the parameters' type. saves: see `saved`."""
         return self._compute(name, Operator(kind, "forward", m, n, k, dtype=self.dtype), parameters, 0, saves)
 
-    def replicated(self, item: Compute) -> Compute:
-        """An operator whose parameters every tensor parallel rank has."""
-        return replace(item, replicated_parameters=item.parameters)
-
     def norm(self, name: str, rows: int, columns: int, saves: int | None = None) -> Compute:
         """LayerNorm or RMSNorm of [rows, columns]."""
         parameters = self.parameters_per_norm * columns
-        return self.replicated(self.operator(name, "norm", rows, columns, parameters=parameters, saves=saves))
+        return self.operator(name, "norm", rows, columns, parameters=parameters, saves=saves).replicated()
 
     def linear(
         self, name: str, m: int, n: int, k: int, *, bias: bool = False, saves: int | None = None

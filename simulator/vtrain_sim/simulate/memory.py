@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.model import Parts
 from vtrain_sim.model.attention import score_bytes
-from vtrain_sim.model.fully_sharded import gathered_parameters as of_program
 from vtrain_sim.model.layers import logits_bytes as logits_of
 from vtrain_sim.model.once import Holding
 from vtrain_sim.specs import ClusterSpec
@@ -113,8 +112,8 @@ def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
 
 def gathered_parameters(parts: Parts, chunk: ChunkSpec) -> int:
     """Parameters of the two programs in a row that have most: the one that runs, and the one that is fetched."""
-    sizes = [(of_program(program), count) for program, count in parts.runs(chunk)]
-    one_by_one = [size for size, count in sizes for _ in range(min(count, 2)) if size]
+    runs = parts.runs(chunk)
+    one_by_one = [p.used_parameters for p, count in runs for _ in range(min(count, 2)) if p.used_parameters]
     pairs = (a + b for a, b in zip([0, *one_by_one], one_by_one, strict=False))
     return max(pairs, default=0)
 
