@@ -16,5 +16,5 @@ def load_extensions(group: str, register: Callable[[Extension], object]) -> None
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=group):
-        found = entry.load()
-        register(found() if isinstance(found, type) else found)
+        extension = entry.load()
+        register(extension() if isinstance(extension, type) else extension)

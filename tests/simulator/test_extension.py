@@ -102,6 +102,10 @@ instant = toypackage:Instant
 loud = toypackage:Loud
 """
 
+# A projection from bundled data.
+BUNDLED = [sys.executable, "-m", "vtrain_sim.commands.sim", "project", "--model", "gpt3-1.3b", "--json"]
+BUNDLED += ["--cluster", "dgx-h100", "--num-gpus", "8", "--micro-batch-size", "1", "--global-batch-size", "8"]
+
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -151,20 +155,16 @@ def test_a_package_brings_all_three(catalog: Path, environment: dict[str, str]) 
     [("--fp8-format tiny", "fp8"), ("--num-experts 8 --moe-router-topk 2 --moe-token-dispatcher-type free", "free")],
 )
 def test_precisions_and_dispatchers_come_from_packages_too(environment: dict[str, str], flags: str, word: str) -> None:
-    command = [sys.executable, "-m", "vtrain_sim.commands.sim", "project", "--model", "gpt3-1.3b", "--json"]
-    command += ["--cluster", "dgx-h100", "--num-gpus", "8", "--micro-batch-size", "1", "--global-batch-size", "8"]
     for where, code in ((environment, 0), (dict(os.environ), 2)):
-        done = subprocess.run([*command, *flags.split()], env=where, capture_output=True, text=True, check=False)
+        done = subprocess.run([*BUNDLED, *flags.split()], env=where, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
     assert word in done.stderr
 
 
 def test_algorithms_come_from_packages_too(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "vtrain_sim.commands.sim", "project", "--model", "gpt3-1.3b", "--json"]
-    command += ["--cluster", "dgx-h100", "--num-gpus", "8", "--micro-batch-size", "1", "--global-batch-size", "8"]
     seconds = []
     for where in (environment, dict(os.environ)):
-        done = subprocess.run(command, env=where, capture_output=True, text=True, check=True)
+        done = subprocess.run(BUNDLED, env=where, capture_output=True, text=True, check=True)
         seconds.append(json.loads(done.stdout)["iteration_time_s"])
     assert seconds[0] < seconds[1]
 

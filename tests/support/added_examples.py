@@ -26,6 +26,7 @@ from vtrain_sim.inputs import presets
 from vtrain_sim.specs.groups import strided
 
 DENSE = {"gpus": 32, "tp": 2, "pp": 4, "mbs": 1, "gbs": 64}
+SMALL = ["--model", "gpt3-1.3b", "--cluster", "dgx-a100-80gb", "--micro-batch-size", "1", "--global-batch-size", "8"]
 EXPERTS = {"gpus": 64, "tp": 2, "sp": True, "pp": 4, "ep": 8, "etp": 1, "mbs": 1, "gbs": 64}
 
 
@@ -92,17 +93,7 @@ def dispatcher() -> None:
 
 def renderer() -> None:
     """Renders a projection, through the command too."""
-    flags = [
-        "--model",
-        "gpt3-1.3b",
-        "--cluster",
-        "dgx-a100-80gb",
-        "--micro-batch-size",
-        "1",
-        "--global-batch-size",
-        "8",
-    ]
-    shown = CliRunner().invoke(sim.app, ["project", *flags, "--format", "prometheus"])
+    shown = CliRunner().invoke(sim.app, ["project", *SMALL, "--format", "prometheus"])
     assert "vtrain_iteration_time_s " in shown.stdout, shown.stdout + str(shown.exception)
     projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", mbs=1, gbs=8))
     assert vt.render(projection, "prometheus") == shown.stdout
@@ -154,17 +145,7 @@ def verb() -> None:
     outcome = doctest.testmod(module)
     assert outcome.attempted
     assert not outcome.failed
-    flags = [
-        "--model",
-        "gpt3-1.3b",
-        "--cluster",
-        "dgx-a100-80gb",
-        "--micro-batch-size",
-        "1",
-        "--global-batch-size",
-        "8",
-    ]
-    shown = CliRunner().invoke(sim.app, ["parameters", *flags, "--format", "csv"])
+    shown = CliRunner().invoke(sim.app, ["parameters", *SMALL, "--format", "csv"])
     assert shown.stdout.startswith("stage,parameters\n0,1"), shown.stdout + str(shown.exception)
 
 

@@ -92,8 +92,8 @@ class BenchDevice(ABC):
                 size //= 2
             if len(timings) >= 3 and time.perf_counter() > deadline + 4 * seconds:
                 break
-        held = [timing for timing in timings if not timing.host_bound]
-        return held or timings
+        device_bound = [timing for timing in timings if not timing.host_bound]
+        return device_bound or timings
 
 
 class CudaDevice(BenchDevice):

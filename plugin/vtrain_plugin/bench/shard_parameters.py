@@ -112,6 +112,6 @@ class _Counter:
             learned = args.position_embedding_type == "learned_absolute"
             count += table + (args.seq_length * self.h if learned else 0)
         if last:
-            own = args.untie_embeddings_and_output_weights or not first
-            count += self._norm(self.h) + (table if own else 0)
+            separate = args.untie_embeddings_and_output_weights or not first
+            count += self._norm(self.h) + (table if separate else 0)
         return count

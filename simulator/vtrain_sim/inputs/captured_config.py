@@ -61,15 +61,31 @@ _MODEL = (
     "batch_invariant_mode",
 )
 # Only with 8-bit products; only with overlapped tensor parallel communication.
-_FP8 = ("fp8_recipe", "fp8_quantizer_factory", "fp8_dot_product_attention", "fp8_multi_head_attention",
-        "fp8_output_proj", "first_last_layers_bf16")  # fmt: skip
+_FP8 = (
+    "fp8_recipe",
+    "fp8_quantizer_factory",
+    "fp8_dot_product_attention",
+    "fp8_multi_head_attention",
+    "fp8_output_proj",
+    "first_last_layers_bf16",
+)
 _OVERLAP = ("tp_comm_overlap_disable_qkv", "tp_comm_overlap_disable_fc1")
 # On by default, and refused where they are off, as the flag "--no-..." is.
 _ON_WITH_FP8 = ("fp8_wgrad",)
-_ON_WITH_OVERLAP = ("tp_comm_bulk_wgrad", "tp_comm_bulk_dgrad", "tp_comm_overlap_ag", "tp_comm_overlap_rs",
-                    "tp_comm_split_ag", "tp_comm_split_rs")  # fmt: skip
-_OPTIMIZER = ("optimizer_cpu_offload", "use_precision_aware_optimizer", "overlap_param_gather_with_optimizer_step",
-              "optimizer_cuda_graph")  # fmt: skip
+_ON_WITH_OVERLAP = (
+    "tp_comm_bulk_wgrad",
+    "tp_comm_bulk_dgrad",
+    "tp_comm_overlap_ag",
+    "tp_comm_overlap_rs",
+    "tp_comm_split_ag",
+    "tp_comm_split_rs",
+)
+_OPTIMIZER = (
+    "optimizer_cpu_offload",
+    "use_precision_aware_optimizer",
+    "overlap_param_gather_with_optimizer_step",
+    "optimizer_cuda_graph",
+)
 _DDP = ("num_distributed_optimizer_instances", "fp8_param_gather", "outer_dp_sharding_strategy")
 _OFF: dict[str, tuple[object, ...]] = {"window_size": ([-1, -1], [-1, 0])}
 # What selective recomputation covers in the simulator.

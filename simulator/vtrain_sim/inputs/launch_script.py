@@ -79,7 +79,7 @@ def read_launch(path: Path) -> Launch:
 
 def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[str], list[str]] | None:
     """Words before the script and after it, of the last command that runs one. Raises `SpecError` for a choice."""
-    found: tuple[list[str], list[str]] | None = None
+    launched: tuple[list[str], list[str]] | None = None
     chosen = False
     for words, certain in run:
         command = _whole_commands(words)
@@ -87,14 +87,14 @@ def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[s
         if script is None:
             continue
         parts = command[: script + 1], _arguments(command[script + 1 :])
-        if found is not None and starts_many(found[0]) and not starts_many(parts[0]):
+        if launched is not None and starts_many(launched[0]) and not starts_many(parts[0]):
             continue  # a tool that is run before or after the training
-        if not certain and chosen and found != parts:
+        if not certain and chosen and launched != parts:
             raise SpecError(
                 f"{path} chooses between several commands that run a .py file: give one with its arguments in a file"
             )
-        found, chosen = parts, not certain
-    return found
+        launched, chosen = parts, not certain
+    return launched
 
 
 def _whole_commands(words: Sequence[str]) -> list[str]:

@@ -92,10 +92,10 @@ def closing(text: str, position: int) -> int:
 
 
 def _find(text: str, mark: str, position: int) -> int:
-    found = text.find(mark, position)
-    if found < 0:
+    at = text.find(mark, position)
+    if at < 0:
         raise OpenQuoteError(mark)
-    return found + 1
+    return at + 1
 
 
 def _line_end(text: str, position: int) -> int:

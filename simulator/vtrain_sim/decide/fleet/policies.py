@@ -180,7 +180,7 @@ def _without_needless_restarts(
 @dataclass(frozen=True)
 class Policy:
     """allocate: GPUs of each job. plans: speeds from the best plan of each GPU count, else from one plan
-    replicated. admission: jobs that would break a deadline are turned away."""
+    replicated. admission: jobs that would break a deadline are rejected."""
 
     allocate: Callable[[Sequence[Running], float, int, float], Allocation]
     plans: bool

@@ -33,7 +33,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of all jobs. finished_s: by job, of those that ended. rejected: turned away on arrival."""
+    """What became of all jobs. finished_s: by job, of those that ended. rejected: not admitted on arrival."""
 
     jobs: tuple[Job, ...]
     capacity: int

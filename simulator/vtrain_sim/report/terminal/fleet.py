@@ -35,7 +35,7 @@ def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> Non
         "policy",
         "",
         "jobs",
-        "turned away",
+        "rejected",
         "deadlines met",
         "mean completion",
         "p95",

@@ -68,6 +68,6 @@ def _print_breakdown(projection: Projection, console: Console) -> None:
 
 def _training(projection: Projection, tokens: float) -> str:
     """Days and dollars of a whole training run."""
-    line = f"{tokens:.3g} tokens take {projection.days(tokens):.2f} days"
+    line = f"{tokens / 1e9:,.4g} billion tokens take {projection.days(tokens):.2f} days"
     price = projection.cluster.price_per_gpu_hour
     return f"{line} and ${projection.cost_usd(tokens):,.0f} at ${price:g} per GPU-hour" if price else line
