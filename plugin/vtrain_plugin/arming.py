@@ -79,6 +79,15 @@ def arm(settings: Settings, certain: bool = True) -> Session | None:
     return _session
 
 
+def arm_instead(settings: Settings) -> Session | None:
+    """The same, in place of what the environment armed when the interpreter started."""
+    global _session
+    if _session is not None and not _session.certain:
+        _session.cancel()
+        _session = None
+    return arm(settings)
+
+
 def _attacher(adapter: type[Adapter]) -> Callable[[], None]:
     """Attaches the session of the time to an adapter that has just been imported."""
 

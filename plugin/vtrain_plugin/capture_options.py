@@ -1,4 +1,4 @@
-"""The options of a capture on a command line; the defaults are those of `Settings`."""
+"""The options of a capture on a command line; the defaults are those of the environment, then of `Settings`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,36 @@ import typer
 
 from vtrain_plugin.capture.settings import Settings
 
-WARMUP: int = typer.Option(Settings.warmup, "--warmup", help="Training steps to skip.")
-STEPS: int = typer.Option(Settings.steps, "--steps", help="Training steps to capture.")
-OPERATORS: bool = typer.Option(Settings.operators, help="Record linear layers, norms and attention cores.")
-KERNELS: bool = typer.Option(Settings.kernels, help="Record CUPTI kernels and framework operators.")
-KERNEL_STEPS: int = typer.Option(Settings.kernel_steps, help="Captured steps that --kernels records, from the first.")
-NVTX: bool = typer.Option(Settings.nvtx, help="Mark the spans as NVTX ranges.")
-RUN_ID: str = typer.Option(Settings.run_id, "--run-id", help="Name of the run (default: from the time).")
+OUT: str = typer.Option("", "--out", envvar="VTRAIN_OUT", help="Output directory or URI.")
+WARMUP: int = typer.Option(Settings.warmup, "--warmup", envvar="VTRAIN_WARMUP", help="Training steps to skip.")
+STEPS: int = typer.Option(Settings.steps, "--steps", envvar="VTRAIN_STEPS", help="Training steps to capture.")
+OPERATORS: bool = typer.Option(
+    Settings.operators, envvar="VTRAIN_OPERATORS", help="Record linear layers, norms and attention cores."
+)
+KERNELS: bool = typer.Option(
+    Settings.kernels, envvar="VTRAIN_KERNELS", help="Record CUPTI kernels and framework operators."
+)
+KERNEL_STEPS: int = typer.Option(
+    Settings.kernel_steps,
+    envvar="VTRAIN_KERNEL_STEPS",
+    help="Captured steps that --kernels records, from the first.",
+)
+NVTX: bool = typer.Option(Settings.nvtx, envvar="VTRAIN_NVTX", help="Mark the spans as NVTX ranges.")
+RUN_ID: str = typer.Option(
+    Settings.run_id, "--run-id", envvar="VTRAIN_RUN_ID", help="Name of the run (default: from the time)."
+)
+MAX_ROWS: int = typer.Option(
+    Settings.max_rows, envvar="VTRAIN_MAX_ROWS", help="Rows of a step that a rank keeps; more are dropped and counted."
+)
 RANKS: str = typer.Option(
-    Settings.ranks, "--ranks", help="Ranks to capture: 0,8,16-23 or first-of-node (default: all)."
+    Settings.ranks,
+    "--ranks",
+    envvar="VTRAIN_RANKS",
+    help="Ranks to capture: 0,8,16-23 or first-of-node (default: all).",
 )
 AT: str = typer.Option(
-    Settings.at, "--at", help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup."
+    Settings.at,
+    "--at",
+    envvar="VTRAIN_AT",
+    help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup.",
 )

@@ -13,7 +13,19 @@ from vtrain_plugin import __version__
 from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.run_rows import distribution_version
 from vtrain_plugin.capture.settings import Settings, SettingsError
-from vtrain_plugin.capture_options import AT, KERNEL_STEPS, KERNELS, NVTX, OPERATORS, RANKS, RUN_ID, STEPS, WARMUP
+from vtrain_plugin.capture_options import (
+    AT,
+    KERNEL_STEPS,
+    KERNELS,
+    MAX_ROWS,
+    NVTX,
+    OPERATORS,
+    OUT,
+    RANKS,
+    RUN_ID,
+    STEPS,
+    WARMUP,
+)
 
 app = typer.Typer(
     rich_markup_mode="markdown",
@@ -46,7 +58,7 @@ def top_level(
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
 def run(
     command: list[str] = typer.Argument(..., help="The command that trains, after --."),
-    out: str = typer.Option(..., "--out", help="Output directory or URI."),
+    out: str = OUT,
     warmup: int = WARMUP,
     steps: int = STEPS,
     operators: bool = OPERATORS,
@@ -54,13 +66,14 @@ def run(
     kernel_steps: int = KERNEL_STEPS,
     nvtx: bool = NVTX,
     run_id: str = RUN_ID,
+    max_rows: int = MAX_ROWS,
     ranks: str = RANKS,
     at: str = AT,
 ) -> None:
     """Run COMMAND (torchrun, python, a shell script) with the plugin armed in every process of it."""
     try:
         settings = Settings(
-            out=out if "://" in out else os.path.abspath(out),
+            out=out if "://" in out or not out else os.path.abspath(out),
             warmup=warmup,
             steps=steps,
             operators=operators,
@@ -68,6 +81,7 @@ def run(
             kernel_steps=kernel_steps,
             nvtx=nvtx,
             run_id=run_id,
+            max_rows=max_rows,
             ranks=ranks,
             at=at,
         )

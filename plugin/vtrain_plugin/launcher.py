@@ -8,9 +8,21 @@ import sys
 
 import typer
 
-from vtrain_plugin import api
-from vtrain_plugin.capture.settings import SettingsError
-from vtrain_plugin.capture_options import AT, KERNEL_STEPS, KERNELS, NVTX, OPERATORS, RANKS, RUN_ID, STEPS, WARMUP
+from vtrain_plugin import arming
+from vtrain_plugin.capture.settings import Settings, SettingsError
+from vtrain_plugin.capture_options import (
+    AT,
+    KERNEL_STEPS,
+    KERNELS,
+    MAX_ROWS,
+    NVTX,
+    OPERATORS,
+    OUT,
+    RANKS,
+    RUN_ID,
+    STEPS,
+    WARMUP,
+)
 from vtrain_schemas.rank_choice import parse_ranks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -19,7 +31,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
 def launch(
     script: list[str] = typer.Argument(..., help="Training script and its arguments."),
-    out: str = typer.Option("", "--out", help="Output directory or URI (default: VTRAIN_OUT)."),
+    out: str = OUT,
     warmup: int = WARMUP,
     steps: int = STEPS,
     operators: bool = OPERATORS,
@@ -27,6 +39,7 @@ def launch(
     kernel_steps: int = KERNEL_STEPS,
     nvtx: bool = NVTX,
     run_id: str = RUN_ID,
+    max_rows: int = MAX_ROWS,
     ranks: str = RANKS,
     at: str = AT,
 ) -> None:
@@ -34,29 +47,34 @@ def launch(
     path, *arguments = script
     try:
         _check_ranks(ranks)
-        api.enable(
-            out or os.environ.get("VTRAIN_OUT", ""),
+        settings = Settings(
+            out=out,
             warmup=warmup,
             steps=steps,
             operators=operators,
             kernels=kernels,
             kernel_steps=kernel_steps,
             nvtx=nvtx,
-            run_id=run_id or os.environ.get("VTRAIN_RUN_ID", ""),
+            run_id=run_id,
+            max_rows=max_rows,
             ranks=ranks,
             at=at,
         )
+        arming.arm_instead(settings)
     except SettingsError as error:
         raise SystemExit(_refuse(str(error))) from None
     if path != "-m" and not os.path.exists(path):
         raise SystemExit(_refuse(f"there is no script {path!r}: give the path of a Python file"))
+    if os.environ.get("VTRAIN_OUT"):
+        # It arms what the script starts: to do the same.
+        os.environ.update(settings.to_environment())
     sys.argv = [path, *arguments]
     # The script finds its neighbours first, as under `python SCRIPT`.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         runpy.run_path(path, run_name="__main__")
     finally:
-        api.disable()
+        arming.disarm()
 
 
 def _check_ranks(ranks: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,7 @@ class Injections:
         problems = []
         vtrain_plugin.enable(self.out, warmup=1, steps=1, kernels=self.kernels, nvtx=False, run_id=f"r{self.trainings}")
         sys.settrace(tracer)
+        threading.settrace(tracer)
         try:
             if self.training.run(STEPS) != self.expected:
                 problems.append("other losses")
@@ -79,6 +81,7 @@ class Injections:
             problems.append(f"training failed with {type(error).__name__}: {error}")
         finally:
             sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
         vtrain_plugin.disable()
         if self.training.hooks_left():
             problems.append("hooks left at the end")

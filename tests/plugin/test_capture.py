@@ -17,6 +17,7 @@ import pytest
 
 from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
 from vtrain_schemas.words import ROLES
+from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.profile import load_profile
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.captured_run import configuration_from_run
@@ -317,6 +318,18 @@ def test_environment_variable_arms_an_unmodified_command(tmp_path: Path) -> None
     env = {"VTRAIN_OUT": str(tmp_path), "VTRAIN_WARMUP": "1", "VTRAIN_STEPS": "1", "VTRAIN_RUN_ID": "env"}
     run_python([str(SCRIPT), *SMALL], env=env)
     assert (tmp_path / "run_id=env" / "table=spans" / "rank=00000.parquet").exists()
+
+
+def test_flags_come_before_the_environment(tmp_path: Path) -> None:
+    env = {"VTRAIN_OUT": str(tmp_path / "env"), "VTRAIN_WARMUP": "1", "VTRAIN_STEPS": "1", "VTRAIN_RUN_ID": "env"}
+    flags = ["--out", str(tmp_path / "flags"), "--steps", "2", "--run-id", "flags"]
+    run_python(["-m", "vtrain_plugin", *flags, str(SCRIPT), *SMALL], env=env)
+    assert not (tmp_path / "env").exists()
+    catalog = Catalog(tmp_path / "catalog.duckdb")
+    catalog.add([str(tmp_path / "flags")])
+    row = catalog.show("flags")["run"]
+    # What no flag says is the environment's.
+    assert (row["warmup_steps"], row["active_steps"]) == (1, 2)
 
 
 def test_vtrain_profile_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from plugin.row_tables import by_table
 from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
 from vtrain_plugin.bench.collectives import default_sizes
 from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
@@ -157,7 +158,7 @@ def test_self_times_and_communication_add_up_to_the_step(tree: object) -> None:
     recorder = Recorder(clock, NoRanges(), 10_000)  # type: ignore[arg-type]
     recorder.start_step(0)
     _grow(recorder, clock, tree)
-    rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+    rows = by_table(rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
     accounted = sum(s["self_ns"] for s in rows["spans"]) + sum(c["duration_ns"] for c in rows["collectives"])
     assert accounted == rows["steps"][0]["duration_ns"] == clock.at
 
@@ -178,7 +179,7 @@ def test_what_runs_on_a_side_stream_runs_beside_the_rest() -> None:
     clock.at += 20
     recorder.close(shared)
     clock.stream = None
-    rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+    rows = by_table(rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
     times = {row["name"]: (row["self_ns"], row["stream"]) for row in rows["spans"]}
     assert times == {"step": (50, None), "shared_experts": (20, 7)}
     (row,) = rows["collectives"]
@@ -222,7 +223,7 @@ def test_rows_beyond_the_bound_are_counted() -> None:
         span = recorder.new_span("x", "mlp", "forward")
         recorder.open(span)
         recorder.close(span)
-    rows = rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+    rows = by_table(rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
     assert len(rows["spans"]) == 1001  # and the step itself
     assert recorder.dropped == 500
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from plugin.row_tables import by_table
 from plugin.test_units import _Ticks
 from vtrain_plugin.capture.collectives import CallRecorder
 from vtrain_plugin.capture.guard import Guard
@@ -34,7 +35,7 @@ class _Session:
         return None
 
     def rows(self) -> list[dict[str, Any]]:
-        rows = rows_of_step(self.recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None)
+        rows = by_table(rows_of_step(self.recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
         assert rows["steps"][0]["duration_ns"] == self.clock.at
         return rows["collectives"]
 

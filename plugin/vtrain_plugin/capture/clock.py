@@ -35,7 +35,10 @@ class SealedStep(Protocol):
         ...
 
     def resolver(self) -> Resolver:
-        """A function from a mark of the step to nanoseconds since the Unix epoch; the step must be `ready`."""
+        """A function from a mark of the step to nanoseconds since the Unix epoch; the step must be `ready`.
+
+        It asks no device.
+        """
         ...
 
 
@@ -152,7 +155,7 @@ class CudaClock:
 
 
 class CudaStep:
-    """CUDA events of one step. Once resolved they go back to the pool.
+    """CUDA events of one step. Once their times are known they go back to the pool.
 
     base, base_ns: the step's first event and the host's time then. last: its last event on this stream.
     """
@@ -172,13 +175,9 @@ class CudaStep:
 
     def resolver(self) -> Resolver:
         base, base_ns = self._base, self._base_ns
+        times = {id(event): base_ns + round(base.elapsed_time(event) * 1e6) for event in self._used}
         self._pool.extend(self._used)
-
-        def resolve(mark: Mark) -> int:
-            assert not isinstance(mark, int)
-            return base_ns + round(base.elapsed_time(mark) * 1e6)
-
-        return resolve
+        return lambda mark: times[id(mark)]
 
 
 def choose_clock() -> Clock:

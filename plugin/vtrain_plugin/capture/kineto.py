@@ -68,8 +68,7 @@ class KinetoCapture:
         self._running = None
 
     def abandon(self) -> None:
-        """Stop without keeping anything."""
-        self._done = []
+        """Stop, where a session is under way, without keeping what it has seen."""
         if self._running is None or self._thread != threading.get_ident():
             return
         try:

@@ -1,13 +1,19 @@
-"""What one rank writes: the steps as their marks become known, and the run and rank rows with the first."""
+"""What one rank writes: the steps as their marks become known, and the run and rank rows with the first.
+
+A thread writes, once the capture is over, so that rows and files cost the recorded steps nothing. It pauses often:
+torch lets go of Python's lock at every operator, and waits for it as long as the thread keeps it.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
 from vtrain_plugin.capture import rows
-from vtrain_plugin.capture.clock import SealedStep
+from vtrain_plugin.capture.clock import Resolver, SealedStep
 from vtrain_plugin.capture.framework import Framework
-from vtrain_plugin.capture.guard import report
+from vtrain_plugin.capture.guard import Guard, report
 from vtrain_plugin.capture.process import nodes_of
 from vtrain_plugin.capture.process import rank as rank_of_process
 from vtrain_plugin.capture.recorder import Recorder, StepRecord
@@ -16,15 +22,21 @@ from vtrain_plugin.capture.run_rows import complete_batch, environment_columns, 
 from vtrain_plugin.capture.settings import Settings
 from vtrain_plugin.capture.sink import Sink, claim_run_id
 
-# How long the end of a capture may wait for the device to pass the last marks, and for the run's name.
+# How long the thread waits for the device to pass the last marks, and for the run's name.
 PATIENCE_S = 10.0
+# A long capture is written while it goes on: where so many rows, or a step for so long, are in memory.
+MANY_ROWS = 100_000
+LONG_S = 10.0
+# Rows made without a pause, and the pause.
+_ROWS_AT_ONCE = 16
+_PAUSE_S = 0.001
 
 
 class Output:
-    """Holds the steps whose marks the device has not passed yet; writes the others.
+    """Keeps the steps that are over, and writes them.
 
     source: the word for it in `runs.source`. plain_ns: see `plain_steps`. rank: of this process, which may have left
-    its process group when it writes.
+    its process group when it writes. last: called once all steps are written. written: set when nothing is left to do.
     """
 
     def __init__(
@@ -35,8 +47,11 @@ class Output:
         settings: Settings,
         source: str,
         plain_ns: list[int],
+        guard: Guard,
+        last: Callable[[], None],
     ) -> None:
         self.rank = rank_of_process()
+        self.written = threading.Event()
         self._capture = capture
         self._sink: Sink | None = None
         self._recorder = recorder
@@ -44,74 +59,100 @@ class Output:
         self._settings = settings
         self._source = source
         self._plain_ns = plain_ns
+        self._guard = guard
+        self._last = last
         self._pending: list[tuple[StepRecord, SealedStep]] = []
+        self._known: list[tuple[StepRecord, Resolver]] = []
+        self._oldest_s = 0.0
         self._description: dict[str, list[rows.Row]] | None = None
+        self._thread: threading.Thread | None = None
+        self._due = threading.Event()
+        self._ended = False
+        # Set where somebody waits for the thread: it pauses no more.
+        self._hurry = threading.Event()
 
-    @property
-    def named(self) -> bool:
-        """Whether the run's name is known."""
-        return self._capture.known()
-
-    @property
-    def pending(self) -> bool:
-        """Whether a step is not written yet."""
-        return bool(self._pending)
+    # -- in the training thread ------------------------------------------------------------
 
     def add(self, record: StepRecord, sealed: SealedStep) -> None:
         """A step is over. The first one also says what the run is, while model and process groups are there."""
-        self._pending.append((record, sealed))
         if self._description is None:
             self._description = self._describe(record)
+        if not self._pending:
+            self._oldest_s = time.monotonic()
+        self._pending.append((record, sealed))
+        kept = sum(len(step.spans) + len(step.calls) for step, _ in self._pending)
+        if kept >= MANY_ROWS or time.monotonic() - self._oldest_s >= LONG_S:
+            self._settle()
+            self._write_soon()
 
-    def flush(self) -> None:
-        """Write the steps whose marks are known. Never waits. Raises OSError where the disk refuses."""
-        if not self.named:
-            return
-        while self._pending and self._pending[0][1].ready():
-            self._write_step(*self._pending.pop(0))
+    def end(self) -> bool:
+        """There are no further steps: have the rest written. False while the device has not passed the last marks."""
+        if not self._ended:
+            self._settle()
+            if self._pending:
+                return False
+            self._ended = True
+            self._write_soon()
+        return True
 
     def finish(self) -> None:
-        """Write every step; waits for `PATIENCE_S` at most, then says how many are lost."""
+        """The same, and wait until it is done: for the device no longer than `PATIENCE_S`."""
         deadline = time.monotonic() + PATIENCE_S
-        while self._pending:
-            record, sealed = self._pending.pop(0)
-            while not sealed.ready():
-                if time.monotonic() >= deadline:
-                    report(f"{len(self._pending) + 1} captured steps are lost: the device has not finished them")
-                    self._pending = []
-                    return
-                time.sleep(0.001)
-            self._write_step(record, sealed)
-
-    def write(self, tables: rows.Rows) -> None:
-        """Write rows of several tables."""
-        sink = self.sink()
-        for table, table_rows in tables.items():
-            sink.write(table, table_rows)
+        while not self.end():
+            if time.monotonic() >= deadline:
+                report(f"{len(self._pending)} captured steps are lost: the device has not finished them")
+                self._pending = []
+            time.sleep(0.001)
+        self._hurry.set()
+        self.written.wait()
 
     def drop(self) -> None:
         """Forget what is not written."""
-        self._pending = []
+        self._pending, self._known = [], []
+        self._description = {}
+        self._last = _nothing
+        self._ended = True
+        self._due.set()
+        if self._thread is None:
+            self.written.set()
+
+    def _settle(self) -> None:
+        """Look up the times of the steps that the device has passed.
+
+        Not in the thread: what it asked a GPU would break a CUDA graph that is captured meanwhile.
+        """
+        while self._pending and self._pending[0][1].ready():
+            record, sealed = self._pending.pop(0)
+            self._known.append((record, sealed.resolver()))
+
+    def _write_soon(self) -> None:
+        if self._due.is_set():
+            # The thread has not even begun with what was there before.
+            self._hurry.set()
+        self._due.set()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="vtrain-output", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The process ends, and starts no threads any more (Python 3.12).
+            self._hurry.set()
+            if self._ended:
+                self._run()
+        else:
+            self._thread = thread
 
     def sink(self) -> Sink:
-        """Where the rows go. Waits for the run's name, for `PATIENCE_S` at most, where it is not known yet."""
+        """Where the rows go. Waits for the run's name, for `PATIENCE_S` at most."""
         if self._sink is None:
             capture = self._capture.value(PATIENCE_S)
             wanted = self._settings.run_id or capture
             run_id = claim_run_id(self._settings.out, wanted, capture)
             if run_id != wanted:
                 report(f"run {wanted!r} is there already, from an earlier capture: this one is {run_id!r}")
-            self._sink = Sink(self._settings.out, run_id, self.rank)
+            self._sink = Sink(self._settings.out, run_id, self.rank, self._pause)
         return self._sink
-
-    def _write_step(self, record: StepRecord, sealed: SealedStep) -> None:
-        run_id = self.sink().run_id
-        step = rows.rows_of_step(record, sealed.resolver(), run_id, self.rank, nodes_of)
-        if self._description:
-            # With the first step, so that a killed job has them too.
-            self.write({table: [{**row, "run_id": run_id} for row in of] for table, of in self._description.items()})
-            self._description = {}
-        self.write(step)
 
     def _describe(self, record: StepRecord) -> dict[str, list[rows.Row]]:
         """Rows of the runs and ranks tables, without the run id."""
@@ -130,3 +171,56 @@ class Output:
         rank = {**rank_row(""), "dropped_rows": self._recorder.dropped, **self._framework.describe_rank()}
         # By every rank: none knows which of the others come this far. A reader takes the lowest one's.
         return {"ranks": [rank], "runs": [run]}
+
+    # -- in the thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._guard.run(self._write_all)
+        finally:
+            self.written.set()
+
+    def _write_all(self) -> None:
+        ended = False
+        while not ended:
+            self._due.wait()
+            self._due.clear()
+            # Read before the steps: what comes later sets `due` again.
+            ended = self._ended
+            self._write_known()
+        self._last()
+
+    def _write_known(self) -> None:
+        """Write the steps that are there, as one part of each table."""
+        steps, self._known = self._known, []
+        tables: rows.Rows = {}
+        for record, resolve in steps:
+            run_id = self.sink().run_id
+            for number, (table, row) in enumerate(
+                rows.rows_of_step(record, resolve, run_id, self.rank, nodes_of, self._pause)
+            ):
+                tables.setdefault(table, []).append(row)
+                if number % _ROWS_AT_ONCE == 0:
+                    self._pause()
+        if tables:
+            self._write(tables)
+
+    def _write(self, tables: rows.Rows) -> None:
+        """Write rows of several tables; with the first ones, what the run is: a killed job has it too."""
+        sink = self.sink()
+        if self._description:
+            described = {
+                table: [{**row, "run_id": sink.run_id} for row in of] for table, of in self._description.items()
+            }
+            tables = {**described, **tables}
+            self._description = {}
+        for table, table_rows in tables.items():
+            sink.write(table, table_rows)
+
+    def _pause(self) -> None:
+        """Let training have Python's lock."""
+        self._hurry.wait(_PAUSE_S)
+
+
+def _nothing() -> None:
+    """After a failure, nothing comes after the steps."""

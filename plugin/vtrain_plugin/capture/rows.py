@@ -6,7 +6,7 @@ so that the operators of a step, its communication and its gaps add up to the st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -26,27 +26,34 @@ def rows_of_step(
     run_id: str,
     rank: int,
     nodes_of: Callable[[tuple[int, ...]], int | None],
-) -> Rows:
-    """All rows of one step. `resolve` turns marks into nanoseconds since the Unix epoch."""
+    pause: Callable[[], object] = lambda: None,
+) -> Iterator[tuple[str, Row]]:
+    """All rows of one step, each with the name of its table.
+
+    resolve: turns marks into nanoseconds since the Unix epoch. pause: called between parts of the work before the
+    first row.
+    """
     common = {"run_id": run_id, "rank": rank, "step": record.step}
     times = {
         s.id: (resolve(s.begin), resolve(s.end)) for s in record.spans if s.begin is not None and s.end is not None
     }
+    pause()
     spans = [s for s in record.spans if s.id in times]
     blocked = _blocked_time(record.calls, resolve)
+    pause()
     covered = _covered_by_children(spans, times, blocked)
-    rows: Rows = {"steps": [], "spans": [], "operators": [], "collectives": []}
+    pause()
     for span in spans:
         begin, end = times[span.id]
         self_ns = max(0, end - begin - covered.get(span.id, 0))
-        rows["spans"].append({**common, **_span_row(span, begin, end - begin, self_ns)})
+        yield "spans", {**common, **_span_row(span, begin, end - begin, self_ns)}
         if span.operator is not None:
-            rows["operators"].append({**common, **_operator_row(span, span.operator, begin, self_ns)})
+            yield "operators", {**common, **_operator_row(span, span.operator, begin, self_ns)}
     for call in record.calls:
-        row = _call_row(call, resolve)
-        rows["collectives"].append({**common, **row, "nodes": nodes_of(call.ranks)})
+        yield "collectives", {**common, **_call_row(call, resolve), "nodes": nodes_of(call.ranks)}
     begin, end = times[record.root.id]
-    rows["steps"].append(
+    yield (
+        "steps",
         {
             **common,
             "start_ns": begin,
@@ -56,9 +63,8 @@ def rows_of_step(
             "tokens": record.tokens or None,
             "peak_allocated_bytes": record.memory[0],
             "peak_reserved_bytes": record.memory[1],
-        }
+        },
     )
-    return rows
 
 
 def _blocked_time(calls: list[Call], resolve: Resolver) -> dict[int, int]:

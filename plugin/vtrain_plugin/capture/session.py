@@ -37,13 +37,14 @@ class Session:
 
     source: what the runs table says wrote the profile; `vtrain-profile rank` says "rank". speaks: whether this rank
     says what all ranks would say. finished: no hook does anything any more. pinned: contexts under way that
-    compare functions with those they began with. steps_done: training steps since the process was armed. patches,
-    recorder, modules: of the window, or of the armed session (patches) and None.
+    compare functions with those they began with. certain: see `__init__`. steps_done: training steps since the
+    process was armed. patches, recorder, modules: of the window, or of the armed session (patches) and None.
     """
 
     def __init__(self, settings: Settings, frameworks: Sequence[str] = (), certain: bool = True) -> None:
         """frameworks: names of the known ones. certain: that this process itself is to train, not a child of it."""
         self.settings = settings
+        self.certain = certain
         self.source = "plugin"
         self.speaks = True
         self.guard = Guard()
@@ -56,12 +57,14 @@ class Session:
         self.recorder: Recorder | None = None
         self.modules: ModuleHooks | None = None
         self._frameworks = frameworks
-        self._certain = certain
         self._number = next_capture()
         self._moment = moment_of(settings.at, settings.warmup)
         self._framework: Framework | None = None
         self._watch: ProfilerWatch | None = None
         self._window: Window | None = None
+        # Those that are not written yet.
+        self._windows: list[Window] = []
+        self._closed = False
         self._intervals = StepIntervals()
         self._chosen: bool | None = None
         self._captured = False
@@ -131,10 +134,17 @@ class Session:
 
     def close(self) -> None:
         """Write what is recorded; hooks do nothing from here on, and are taken out once torch runs none. Idempotent."""
-        if not self.finished:
-            self.finished = True
+        if not self._closed:
+            self._closed = self.finished = True
             self.guard.run(self._close)
             self.guard.off = True
+            atexit.unregister(self.close)
+        self._tidy()
+
+    def cancel(self) -> None:
+        """Switch off before anything was recorded, without a word."""
+        self._closed = self.finished = self.guard.off = True
+        atexit.unregister(self.close)
         self._tidy()
 
     # -- the work --------------------------------------------------------------------------
@@ -173,6 +183,7 @@ class Session:
         plain_ns = self._intervals.take()
         window = Window(self, self._framework, self._number, first_step, self._watch, plain_ns)
         self._window, self.patches = window, window.patches
+        self._windows.append(window)
         self.recorder, self.modules = window.recorder, window.modules
         window.install()
 
@@ -182,17 +193,18 @@ class Session:
         self.steps_done += 1
         # Hooks of a capture that is over are taken out at the end of a step: the next one is plain.
         interval_ns = self._intervals.end_step(self._window is None)
-        if self._window is None or self._window.over:
-            return
-        self._window.end_step(interval_ns)
-        self._captured = self._captured or self._window.captured > 0
-        if self._window.over and self._moment.exhausted:
-            self.close()
+        if self._window is not None and not self._window.over:
+            self._window.end_step(interval_ns)
+            self._captured = self._captured or self._window.captured > 0
+        settled = [window.settle() for window in self._windows]
+        self._windows = [window for window in self._windows if not window.written]
+        if self._moment.exhausted and self._captured and all(settled):
+            self.finished = True
 
     def _close(self) -> None:
-        if self._window is not None and not self._window.over:
-            self._window.close()
-            self._captured = self._captured or self._window.captured > 0
+        for window in self._windows:
+            window.close()
+            self._captured = self._captured or window.captured > 0
         if not self._captured and self._chosen is not False and self.speaks:
             reason = self._why_nothing()
             if reason:
@@ -201,7 +213,7 @@ class Session:
     def _why_nothing(self) -> str:
         """Why no step was captured; "" where none was to be."""
         if self._framework is None:
-            if not (self._certain or may_train()):
+            if not (self.certain or may_train()):
                 return ""
             known = ", ".join(self._frameworks) or "none"
             return (
@@ -230,7 +242,6 @@ class Session:
         """Those of the window, and where the session is over all others; each part whatever becomes of the others."""
         with ExitStack() as parts:
             if self.finished:
-                atexit.unregister(self.close)
                 parts.callback(self._moment.stop)
                 if self._framework is not None:
                     parts.callback(self._framework.remove)
@@ -244,5 +255,5 @@ class Session:
     def _abandon(self) -> None:
         """After a failure: hooks do nothing until they are taken out, at the end of the step."""
         self.finished = True
-        if self._window is not None:
-            self._window.abandon()
+        for window in self._windows:
+            window.abandon()

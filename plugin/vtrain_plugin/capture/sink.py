@@ -18,13 +18,14 @@ from vtrain_schemas.layout import CAPTURE_PREFIX, RUN_PREFIX, TABLE_PREFIX, file
 class Sink:
     """Writes the tables of one rank of one run.
 
-    out: a local directory or a URI that pyarrow (or, failing that, fsspec) can open.
+    out: a local directory or a URI that pyarrow (or, failing that, fsspec) can open. pause: called between columns.
     Each `write` makes one new part; parts of a killed process are whole files.
     """
 
-    def __init__(self, out: str, run_id: str, rank: int) -> None:
+    def __init__(self, out: str, run_id: str, rank: int, pause: Callable[[], object] = lambda: None) -> None:
         self.run_id = run_id
         self.rank = rank
+        self._pause = pause
         self._filesystem, self._root = _open_filesystem(out)
         self._parts: dict[str, int] = {}
 
@@ -33,7 +34,10 @@ class Sink:
         if not rows:
             return
         schema = arrow_schema(table)
-        columns = {f.name: pa.array([r.get(f.name) for r in rows], f.type) for f in schema}
+        columns = {}
+        for field in schema:
+            columns[field.name] = pa.array([row.get(field.name) for row in rows], field.type)
+            self._pause()
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
         part = self._parts.get(table, 0)

@@ -30,8 +30,7 @@ class Window:
     """Records from step `first_step` on, as many steps as the settings say.
 
     capture: ordinal of the session in the process. watch: for ``--kernels``. plain_ns: intervals of
-    steps before it without hooks. captured: steps so far. over:
-    everything is written, and nothing more will be recorded.
+    steps before it without hooks. captured: steps so far. over: nothing more will be recorded.
     """
 
     def __init__(
@@ -56,7 +55,14 @@ class Window:
         self.recorder = Recorder(choose_clock(), choose_ranges(settings.nvtx), settings.max_rows)
         self.modules = ModuleHooks(session, framework)
         self._output = Output(
-            CaptureId(capture, first_step, job_store()), self.recorder, framework, settings, session.source, plain_ns
+            CaptureId(capture, first_step, job_store()),
+            self.recorder,
+            framework,
+            settings,
+            session.source,
+            plain_ns,
+            session.guard,
+            self._say_what_was_captured,
         )
         self._kineto = KinetoCapture(watch, settings.kernel_steps) if watch is not None else None
 
@@ -94,16 +100,10 @@ class Window:
         self.recorder.start_step(step)
 
     def end_step(self, interval_ns: int | None) -> None:
-        """A training step ended, recorded or not; ends the window with the last one. interval_ns: of the step."""
+        """A training step ended, recorded or not; the window is over with the last one. interval_ns: of the step."""
         if self.recorder.recording:
             self._end_recorded_step(interval_ns)
-        if self._kineto is not None and self._output.named:
-            self._kineto.write(self._output.sink())
-        if self.captured >= self._settings.steps:
-            # The device may be behind: steps whose marks it has not passed yet are written at a later end.
-            self._output.flush()
-            if not self._output.pending:
-                self.close()
+        self.over = self.over or self.captured >= self._settings.steps
 
     def _end_recorded_step(self, interval_ns: int | None) -> None:
         memory = peak_memory()
@@ -114,18 +114,28 @@ class Window:
             self._kineto.end_step()
         self._output.add(record, sealed)
         self.captured += 1
-        self._output.flush()
+
+    def settle(self) -> bool:
+        """Where the window is over, have it written; False as long as that has to wait for the device."""
+        return self.over and self._output.end()
+
+    @property
+    def written(self) -> bool:
+        """Whether all is written."""
+        return self._output.written.is_set()
 
     def close(self) -> None:
-        """Write what is recorded, and say what was captured and what was not."""
+        """Record nothing more, and wait until what is recorded is written."""
         self.over = True
         if self.recorder.recording:
             # Training ended inside a step (an exception, a signal): the step is not whole.
             self.recorder.end_step()
-        output = self._output
-        output.finish()
+        self._output.finish()
+
+    def _say_what_was_captured(self) -> None:
+        """After the last step's rows: the kernel traces, and what was captured and what was not."""
         if self._kineto is not None and self.captured:
-            self._kineto.write(output.sink())
+            self._kineto.write(self._output.sink())
             if self._kineto.why_none:
                 report(f"no kernels are recorded: {self._kineto.why_none}")
         if self.recorder.dropped:
@@ -136,7 +146,7 @@ class Window:
         if self.captured and self._session.speaks:
             all_steps = self.captured == self._settings.steps
             steps = f"{self.captured} steps" if all_steps else f"{self.captured} of {self._settings.steps} steps"
-            report(f"captured {steps} to {self._settings.out}/run_id={output.sink().run_id}")
+            report(f"captured {steps} to {self._settings.out}/run_id={self._output.sink().run_id}")
 
     def abandon(self) -> None:
         """After a failure: forget what is not written."""

@@ -1,0 +1,166 @@
+"""Steps are written after the capture, by a thread that asks no device, and none is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from vtrain_plugin.capture import output as output_module
+from vtrain_plugin.capture.clock import HostClock, Mark, Resolver
+from vtrain_plugin.capture.guard import Guard
+from vtrain_plugin.capture.output import Output
+from vtrain_plugin.capture.ranges import NoRanges
+from vtrain_plugin.capture.recorder import Recorder
+from vtrain_plugin.capture.run_id import CaptureId
+from vtrain_plugin.capture.settings import Settings
+
+pytest.importorskip("torch")
+TRAINING = threading.get_ident()
+
+
+class _Sealed:
+    """Marks of a device that is behind until told otherwise, and that only the training thread may ask."""
+
+    def __init__(self, passed: Callable[[], bool]) -> None:
+        self._passed = passed
+
+    def ready(self) -> bool:
+        assert threading.get_ident() == TRAINING
+        return self._passed()
+
+    def resolver(self) -> Resolver:
+        assert threading.get_ident() == TRAINING
+
+        def resolve(mark: Mark) -> int:
+            assert isinstance(mark, int)
+            return mark
+
+        return resolve
+
+
+class _Capture:
+    """Some steps of ten spans each, and their output."""
+
+    def __init__(self, out: Path, last: Callable[[], None] = lambda: None) -> None:
+        self.out = out
+        self.guard = Guard()
+        self.recorder = Recorder(HostClock(), NoRanges(), 1000)
+        framework = SimpleNamespace(describe_run=dict, describe_rank=dict)
+        self.output = Output(
+            CaptureId(0, 0, None),
+            self.recorder,
+            framework,  # type: ignore[arg-type]
+            Settings(str(out), run_id="run"),
+            "plugin",
+            [],
+            self.guard,
+            last,
+        )
+
+    def step(self, number: int, passed: Callable[[], bool] = lambda: True) -> None:
+        self.recorder.start_step(number)
+        for _ in range(10):
+            span = self.recorder.new_span("layer", "layer", "forward")
+            self.recorder.open(span)
+            self.recorder.close(span)
+        self.output.add(self.recorder.end_step(), _Sealed(passed))
+
+    def files(self, table: str) -> list[Path]:
+        return sorted(self.out.glob(f"run_id=run/table={table}/*.parquet"))
+
+    def steps(self) -> list[int]:
+        return [step for file in self.files("steps") for step in pq.read_table(file)["step"].to_pylist()]
+
+
+def test_nothing_is_written_before_the_capture_is_over_and_then_one_file_a_table(tmp_path: Path) -> None:
+    said: list[list[int]] = []
+    capture = _Capture(tmp_path, lambda: said.append(capture.steps()))
+    for step in range(3):
+        capture.step(step)
+    assert not list(tmp_path.iterdir())
+    assert capture.output.end()
+    capture.output.finish()
+    assert capture.steps() == [0, 1, 2]
+    assert {table: len(capture.files(table)) for table in ("runs", "ranks", "steps", "spans")} == {
+        "runs": 1,
+        "ranks": 1,
+        "steps": 1,
+        "spans": 1,
+    }
+    assert said == [[0, 1, 2]], "what comes last comes after the rows"
+
+
+def test_a_device_that_is_behind_holds_nobody_up(tmp_path: Path) -> None:
+    capture, passed = _Capture(tmp_path), threading.Event()
+    capture.step(0, passed.is_set)
+    assert not capture.output.end()
+    assert not capture.output.end()
+    passed.set()
+    assert capture.output.end()
+    assert capture.output.written.wait(30)
+    assert capture.steps() == [0]
+    assert not capture.guard.failed
+
+
+def test_steps_that_the_device_never_passes_are_said_and_the_others_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output_module, "PATIENCE_S", 0.01)
+    capture = _Capture(tmp_path)
+    capture.step(0)
+    capture.step(1, lambda: False)
+    capture.output.finish()
+    assert capture.steps() == [0]
+    assert "1 captured steps are lost" in capsys.readouterr().err
+
+
+def test_a_long_capture_is_written_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "MANY_ROWS", 25)
+    capture = _Capture(tmp_path)
+    for step in range(12):
+        capture.step(step)
+    for _ in range(3000):
+        if capture.files("steps"):
+            break
+        time.sleep(0.01)
+    assert capture.files("steps")
+    capture.output.finish()
+    assert capture.steps() == list(range(12))
+    # A killed job has what the run is beside its first rows.
+    assert len(capture.files("runs")) == 1
+
+
+def test_a_process_that_starts_no_threads_any_more_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    capture = _Capture(tmp_path)
+    capture.step(0)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    capture.output.finish()
+    assert capture.steps() == [0]
+
+
+def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
+    said: list[str] = []
+    capture = _Capture(tmp_path, lambda: said.append("captured"))
+    capture.step(0)
+    capture.output.drop()
+    capture.output.finish()
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert not said
+
+
+def test_a_failing_disk_switches_the_capture_off_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run_id=run").write_text("a file where a directory should be")
+    capture = _Capture(tmp_path)
+    capture.step(0)
+    capture.output.finish()
+    assert capture.guard.failed
+    assert capsys.readouterr().err.count("capture switched off, training goes on") == 1
