@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import types
+from importlib import metadata
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -398,3 +399,10 @@ def test_version_of_the_command() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0
     assert re.fullmatch(r"vtrain-profile \d+\.\d+\.\S+\n", result.output)
+
+
+def test_the_package_installs_no_framework() -> None:
+    """A training environment's torch and Megatron-Core stay as they are."""
+    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in metadata.requires("vtrain") or ()}
+    assert "pyarrow" in names
+    assert not {name for name in names if name.startswith(("torch", "megatron", "transformer"))}
