@@ -34,8 +34,10 @@ _BY_DESCRIPTION = (
     ("EMBEDDING", "embedding"),
     ("PIPELINE_MODEL_PARALLEL", "pp"),
     ("TENSOR_MODEL_PARALLEL", "tp"),
-    ("TENSOR_AND_DATA", "mp"),
-    ("TENSOR_AND_CONTEXT", "cp"),
+    ("TENSOR_AND_DATA", "tp_dp"),
+    ("TENSOR_AND_CONTEXT", "tp_cp"),
+    # Groups of context parallelism whose size varies from sequence to sequence.
+    ("HYBRID_DP_CP", "cp"),
     ("DATA_PARALLEL", "dp"),
     ("DISTRIBUTED_OPTIMIZER", "dp"),
     ("CONTEXT_PARALLEL", "cp"),

@@ -50,6 +50,8 @@ ROLES = {
     "ep": "expert parallel",
     "expert_tp": "expert tensor parallel",
     "tp_ep": "expert tensor and expert parallel together",
+    "tp_cp": "tensor and context parallel together: the ranks that share a sequence",
+    "tp_dp": "tensor and data parallel together: the ranks of one pipeline stage",
     "expert_dp": "expert data parallel",
     "embedding": "first and last pipeline stage, for tied embeddings",
     "mp": "model parallel: tensor and pipeline together",

@@ -332,6 +332,10 @@ def test_cuda_clock_resolves_marks_from_the_beginning_of_their_step(monkeypatch:
         ("CONTEXT_PARALLEL_GROUP", "cp"),
         ("MODEL_PARALLEL_GROUP", "mp"),
         ("EXPERT_TENSOR_PARALLEL_GROUP", "expert_tp"),
+        ("TENSOR_AND_CONTEXT_PARALLEL_GROUP", "tp_cp"),
+        ("TENSOR_AND_DATA_PARALLEL_GROUP_WITH_CP", "tp_dp"),
+        ("HYBRID_DP_CP_GROUP_4", "cp"),
+        ("INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP", "dp"),
         ("something else", None),
     ],
 )
