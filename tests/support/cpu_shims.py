@@ -201,6 +201,17 @@ def _modules() -> None:
         )
 
 
+class _Absent:
+    """No module is of this class."""
+
+
+def absent_classes(module: Any, *names: str) -> None:
+    """Without Transformer Engine these names of a module are no classes, which it asks isinstance about."""
+    for name in names:
+        if not isinstance(getattr(module, name, None), type):
+            setattr(module, name, _Absent)
+
+
 def apply() -> None:
     """Apply every shim to this process."""
     for shim in (_devices, _factories, _moves, _type_names, _streams, _random, _barrier, _modules):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -26,18 +27,17 @@ class DotProductAttention(torch.nn.Module):
         return out.permute(2, 0, 1, 3).flatten(2)
 
 
-class _Absent:
-    """No module is of this class."""
-
-
 def apply() -> None:
     """Apply the shims of the processor, and these."""
     cpu_shims.apply()
-    from megatron.core.models.backends import LocalSpecProvider
+    from megatron.core.models.gpt import gpt_layer_specs
     from megatron.core.transformer import multi_latent_attention
 
-    LocalSpecProvider.core_attention = lambda self: DotProductAttention  # type: ignore[method-assign]
-    # Without Transformer Engine the names are no classes, which the module asks isinstance about.
-    for name in ("TELinear", "TEColumnParallelLinear"):
-        if not isinstance(getattr(multi_latent_attention, name, None), type):
-            setattr(multi_latent_attention, name, _Absent)
+    with contextlib.suppress(ImportError):
+        from megatron.core.models.backends import LocalSpecProvider
+
+        LocalSpecProvider.core_attention = lambda self: DotProductAttention  # type: ignore[method-assign]
+    # Before 0.13 the specification names the class itself.
+    if hasattr(gpt_layer_specs, "DotProductAttention"):
+        gpt_layer_specs.DotProductAttention = DotProductAttention
+    cpu_shims.absent_classes(multi_latent_attention, "TELinear", "TEColumnParallelLinear")

@@ -48,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
         "moe-router-topk": 2,
         "moe-shared-expert-intermediate-size": 0,
         "decoder-first-pipeline-num-layers": 0,
+        "mtp-num-layers": 0,
         "train-iters": 5,
         "threads": 1,
     }
@@ -140,6 +141,8 @@ def build_config(args: argparse.Namespace, dtype: torch.dtype) -> Any:
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
         qk_layernorm=args.qk_layernorm,
+        mtp_num_layers=args.mtp_num_layers or None,
+        mtp_loss_scaling_factor=0.1,
         **gated,
         **recompute,
         **experts,
@@ -150,7 +153,11 @@ def build_config(args: argparse.Namespace, dtype: torch.dtype) -> Any:
 def build_model(args: argparse.Namespace, config: Any) -> list[Any]:
     from megatron.core import parallel_state
     from megatron.core.enums import ModelType
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_decoder_block_spec,
+        get_gpt_layer_local_spec,
+        get_gpt_mtp_block_spec,
+    )
     from megatron.core.models.gpt.gpt_model import GPTModel
 
     spec = get_gpt_layer_local_spec(
@@ -164,6 +171,9 @@ def build_model(args: argparse.Namespace, config: Any) -> list[Any]:
     )
     if isinstance(args.moe_layer_freq, list):
         spec = get_gpt_decoder_block_spec(config, use_transformer_engine=False)
+    predictions: dict[str, Any] = {}
+    if args.mtp_num_layers:
+        predictions["mtp_block_spec"] = get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
     chunks = []
     for chunk in range(args.virtual_chunks):
         if args.virtual_chunks > 1:
@@ -180,6 +190,7 @@ def build_model(args: argparse.Namespace, config: Any) -> list[Any]:
             post_process=parallel_state.is_pipeline_last_stage(**stage),
             share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
             position_embedding_type=args.position_embedding_type,
+            **predictions,
             **(accepted(GPTModel.__init__, vp_stage=chunk) if args.virtual_chunks > 1 else {}),
         )
         model.model_type = ModelType.encoder_or_decoder

@@ -60,7 +60,10 @@ class Adapter(ABC):
         """
 
     def layer_number(self, module: torch.nn.Module) -> int | None:
-        """Number of a transformer layer in the whole model, from 1; None where it is not known."""
+        """Number of a layer in the whole model, from 1; None where it is not known, and for what is no layer.
+
+        The modules inside a layer have its number: they are not asked about.
+        """
         return None
 
     def before_module(self, call: ModuleCall) -> None:  # noqa: B027

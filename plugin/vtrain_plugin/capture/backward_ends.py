@@ -24,7 +24,7 @@ _OPERATOR_NODES, _BLOCK_NODES = 16, 256
 class Input:
     """The tensor that a module was given, and where in the autograd graph it comes from.
 
-    handle: of the hook that runs when all of the tensor's gradient is there.
+    handle: of the hook that runs when all of the tensor's gradient is there; None without one.
     """
 
     __slots__ = ("handle", "node", "tensor")
@@ -98,7 +98,8 @@ class BackwardEnds:
         """Call `end` when all nodes have run, instead of when the input's own node does; there may be none."""
         if not nodes:
             return
-        given.handle.remove()
+        if given.handle is not None:
+            given.handle.remove()
         left = [len(nodes)]
 
         def run(*gradients: object) -> None:

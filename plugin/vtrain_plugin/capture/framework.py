@@ -23,7 +23,7 @@ class ModuleRules(Protocol):
         ...
 
     def layer_number(self, module: torch.nn.Module) -> int | None:
-        """Number of a transformer layer in the whole model, from 1."""
+        """Number of a layer in the whole model, from 1; the modules inside are not asked about."""
         ...
 
     def before_module(self, call: ModuleCall) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from vtrain_plugin.capture.session import Session
 
+# Kinds of modules whose operator is what remains of them beside their parts.
+_BLOCKS = ("transformer_layer", "mamba_layer", "mtp_layer", "self_attention", "mixer", "mlp", "moe")
+
 
 class Handle(Protocol):
     """What is used of ``torch.utils.hooks.RemovableHandle``."""
@@ -62,8 +65,8 @@ class Hooked:
 class ModuleCall:
     """One call of a recorded module.
 
-    args: positional and keyword arguments, in order. tensor_in: the first tensor among them. kind: the
-    module's span kind.
+    args: positional and keyword arguments, in order. tensor_in: the first tensor among them that may have a gradient,
+    else the first one. kind: the module's span kind.
     """
 
     __slots__ = ("args", "hooked", "tensor_in")
@@ -122,9 +125,9 @@ class ModuleHooks:
         return list(hooked.values())
 
     def _hook(self, path: str, kind: str, module: torch.nn.Module, parent: Hooked | None) -> Hooked:
-        layer = self._rules.layer_number(module) if kind == "transformer_layer" else None
-        if layer is None and parent is not None:
-            layer = parent.layer
+        layer = parent.layer if parent is not None else None
+        if layer is None:
+            layer = self._rules.layer_number(module)
         hooked = Hooked(path, kind, module, parent, layer)
         if parent is not None:
             parent.children[path[len(parent.path) + 1 :]] = hooked
@@ -166,7 +169,7 @@ class ModuleHooks:
         if recorder is None or not self._session.position.direction:
             return
         values = (*args, *(kwargs or {}).values())
-        call = ModuleCall(hooked, first_tensor(values), values)
+        call = ModuleCall(hooked, _activation(values), values)
         self._rules.before_module(call)
         self._open_forward(recorder, call)
 
@@ -234,8 +237,9 @@ class ModuleHooks:
         if twin is not None and output is not None and output.requires_grad:
             guard = session.guard
             output.register_hook(lambda g: guard.run(self._begin_backward, hooked, twin))
-            if frame.input is not None:
-                self._watch(frame.input, output, hooked, twin)
+            given = frame.input if frame.input is not None else _weight_of(hooked)
+            if given is not None:
+                self._watch(given, output, hooked, twin)
 
     def _watch(self, given: Input, output: torch.Tensor, hooked: Hooked, twin: Span) -> None:
         """Have the backward span end with the module's own work, where the input's gradient comes later."""
@@ -268,6 +272,8 @@ class ModuleHooks:
         recorder = self._session.recording()
         if recorder is None or twin.begin is not None:
             return
+        # A module that ran twice, and whose first end no hook has seen.
+        self._end_backward(hooked, None)
         twin.parent = hooked.nearest_running() or recorder.current()
         hooked.running = twin
         self._running.append(hooked)
@@ -318,7 +324,7 @@ def in_phase(operator: Operator, phase: str) -> Operator:
 
 def operator_name(hooked: Hooked, operator: Operator) -> str:
     """Name of the operator: the module's own, or its kind for what remains of a block."""
-    if hooked.kind in ("transformer_layer", "self_attention", "mlp", "moe"):
+    if hooked.kind in _BLOCKS:
         return operator.kind
     return hooked.path.rpartition(".")[2]
 
@@ -333,6 +339,23 @@ def _nearest(hooked: dict[str, Hooked], path: str) -> Hooked | None:
         if path in hooked:
             return hooked[path]
     return None
+
+
+def _weight_of(hooked: Hooked) -> Input | None:
+    """What stands for the input of an embedding, which has no gradient: its backward pass is over with its weight's."""
+    if hooked.kind != "embedding" or hooked.module is None:
+        return None
+    weight = next((p for p in hooked.module.parameters() if p.requires_grad), None)
+    return Input(weight, None) if weight is not None else None
+
+
+def _activation(values: Sequence[object]) -> torch.Tensor | None:
+    """The first tensor among values that may have a gradient; else the first one."""
+    for value in values:
+        tensor = first_tensor((value,))
+        if tensor is not None and tensor.is_floating_point():
+            return tensor
+    return first_tensor(values)
 
 
 def first_tensor(values: Sequence[object]) -> torch.Tensor | None:

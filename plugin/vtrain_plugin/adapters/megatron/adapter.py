@@ -48,13 +48,17 @@ class MegatronAdapter(Adapter):
         return classify.span_kind(path, module, operators)
 
     def layer_number(self, module: torch.nn.Module) -> int | None:
-        """Megatron-Core numbers its layers itself."""
+        """Megatron-Core numbers its layers itself; those of multi-token prediction are numbered after all others."""
         number = getattr(module, "layer_number", None)
-        return number if isinstance(number, int) else None
+        if not isinstance(number, int):
+            return None
+        if classify.span_kind("", module, operators=False) == "mtp_layer":
+            return number + int(getattr(self.context.config, "num_layers", 0) or 0)
+        return number
 
     def before_module(self, call: ModuleCall) -> None:
-        """A layer's input says sequence length and micro batch size."""
-        if call.kind == "transformer_layer" and call.tensor_in is not None:
+        """The input of a layer or of its attention says sequence length and micro batch size."""
+        if call.kind in ("transformer_layer", "mamba_layer", "self_attention") and call.tensor_in is not None:
             self.context.see_hidden_states(tuple(call.tensor_in.shape))
 
     def operator_of(self, call: ModuleCall, output: torch.Tensor | None) -> Operator | None:
@@ -71,8 +75,8 @@ class MegatronAdapter(Adapter):
 
     def on_model(self, model: torch.nn.Module, hooked: Sequence[Hooked]) -> None:
         """Read the model's configuration. Raises RuntimeError for a model without Megatron-Core's layers."""
-        if not any(h.kind == "transformer_layer" for h in hooked) and not self.why_no_hooks(model):
-            raise RuntimeError(f"no transformer layer of Megatron-Core found in the model ({type(model).__name__})")
+        if not any(h.kind in classify.LAYERS for h in hooked) and not self.why_no_hooks(model):
+            raise RuntimeError(f"no layer of Megatron-Core found in the model ({type(model).__name__})")
         if any(type(h.module).__name__.startswith("TE") for h in hooked):
             self.context.transformer_impl = "transformer_engine"
         self.context.learn(model)

@@ -26,6 +26,9 @@ _BY_CLASS_NAME = {
     "MoELayer": ("moe", False),
     "BaseMoELayer": ("moe", False),
     "MLP": ("mlp", False),
+    "MambaLayer": ("mamba_layer", False),
+    "MambaMixer": ("mixer", False),
+    "MultiTokenPredictionLayer": ("mtp_layer", False),
     "LanguageModelEmbedding": ("embedding", False),
     "Router": ("router", True),
     "TopKRouter": ("router", True),
@@ -43,18 +46,37 @@ _BY_CLASS_NAME = {
     "FusedLayerNorm": ("norm", True),
     "L2Norm": ("norm", True),
 }
+# The same by the name that a layer gives a part whose class is none of these: a new kind of attention, for example.
+_BY_NAME = {
+    "self_attention": ("mixer", False),
+    "mixer": ("mixer", False),
+    "core_attention": ("core_attention", True),
+}
+# Classes of a part that a layer does without.
+_ABSENT = ("IdentityOp", "IdentityFuncOp")
+_DOT_PRODUCT = ("DotProductAttention", "TEDotProductAttention")
+
+LAYERS = ("transformer_layer", "mamba_layer", "mtp_layer")
 
 
 def span_kind(path: str, module: torch.nn.Module, operators: bool) -> str | None:
     """Span kind of a module, or None where it is not recorded."""
-    for cls in type(module).__mro__:
-        if cls.__name__ not in _BY_CLASS_NAME:
-            continue
-        kind, only_operators = _BY_CLASS_NAME[cls.__name__]
-        if path.rpartition(".")[2] == "output_layer":
-            return "output_layer"
-        return kind if operators or not only_operators else None
-    return None
+    name = path.rpartition(".")[2]
+    classes = _class_names(module)
+    known = next((_BY_CLASS_NAME[cls] for cls in classes if cls in _BY_CLASS_NAME), None)
+    if known is not None and name == "output_layer":
+        return "output_layer"
+    if known is None and classes[0] not in _ABSENT:
+        known = _BY_NAME.get(name)
+    if known is None:
+        return None
+    kind, only_operators = known
+    return kind if operators or not only_operators else None
+
+
+def _class_names(module: torch.nn.Module | None) -> list[str]:
+    """Names of the classes that a module derives from, its own first."""
+    return [cls.__name__ for cls in type(module).__mro__]
 
 
 def operator_of(call: ModuleCall, output: torch.Tensor | None, context: ModelContext) -> Operator | None:
@@ -76,7 +98,7 @@ def _linear(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, contex
     tokens_out, n = rows_and_width(output)
     # With sequence parallelism one side is sharded; the multiplication runs on all tokens.
     m = max(tokens_in, tokens_out)
-    names = [cls.__name__ for cls in type(module).__mro__]
+    names = _class_names(module)
     if "TEGroupedLinear" in names:
         experts = int(getattr(module, "num_gemms", 1))
         return Operator("grouped_gemm", "forward", m, n, k, batch=experts, dtype=dtype)
@@ -106,10 +128,17 @@ def _self_attention(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor
     return Operator("rope", "forward", m, n, dtype=dtype_name(output.dtype))
 
 
-def _mlp(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator | None:
+def _other(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
+    """Work that no kind of operator describes: what remains of a module is neither modelled nor lost."""
+    m, n = rows_and_width(output)
+    return Operator("other", "forward", m, n, dtype=dtype_name(output.dtype))
+
+
+def _mlp(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator:
     fc1, fc2 = call.hooked.last_of("linear_fc1"), call.hooked.last_of("linear_fc2")
     if fc1 is None or fc2 is None:
-        return None
+        # All of it is one fused operation, its products included.
+        return _other(call, tensor, output, context)
     return Operator("activation", "forward", fc1.m, fc2.k, dtype=dtype_name(output.dtype))
 
 
@@ -128,6 +157,8 @@ def _embedding(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, con
 
 
 def _attention(call: ModuleCall, tensor: torch.Tensor, output: torch.Tensor, context: ModelContext) -> Operator | None:
+    if not any(name in _DOT_PRODUCT for name in _class_names(call.hooked.module)):
+        return _other(call, tensor, output, context)
     query, key = call.args[0], call.args[1]
     if query.dim() == 4:  # [s, b, heads, head_dim]
         seq_q, batch, heads, head_dim = (int(d) for d in query.shape)
@@ -165,6 +196,9 @@ _DESCRIBE: dict[str, _Describe] = {
     "core_attention": _attention,
     "router": _router,
     "transformer_layer": _layer,
+    "mamba_layer": _layer,
+    "mtp_layer": _other,
+    "mixer": _other,
     "self_attention": _self_attention,
     "mlp": _mlp,
     "moe": _experts,
