@@ -31,8 +31,9 @@ lint: $(STAMP)  ## style, types, import directions
 benchmark: $(STAMP)  ## speed, as ratios against a baseline of the same run
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
-docs: $(STAMP)  ## regenerate the schema reference
+docs: $(STAMP)  ## regenerate the references of schemas and validation tables
 	$(BIN)/python -m vtrain_schemas.reference > docs/schema.md
+	$(BIN)/python -m vtrain_sim.validate.columns > docs/validation-tables.md
 
 clean:
 	rm -rf $(VENV) demo-output build dist

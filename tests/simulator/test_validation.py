@@ -12,7 +12,9 @@ import pytest
 
 from vtrain_sim.calibration import tuning
 from vtrain_sim.errors import UserError
-from vtrain_sim.validate.tables import Row, samples_of, summarise, validate
+from vtrain_sim.validate.figures import summarise
+from vtrain_sim.validate.rows import Row
+from vtrain_sim.validate.tables import samples_of, validate
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "validation"
 HEADER = (
@@ -71,10 +73,10 @@ def test_rows_that_cannot_be_simulated_are_listed_with_their_reason(tmp_path: Pa
 def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
     """A setting that a table has and the projection lacks is no silent error; an empty column is none."""
     path = tmp_path / "t.csv"
-    path.write_text(f"{HEADER},window_size,comment,mtp_num_layers\n{GOOD},128,,1\n")
+    path.write_text(f"{HEADER},rope_rank,comment,moon\n{GOOD},128,,1\n")
     (result,) = validate([path])
-    assert result.unread == ("window_size", "mtp_num_layers")
-    assert result.to_dict()["unread_columns"] == ["window_size", "mtp_num_layers"]
+    assert result.unread == ("rope_rank", "moon")
+    assert result.to_dict()["unread_columns"] == ["rope_rank", "moon"]
     assert validate([table(tmp_path / "u.csv", GOOD)])[0].unread == ()
     done = subprocess.run(
         [sys.executable, "-m", "vtrain_sim.commands.sim", "validate", str(path)],
@@ -82,7 +84,7 @@ def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert "t.csv: columns that are not read, as if they were not there: window_size, mtp_num_layers" in done.stdout
+    assert "t.csv: columns that are not read, as if they were not there: rope_rank, moon" in done.stdout
 
 
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
@@ -187,4 +189,4 @@ def test_rows_that_tuning_leaves_out_are_named_with_the_reason(tmp_path: Path) -
     assert len(samples) == 1
     assert len(lines) == 2
     assert "row wide is left out: --tensor-model-parallel-size is 16, more than the 8 GPUs of a node" in lines[0]
-    assert lines[1] == "t.csv: row odd is left out: precision int4 is not simulated"
+    assert lines[1].startswith("t.csv: row odd is left out: precision int4 is not simulated: known are bf16, ")

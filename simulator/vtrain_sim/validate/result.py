@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.result import BAND_PROBABILITY
-from vtrain_sim.validate.tables import SCHEMA, FileResult
+from vtrain_sim.validate.figures import FileResult
+from vtrain_sim.validate.tables import SCHEMA
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,9 +47,14 @@ class ValidationResult(Result):
     def rows(self) -> list[Row]:
         """One row per measured configuration."""
         names = ("id", "measured_s", "predicted_s", "low_s", "high_s", "error", "full_recompute_s", "reason")
-        memory = ("measured_memory_gb", "predicted_memory_gb")
+        memory = ("measured_memory_gb", "predicted_memory_gb", "fits", "bracket_low_s", "bracket_high_s")
         return [
-            {"file": file.file, **{name: getattr(row, name) for name in (*names, *memory)}}
+            {
+                "file": file.file,
+                **{name: getattr(row, name) for name in (*names, *memory)},
+                "group": "/".join(row.group),
+                "approximated": ", ".join(row.approximated),
+            }
             for file in self.files
             for row in file.rows
         ]

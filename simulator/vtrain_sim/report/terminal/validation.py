@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console
 
 from vtrain_sim.report.tables import duration, percent, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.validate.result import ValidationResult
-from vtrain_sim.validate.tables import Row
+from vtrain_sim.validate.rows import Row
 
 _FIGURES = ("mape", "median_ape", "bias", "p90", "r2", "pairwise_order", "regret", "coverage", "memory_mape")
 
@@ -30,6 +32,10 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
     ]
     console.print(table("figures", ("file", "rows", "simulated", *_FIGURES), figures))
     for file in result.files:
+        approximated = Counter(name for row in file.rows for name in row.approximated)
+        if approximated:
+            named = ", ".join(f"{name} ({count} rows)" for name, count in approximated.most_common())
+            console.print(f"{file.file}: settings that are left out of projections: {named}")
         if file.unread:
             console.print(
                 f"{file.file}: columns that are not read, as if they were not there: {', '.join(file.unread)}"
@@ -39,6 +45,16 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
 def _line(row: Row) -> tuple[object, ...]:
     if row.predicted_s is None:
         return (row.id, duration(row.measured_s), None, None, row.reason)
-    unknown = row.full_recompute_s
-    remark = f"recomputation not stated: up to {duration(unknown)}" if unknown else ""
-    return (row.id, duration(row.measured_s), duration(row.predicted_s), percent(row.error, sign=True), remark)
+    return (row.id, duration(row.measured_s), duration(row.predicted_s), percent(row.error, sign=True), _remark(row))
+
+
+def _remark(row: Row) -> str:
+    remarks = []
+    if row.full_recompute_s is not None:
+        remarks.append(f"recomputation not stated: up to {duration(row.full_recompute_s)}")
+    if row.bracket_low_s is not None and row.bracket_high_s is not None:
+        ends = f"{duration(row.bracket_low_s)} to {duration(row.bracket_high_s)}"
+        remarks.append(f"sizes not stated: {ends}")
+    if row.fits is False:
+        remarks.append("does not fit in memory")
+    return "; ".join(remarks)

@@ -1,0 +1,109 @@
+"""The figures of a validation table, over the rows that could be simulated."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from vtrain_sim.results import Document
+from vtrain_sim.validate.rows import Row
+
+# Two measurements closer than this are a tie: which is faster says nothing.
+TIE = 0.05
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One file's rows and figures; fractions, not per cent. A figure without rows is None.
+
+    unread: columns with values that nothing reads: the rows were projected as if they were not there.
+    """
+
+    file: str
+    rows: tuple[Row, ...]
+    unread: tuple[str, ...]
+    mape: float | None
+    median_ape: float | None
+    bias: float | None
+    p90: float | None
+    r2: float | None
+    pairwise_order: float | None
+    regret: float | None
+    coverage: float | None
+    memory_mape: float | None
+
+    def to_dict(self) -> Document:
+        """The file's figures."""
+        figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows", "unread")}
+        simulated = sum(r.predicted_s is not None for r in self.rows)
+        return {
+            "file": self.file,
+            "rows": len(self.rows),
+            "simulated": simulated,
+            **figures,
+            "unread_columns": list(self.unread),
+        }
+
+
+def summarise(file: str, rows: Sequence[Row]) -> FileResult:
+    """A file's figures over the rows that could be simulated."""
+    done = [(r, r.predicted_s) for r in rows if r.predicted_s is not None]
+    errors = [p / r.measured_s - 1 for r, p in done]
+    absolute = sorted(abs(e) for e in errors)
+    inside = [
+        r for r, _ in done if r.low_s is not None and r.high_s is not None and r.low_s <= r.measured_s <= r.high_s
+    ]
+    memory = [
+        abs(r.predicted_memory_gb / r.measured_memory_gb - 1)
+        for r in rows
+        if r.measured_memory_gb and r.predicted_memory_gb
+    ]
+    groups: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
+    for row, predicted in done:
+        groups[row.group].append((row.measured_s, predicted))
+    return FileResult(
+        file=file,
+        rows=tuple(rows),
+        unread=(),
+        mape=_mean(absolute),
+        median_ape=statistics.median(absolute) if absolute else None,
+        bias=_mean(errors),
+        p90=absolute[min(len(absolute) - 1, int(0.9 * len(absolute)))] if absolute else None,
+        r2=_r2([(r.measured_s, p) for r, p in done]),
+        pairwise_order=_order(groups.values()),
+        regret=_mean([_regret(g) for g in groups.values() if len(g) > 1]),
+        coverage=len(inside) / len(done) if done else None,
+        memory_mape=_mean(memory),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _r2(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 2:
+        return None
+    mean = statistics.fmean(m for m, _ in pairs)
+    total = sum((m - mean) ** 2 for m, _ in pairs)
+    return 1 - sum((m - p) ** 2 for m, p in pairs) / total if total else None
+
+
+def _order(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
+    """Share of pairs of one group that are measurably apart and projected in the right order."""
+    right = [
+        (a[0] < b[0]) == (a[1] < b[1])
+        for group in groups
+        for a, b in combinations(group, 2)
+        if abs(a[0] - b[0]) > TIE * min(a[0], b[0])
+    ]
+    return sum(right) / len(right) if right else None
+
+
+def _regret(group: Sequence[tuple[float, float]]) -> float:
+    """How much slower the plan projected to be fastest is than the fastest one."""
+    chosen = min(group, key=lambda pair: pair[1])[0]
+    return chosen / min(measured for measured, _ in group) - 1

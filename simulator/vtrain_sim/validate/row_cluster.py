@@ -1,0 +1,59 @@
+"""The cluster that a row of a validation table was measured on, from its GPU and its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+from vtrain_sim.costs.surfaces import Surfaces
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
+from vtrain_sim.specs import ClusterSpec
+
+# Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
+_CLUSTERS = {
+    ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
+    ("A100-SXM4-80GB", "800"): "a100-80gb-4x200",
+    ("A100-SXM4-80GB", "400"): "a100-80gb-4x100",
+    ("A100-SXM4-80GB", ""): "a100-80gb-4x200",
+    ("H100-SXM5-80GB", "3200"): "dgx-h100",
+    ("H100-SXM5-80GB", ""): "dgx-h100",
+}
+_WHERE = ("gpu", "gpus_per_node", "nvlink_domain_gpus", "inter_node_gbps_per_node")
+
+
+def where(row: Mapping[str, str]) -> tuple[str, ...]:
+    """What a row says about its machine: rows that say the same share a cluster."""
+    return tuple(row.get(name) or "" for name in _WHERE)
+
+
+def cluster_of(row: Mapping[str, str]) -> tuple[ClusterSpec, Surfaces]:
+    """The cluster of a row: the preset with its GPU and network. Raises `UserError`."""
+    name = cluster_name(row)
+    cluster = presets.cluster(name)
+    # Where NVLink joins several nodes, they are one node to the model of the network.
+    together = row.get("nvlink_domain_gpus") or row.get("gpus_per_node") or 8
+    return replace(cluster, gpus_per_node=int(together)), Surfaces.from_dict(presets.cluster_surfaces(name))
+
+
+def cluster_name(row: Mapping[str, str]) -> str:
+    """The cluster preset with a row's GPU and inter-node bandwidth per node. Raises `UserError`."""
+    gpu, node_gbps = row.get("gpu") or "", row.get("inter_node_gbps_per_node") or ""
+    name = _CLUSTERS.get((gpu, node_gbps))
+    if name is None:
+        name = _only_preset(gpu)
+    if name is None:
+        known = ", ".join(f"{g} with {b or 'unknown'} Gb/s per node" for g, b in _CLUSTERS)
+        raise UserError(
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node: "
+            f"known are {known}"
+        )
+    return name
+
+
+@cache
+def _only_preset(gpu: str) -> str | None:
+    """The cluster preset with this GPU, where there is just one: then it has the network that such GPUs come with."""
+    presets_with = [name for name in presets.names("clusters") if presets.cluster(name).device.name == gpu]
+    return presets_with[0] if len(presets_with) == 1 and gpu not in {known for known, _ in _CLUSTERS} else None

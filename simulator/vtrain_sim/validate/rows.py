@@ -1,0 +1,48 @@
+"""One row of a validation table, and what was projected for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtrain_sim.results import Document
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured configuration, and what was projected for it (or why it was not).
+
+    group: what rows must have in common to be ordered against each other. fits: whether the projection fits in the
+    GPU's memory. bracket_low_s, bracket_high_s: the fastest and the slowest of the configurations that a row may
+    describe which leaves sizes open. full_recompute_s: where the source does not say whether it recomputed, the
+    projection with full recomputation. approximated: columns with values that nothing models.
+    """
+
+    id: str
+    measured_s: float
+    measured_memory_gb: float | None
+    group: tuple[str, ...]
+    predicted_s: float | None = None
+    low_s: float | None = None
+    high_s: float | None = None
+    predicted_memory_gb: float | None = None
+    fits: bool | None = None
+    bracket_low_s: float | None = None
+    bracket_high_s: float | None = None
+    full_recompute_s: float | None = None
+    approximated: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured, less one."""
+        return None if self.predicted_s is None else self.predicted_s / self.measured_s - 1
+
+    def to_dict(self) -> Document:
+        """The row of the machine-readable result."""
+        names = ("id", "measured_s", "predicted_s", "low_s", "high_s", "measured_memory_gb", "predicted_memory_gb")
+        document = {name: getattr(self, name) for name in (*names, "fits")}
+        document |= {"group": "/".join(self.group), "approximated": list(self.approximated)}
+        for name in ("bracket_low_s", "bracket_high_s", "full_recompute_s"):
+            if getattr(self, name) is not None:
+                document[name] = getattr(self, name)
+        return document | ({"reason": self.reason} if self.reason else {})

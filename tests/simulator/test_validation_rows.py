@@ -1,0 +1,154 @@
+"""Rows of validation tables as configurations: every column is what it says, or is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.flag_table import arity
+from vtrain_sim.validate.columns import COLUMNS, reference
+from vtrain_sim.validate.table_row import configuration_of, described_by
+from vtrain_sim.validate.tables import validate
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "validation-tables.md"
+DENSE = {
+    "id": "a",
+    "gpu": "H100-SXM5-80GB",
+    "num_gpus": "16",
+    "num_layers": "16",
+    "hidden_size": "1024",
+    "num_attention_heads": "16",
+    "seq_length": "1024",
+    "vocab_size": "32000",
+    "swiglu": "1",
+    "pipeline_model_parallel_size": "4",
+    "virtual_pipeline_chunks": "1",
+    "micro_batch_size": "1",
+    "global_batch_size": "64",
+    "iteration_time_s": "1.0",
+}
+MOE = DENSE | {
+    "num_query_groups": "4",
+    "kv_channels": "128",
+    "qk_layernorm": "1",
+    "num_experts": "8",
+    "moe_router_topk": "2",
+    "moe_ffn_hidden_size": "512",
+    "moe_layer_freq": "([0]*3+[1]*13)",
+    "moe_shared_expert_intermediate_size": "256",
+    "expert_model_parallel_size": "4",
+    "expert_tensor_parallel_size": "1",
+    "moe_dispatcher": "alltoall",
+    "moe_shared_expert_overlap": "1",
+}
+
+
+def table(path: Path, *rows: dict[str, str]) -> Path:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [",".join(columns), *(",".join(row.get(name, "") for name in columns) for row in rows)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_page_is_up_to_date() -> None:
+    assert DOCS.read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+def test_columns_stand_for_arguments_that_there_are() -> None:
+    assert [c.name for c in COLUMNS.values() if c.flag and arity(c.flag) is None] == []
+
+
+def test_experts_are_what_their_columns_say() -> None:
+    model, parallel = (c := configuration_of(MOE)).model, c.parallel
+    assert (model.num_query_groups, model.kv_channels, model.qk_layernorm) == (4, 128, True)
+    assert (model.moe_ffn_hidden_size, model.moe_shared_expert_intermediate_size) == (512, 256)
+    assert model.moe_layers == (False,) * 3 + (True,) * 13
+    assert (parallel.ep, parallel.expert_tp, parallel.dp, parallel.moe_shared_expert_overlap) == (4, 1, 4, True)
+    assert (model.normalization, model.add_bias_linear, model.dropout) == ("RMSNorm", False, False)
+    assert configuration_of(MOE | {"add_bias_linear": "1"}).model.add_bias_linear
+
+
+def test_latent_attention() -> None:
+    latent = {
+        "multi_latent_attention": "1",
+        "kv_lora_rank": "64",
+        "q_lora_rank": "96",
+        "qk_head_dim": "64",
+        "qk_pos_emb_head_dim": "32",
+        "v_head_dim": "48",
+    }
+    model = configuration_of(DENSE | latent).model
+    assert model.multi_latent_attention
+    assert (model.q_lora_rank, model.kv_lora_rank, model.v_head_dim) == (96, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("columns", "layers"),
+    [
+        ({"pipeline_layout": "Ettt|(tttt|)*2tttttL"}, (3, 4, 4, 5)),
+        (
+            {
+                "num_layers": "14",
+                "account_for_embedding_in_pipeline_split": "1",
+                "account_for_loss_in_pipeline_split": "1",
+            },
+            (3, 4, 4, 3),
+        ),
+        ({"num_layers": "14", "notes": "first & last stages have one fewer layer"}, (3, 4, 4, 3)),
+        ({"num_layers_in_first_pipeline_stage": "1"}, (1, 5, 5, 5)),
+    ],
+)
+def test_uneven_stages(columns: dict[str, str], layers: tuple[int, ...]) -> None:
+    assert configuration_of(DENSE | columns).parallel.layers == layers
+
+
+def test_explicit_columns_go_before_what_the_framework_does() -> None:
+    nemo = DENSE | {"framework": "NeMo/Megatron-Core", "distributed_optimizer": "1"}
+    assert configuration_of(nemo).parallel.overlap_grad_reduce
+    assert not configuration_of(nemo | {"overlap_grad_reduce": "0"}).parallel.overlap_grad_reduce
+    assert configuration_of(nemo | {"grad_reduce_in_fp32": "0"}).train.main_grads_dtype == "bfloat16"
+
+
+def test_full_sharding() -> None:
+    parallel = configuration_of(
+        DENSE | {"pipeline_model_parallel_size": "1", "distributed_optimizer": "1", "fsdp": "1"}
+    ).parallel
+    assert (parallel.fsdp, parallel.distributed_optimizer) == (True, False)
+
+
+def test_settings_that_nothing_models_are_named() -> None:
+    plain = {"te_op_fuser": "0", "optimizer_cpu_offload": "0", "moe_load_balance": "force-balanced, dropless"}
+    assert described_by(DENSE | plain).approximated == ()
+    asked = {"te_op_fuser": "1", "optimizer_cpu_offload": "1", "moe_load_balance": "tokendrop", "task": "sft"}
+    assert set(described_by(DENSE | asked).approximated) == {
+        "te_op_fuser",
+        "optimizer_cpu_offload",
+        "moe_load_balance",
+        "dataset",
+    }
+
+
+def test_models_that_are_not_simulated_are_refused() -> None:
+    with pytest.raises(UserError, match="hybrid-layer-pattern"):
+        configuration_of(DENSE | {"hybrid_layer_pattern": "M*M*"})
+
+
+def test_sizes_that_are_not_stated_are_bracketed(tmp_path: Path) -> None:
+    open_row = DENSE | {"micro_batch_size": "", "virtual_pipeline_chunks": ""}
+    sizes = {(c.train.micro_batch_size, c.parallel.vpp) for c in described_by(open_row).configurations}
+    assert sizes == {(m, v) for m in (1, 2, 4, 8) for v in (1, 2, 4) if v == 1 or (16 // m) % 4 == 0}
+    (result,) = validate([table(tmp_path / "t.csv", open_row, DENSE)])
+    bracketed, stated = result.rows
+    assert bracketed.bracket_low_s is not None
+    assert bracketed.bracket_high_s is not None
+    assert bracketed.bracket_low_s <= bracketed.predicted_s <= bracketed.bracket_high_s
+    assert bracketed.bracket_low_s < stated.predicted_s
+    assert stated.bracket_low_s is None
+    document = bracketed.to_dict()
+    assert document["fits"] is True
+    assert document["group"] == "/".join(stated.group)
+    assert document["approximated"] == []
+    with pytest.raises(UserError, match="not stated"):
+        configuration_of(open_row)
