@@ -180,7 +180,7 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
         ({"cpu_offloading": True}, {}, "offloaded"),
         ({"fp4": "e2m1"}, {}, "4 bits"),
         ({"softmax_type": "learnable"}, {}, "sink"),
-        ({"recompute_modules": ["core_attn", "mlp"]}, {"recompute_granularity": "selective"}, "recompute_modules"),
+        ({"recompute_modules": ["attention"]}, {"recompute_granularity": "selective"}, "recompute-modules"),
         ({"optimizer_config": {"optimizer_cpu_offload": True}}, {}, "optimizer states offloaded"),
         ({"ddp_config": {"num_distributed_optimizer_instances": 2}}, {}, "distributed optimizers"),
         (

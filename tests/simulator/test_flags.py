@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
-from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
 from vtrain_sim.inputs.notes import approximations
 from vtrain_sim.specs import Configuration
@@ -24,7 +24,7 @@ def read(flags: str, base: Configuration | None = None) -> Configuration:
 
 
 def test_no_argument_is_in_two_lists() -> None:
-    lists = [set(VALUES) | set(SWITCHES), set(ignored()), set(refused()), set(approximated())]
+    lists = [set(VALUES) | set(SWITCHES) | set(LISTS), set(ignored()), set(refused()), set(approximated())]
     assert sum(map(len, lists)) == len(set.union(*lists))
     assert sum(map(len, lists)) > 1200
 
@@ -63,7 +63,9 @@ def test_values_that_are_simulated_change_nothing(flag: str) -> None:
         ("--fp8-recipe blockwise", "one factor per tensor"),
         ("--overlap-moe-expert-parallel-comm", "between microbatches"),
         ("--mtp-num-layers 1", "multi-token prediction"),
-        ("--recompute-modules core_attn mlp", "--recompute-modules mlp"),
+        ("--recompute-modules core_attn mla_up", "did you mean 'mla_up_proj'"),
+        ("--recompute-granularity selective --recompute-modules moe", "moe needs --num-experts"),
+        ("--recompute-granularity selective --recompute-modules mla_up_proj", "needs --multi-latent-attention"),
         ("--optimizer sgd", "Adam"),
         ("--evall-iters 3", "did you mean '--eval-iters'"),
         ("--bf16=1", "give --bf16 alone"),

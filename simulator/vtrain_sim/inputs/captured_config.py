@@ -88,8 +88,6 @@ _OPTIMIZER = (
 )
 _DDP = ("num_distributed_optimizer_instances", "fp8_param_gather", "outer_dp_sharding_strategy")
 _OFF: dict[str, tuple[object, ...]] = {"window_size": ([-1, -1], [-1, 0])}
-# What selective recomputation covers in the simulator.
-_SELECTIVE = ["core_attn"]
 
 
 @dataclass(frozen=True)
@@ -172,6 +170,3 @@ class CapturedConfig:
         optimizer = run.get("optimizer")
         if optimizer not in (None, "adam"):
             raise self.refuse(refused()["--optimizer"].what, "optimizer", optimizer)
-        modules = self.transformer.get("recompute_modules")
-        if run.get("recompute_granularity") == "selective" and modules not in (None, _SELECTIVE):
-            raise self.refuse(refused()["--recompute-modules"].what, "recompute_modules", modules)

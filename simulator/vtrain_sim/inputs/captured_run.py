@@ -17,6 +17,7 @@ from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.moe_pattern import write_pattern
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
+from vtrain_sim.specs.recompute import DEFAULT, check_modules
 from vtrain_sim.specs.train import TrainSpec
 
 _NEEDED = (
@@ -237,10 +238,16 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         recompute_granularity=granularity if granularity in ("selective", "full") else "none",
         recompute_method=run.get("recompute_method") or "uniform",
         recompute_num_layers=run.get("recompute_num_layers") or 1,
+        recompute_modules=_recompute_modules(run, config),
         fp8=run.get("fp8") or config.transformer.get("fp8") or "",
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
         moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
     )
+
+
+def _recompute_modules(run: Run, config: CapturedConfig) -> tuple[str, ...]:
+    modules = config.transformer.get("recompute_modules")
+    return check_modules(modules) if modules and run.get("recompute_granularity") == "selective" else DEFAULT
 
 
 def _main_grads_dtype(run: Run, config: CapturedConfig) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.recompute import check_modules
 
 Reader: TypeAlias = Callable[[str, str], object]
 
@@ -157,6 +158,12 @@ SWITCHES: dict[str, tuple[str, object]] = {
 }
 
 
+# flag -> (field, reader of its words).
+LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
+    "--recompute-modules": ("recompute_modules", lambda flag, words: check_modules(words)),
+}
+
+
 def opposite(flag: str) -> str:
     """``--no-swiglu`` for ``--swiglu`` and the other way round."""
     return f"--{flag[5:]}" if flag.startswith("--no-") else f"--no-{flag[2:]}"
@@ -171,6 +178,8 @@ SWITCHES = {
 
 def arity(flag: str) -> str | None:
     """What follows an argument: "switch", "value" or "list"; None for an unknown one."""
+    if flag in LISTS:
+        return "list"
     if flag in SWITCHES or flag in VALUES:
         return "switch" if flag in SWITCHES else "value"
     if flag in refused():
@@ -181,4 +190,4 @@ def arity(flag: str) -> str | None:
 def known_flags() -> Iterator[str]:
     """Every argument that is accepted."""
     partly = (flag for flag, refusal in refused().items() if refusal.simulated)
-    yield from (*VALUES, *SWITCHES, *partly, *approximated(), *ignored())
+    yield from (*VALUES, *SWITCHES, *LISTS, *partly, *approximated(), *ignored())

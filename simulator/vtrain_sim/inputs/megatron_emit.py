@@ -6,6 +6,7 @@ from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.pipeline_layout import write_layout
+from vtrain_sim.specs.recompute import DEFAULT
 from vtrain_sim.specs.train import AUTO, TrainSpec
 
 _PRECISION = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
@@ -144,4 +145,5 @@ def _train(train: TrainSpec) -> list[str]:
             recompute_method=method,
             recompute_num_layers=layers,
         ),
+        *(["--recompute-modules", *train.recompute_modules] if train.recompute_modules != DEFAULT else []),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vtrain_sim.errors import nearest
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs.flag_lists import approximated, refused
-from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, known_flags
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, known_flags
 from vtrain_sim.inputs.layout_values import layout_from_values
 from vtrain_sim.inputs.model_values import model_from_values
 from vtrain_sim.inputs.step_values import train_from_values
@@ -47,6 +47,11 @@ def parse_flags(tokens: Sequence[str]) -> Flags:
                 raise SpecError(f"{flag} needs a value")
             field, read = VALUES[flag]
             values[field], given[field] = read(flag, following[0]), flag
+        elif flag in LISTS:
+            if not following:
+                raise SpecError(f"{flag} needs values")
+            field, read_words = LISTS[flag]
+            values[field], given[field] = read_words(flag, following), flag
         elif flag in refused():
             _refuse(flag, following)
         elif flag in approximated():

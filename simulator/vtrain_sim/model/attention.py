@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 from vtrain_schemas.operators import Operator
 from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
-from vtrain_sim.model.shard import Region, Shard, backward, backward_of, recompute
+from vtrain_sim.model.shard import Region, Shard, backward, backward_of, recompute, run_again
+
+# What makes queries, keys and values: forward, backward, and what of it runs again before attention's backward pass.
+Inputs: TypeAlias = tuple[list[Item], list[Item], list[Item]]
 
 
 def attention_block(shard: Shard) -> Region:
     """Norm, projections, core attention and output projection: forward and backward."""
     spec, model = shard.spec, shard.model
     norm = shard.norm("input_layernorm", shard.local_tokens, model.hidden_size)
-    before, backward_before = _latent(shard) if model.multi_latent_attention else _fused_qkv(shard)
+    before, backward_before, inputs_again = _latent(shard) if model.multi_latent_attention else _fused_qkv(shard)
     core = core_attention(shard)
     width = model.attention_width // shard.tp
     # Unless it is cast, the projection's input is the output that attention keeps anyway.
@@ -22,11 +26,20 @@ def attention_block(shard: Shard) -> Region:
         "linear_proj", shard.tokens, model.hidden_size, width, bias=model.add_bias_linear, saves=copy
     )
     leave, backward_leave = shard.row_parallel("attention", project)
-    again = _ring(shard, recompute(core), 1) if spec.selective_recompute else []
+    again = _ring(shard, recompute(core), 1) if spec.recomputes("core_attn") else []
+    norm_again = [recompute(norm)] if spec.recomputes("layernorm") else []
     return (
         [norm, *before, *_ring(shard, core, 1), *leave],
         # Keys and values go round again, and their gradients with them.
-        [*backward_leave, *again, *_ring(shard, backward(core), 2), *backward_before, backward(norm)],
+        [
+            *backward_leave,
+            *inputs_again,
+            *again,
+            *_ring(shard, backward(core), 2),
+            *norm_again,
+            *backward_before,
+            backward(norm),
+        ],
     )
 
 
@@ -37,11 +50,11 @@ _NOT_SCORES = ("query", "key", "value", "output")
 def core_attention(shard: Shard) -> Compute:
     """Scores, softmax and weighted sum of one rank's heads and part of the sequence."""
     operator = _operator(shard)
-    scores = 0 if shard.spec.selective_recompute else score_bytes(shard)
+    scores = 0 if shard.spec.recomputes("core_attn") else _score_bytes(shard)
     return Compute("core_attention", operator, saves=_input_output_bytes(shard, operator) + scores)
 
 
-def score_bytes(shard: Shard) -> int:
+def _score_bytes(shard: Shard) -> int:
     """Bytes that are kept of the scores: softmax and dropout of unfused attention, row statistics of a fused one."""
     return sum(size for name, size in shard.saved(_operator(shard)).items() if name not in _NOT_SCORES)
 
@@ -71,7 +84,9 @@ def _input_output_bytes(shard: Shard, operator: Operator) -> int:
     """Queries, keys, values and the output; of a sequence in parts, keys and values of the rank's own part."""
     model = shard.model
     if model.multi_latent_attention:
-        width = operator.heads * (2 * (model.qk_head_dim + model.qk_pos_emb_head_dim) + 2 * model.v_head_dim)
+        output = model.v_head_dim
+        inputs = 2 * (model.qk_head_dim + model.qk_pos_emb_head_dim) + model.v_head_dim
+        width = operator.heads * (output + (0 if shard.spec.recomputes("mla_up_proj") else inputs))
         return shard.tokens * width * shard.size
     saved = shard.saved(replace(operator, seq_kv=operator.seq_q))
     # The output has the size of the queries, and is kept as the projection's input where attention does not need it.
@@ -102,7 +117,12 @@ def _key_value_bytes(shard: Shard) -> int:
     return shard.tokens * channels * shard.size
 
 
-def _fused_qkv(shard: Shard) -> Region:
+def _input_bytes(shard: Shard) -> int:
+    """What the first products keep of the block's normalised input."""
+    return 0 if shard.spec.recomputes("layernorm") else shard.local_input_bytes
+
+
+def _fused_qkv(shard: Shard) -> Inputs:
     """One projection for queries, keys and values, then rotary embedding."""
     model = shard.model
     width = model.qkv_width // shard.tp
@@ -112,7 +132,7 @@ def _fused_qkv(shard: Shard) -> Region:
         width,
         model.hidden_size,
         bias=model.add_bias_linear,
-        saves=shard.local_input_bytes,
+        saves=_input_bytes(shard),
     )
     enter, backward_enter = shard.column_parallel("attention_qkv", qkv)
     small: list[Compute] = []
@@ -124,10 +144,10 @@ def _fused_qkv(shard: Shard) -> Region:
         # Queries and keys have a norm each.
         small.append(replace(norm, parameters=2 * norm.parameters).replicated())
     small.append(shard.operator("rope", "rope", shard.tokens, width))
-    return [*enter, *small], [*backward_of(small), *backward_enter]
+    return [*enter, *small], [*backward_of(small), *backward_enter], []
 
 
-def _latent(shard: Shard) -> Region:
+def _latent(shard: Shard) -> Inputs:
     """Queries, keys and values through low-rank projections (DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
     The down-projections are replicated and work on the local part of the sequence; the compressed
@@ -144,7 +164,7 @@ def _latent(shard: Shard) -> Region:
         if model.qk_layernorm:
             down.append(shard.norm("q_layernorm", local, model.q_lora_rank, saves=0))
     # The block's input is kept once for both; of the compressed rows the norms' and the up-projections' inputs.
-    kept = shard.local_input_bytes + local * (model.q_lora_rank + compressed) * both
+    kept = _input_bytes(shard) + local * (model.q_lora_rank + compressed) * both
     down += shard.linear("linear_kv_down", local, compressed, model.hidden_size, saves=kept)
     if model.qk_layernorm:
         down.append(shard.norm("kv_layernorm", local, model.kv_lora_rank, saves=0))
@@ -162,4 +182,5 @@ def _latent(shard: Shard) -> Region:
             scatter = [shard.over_tp("attention_latent", "reduce_scatter", rows)]
         else:
             scatter = [shard.over_tp("attention_latent", "all_reduce", rows)]
-    return [*down, *gather, *up], [*backward_of(up), *scatter, *backward_of(down)]
+    again = run_again([*gather, *up]) if shard.spec.recomputes("mla_up_proj") else []
+    return [*down, *gather, *up], [*backward_of(up), *scatter, *backward_of(down)], again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +27,7 @@ class Parts:
         self.shard = Shard(spec)
         self.microbatch = programs.microbatch(self.shard)
         self._layers: dict[LayerKind, Program] = {}
+        self._again: dict[LayerKind, int] = {}
         self._heads: dict[bool, Program] = {}
         self._embedding: Program | None = None
         self._exchanging: dict[tuple[int | None, ...], Program] = {}
@@ -38,6 +39,18 @@ class Parts:
         if program is None:
             program = self._layers[kind] = programs.layer(self.shard, kind)
         return program
+
+    def again_bytes(self, kind: LayerKind) -> int:
+        """Bytes that the largest of the recomputed modules of a layer has back while its backward pass runs."""
+        nbytes = self._again.get(kind)
+        if nbytes is None:
+            spec = self.shard.spec
+            kept = [
+                programs.layer(Shard(replace(spec, recomputed_modules=modules)), kind).saved_bytes
+                for modules in ((), *((module,) for module in spec.recomputed_modules))
+            ]
+            nbytes = self._again[kind] = kept[0] - min(kept)
+        return nbytes
 
     @property
     def embedding(self) -> Program:

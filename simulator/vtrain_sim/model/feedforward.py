@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from vtrain_sim.model.program import Item
-from vtrain_sim.model.shard import Region, Shard, backward
+from vtrain_sim.model.recomputation import without_saves
+from vtrain_sim.model.shard import Region, Shard, backward, recompute, run_again
 
 
 def mlp_block(shard: Shard) -> Region:
     """Norm and dense feed-forward block: forward and backward."""
-    model = shard.model
+    model, spec = shard.model, shard.spec
     norm = shard.norm("pre_mlp_layernorm", shard.local_tokens, model.hidden_size)
-    kept = shard.local_input_bytes
+    # The first product has the norm fused into it, so that what runs again begins with the norm's input.
+    again = [recompute(norm)] if spec.recomputes("layernorm") or spec.recomputes("mlp") else []
+    kept = 0 if again else shard.local_input_bytes
     enter, leave = gated_mlp(shard, model.ffn_hidden_size, "mlp", ("linear_fc1", "linear_fc2"), kept)
-    return [norm, *enter[0], *leave[0]], [*leave[1], *enter[1], backward(norm)]
+    if spec.recomputes("mlp"):
+        return [norm, *enter[0], *leave[0]], [*again, *leave[1], *enter[1], backward(norm)]
+    return [norm, *enter[0], *leave[0]], [*leave[1], *again, *enter[1], backward(norm)]
 
 
 def gated_mlp(shard: Shard, width: int, region: str, names: tuple[str, str], saves: int) -> tuple[Region, Region]:
     """Two linear layers with an activation between them, which belongs to the first of the two regions.
 
-    saves: bytes of the input that the first one keeps.
+    region: its name, by which `ShardSpec.recomputes` knows it. saves: bytes of the input that the first one keeps.
     """
     model = shard.model
     ffn = width // shard.tp
@@ -29,4 +34,9 @@ def gated_mlp(shard: Shard, width: int, region: str, names: tuple[str, str], sav
     fc2 = shard.linear(names[1], shard.tokens, model.hidden_size, ffn, bias=bias)
     enter, backward_enter = shard.column_parallel(f"{region}_fc1", fc1)
     forward: list[Item] = [*enter, activation]
-    return (forward, [backward(activation), *backward_enter]), shard.row_parallel(region, fc2)
+    first: Region = (forward, [backward(activation), *backward_enter])
+    second = shard.row_parallel(region, fc2)
+    if not shard.spec.recomputes(region):
+        return first, second
+    again = run_again([*first[0], *second[0]])
+    return (without_saves(first[0]), first[1]), (without_saves(second[0]), [*again, *second[1]])

@@ -10,6 +10,7 @@ from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
 from vtrain_sim.model.program import Communication, Compute, Item, Program, Wait
+from vtrain_sim.model.recomputation import recompute_experts
 from vtrain_sim.model.shard import Shard, backward, run_again
 from vtrain_sim.specs.shard import LayerKind
 
@@ -18,7 +19,7 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
     """One transformer layer."""
     spec, model = shard.spec, shard.model
     attention_forward, attention_backward = attention_block(shard)
-    mlp_forward, mlp_backward = moe_block(shard) if kind.mixture else mlp_block(shard)
+    mlp_forward, mlp_backward = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)
     # One add after attention and one after the feed-forward block.
     add = shard.operator("bias_dropout_add", "bias_dropout_add", shard.local_tokens, model.hidden_size)
     forward = [*attention_forward, *mlp_forward, add]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.model import Parts
-from vtrain_sim.model.attention import score_bytes
 from vtrain_sim.model.layers import logits_bytes as logits_of
 from vtrain_sim.model.once import Holding
 from vtrain_sim.specs import ClusterSpec
@@ -92,21 +91,20 @@ def working_bytes(parts: Parts) -> int:
     """Bytes that are alive only while something runs, of one microbatch on one rank."""
     shard = parts.shard
     # Around each sharded block the whole sequence and its gradient are alive.
-    working = 2 * shard.hidden_bytes if shard.spec.sequence_parallel else 0
-    if shard.spec.selective_recompute:
-        # A recomputed core attention has its scores back while it runs.
-        return working + score_bytes(shard)
-    return working
+    return 2 * shard.hidden_bytes if shard.spec.sequence_parallel else 0
 
 
 def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
-    """Bytes that the largest of the layers that run again, or of the rows of them that do so together, saves."""
+    """Bytes that the largest of the layers that run again, or of the rows of them that do so together, saves; or
+    the largest of the modules of layers that run again."""
     largest = together = 0
     for kind, count in chunk.layers:
         if kind.recomputed:
             saved = parts.layer(kind).saved_bytes
             together = saved if kind.keeps_input else together + count * saved
             largest = max(largest, together)
+        else:
+            largest = max(largest, parts.again_bytes(kind))
     return largest
 
 

@@ -12,6 +12,7 @@ from vtrain_sim.specs.groups import Group, Groups, LayerGroups
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline import PipelineSpec
+from vtrain_sim.specs.recompute import check_model
 from vtrain_sim.specs.replicas import ReplicaSpec
 from vtrain_sim.specs.shard import ShardSpec
 from vtrain_sim.specs.train import TrainSpec
@@ -126,6 +127,13 @@ class Configuration:
 
     def _check_kernels(self) -> None:
         model, parallel, train = self.model, self.parallel, self.train
+        check_model(
+            train.recomputed_modules,
+            bool(model.num_experts),
+            model.multi_latent_attention,
+            parallel.moe_shared_expert_overlap,
+            train.moe_grouped_gemm,
+        )
         if not (train.moe_grouped_gemm or model.num_experts):
             raise SpecError("--no-moe-grouped-gemm needs --num-experts")
         if parallel.cp > 1 and train.attention_kernel == "unfused":
@@ -186,7 +194,7 @@ class Configuration:
             precision=t.precision,
             main_grads_dtype=t.main_grads_dtype,
             attention_kernel=t.attention_kernel,
-            selective_recompute=t.recompute_granularity == "selective",
+            recomputed_modules=t.recomputed_modules,
             gradient_accumulation_fusion=t.gradient_accumulation_fusion,
             moe_grouped_gemm=t.moe_grouped_gemm,
             splits_backward=self.schedule_object.splits_backward,

@@ -21,8 +21,8 @@ class ShardSpec:
     """One rank's share of a model, and how a microbatch runs through it.
 
     tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. fsdp, expert_fsdp: the groups over which parameters
-    are fully sharded (ZeRO-3); of size 1 where they are not. selective_recompute: core attention runs again in
-    the backward pass. splits_backward: input and weight gradients are passes of their own.
+    are fully sharded (ZeRO-3); of size 1 where they are not. recomputed_modules: what runs again
+    in the backward pass (`specs.recompute`). splits_backward: input and weight gradients are passes of their own.
     """
 
     model: ModelSpec
@@ -37,7 +37,7 @@ class ShardSpec:
     precision: Precision
     main_grads_dtype: str
     attention_kernel: str
-    selective_recompute: bool
+    recomputed_modules: tuple[str, ...]
     gradient_accumulation_fusion: bool
     moe_grouped_gemm: bool
     splits_backward: bool
@@ -46,6 +46,10 @@ class ShardSpec:
     async_tp_allreduce: bool
     moe_shared_expert_overlap: bool
     moe_token_dispatcher: str
+
+    def recomputes(self, module: str) -> bool:
+        """Whether a module runs again in the backward pass."""
+        return module in self.recomputed_modules
 
 
 @hashed_once

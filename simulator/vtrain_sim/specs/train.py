@@ -8,6 +8,7 @@ from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive
 from vtrain_sim.specs.precision import Precision, precision_of
+from vtrain_sim.specs.recompute import DEFAULT, check_modules
 
 # Tokens to train on: more than were ever written.
 TOKENS = Range(0.0, 1e18)
@@ -20,7 +21,7 @@ class TrainSpec:
     """Batch sizes in sequences; dtypes by their torch names.
 
     attention_kernel: "flash" (fused) or "unfused" (separate GEMMs and softmax).
-    recompute_granularity: "none", "selective" (core attention) or "full". fp8: "" or Transformer
+    recompute_granularity: "none", "selective" (recompute_modules: `specs.recompute`) or "full". fp8: "" or Transformer
     Engine's format ("hybrid", "e4m3"): the linear layers multiply in 8 bits, the rest stays as it is.
     gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
     moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
@@ -34,6 +35,7 @@ class TrainSpec:
     recompute_granularity: str = "none"
     recompute_method: str = "uniform"
     recompute_num_layers: int = 1
+    recompute_modules: tuple[str, ...] = DEFAULT
     schedule: str = AUTO
     fp8: str = ""
     gradient_accumulation_fusion: bool = True
@@ -49,11 +51,17 @@ class TrainSpec:
         one_of("--recompute-granularity", self.recompute_granularity, ("none", "selective", "full"))
         one_of("--recompute-method", self.recompute_method, ("uniform", "block"))
         positive("--recompute-num-layers", self.recompute_num_layers)
+        object.__setattr__(self, "recompute_modules", check_modules(self.recompute_modules))
         if self.schedule != AUTO:
             schedules.get(self.schedule)
         if self.fp8 and self.params_dtype != "bfloat16":
             raise SpecError("--fp8-format needs --bf16: Transformer Engine keeps the other operators in bfloat16")
         precision_of(self.params_dtype, self.fp8)
+
+    @property
+    def recomputed_modules(self) -> tuple[str, ...]:
+        """Modules that run again in the backward pass, where recomputation is selective."""
+        return self.recompute_modules if self.recompute_granularity == "selective" else ()
 
     @property
     def precision(self) -> Precision:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vtrain_sim.inputs.flag_table import SWITCHES, VALUES
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def reference() -> str:
             f"| `{c.name}`{' *' if c.needed else ''} | {f'`{c.flag}`' if c.flag else ''} | {c.meaning} |"
             for c in columns
         ]
-    flags = sorted({*VALUES, *SWITCHES} - {c.flag for c in COLUMNS.values()})
+    flags = sorted({*VALUES, *SWITCHES, *LISTS} - {c.flag for c in COLUMNS.values()})
     names = ", ".join(f"`{column_of(flag)}`" for flag in flags if not flag.startswith("--no-"))
     lines += ["", "## Other arguments", "", "A column may also be named as another argument of Megatron that is"]
     lines += ["simulated, with underscores for dashes:", "", f"{names}."]

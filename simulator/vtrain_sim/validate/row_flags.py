@@ -12,7 +12,7 @@ from functools import cached_property
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.flag_lists import approximated, refused
-from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, opposite
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, opposite
 from vtrain_sim.model import dispatchers
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.validate.columns import COLUMNS
@@ -161,6 +161,8 @@ def _column(cells: Cells, name: str, left_out: list[str]) -> list[str]:
         return []
     if flag in SWITCHES:
         return [flag if cells.switch(name) else opposite(flag)]
+    if flag in LISTS:
+        return [flag, *text.split()]
     if flag in VALUES:
         return [flag, str(cells.number(name)) if _is_number(text) else text]
     refusal = refused().get(flag)

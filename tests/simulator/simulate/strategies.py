@@ -146,6 +146,16 @@ def layouts(
     )
 
 
+def modules(model: ModelSpec, parallel: ParallelSpec, grouped: bool) -> st.SearchStrategy[tuple[str, ...]]:
+    """Modules that selective recomputation may run again."""
+    names = ["core_attn", "layernorm", "mlp"]
+    names += ["mla_up_proj"] if model.multi_latent_attention else []
+    names += ["moe"] if model.num_experts else []
+    names += ["moe_act"] if model.num_experts and grouped else []
+    names += ["shared_experts"] if model.num_experts and not parallel.moe_shared_expert_overlap else []
+    return st.lists(st.sampled_from(names), max_size=3).map(tuple)
+
+
 @st.composite
 def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     """A configuration that the schedule runs."""
@@ -165,16 +175,18 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     granularities = ["none", "selective"] if get(schedule).splits_backward else ["none", "selective", "full"]
     fused = parallel.cp > 1 or model.multi_latent_attention or draw(st.booleans())
     micro_batch_size = draw(st.sampled_from([1, 2]))
+    grouped = not model.num_experts or draw(st.booleans())
     train = TrainSpec(
         micro_batch_size,
         micro_batch_size * parallel.dp * microbatches,
         fp8=draw(st.sampled_from(["", "hybrid"])),
         attention_kernel="flash" if fused else "unfused",
         recompute_granularity=draw(st.sampled_from(granularities)),
+        recompute_modules=draw(modules(model, parallel, grouped)),
         recompute_method=draw(st.sampled_from(["uniform", "block"])),
         recompute_num_layers=draw(st.integers(1, max(1, max(parallel.layers or (num_layers // (pp * vpp),))))),
         schedule=schedule,
         gradient_accumulation_fusion=draw(st.booleans()),
-        moe_grouped_gemm=not model.num_experts or draw(st.booleans()),
+        moe_grouped_gemm=grouped,
     )
     return Configuration(model, parallel, train)

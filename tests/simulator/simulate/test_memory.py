@@ -108,9 +108,11 @@ def test_a_layer_that_runs_again_has_its_activations_back() -> None:
     with_the_one_before = LayerKind(recomputed=True, keeps_input=False)
     assert recomputed_bytes(parts, ChunkSpec(((RECOMPUTED, 2), (with_the_one_before, 2)))) == 3 * LAYER
     selective = Configuration(MODEL, ParallelSpec(), replace(TRAIN, recompute_granularity="selective"))
-    assert working_bytes(Parts(selective.shard)) == SCORES
+    assert recomputed_bytes(Parts(selective.shard), ChunkSpec(((LayerKind(), 3),))) == SCORES
     sharded = replace(selective, parallel=ParallelSpec(tp=T, sequence_parallel=True))
-    assert working_bytes(Parts(sharded.shard)) == SCORES // T + 2 * 2 * SBH
+    parts = Parts(sharded.shard)
+    assert recomputed_bytes(parts, ChunkSpec(((LayerKind(), 3),))) == SCORES // T
+    assert working_bytes(parts) == 2 * 2 * SBH
 
 
 @pytest.mark.parametrize(
