@@ -166,7 +166,7 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("parts", "columns", "word"),
     [
-        ({"mtp_num_layers": 1}, {}, "multi-token prediction"),
+        ({"mtp_num_layers": 1, "mtp_use_repeated_layer": True}, {}, "multi-token prediction"),
         ({"gated_linear_unit": True, "activation_func": "gelu"}, {}, "SwiGLU"),
         ({"add_qkv_bias": True}, {}, "add_qkv_bias"),
         ({"model_class": "T5Model"}, {}, "T5Model"),
@@ -209,7 +209,7 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
         ({}, {"optimizer": "adam+tensorparallelmuon"}, "muon"),
         ({}, {"position_embedding_type": "relative"}, "relative"),
         ({"moe_layer_freq": "list"}, {"num_experts": 4, "moe_router_topk": 2}, "capture it again"),
-        ({"pipeline_model_parallel_layout": "Ettttm|L"}, {}, "multi-token"),
+        ({"pipeline_model_parallel_layout": "Ettttm|L", "mtp_num_layers": 1}, {}, "multi-token"),
     ],
 )
 def test_what_is_not_simulated_is_refused(parts: dict[str, Any], columns: dict[str, Any], word: str) -> None:
@@ -245,7 +245,7 @@ def test_what_is_off_is_not_refused(parts: dict[str, Any], columns: dict[str, An
         ("cp_comm_type", "a2a", "--cp-comm-type a2a"),
         ("cuda_graph_impl", "local", "--cuda-graph-impl local"),
         ("overlap_moe_expert_parallel_comm", True, "--overlap-moe-expert-parallel-comm"),
-        ("mtp_num_layers", 2, "--mtp-num-layers 2"),
+        ("mtp_use_repeated_layer", True, "--mtp-use-repeated-layer"),
         ("softmax_type", "learnable", "--softmax-type learnable"),
     ],
 )

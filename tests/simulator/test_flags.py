@@ -62,7 +62,12 @@ def test_values_that_are_simulated_change_nothing(flag: str) -> None:
         ("--fp8-recipe mxfp8", "it takes delayed or tensorwise"),
         ("--fp8-recipe blockwise", "one factor per tensor"),
         ("--overlap-moe-expert-parallel-comm", "between microbatches"),
-        ("--mtp-num-layers 1", "multi-token prediction"),
+        ("--mtp-use-repeated-layer", "multi-token prediction"),
+        ("--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Ettttm|ttttL", "--mtp-num-layers is 0"),
+        (
+            "--pipeline-model-parallel-size 2 --mtp-num-layers 1 --pipeline-model-parallel-layout Ettttm|ttttL",
+            "right before the loss",
+        ),
         ("--recompute-modules core_attn mla_up", "did you mean 'mla_up_proj'"),
         ("--recompute-granularity selective --recompute-modules moe", "moe needs --num-experts"),
         ("--recompute-granularity selective --recompute-modules mla_up_proj", "needs --multi-latent-attention"),

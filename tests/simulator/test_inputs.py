@@ -336,7 +336,7 @@ def test_megatrons_pipeline_layouts() -> None:
     assert parse_layout("Ett|tt|tt|tL", 2) == (2, 2, 2, 1)
     assert parse_layout(write_layout((3, 2, 2, 1)), 4) == (3, 2, 2, 1)
     for layout, word in (
-        ("Ett|m|L", "multi-token"),
+        ("Ett|m|L", "--mtp-num-layers is 0"),
         ("Ex|L", "takes E"),
         ("t|Et|L", "first stage"),
         ("t*99999999|", ""),

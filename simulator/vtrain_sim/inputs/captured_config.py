@@ -16,7 +16,7 @@ Fields: TypeAlias = Mapping[str, Any]  # fields of a configuration object of Meg
 # Fields of the configuration objects that are refused as the flags of the same name are (`flag_lists.refused`), unless
 # they are off: null, false, 0, [], what the flag takes, or what `_OFF` lists.
 _MODEL = (
-    "mtp_num_layers",
+    "mtp_use_repeated_layer",
     "window_size",
     "experimental_attention_variant",
     "linear_attention_freq",

@@ -71,6 +71,7 @@ def _model(run: Run, config: CapturedConfig, tp: int) -> ModelSpec:
         untie_embeddings_and_output_weights=bool(run.get("untie_embeddings_and_output_weights")),
         qk_layernorm=bool(config.transformer.get("qk_layernorm")),
         dropout=_dropout(config),
+        mtp_num_layers=config.transformer.get("mtp_num_layers") or 0,
         **_experts(run, config),
         **_latent_attention(config),
     )
@@ -200,7 +201,7 @@ def _stages(run: Run, config: CapturedConfig, pp: int) -> tuple[int, tuple[int, 
     fields = config.transformer
     layout = fields.get("pipeline_model_parallel_layout")
     if layout is not None:
-        layers = parse_layout(str(layout), pp)
+        layers = parse_layout(str(layout), pp, fields.get("mtp_num_layers") or 0)
         vpp = len(layers) // pp
     else:
         layers = uneven(

@@ -83,6 +83,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--qk-head-dim": ("qk_head_dim", whole_number),
     "--qk-pos-emb-head-dim": ("qk_pos_emb_head_dim", whole_number),
     "--v-head-dim": ("v_head_dim", whole_number),
+    "--mtp-num-layers": ("mtp_num_layers", whole_number),
     "--tensor-model-parallel-size": ("tp", whole_number),
     "--pipeline-model-parallel-size": ("pp", whole_number),
     "--context-parallel-size": ("cp", whole_number),

@@ -106,7 +106,7 @@ def _pipeline(
     """Layers of the stages, where they are not all the same."""
     pp = changes.get("pp", old.pp)
     if "pipeline_layout" in values:
-        changes["layers"] = parse_layout(values["pipeline_layout"], max(1, pp))
+        changes["layers"] = parse_layout(values["pipeline_layout"], max(1, pp), model.mtp_num_layers)
         changes["vpp"] = _chunks_of_layout(len(changes["layers"]), pp, given, changes)
         return
     vpp = changes.get("vpp", old.vpp)

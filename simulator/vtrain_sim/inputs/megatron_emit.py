@@ -53,6 +53,7 @@ def _model(model: ModelSpec) -> list[str]:
         *_experts(model),
         *_latent(model),
         *_switches(qk_layernorm=model.qk_layernorm),
+        *_values(mtp_num_layers=model.mtp_num_layers),
         *([] if model.dropout else ["--hidden-dropout", "0.0", "--attention-dropout", "0.0"]),
         *_switches(
             swiglu=model.swiglu,
@@ -94,7 +95,9 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
         *_values(
             tensor_model_parallel_size=parallel.tp,
             pipeline_model_parallel_size=parallel.pp,
-            pipeline_model_parallel_layout=write_layout(parallel.layers) if parallel.layers else "",
+            pipeline_model_parallel_layout=write_layout(parallel.layers, model.mtp_num_layers)
+            if parallel.layers
+            else "",
             num_layers_per_virtual_pipeline_stage=chunk if even else 0,
             microbatch_group_size_per_virtual_pipeline_stage=parallel.microbatch_group_size,
             context_parallel_size=parallel.cp if parallel.cp > 1 else 0,

@@ -29,6 +29,7 @@ class Parts:
         self._layers: dict[LayerKind, Program] = {}
         self._again: dict[LayerKind, int] = {}
         self._heads: dict[bool, Program] = {}
+        self._mtp: dict[bool, Program] = {}
         self._embedding: Program | None = None
         self._exchanging: dict[tuple[int | None, ...], Program] = {}
         self._runs: dict[ChunkSpec, list[tuple[Program, int]]] = {}
@@ -66,6 +67,13 @@ class Parts:
             program = self._heads[tied] = programs.head(self.shard, tied)
         return program
 
+    def mtp_entry(self, table: bool) -> Program:
+        """What leads into a depth of multi-token prediction; table: the embedding's table is counted here."""
+        program = self._mtp.get(table)
+        if program is None:
+            program = self._mtp[table] = programs.mtp_entry(self.shard, table)
+        return program
+
     def runs(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
         """The programs of a virtual stage in forward order, each with how many times in a row."""
         runs = self._runs.get(chunk)
@@ -78,6 +86,9 @@ class Parts:
         if chunk.embedding:
             programs.append((self.embedding, 1))
         programs += [(self.layer(kind), count) for kind, count in chunk.layers]
+        for depth in range(chunk.mtp):
+            entry = self.mtp_entry(chunk.mtp_table and depth == 0)
+            programs += [(entry, 1), (self.layer(chunk.mtp_kind), 1), (self.head(True), 1)]
         if chunk.head:
             programs.append((self.head(chunk.tied), 1))
         return with_exchanges(programs, self._exchange) if is_fully_sharded(self.shard) else programs
@@ -121,7 +132,8 @@ class Contents:
 def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
-    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.layers, p.recomputed, p.recomputed_together, p.tied)
+    recomputed = (p.recomputed, p.recomputed_together)
+    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.layers, *recomputed, p.tied, p.mtp)
 
 
 @lru_cache(maxsize=8192)
@@ -134,9 +146,14 @@ def _contents(
     recomputed: int | None,
     together: int,
     tied: bool,
+    mtp: int,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
-    by_virtual_stage = chunks_of(mixtures, layers, recomputed, together, tied and placement.ends_meet)
+    *others, last = chunks_of(mixtures, layers, recomputed, together, tied and placement.ends_meet)
+    if mtp:
+        kind = LayerKind(mixtures[-1], recomputed != 0)
+        last = replace(last, mtp=mtp, mtp_kind=kind, mtp_table=not (tied or placement.ends_meet))
+    by_virtual_stage = [*others, last]
     by_place = [by_virtual_stage[virtual_stage] for virtual_stage in placement.virtual_stage]
     by_stage = [tuple(by_place[stage::stages]) for stage in range(stages)]
     distinct = tuple(dict.fromkeys(by_place))

@@ -31,11 +31,16 @@ def model_flops(model: ModelSpec, sequences: int, tp: int = 1) -> float:
 def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
     """Model FLOPs per training token, forward and backward."""
     moe_layers = sum(model.moe_layers)
+    # A depth of multi-token prediction has a layer of the last one's kind, a projection and logits of its own.
+    depths = model.mtp_num_layers
+    mixtures = moe_layers + depths * model.moe_layers[-1]
+    layers = model.num_layers + depths
     multiply_adds = (
-        model.num_layers * _attention(model)
-        + (model.num_layers - moe_layers) * _feed_forward(model, model.ffn_hidden_size)
-        + moe_layers * _experts(model)
-        + model.hidden_size * model.padded_vocab_size(tp)
+        layers * _attention(model)
+        + (layers - mixtures) * _feed_forward(model, model.ffn_hidden_size)
+        + mixtures * _experts(model)
+        + depths * 2 * model.hidden_size**2
+        + (1 + depths) * model.hidden_size * model.padded_vocab_size(tp)
     )
     return float(_PASSES * _PER_MULTIPLY_ADD * multiply_adds)
 

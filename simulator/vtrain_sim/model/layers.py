@@ -57,6 +57,36 @@ def embedding(shard: Shard) -> Program:
     return Program("embedding", tuple(forward), tuple(back))
 
 
+def mtp_entry(shard: Shard, table: bool) -> Program:
+    """What leads into a depth of multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2, equation 21).
+
+    The hidden states and the embedding of the next token, each normalised, are projected together from twice the
+    hidden size; Megatron-Core's projection is column-parallel and its output gathered. table: the rank holds a copy of
+    the embedding's table for it, else it uses one that is there.
+    """
+    model = shard.model
+    words = embedding(shard)
+    look_up = words.forward[0]
+    assert isinstance(look_up, Compute)
+    look_up = replace(look_up, parameters=table_parameters(shard) if table else 0)
+    norms = [shard.norm(f"mtp_{name}norm", shard.local_tokens, model.hidden_size) for name in ("e", "h")]
+    project = shard.linear("mtp_eh_proj", shard.tokens, model.hidden_size // shard.tp, 2 * model.hidden_size)
+    enter, backward_enter = shard.column_parallel("mtp_eh_proj", project)
+    gather: list[Item] = []
+    scatter: list[Item] = []
+    if shard.tp > 1:
+        gather = [shard.over_tp("mtp_eh_proj", "all_gather")]
+        # Each rank goes on with its part of the sequence, whose gradients come together again.
+        scatter = [shard.over_tp("mtp_eh_proj", "all_gather")] if shard.spec.sequence_parallel else []
+    program = Program(
+        "mtp_entry",
+        (look_up, *words.forward[1:], *norms, *enter, *gather),
+        (*scatter, *backward_enter, *(backward(norm) for norm in reversed(norms)), *words.backward),
+        borrowed_parameters=0 if table else table_parameters(shard),
+    )
+    return _split(shard, program)
+
+
 def table_parameters(shard: Shard) -> int:
     """Parameters of the output layer's table on one rank."""
     return shard.model.padded_vocab_size(shard.tp) // shard.tp * shard.model.hidden_size

@@ -213,7 +213,7 @@ class Layouts:
         sizes = self._of_chunks.get(chunks)
         if sizes is None:
             working = self._working + max(memory.recomputed_bytes(self.parts, chunk) for chunk in chunks)
-            logits = self._logits if any(chunk.head for chunk in chunks) else 0
+            logits = self._logits * max(1 + chunk.mtp if chunk.head else 0 for chunk in chunks)
             gathered = max(memory.gathered_parameters(self.parts, chunk) for chunk in chunks)
             sizes = self._of_chunks[chunks] = (working, logits, gathered)
         return sizes

@@ -224,6 +224,7 @@ class Configuration:
             recomputed=recomputed,
             recomputed_together=together,
             tied=not self.model.untie_embeddings_and_output_weights,
+            mtp=self.model.mtp_num_layers,
             stage_ranks=self.groups.stage_ranks,
             scatter_gather=self.parallel.scatter_gather,
             batch_p2p=self.parallel.batch_p2p,
@@ -234,7 +235,9 @@ class Configuration:
         """What a stage does once per step depends on."""
         p, groups, schedule = self.parallel, self.groups, schedules.get(self.schedule)
         placement = schedule.placement(p.pp, p.vpp)
-        tied = not self.model.untie_embeddings_and_output_weights and not placement.ends_meet
+        # Multi-token prediction looks its tokens up in the embedding's table too.
+        shared = not self.model.untie_embeddings_and_output_weights or self.model.mtp_num_layers > 0
+        tied = shared and not placement.ends_meet
         dp, expert_dp = groups.dp, groups.expert_dp
         if schedule.parameter_copies > 1:
             dp, expert_dp = (group.over_both_copies(p.pp) for group in (dp, expert_dp))

@@ -21,7 +21,8 @@ class ModelSpec:
     moe_layer_freq: Megatron's pattern of mixture-of-experts layers: "2" (every second one), or a list
     such as "([0]*3+[1]*58)". moe_imbalance_factor: tokens of the busiest expert parallel rank over the
     average; 1 is balanced. Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of
-    the compressed queries (0: not compressed) and keys and values, and head sizes.
+    the compressed queries (0: not compressed) and keys and values, and head sizes. mtp_num_layers: depths of
+    multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2), each with a layer of the last one's kind.
     """
 
     num_layers: int
@@ -52,6 +53,7 @@ class ModelSpec:
     qk_head_dim: int = 0
     qk_pos_emb_head_dim: int = 0
     v_head_dim: int = 0
+    mtp_num_layers: int = 0
     make_vocab_size_divisible_by: int = 128
     name: str = field(default="", compare=False)
 
@@ -70,6 +72,7 @@ class ModelSpec:
         self._fill_sizes()
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
         one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
+        whole("--mtp-num-layers", self.mtp_num_layers, 0)
         if self.num_experts:
             self._check_experts()
         elif self.moe_shared_expert_intermediate_size:

@@ -73,17 +73,15 @@ def _with_given_ends(num_layers: int, pp: int, vpp: int, first: int | None, last
     return tuple(stages[stage] // vpp for _ in range(vpp) for stage in range(pp))
 
 
-def parse_layout(layout: str, pp: int) -> tuple[int, ...]:
+def parse_layout(layout: str, pp: int, mtp: int = 0) -> tuple[int, ...]:
     """Layers of each virtual stage from Megatron's layout, for example ``"Ett|(tt|)*29,m|L"``.
 
-    t: a transformer layer; E: embedding (first); L: loss (last); m: multi-token prediction (refused);
+    t: a transformer layer; E: embedding (first); L: loss (last); m: multi-token prediction, with the loss, mtp times;
     stages are separated by |. Raises `SpecError`.
     """
     expanded = _expand(layout.replace(",", "").replace(" ", ""))
-    if "m" in expanded:
-        raise SpecError(f"{_FLAG} has a multi-token prediction layer (m), which is not simulated")
-    if re.search(r"[^EtL|]", expanded):
-        raise SpecError(f"{_FLAG} is {layout!r}: it takes E, t, L, | and repetitions such as (tt|)*4")
+    if re.search(r"[^EtLm|]", expanded):
+        raise SpecError(f"{_FLAG} is {layout!r}: it takes E, t, m, L, | and repetitions such as (tt|)*4")
     stages = expanded.split("|")
     if len(stages) % pp:
         raise SpecError(f"{_FLAG} has {len(stages)} stages, which is no multiple of the {pp} pipeline stages")
@@ -92,6 +90,12 @@ def parse_layout(layout: str, pp: int) -> tuple[int, ...]:
         raise SpecError(
             f"{_FLAG} is {layout!r}: it begins with the embedding (E) in the first stage and ends with the loss (L) in "
             "the last, each once"
+        )
+    if expanded.count("m") != mtp:
+        raise SpecError(f"{_FLAG} has {expanded.count('m')} m, --mtp-num-layers is {mtp}: they are the same layers")
+    if not stages[-1].endswith("m" * mtp + "L"):
+        raise SpecError(
+            f"{_FLAG} is {layout!r}: multi-token prediction (m) is simulated right before the loss (L) only"
         )
     return tuple(stage.count("t") for stage in stages)
 
@@ -109,9 +113,9 @@ def _expand(text: str) -> str:
         text = text[: match.start()] + once * int(match[3]) + text[match.end() :]
 
 
-def write_layout(layers: tuple[int, ...]) -> str:
-    """Megatron's layout of these virtual stages."""
+def write_layout(layers: tuple[int, ...], mtp: int = 0) -> str:
+    """Megatron's layout of these virtual stages, with so many depths of multi-token prediction."""
     stages = ["t" * count for count in layers]
     stages[0] = "E" + stages[0]
-    stages[-1] += "L"
+    stages[-1] += "m" * mtp + "L"
     return "|".join(stages)

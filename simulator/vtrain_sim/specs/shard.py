@@ -68,13 +68,17 @@ class LayerKind:
 class ChunkSpec:
     """What one virtual stage holds: its layers in order as (kind, how many in a row), and the ends of the model.
 
-    tied: its output layer shares the table of the embedding that the same rank holds.
+    tied: its output layer shares the table of the embedding that the same rank holds. mtp: depths of multi-token
+    prediction, each with a layer of mtp_kind; mtp_table: the rank holds a copy of the embedding's table for them.
     """
 
     layers: tuple[tuple[LayerKind, int], ...]
     embedding: bool = False
     head: bool = False
     tied: bool = False
+    mtp: int = 0
+    mtp_kind: LayerKind = LayerKind()
+    mtp_table: bool = False
 
     @property
     def num_layers(self) -> int:

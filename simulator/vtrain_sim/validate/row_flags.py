@@ -24,7 +24,6 @@ _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
 _MODEL_ARGUMENTS = (
     "--hybrid-layer-pattern",
     "--moe-latent-size",
-    "--mtp-num-layers",
     "--window-size",
     "--num-distributed-optimizer-instances",
     "--optimizer",
@@ -272,7 +271,8 @@ def _pipeline(cells: Cells, vpp: int) -> list[str]:
     if cells.text("pipeline_layout"):
         return ["--pipeline-model-parallel-layout", cells.text("pipeline_layout"), *schedule]
     if cells.number("num_layers") % (cells.pp * vpp) and not cells.text("num_layers_in_first_pipeline_stage"):
-        return ["--pipeline-model-parallel-layout", write_layout(_interleave(cells.stage_layers, vpp)), *schedule]
+        layers = _interleave(cells.stage_layers, vpp)
+        return ["--pipeline-model-parallel-layout", write_layout(layers, cells.number("mtp_num_layers")), *schedule]
     return ["--num-virtual-stages-per-pipeline-rank", str(vpp), *schedule]
 
 

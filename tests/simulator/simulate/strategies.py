@@ -97,6 +97,7 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         dropout=draw(st.booleans()),
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         untie_embeddings_and_output_weights=draw(st.booleans()),
+        mtp_num_layers=draw(st.sampled_from([0, 0, 1, 2])),
         **sizes,
     )
 
