@@ -5,18 +5,26 @@ predicts. A kind is one object in one file here, or registered from outside (see
 """
 
 from vtrain_schemas.operators import attention, elementwise, embedding, gemm, imported, step  # noqa: F401 - registers
-from vtrain_schemas.operators.dtypes import DTYPE_BYTES, UnknownDtypeError, dtype_bytes
+from vtrain_schemas.operators.dtypes import (
+    DTYPE_BYTES,
+    ELEMENT_TYPES,
+    UnknownDtypeError,
+    dtype_bytes,
+    element_bytes,
+)
 from vtrain_schemas.operators.operator import Operator
 from vtrain_schemas.operators.registry import Family, OperatorKind, UnknownKindError, kind, kinds, register
 
 __all__ = [
     "DTYPE_BYTES",
+    "ELEMENT_TYPES",
     "Family",
     "Operator",
     "OperatorKind",
     "UnknownDtypeError",
     "UnknownKindError",
     "dtype_bytes",
+    "element_bytes",
     "kind",
     "kinds",
     "register",

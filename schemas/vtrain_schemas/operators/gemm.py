@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vtrain_schemas.operators.dtypes import dtype_bytes
+from vtrain_schemas.operators.dtypes import element_bytes
 from vtrain_schemas.operators.operator import Operator
 from vtrain_schemas.operators.registry import Family, OperatorKind, register
 
@@ -21,21 +21,21 @@ class MatrixProduct(OperatorKind):
         return 2.0 * operator.m * operator.n * operator.k * products
 
     def bytes(self, operator: Operator) -> float:
-        """Both factors and the product; a weight gradient is also added to an fp32 buffer."""
+        """Both factors and the product, in 16 bits or more; a weight gradient is also added to an fp32 buffer."""
         m, n, k = operator.m, operator.n, operator.k
+        size = element_bytes(operator.dtype)
+        wide = max(2.0, size)
         weights = self.problems(operator) * k * n
-        once = dtype_bytes(operator.dtype) * (m * k + weights + m * n)
+        dgrad = size * (m * n + weights) + wide * m * k
         # Weight gradients are accumulated into an fp32 buffer: read and written once more.
-        accumulate = 8.0 * weights
-        if operator.phase == "wgrad":
-            return once + accumulate
+        wgrad = size * (m * k + m * n) + wide * weights + 8.0 * weights
         if operator.phase == "backward":
-            return 2.0 * once + accumulate
-        return float(once)
+            return dgrad + wgrad
+        return {"dgrad": dgrad, "wgrad": wgrad}.get(operator.phase, size * (m * k + weights) + wide * m * n)
 
     def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
         """The input [m, k], in the type of the product."""
-        return {"input": operator.m * operator.k * dtype_bytes(operator.dtype)}
+        return {"input": round(operator.m * operator.k * element_bytes(operator.dtype))}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +25,10 @@ class _Tables:
     """Tables of single operators, and which of their rows to use."""
 
     gemm: Path
+    system: str
     source: str
     dtype: str
-    fp8_dtype: str
+    products: dict[str, str]
     attention: Path | None
     in_layer_source: str
     attention_backward_ratio: float
@@ -40,7 +41,8 @@ def calibrate(
     gemm: str | Path | None = None,
     gemm_source: str = "",
     gemm_dtype: str = "",
-    fp8_gemm_dtype: str = "",
+    products: Mapping[str, str] | None = None,
+    system: str = "",
     attention: str | Path | None = None,
     in_layer_source: str = "",
     attention_backward_ratio: float = 2.9,
@@ -53,10 +55,11 @@ def calibrate(
     """Fit GEMM tiles and waves, attention, memory-bound kinds or a network; gives sections of a preset as TOML.
 
     gemm: Parquet or CSV with m, n, k and duration_us or latency (ms); attention: with batch_size, isl, num_heads,
-    head_dim, latency (ms); or run (one or several) of a catalog. compute_units: streaming multiprocessors of
-    the device. collectives: with collective, gpus, nodes, bytes, duration_us, measured on cluster. in_layer_source:
-    source of gemm that was timed inside a running layer; attention_backward_ratio: time of attention backward over
-    forward. Raises `UserError`.
+    head_dim, latency (ms); or run (one or several) of a catalog. system: of tables that name several, the one to use.
+    products: element types narrower than 16 bits to fit products to, each with the word that gemm has for it.
+    compute_units: streaming multiprocessors of the device. collectives: with collective, gpus, nodes, bytes,
+    duration_us, measured on cluster. in_layer_source: source of gemm that was timed inside a running layer;
+    attention_backward_ratio: time of attention backward over forward. Raises `UserError`.
 
     >>> import vtrain as vt
     >>> vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb").summary()["sections"]
@@ -65,16 +68,22 @@ def calibrate(
     sections: list[CalibrationResult] = []
     runs = [run] if isinstance(run, str) and run else list(run)
     if collectives is not None:
-        sections += _network(Path(collectives), collectives_source, str(cluster))
+        sections += _network(Path(collectives), collectives_source, system, str(cluster))
     if gemm is not None or runs:
         if not device or not compute_units:
             raise UserError("fitting a device takes --device and --compute-units (108 for A100, 132 for H100)")
         if runs:
             sections.append(_profile(device, compute_units, catalog, runs))
         elif gemm is not None:
-            dtypes = (gemm_source, gemm_dtype, fp8_gemm_dtype)
             tables = _Tables(
-                Path(gemm), *dtypes, Path(attention) if attention else None, in_layer_source, attention_backward_ratio
+                Path(gemm),
+                system,
+                gemm_source,
+                gemm_dtype,
+                dict(products or {}),
+                Path(attention) if attention else None,
+                in_layer_source,
+                attention_backward_ratio,
             )
             sections.append(_operators(device, compute_units, tables))
     elif collectives is None:
@@ -82,11 +91,11 @@ def calibrate(
     return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
 
 
-def _network(path: Path, source: str, cluster: str) -> list[CalibrationResult]:
+def _network(path: Path, source: str, system: str, cluster: str) -> list[CalibrationResult]:
     if not cluster:
         raise UserError("--collectives needs --cluster: its number of GPUs per node is needed")
     spec = machine_of(cluster).cluster
-    rows = network.read_collectives(path, source)
+    rows = network.read_collectives(path, source, system)
     intra, report = network.fit_intra_node(spec, rows)
     fits = [CalibrationResult(network.network_toml("intra_node", intra) + "\n", (report,))]
     if any(row.nodes > 1 for row in rows):
@@ -97,12 +106,13 @@ def _network(path: Path, source: str, cluster: str) -> list[CalibrationResult]:
 
 def _operators(device: str, units: int, tables: _Tables) -> CalibrationResult:
     spec = presets.device(device)
-    fit = surfaces.fit_gemms(spec, units, surfaces.read_gemms(tables.gemm, tables.source, tables.dtype))
+    rows = surfaces.read_gemms(tables.gemm, tables.source, tables.dtype, tables.system)
+    fit = surfaces.fit_gemms(spec, units, rows)
     fitted, report = fit.surfaces, list(fit.report)
-    if tables.fp8_dtype:
-        rows = surfaces.read_gemms(tables.gemm, tables.source, tables.fp8_dtype)
-        low = surfaces.fit_gemms(spec, units, rows, "float8")
-        sigma = {**fitted.sigma, "gemm/float8": low.surfaces.sigma["gemm"]}
+    for dtype, rows_of in tables.products.items():
+        rows = surfaces.read_gemms(tables.gemm, tables.source, rows_of, tables.system)
+        low = surfaces.fit_gemms(spec, units, rows, dtype)
+        sigma = {**fitted.sigma, f"gemm/{dtype}": low.surfaces.sigma["gemm"]}
         fitted = replace(fitted, gemm={**fitted.gemm, **low.surfaces.gemm}, sigma=sigma)
         report += low.report
     if tables.in_layer_source:
@@ -111,7 +121,7 @@ def _operators(device: str, units: int, tables: _Tables) -> CalibrationResult:
         fitted = replace(fitted, efficiency={**fitted.efficiency, "gemm": round(1 / factor, 4)})
         report.append(f"gemm inside a running layer: {factor:.3f} of the time alone")
     if tables.attention is not None:
-        fit = surfaces.fit_attention(spec, fitted, surfaces.read_attention(tables.attention))
+        fit = surfaces.fit_attention(spec, fitted, surfaces.read_attention(tables.attention, tables.system))
         fitted = fit.surfaces
         report += fit.report
         backward = fitted.efficiency["attention/forward"] * 2 / tables.attention_backward_ratio

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtrain_sim.calibration.measurements import query
+from vtrain_sim.calibration.measurements import columns_of, query
 from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.costs.collectives import CollectiveCosts
 from vtrain_sim.errors import UserError
@@ -31,14 +31,26 @@ class Measured:
     seconds: float
 
 
-def read_collectives(path: Path, source: str = "") -> list[Measured]:
-    """Rows of a Parquet or CSV table with collective, gpus, nodes, bytes and duration_us (and source)."""
-    where = " AND contains(source, $source)" if source else ""
+def read_collectives(path: Path, source: str = "", system: str = "") -> list[Measured]:
+    """Rows of a Parquet or CSV table with collective, gpus, nodes, bytes and duration_us (and source, system); or of
+    one node's with op_name, num_gpus, message_size (elements), dtype and duration_us."""
+    columns = columns_of(path)
+    table, origin = "table", "source" if "source" in columns else "stack"
+    if "op_name" in columns:
+        table = (
+            "(SELECT *, op_name AS collective, num_gpus AS gpus, 1 AS nodes, "
+            "message_size * CASE dtype WHEN 'half' THEN 2 ELSE 1 END AS bytes FROM table)"
+        )
+    where, values = "", {}
+    for column, text in ((origin, source), ("system", system)):
+        if text:
+            where += f" AND contains({column}, ${column})"
+            values[column] = text
     rows = query(
         path,
-        "SELECT collective, gpus, bytes, nodes, median(duration_us) / 1e6 FROM table "
+        f"SELECT collective, gpus, bytes, nodes, median(duration_us) / 1e6 FROM {table} "
         f"WHERE bytes >= $least AND gpus > 1 AND duration_us > 0{where} GROUP BY ALL ORDER BY ALL",
-        {"least": SMALLEST_BYTES, **({"source": source} if source else {})},
+        {"least": SMALLEST_BYTES, **values},
     )
     if not rows:
         raise UserError(

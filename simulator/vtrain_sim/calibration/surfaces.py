@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vtrain_schemas.operators import Family, Operator, dtype_bytes, kind
+from vtrain_schemas.operators import Family, Operator, element_bytes, kind
 from vtrain_sim.calibration.measurements import columns_of, query
 from vtrain_sim.costs.measured import MeasuredOperators
 from vtrain_sim.costs.surfaces import (
@@ -41,18 +41,18 @@ class Fit:
     report: tuple[str, ...]
 
 
-def read_gemms(path: Path, source: str = "", dtype: str = "") -> Array:
+def read_gemms(path: Path, source: str = "", dtype: str = "", system: str = "") -> Array:
     """[count, 4] m, n, k, seconds from a Parquet or CSV table with columns m, n, k and duration_us, or
-    latency (ms). source, dtype: only rows with this `source`, this `gemm_dtype`."""
+    latency (ms). source, dtype, system: only rows with this `source` (or `stack`), this `gemm_dtype` (or `dtype`),
+    this `system`."""
     columns = columns_of(path)
-    seconds = "duration_us / 1e6" if "duration_us" in columns else "latency / 1e3"
-    where = "WHERE m >= $least AND n >= $least AND k >= $least"
-    values: dict[str, object] = {"least": SMALLEST}
-    for column, value in (("source", source), ("gemm_dtype", dtype)):
-        if value:
-            where += f" AND {column} = ${column}"
-            values[column] = value
-    rows = query(path, f"SELECT m, n, k, median({seconds}) FROM table {where} GROUP BY m, n, k ORDER BY ALL", values)
+    where, values = _chosen_rows(columns, source, dtype, system)
+    rows = query(
+        path,
+        f"SELECT m, n, k, median({_seconds(columns)}) FROM table "
+        f"WHERE m >= $least AND n >= $least AND k >= $least{where} GROUP BY m, n, k ORDER BY ALL",
+        {"least": SMALLEST, **values},
+    )
     if not rows:
         raise UserError(
             f"{path} has no GEMM of {SMALLEST} or more in every dimension" + (f" from {source}" if source else "")
@@ -60,17 +60,37 @@ def read_gemms(path: Path, source: str = "", dtype: str = "") -> Array:
     return np.array(rows, dtype=np.float64)
 
 
-def read_attention(path: Path) -> list[tuple[Operator, float]]:
-    """Causal attention forward from a table with batch_size, isl, num_heads, head_dim and latency (ms)."""
-    where = "isl >= 1024 AND num_heads >= 4"
-    if "window_size" in columns_of(path):
+def _seconds(columns: list[str]) -> str:
+    return "duration_us / 1e6" if "duration_us" in columns else "latency / 1e3"
+
+
+def _chosen_rows(columns: list[str], source: str, dtype: str, system: str) -> tuple[str, dict[str, object]]:
+    """SQL conditions, and their values, of the rows of one source, element type and system."""
+    wanted = (("source", ("source", "stack"), source), ("dtype", ("gemm_dtype", "dtype"), dtype))
+    conditions, values = "", {}
+    for name, aliases, value in (*wanted, ("system", ("system",), system)):
+        if value:
+            column = next((alias for alias in aliases if alias in columns), aliases[0])
+            conditions += f" AND {column} = ${name}"
+            values[name] = value
+    return conditions, dict(values)
+
+
+def read_attention(path: Path, system: str = "") -> list[tuple[Operator, float]]:
+    """Causal attention forward from a table with batch_size, isl (or seq_length), num_heads, head_dim and latency (ms)
+    or duration_us. system: only rows of this `system`."""
+    columns = columns_of(path)
+    length = "seq_length" if "seq_length" in columns else "isl"
+    where, values = _chosen_rows(columns, "", "", system)
+    if "window_size" in columns:
         # Whole causal attention in 16 bits, where a table also has windows and 8-bit attention.
-        where += " AND window_size <= 0 AND attn_dtype IN ('bfloat16', 'float16')"
+        kind_of_element = "attn_dtype" if "attn_dtype" in columns else "dtype"
+        where += f" AND window_size <= 0 AND {kind_of_element} IN ('bfloat16', 'float16')"
     rows = query(
         path,
-        "SELECT batch_size, isl, num_heads, num_key_value_heads, head_dim, median(latency) / 1e3 FROM table "
-        f"WHERE {where} GROUP BY ALL ORDER BY ALL",
-        {},
+        f"SELECT batch_size, {length}, num_heads, num_key_value_heads, head_dim, median({_seconds(columns)}) "
+        f"FROM table WHERE {length} >= 1024 AND num_heads >= 4{where} GROUP BY ALL ORDER BY ALL",
+        values,
     )
     return [
         (
@@ -98,7 +118,7 @@ def fit_gemms(device: DeviceSpec, units: int, table: Array, dtype: str = "bfloat
     step = max(1, len(table) // most)
     m, n, k, seconds = table[::step].T
     per_unit = device.peak(dtype) / units
-    size = dtype_bytes(dtype)
+    size = element_bytes(dtype)
     memory = (size * (m * k + k * n) + max(2, size) * m * n) / device.memory_bandwidth
 
     def predict(parameters: Array) -> Array:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import typer
 
+from vtrain_schemas.operators import ELEMENT_TYPES
 from vtrain_sim.commands.output import show
+from vtrain_sim.errors import UserError
 
 
 def calibrate(
@@ -16,7 +18,10 @@ def calibrate(
     gemm: Path = typer.Option(None, "--gemm", help="Parquet or CSV with m, n, k and duration_us or latency (ms)."),
     gemm_source: str = typer.Option("", help="Use only the rows of this source."),
     gemm_dtype: str = typer.Option("", help="Use only the rows with this gemm_dtype."),
-    fp8_gemm_dtype: str = typer.Option("", help="gemm_dtype of the rows of --gemm to fit 8-bit products to."),
+    product: list[str] = typer.Option(
+        [], "--product", help="TYPE=ROWS: fit products in TYPE to the rows of --gemm whose gemm_dtype is ROWS; repeat."
+    ),
+    system: str = typer.Option("", help="Use only the rows of this system."),
     attention: Path = typer.Option(
         None, help="Parquet or CSV with batch_size, isl, num_heads, head_dim, latency (ms)."
     ),
@@ -39,7 +44,8 @@ def calibrate(
         gemm=gemm,
         gemm_source=gemm_source,
         gemm_dtype=gemm_dtype,
-        fp8_gemm_dtype=fp8_gemm_dtype,
+        products=_products(product),
+        system=system,
         attention=attention,
         in_layer_source=in_layer_source,
         attention_backward_ratio=attention_backward_ratio,
@@ -52,3 +58,12 @@ def calibrate(
     for line in result.report:
         print(line, file=sys.stderr)
     show(result, "table")
+
+
+def _products(texts: list[str]) -> dict[str, str]:
+    products = dict(text.partition("=")[::2] for text in texts)
+    if wrong := [dtype for dtype, rows in products.items() if not rows or dtype not in ELEMENT_TYPES]:
+        raise UserError(
+            f"--product is {wrong[0]!r}: it takes TYPE=ROWS, with one of {', '.join(ELEMENT_TYPES)} as TYPE"
+        )
+    return products

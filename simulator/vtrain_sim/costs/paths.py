@@ -49,10 +49,13 @@ class Path:
 
     @classmethod
     def of_group(cls, group: Group, levels: tuple[NetworkLevel, ...]) -> Path:
-        """The path of a group on a network."""
+        """The path of a group on a network. A job that one innermost domain holds takes all of it; one of several
+        domains takes a segment of each."""
         crossings: list[tuple[int, int]] = []
+        inside = levels[0]
+        used = inside.segment if inside.segment and group.last_rank >= inside.gpus else inside.gpus
         for level in levels[:-1]:
-            span = group.span(level.gpus)
+            span = group.span(level.gpus // inside.gpus * used)
             if span.domains == 1:
                 break
             crossings.append((span.domains, span.sharers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 
-from vtrain_schemas.operators import DTYPE_BYTES, Family, kinds
+from vtrain_schemas.operators import ELEMENT_TYPES, Family, kinds
 from vtrain_sim.errors import nearest
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.specs.checks import Range, SpecError
@@ -35,7 +35,7 @@ def device_from_table(table: object) -> DeviceSpec:
     values.pop("source", None)
     if not isinstance(values["name"], str) or not values["name"]:
         raise SpecError(f"name of the device is {values['name']!r}: it takes a text")
-    check_table("peak_flops", values["peak_flops"], DTYPE_BYTES, ())
+    check_table("peak_flops", values["peak_flops"], ELEMENT_TYPES, ())
     if not values["peak_flops"]:
         raise SpecError("peak_flops has no entry: it takes FLOP/s by type, for example bfloat16 = 312e12")
     called = values.get("cuda_names", ())
@@ -57,7 +57,7 @@ def check_surfaces(table: object) -> FileTable:
             _check_name(f"surfaces.{entry}", name)
             allowed = {"overhead_s": _SECONDS, "sigma": _SIGMA}.get(entry) or _efficiency(name)
             allowed.check(f"surfaces.{entry}.{name}", value)
-    for dtype, product in check_table("surfaces.gemm", surfaces.get("gemm", {}), DTYPE_BYTES, ()).items():
+    for dtype, product in check_table("surfaces.gemm", surfaces.get("gemm", {}), ELEMENT_TYPES, ()).items():
         _check_product(f"surfaces.gemm.{dtype}", product)
     return surfaces
 
@@ -93,7 +93,7 @@ def _check_name(what: str, name: str) -> None:
     known = [*(k.name for k in kinds()), *_PARTS]
     if kind not in known:
         raise SpecError(f"{what} has an unknown entry {name!r}{nearest(kind, known)}: it takes kinds of operators")
-    if slash and rest not in (*_PHASES, *DTYPE_BYTES):
+    if slash and rest not in (*_PHASES, *ELEMENT_TYPES):
         raise SpecError(f"{what} has an unknown entry {name!r}: after the kind it takes a phase or an element type")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
-from vtrain_schemas.operators import DTYPE_BYTES
+from vtrain_schemas.operators import ELEMENT_TYPES, element_bytes
 from vtrain_sim.specs.checks import Range, SpecError, one_of, positive
 
 # US dollars of an hour of one GPU.
@@ -31,6 +31,7 @@ _OF_LEVEL = {
     "copy_bandwidth": _SHARED_RATE,
     "sigma": _SIGMA,
     "gpus": Range(0, 1 << 40, whole=True),
+    "segment": Range(0, 1 << 40, whole=True),
 }
 _OF_CLUSTER = {
     "overlap_efficiency": Range(0.0, 1.0),
@@ -62,7 +63,7 @@ class DeviceSpec:
 
     def __post_init__(self) -> None:
         for dtype, rate in self.peak_flops.items():
-            one_of(f"a type in peak_flops of device {self.name}", dtype, tuple(DTYPE_BYTES))
+            one_of(f"a type in peak_flops of device {self.name}", dtype, ELEMENT_TYPES)
             _RATE.check(f"peak rate for {dtype} of device {self.name}", rate)
         _RATE.check(f"memory bandwidth of device {self.name}", self.memory_bandwidth)
         _MEMORY.check(f"memory of device {self.name}", self.memory_bytes)
@@ -70,15 +71,16 @@ class DeviceSpec:
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s of a dtype; the best listed one of 16 bits or more where it is not.
 
-        Raises `SpecError` for an 8-bit type that is not listed: the device does not multiply in it.
+        Raises `SpecError` for a narrower type that is not listed: the device does not multiply in it.
         """
         if dtype in self.peak_flops:
             return self.peak_flops[dtype]
-        wide = {name: rate for name, rate in self.peak_flops.items() if DTYPE_BYTES.get(name, 2) > 1}
-        if DTYPE_BYTES.get(dtype, 2) == 1 or not wide:
+        wide = {name: rate for name, rate in self.peak_flops.items() if element_bytes(name) >= 2}
+        if element_bytes(dtype) < 2 or not wide:
             raise SpecError(
                 f"device {self.name} does not multiply in {dtype}: it lists peak rates for "
-                f"{', '.join(self.peak_flops)}; leave out --fp8-format, or name a cluster whose device lists {dtype}"
+                f"{', '.join(self.peak_flops)}; leave out --fp8-format and --fp4-format, or name a cluster whose "
+                f"device lists {dtype}"
             )
         return max(wide.values())
 
@@ -95,6 +97,8 @@ class NetworkLevel:
     domains of any size), a further one the groups of nodes under one leaf switch. "Node" below is such a domain.
 
     gpus: GPUs of one domain of this level; 0: all of the cluster, or `ClusterSpec.gpus_per_node` of the innermost.
+    segment: of the innermost level, GPUs of each domain that a job of several domains takes (Slurm's --segment, 64
+    of the 72 of an NVL72); 0: all. The level above then has the links of these.
     bandwidth: bytes/s that one rank reaches in a ring over this level (bus bandwidth).
     latency_s: per collective call. hop_latency_s: per step of a ring. p2p_bandwidth: bytes/s of one
     point-to-point transfer. node_bandwidth, p2p_node_bandwidth: bytes/s of collectives, and of transfers,
@@ -119,6 +123,7 @@ class NetworkLevel:
     sigma: float = 0.15
     source: str = ""
     gpus: int = 0
+    segment: int = 0
 
     def __post_init__(self) -> None:
         for entry, allowed in _OF_LEVEL.items():
@@ -185,7 +190,14 @@ class ClusterSpec:
                 f"network {self.intra_node.name} has domains of {self.intra_node.gpus} GPUs, a node has "
                 f"{self.gpus_per_node}: leave out the network's gpus"
             )
+        if self.intra_node.segment > self.gpus_per_node:
+            raise SpecError(
+                f"network {self.intra_node.name} has a segment of {self.intra_node.segment} GPUs, a domain has "
+                f"{self.gpus_per_node}: it takes as many or fewer"
+            )
         for below, above in pairwise(self.levels):
+            if above.segment:
+                raise SpecError(f"network {above.name} takes no segment: only the innermost does")
             if not below.gpus:
                 raise SpecError(f"network {below.name} has another level above it: it needs gpus, those of one domain")
             if above.gpus and (above.gpus <= below.gpus or above.gpus % below.gpus):

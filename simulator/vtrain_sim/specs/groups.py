@@ -80,6 +80,13 @@ class Group:
         """Blocks of ranks that a group has in one bundle."""
         return self.size // self.block // (2 if self.mirrored else 1)
 
+    @property
+    def last_rank(self) -> int:
+        """The last rank of the last of these groups."""
+        if self.repeats > 1:
+            return self.first + self.repeats * self.period - 1
+        return self.first + (self.positions - 1) * self.stride + self.concurrent * self.block - 1
+
     def over_both_copies(self, stages: int) -> Group:
         """The groups within the stages of a pipeline that has two copies of the parameters: a stage's and those of the
         stage that holds the other copy."""
@@ -104,7 +111,7 @@ def _group(role: str, size: int, stride: int, block: int, concurrent: int) -> Gr
 
 @lru_cache(maxsize=65536)
 def _span(group: Group, domain: int) -> Span:
-    if group.size == 1 or _last_rank(group) // domain == group.first // domain:
+    if group.size == 1 or group.last_rank // domain == group.first // domain:
         return Span(1, 1)
     regular = _regular_pair(group, domain) if group.size == 2 and group.repeats == 1 else _regular(group, domain)
     return regular or _counted(group, domain)
@@ -113,12 +120,6 @@ def _span(group: Group, domain: int) -> Span:
 def _first_bundles(group: Group) -> Group:
     repeats = min(group.repeats, _BUNDLES)
     return group if repeats == group.repeats else strided(group.role, group.size, group.stride, repeats)
-
-
-def _last_rank(group: Group) -> int:
-    if group.repeats > 1:
-        return group.first + group.repeats * group.period - 1
-    return group.first + (group.positions - 1) * group.stride + group.concurrent * group.block - 1
 
 
 def _regular(group: Group, domain: int) -> Span | None:

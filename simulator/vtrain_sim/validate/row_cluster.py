@@ -19,6 +19,11 @@ _CLUSTERS = {
     ("A100-SXM4-80GB", ""): "a100-80gb-4x200",
     ("H100-SXM5-80GB", "3200"): "dgx-h100",
     ("H100-SXM5-80GB", ""): "dgx-h100",
+    ("H200-SXM-141GB", "3200"): "dgx-h200",
+    ("B200-SXM-180GB", "3200"): "dgx-b200",
+    ("B300-SXM-270GB", "6400"): "dgx-b300",
+    ("GB200-186GB", "1600"): "gb200-nvl72",
+    ("GB300-279GB", "3200"): "gb300-nvl72",
 }
 _WHERE = ("gpu", "gpus_per_node", "nvlink_domain_gpus", "inter_node_gbps_per_node")
 
@@ -32,9 +37,10 @@ def cluster_of(row: Mapping[str, str]) -> tuple[ClusterSpec, Surfaces]:
     """The cluster of a row: the preset with its GPU and network. Raises `UserError`."""
     name = cluster_name(row)
     cluster = presets.cluster(name)
-    # Where NVLink joins several nodes, they are one node to the model of the network.
-    together = row.get("nvlink_domain_gpus") or row.get("gpus_per_node") or 8
-    return replace(cluster, gpus_per_node=int(together)), Surfaces.from_dict(presets.cluster_surfaces(name))
+    # Where NVLink joins several nodes, the preset's domain counts and not the node.
+    if not cluster.intra_node.segment:
+        cluster = replace(cluster, gpus_per_node=int(row.get("gpus_per_node") or 8))
+    return cluster, Surfaces.from_dict(presets.cluster_surfaces(name))
 
 
 def cluster_name(row: Mapping[str, str]) -> str:
