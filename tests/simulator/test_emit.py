@@ -84,6 +84,9 @@ EXAMPLES = {
     "recompute_num_layers": "--recompute-num-layers 2",
     "schedule": "--pipeline-model-parallel-size 2 --schedule zb-h1",
     "fp8": "--fp8-format hybrid",
+    "fp8_recipe": "--fp8-format e4m3 --fp8-recipe mxfp8",
+    "fp4": "--fp4-format e2m1",
+    "fp8_param_gather": "--fp8-format hybrid --fp8-param-gather",
     "gradient_accumulation_fusion": "--no-gradient-accumulation-fusion",
     "moe_grouped_gemm": f"{MOE} --no-moe-grouped-gemm",
 }

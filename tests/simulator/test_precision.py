@@ -9,6 +9,7 @@ import pytest
 
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.model import Compute, Parts
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, Precision, SpecError, TrainSpec
@@ -16,6 +17,7 @@ from vtrain_sim.specs.precision import _PRECISIONS, precision, precision_of, pre
 from vtrain_sim.specs.shard import LayerKind
 
 MODEL = ModelSpec(4, 1024, 16, 2048, 32000)
+FP8_BASE = Configuration(MODEL, ParallelSpec(dp=8), TrainSpec(1, 8))
 FP8 = Configuration(MODEL, ParallelSpec(dp=8), TrainSpec(1, 8, fp8="hybrid"))
 
 
@@ -50,7 +52,17 @@ def test_what_a_precision_says(name: str, params: str, product: str, gradients: 
 
 @pytest.mark.parametrize("found", precisions(), ids=lambda found: found.name)
 def test_a_training_step_has_the_precision_of_its_fields(found: Precision) -> None:
-    assert TrainSpec(1, 1, params_dtype=found.params_dtype, fp8=found.fp8_format).precision is found
+    assert (
+        TrainSpec(
+            1,
+            1,
+            params_dtype=found.params_dtype,
+            fp8=found.fp8_format,
+            fp8_recipe=found.fp8_recipe,
+            fp4=found.fp4_format,
+        ).precision
+        is found
+    )
 
 
 def test_unknown_precisions_are_refused_with_what_there_is() -> None:
@@ -63,7 +75,7 @@ def test_unknown_precisions_are_refused_with_what_there_is() -> None:
 def test_a_precision_from_outside_needs_one_registration() -> None:
     with pytest.raises(SpecError, match="--fp8-format is 'blockwise': it takes one of hybrid, e4m3"):
         TrainSpec(1, 1, fp8="blockwise")
-    new = register(Precision("fp8-blockwise", "bfloat16", "float8", "float32", fp8_format="blockwise"))
+    new = register(Precision("fp8-blocks", "bfloat16", "float8", "float32", fp8_format="blockwise"))
     train = TrainSpec(1, 8, fp8="blockwise")
     assert train.precision is new
     program = Parts(replace(FP8, train=train).shard).layer(LayerKind())
@@ -87,3 +99,71 @@ def test_an_unlisted_wide_type_takes_the_best_wide_peak() -> None:
     device = DeviceSpec("d", {"bfloat16": 2e12, "float8": 4e12}, 1e12, 1 << 30)
     assert device.peak("float16") == 2e12
     assert device.peak("float8") == 4e12
+
+
+@pytest.mark.parametrize(
+    ("flags", "product", "kinds", "copies"),
+    [
+        ("--fp8-format hybrid", "float8", ["cast"], 2),
+        ("--fp8-format hybrid --fp8-recipe delayed", "float8", ["cast"], 2),
+        ("--fp8-format e4m3 --fp8-recipe tensorwise", "float8", ["amax", "cast"], 2),
+        ("--fp8-format e4m3 --fp8-recipe blockwise", "float8_blockwise", ["cast"], 2.0625),
+        ("--fp8-format e4m3 --fp8-recipe mxfp8", "mxfp8", ["cast"], 2.0625),
+        ("--fp4-format e2m1 --fp4-recipe nvfp4", "nvfp4", ["amax", "cast_hadamard"], 1.125),
+    ],
+)
+def test_recipes_by_their_flags(flags: str, product: str, kinds: list[str], copies: float) -> None:
+    found = configuration_from_flags(["--bf16", *flags.split()], FP8_BASE).train.precision
+    assert (found.product_dtype, list(found.quantises_by), found.weight_copy_bytes) == (product, kinds, copies)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--fp8-recipe mxfp8", "--fp8-recipe needs --fp8-format"),
+        ("--fp8-format e4m3 --fp4-format e2m1", "contradict each other"),
+        ("--fp8-format e4m3 --fp8-recipe int8", "--fp8-recipe"),
+        ("--fp4-format e3m0", "e2m1"),
+        ("--fp8-param-gather", "--fp8-param-gather needs --fp8-format"),
+        ("--fp4-format e2m1 --fp4-recipe other", "4-bit scaling other than NVFP4"),
+    ],
+)
+def test_recipes_that_do_not_go_together_are_refused(flags: str, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        configuration_from_flags(["--bf16", *flags.split()], FP8_BASE)
+
+
+def test_kept_parameters_are_gathered_in_8_bits_but_with_mxfp8() -> None:
+    """Megatron gathers 16 bits for mxfp8, of which it makes both copies; no recipe keeps 16 bits beside them."""
+    for recipe, gathered, extra in (("delayed", 1, 0), ("blockwise", 1, 0.0625), ("mxfp8", 2, 0.0625)):
+        train = TrainSpec(1, 8, fp8="e4m3", fp8_recipe=recipe, fp8_param_gather=True)
+        assert (train.precision.gathered_bytes, train.precision.weight_copy_bytes) == (gathered, extra)
+        assert replace(train, fp8_param_gather=False).precision.gathered_bytes == 2
+
+
+def test_gradients_are_converted_at_the_size_of_the_output() -> None:
+    """The backward cast of a layer reads [m, n] where the forward one read [m, k]."""
+    program = Parts(FP8.shard).layer(LayerKind())
+    sizes = {
+        (i.name, i.operator.phase): i.operator.n
+        for i in (*program.forward, *program.backward)
+        if isinstance(i, Compute) and i.operator.kind == "cast"
+    }
+    assert sizes["linear_fc1_cast", "forward"] == 1024
+    assert sizes["linear_fc1_cast", "backward"] == 4096
+    assert sizes["linear_fc2_cast", "backward"] == 1024
+
+
+def test_narrower_products_take_less_time_where_products_decide() -> None:
+    model = ModelSpec(4, 8192, 64, 8192, 32000)
+    times = [
+        projector("gb200-nvl72").project(Configuration(model, ParallelSpec(dp=8), train)).iteration_time_s
+        for train in (
+            TrainSpec(1, 64),
+            TrainSpec(1, 64, fp8="e4m3", fp8_recipe="mxfp8"),
+            TrainSpec(1, 64, fp4="e2m1"),
+        )
+    ]
+    assert times == sorted(times, reverse=True)
+    with pytest.raises(SpecError, match="does not multiply in nvfp4"):
+        projector("dgx-h100").project(Configuration(model, ParallelSpec(dp=8), TrainSpec(1, 64, fp4="e2m1")))

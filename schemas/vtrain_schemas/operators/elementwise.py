@@ -92,3 +92,16 @@ register(
 )
 register(Permutation("permute", "permutation of tokens to experts and back, m tokens of width n", kernels=(4, 4)))
 register(Streamed("cast", "conversion of m tokens of width n to 8 bits, and its transpose", kernels=(1, 1)))
+# Read once, for the scale of a whole tensor.
+register(
+    Streamed("amax", "largest magnitude among m tokens of width n, for their scale", kernels=(1, 1), passes=(1.0, 1.0))
+)
+# Read for the row-wise and for the rotated column-wise copy, each half a byte and its scales.
+register(
+    Streamed(
+        "cast_hadamard",
+        "conversion of m tokens of width n to 4 bits, and of their Hadamard transform by columns",
+        kernels=(2, 2),
+        passes=(2.0 + 0.5625, 2.0 + 0.5625),
+    )
+)

@@ -33,7 +33,13 @@ PRECISIONS = {
     "fp16": ("--fp16",),
     "fp32": ("--fp32",),
     "fp8": ("--bf16", "--fp8-format", "hybrid"),
+    "fp8-tensorwise": ("--bf16", "--fp8-format", "hybrid", "--fp8-recipe", "tensorwise"),
+    "fp8-blockwise": ("--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "blockwise"),
+    "mxfp8": ("--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "mxfp8"),
+    "nvfp4": ("--bf16", "--fp4-format", "e2m1"),
 }
+# What a precision does not say is as if it had not been said before.
+_NARROW = {"fp8": "--fp8-format", "fp8_recipe": "--fp8-recipe", "fp4": "--fp4-format"}
 WORLD_SIZE = ("gpus", "num_gpus")
 
 
@@ -86,8 +92,9 @@ def read_options(options: Mapping[str, Option]) -> Options:
             other, before = said.setdefault(field, (name, setting))
             if setting != before:
                 raise UserError(f"{other} and {name} say the same thing in two ways, and differ: give one")
-    if options.get("precision") is not None and "fp8" not in said:
-        flags += ["--fp8-format", ""]  # also where the job before multiplied in 8 bits
+    if options.get("precision") is not None:
+        # Also where the job before multiplied in fewer bits.
+        flags += [word for field, flag in _NARROW.items() if field not in said for word in (flag, "")]
     return Options(tuple(flags), tuple(switched_off), gpus)
 
 

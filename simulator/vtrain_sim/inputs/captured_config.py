@@ -52,8 +52,7 @@ _MODEL = (
     "cuda_graph_impl",
     "enable_cuda_graph",
     "external_cuda_graph",
-    "fp4",
-    "fp8_param",
+    "fp4_param",
     "use_kitchen",
     "use_kitchen_attention",
     "quant_recipe",
@@ -62,7 +61,6 @@ _MODEL = (
 )
 # Only with 8-bit products; only with overlapped tensor parallel communication.
 _FP8 = (
-    "fp8_recipe",
     "fp8_quantizer_factory",
     "fp8_dot_product_attention",
     "fp8_multi_head_attention",
@@ -86,7 +84,7 @@ _OPTIMIZER = (
     "overlap_param_gather_with_optimizer_step",
     "optimizer_cuda_graph",
 )
-_DDP = ("num_distributed_optimizer_instances", "fp8_param_gather", "outer_dp_sharding_strategy")
+_DDP = ("num_distributed_optimizer_instances", "outer_dp_sharding_strategy")
 _OFF: dict[str, tuple[object, ...]] = {"window_size": ([-1, -1], [-1, 0])}
 
 

@@ -241,6 +241,11 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         recompute_num_layers=run.get("recompute_num_layers") or 1,
         recompute_modules=_recompute_modules(run, config),
         fp8=run.get("fp8") or config.transformer.get("fp8") or "",
+        fp8_recipe=config.transformer.get("fp8_recipe") or ""
+        if run.get("fp8") or config.transformer.get("fp8")
+        else "",
+        fp4=config.transformer.get("fp4") or "",
+        fp8_param_gather=bool(config.transformer.get("fp8_param") or config.ddp.get("fp8_param_gather")),
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
         moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
     )

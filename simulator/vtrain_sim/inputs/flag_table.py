@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import check_modules
 
 Reader: TypeAlias = Callable[[str, str], object]
@@ -106,6 +107,9 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--recompute-num-layers": ("recompute_num_layers", whole_number),
     "--fp8-format": ("fp8", text),
     "--fp8": ("fp8", text),
+    "--fp8-recipe": ("fp8_recipe", choice({name: name for name in ("", *FP8_RECIPES)})),
+    "--fp4-format": ("fp4", text),
+    "--fp4": ("fp4", text),
     "--transformer-impl": ("transformer_impl", choice(
         {name: name for name in ("local", "transformer_engine", "inference_optimized")})),
     "--data-parallel-sharding-strategy": ("sharding_strategy", choice(
@@ -144,6 +148,8 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--no-batch-p2p-comm": ("batch_p2p", False),
     "--account-for-embedding-in-pipeline-split": ("embedding_is_a_layer", True),
     "--account-for-loss-in-pipeline-split": ("loss_is_a_layer", True),
+    "--fp8-param-gather": ("fp8_param_gather", True),
+    "--fp8-param": ("fp8_param_gather", True),
     "--bf16": ("params_dtype", "bfloat16"),
     "--fp16": ("params_dtype", "float16"),
     # Megatron trains in 32 bits where neither is given; vtrain assumes bf16 then, and takes this word.

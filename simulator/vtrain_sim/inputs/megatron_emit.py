@@ -136,6 +136,7 @@ def _train(train: TrainSpec) -> list[str]:
         ),
         *([_PRECISION[train.params_dtype]]),
         *_switches(
+            fp8_param_gather=train.fp8_param_gather,
             grad_reduce_in_bf16=train.main_grads_dtype == "bfloat16",
             accumulate_allreduce_grads_in_fp32=wide,
             no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
@@ -143,6 +144,8 @@ def _train(train: TrainSpec) -> list[str]:
         ),
         *_values(
             fp8_format=train.fp8,
+            fp8_recipe=train.fp8_recipe,
+            fp4_format=train.fp4,
             schedule=train.schedule if train.schedule != AUTO else "",
             recompute_granularity=train.recompute_granularity if train.recompute_granularity != "none" else "",
             recompute_method=method,

@@ -164,7 +164,7 @@ def _latent(shard: Shard) -> Inputs:
         if model.qk_layernorm:
             down.append(shard.norm("q_layernorm", local, model.q_lora_rank, saves=0))
     # The block's input is kept once for both; of the compressed rows the norms' and the up-projections' inputs.
-    kept = _input_bytes(shard) + local * (model.q_lora_rank + compressed) * both
+    kept = _input_bytes(shard) + round(local * (model.q_lora_rank + compressed) * both)
     down += shard.linear("linear_kv_down", local, compressed, model.hidden_size, saves=kept)
     if model.qk_layernorm:
         down.append(shard.norm("kv_layernorm", local, model.kv_lora_rank, saves=0))

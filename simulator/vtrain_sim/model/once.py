@@ -57,7 +57,7 @@ def reduction(group: Group, parameters: int, replicas: ReplicaSpec) -> Communica
 
 def gather(group: Group, parameters: int, replicas: ReplicaSpec) -> Communication:
     """Gathering of so many updated parameters."""
-    nbytes = parameters * dtype_bytes(replicas.precision.params_dtype)
+    nbytes = parameters * replicas.precision.gathered_bytes
     return Communication("param_gather", "all_gather", group, nbytes, blocking=False)
 
 
@@ -72,6 +72,9 @@ def once_per_step(replicas: ReplicaSpec, holding: Holding) -> OncePerStep:
     owned = holding.owned(replicas)
     groups = by_group(holding.parameters, holding.expert_parameters, replicas)
     before: list[Item] = [_elements("zero_grad", owned if replicas.fully_sharded else holding.total)]
+    if replicas.precision.casts_inputs and not replicas.fully_sharded:
+        # Linear layers keep what their weights were converted to for all microbatches of a step.
+        before += [_weights(kind, holding.product_parameters, replicas) for kind in replicas.precision.quantises_by]
     sync: list[Item] = []
     if not (replicas.fully_sharded or replicas.overlap_grad_reduce):
         sync += [reduction(group, count, replicas) for group, count in groups]
@@ -90,6 +93,10 @@ def once_per_step(replicas: ReplicaSpec, holding: Holding) -> OncePerStep:
 
 def _sum(name: str, group: Group, parameters: int, replicas: ReplicaSpec) -> Communication:
     return Communication(name, "all_reduce", group, parameters * dtype_bytes(replicas.main_grads_dtype))
+
+
+def _weights(kind: str, count: int, replicas: ReplicaSpec) -> Compute:
+    return Compute(f"weights_{kind}", Operator(kind, "forward", count, 1, dtype=replicas.precision.params_dtype))
 
 
 def _elements(kind: str, count: int) -> Compute:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from vtrain_schemas.operators import Operator, dtype_bytes
 from vtrain_schemas.operators import kind as kind_of
 from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
+from vtrain_sim.specs.precision import precisions
 from vtrain_sim.specs.shard import ShardSpec
 
+_CASTS = frozenset(kind for known in precisions() for kind in known.quantises_by)
 # Forward and backward items of a region.
 Region = tuple[list[Item], list[Item]]
 
@@ -36,7 +38,7 @@ class Shard:
         self.local_tokens = self.tokens // self.tp if spec.sequence_parallel else self.tokens
         self.hidden_bytes = self.tokens * spec.model.hidden_size * self.size
         self.local_hidden = self.local_tokens * spec.model.hidden_size
-        self.local_input_bytes = self.local_hidden * spec.precision.saved_input_bytes
+        self.local_input_bytes = round(self.local_hidden * spec.precision.saved_input_bytes)
         self.parameters_per_norm = 2 if spec.model.normalization == "LayerNorm" else 1
 
     @property
@@ -83,7 +85,10 @@ class Shard:
         return kind_of(operator.kind).saved(operator, self.model.dropout, self.model.swiglu)
 
     def _cast(self, name: str, m: int, k: int) -> list[Compute]:
-        return [self.operator(f"{name}_cast", "cast", m, k)] if self.spec.precision.casts_inputs else []
+        precision = self.spec.precision
+        if not precision.casts_inputs:
+            return []
+        return [self.operator(f"{name}_{kind}", kind, m, k, saves=0) for kind in precision.quantises_by]
 
     # -- tensor-parallel regions -------------------------------------------------------------
 
@@ -99,7 +104,7 @@ class Shard:
         whose sum is scattered beside the weights' gradient. Without, the input's gradient is summed there.
         """
         *casts, product = linear
-        back: list[Item] = [backward(cast) for cast in casts]
+        back: list[Item] = gradient_casts(linear)
         if self.tp == 1:
             return [*linear], [*back, backward(product)]
         sums = "reduce_scatter" if self.spec.sequence_parallel else "all_reduce"
@@ -137,7 +142,7 @@ class Shard:
         bias = product.parameters - product.operator.n * product.operator.k
         product = replace(product, replicated_parameters=bias)
         linear = [*casts, product]
-        back: list[Item] = [backward(cast) for cast in casts]
+        back: list[Item] = gradient_casts(linear)
         if self.tp == 1:
             return [*linear], [*back, backward(product)]
         if not self.spec.sequence_parallel:
@@ -167,6 +172,13 @@ def backward(item: Compute) -> Compute:
     return replace(item.without_tensors(), operator=operator)
 
 
+def gradient_casts(linear: list[Compute]) -> list[Item]:
+    """The casts of a linear layer's output gradient [m, n], which is converted as its input [m, k] was."""
+    *casts, product = linear
+    turned = [backward(cast) for cast in casts]
+    return [replace(back, operator=replace(back.operator, n=product.operator.n)) for back in turned]
+
+
 def recompute(item: Compute) -> Compute:
     """A forward operator, run again in the backward pass."""
     return replace(backward(item), operator=replace(item.operator, phase="recompute"))
@@ -178,5 +190,16 @@ def run_again(forward: Iterable[Item]) -> list[Item]:
 
 
 def backward_of(items: Iterable[Compute]) -> list[Item]:
-    """Backward passes in reverse order."""
-    return [backward(i) for i in reversed(list(items))]
+    """Backward passes in reverse order, each product after the casts of its output gradient."""
+    result: list[Item] = []
+    casts: list[Compute] = []
+    products: list[list[Compute]] = []
+    for item in items:
+        if item.operator.kind in _CASTS:
+            casts.append(item)
+        else:
+            products.append([*casts, item])
+            casts = []
+    for group in reversed(products):
+        result += [*gradient_casts(group), backward(group[-1])]
+    return result

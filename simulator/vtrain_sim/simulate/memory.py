@@ -137,5 +137,5 @@ def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> t
     state = 8 if weight == 4 else 12 + (4 if gradient < 4 else 0)
     if replicas.fully_sharded:
         return owned * weight, owned * gradient, owned * state, gathered * (weight + gradient)
-    copies = replicas.precision.weight_copy_bytes * holding.product_parameters
+    copies = round(replicas.precision.weight_copy_bytes * holding.product_parameters)
     return holding.total * weight, holding.total * gradient, owned * state, copies

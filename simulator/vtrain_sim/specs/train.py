@@ -23,6 +23,8 @@ class TrainSpec:
     attention_kernel: "flash" (fused) or "unfused" (separate GEMMs and softmax).
     recompute_granularity: "none", "selective" (recompute_modules: `specs.recompute`) or "full". fp8: "" or Transformer
     Engine's format ("hybrid", "e4m3"): the linear layers multiply in 8 bits, the rest stays as it is.
+    fp8_recipe: how their operands are scaled, "" for Megatron's default; fp4: "" or the format of 4-bit products.
+    fp8_param_gather: their parameters are kept, and gathered, in 8 bits.
     gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
     moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
     """
@@ -38,6 +40,9 @@ class TrainSpec:
     recompute_modules: tuple[str, ...] = DEFAULT
     schedule: str = AUTO
     fp8: str = ""
+    fp8_recipe: str = ""
+    fp4: str = ""
+    fp8_param_gather: bool = False
     gradient_accumulation_fusion: bool = True
     moe_grouped_gemm: bool = True
 
@@ -54,9 +59,10 @@ class TrainSpec:
         object.__setattr__(self, "recompute_modules", check_modules(self.recompute_modules))
         if self.schedule != AUTO:
             schedules.get(self.schedule)
-        if self.fp8 and self.params_dtype != "bfloat16":
-            raise SpecError("--fp8-format needs --bf16: Transformer Engine keeps the other operators in bfloat16")
-        precision_of(self.params_dtype, self.fp8)
+        if (self.fp8 or self.fp4) and self.params_dtype != "bfloat16":
+            flag = "--fp8-format" if self.fp8 else "--fp4-format"
+            raise SpecError(f"{flag} needs --bf16: Transformer Engine keeps the other operators in bfloat16")
+        self._precision()
 
     @property
     def recomputed_modules(self) -> tuple[str, ...]:
@@ -65,8 +71,12 @@ class TrainSpec:
 
     @property
     def precision(self) -> Precision:
-        """The precision that the parameters' type and the 8-bit format make."""
-        return precision_of(self.params_dtype, self.fp8)
+        """The precision that the parameters' type, the narrow format and its recipe make."""
+        return self._precision()
+
+    def _precision(self) -> Precision:
+        known = precision_of(self.params_dtype, self.fp8, self.fp8_recipe, self.fp4)
+        return known.with_kept_params() if self.fp8_param_gather else known
 
     def num_microbatches(self, dp: int) -> int:
         """Microbatches per step on each data parallel rank."""
