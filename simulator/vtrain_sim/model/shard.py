@@ -97,13 +97,26 @@ class Shard:
         size = self.hidden_bytes if nbytes is None else nbytes
         return Communication(name, op, self.spec.tp, size, blocking)
 
+    def _operand_bytes(self, linear: list[Compute]) -> int:
+        """Bytes of the hidden states that a linear layer's ranks gather: converted first where they are converted."""
+        casts = len(linear) > 1
+        return (
+            round(self.hidden_bytes / self.size * self.spec.precision.saved_input_bytes) if casts else self.hidden_bytes
+        )
+
+    def _local(self, casts: list[Compute]) -> list[Compute]:
+        """Casts of the rank's own part of the sequence, which is gathered after them."""
+        return [replace(c, operator=replace(c.operator, m=c.operator.m // self.tp)) for c in casts]
+
     def column_parallel(self, region: str, linear: list[Compute]) -> Region:
         """A linear layer at the entry of a tensor-parallel region.
 
         With sequence parallelism its input is gathered, again in the backward pass beside the input's gradient,
-        whose sum is scattered beside the weights' gradient. Without, the input's gradient is summed there.
+        whose sum is scattered beside the weights' gradient. Without, the input's gradient is summed there. What is
+        gathered is converted before (Transformer Engine's quantised all-gather).
         """
         *casts, product = linear
+        gathered = self._operand_bytes(linear)
         back: list[Item] = gradient_casts(linear)
         if self.tp == 1:
             return [*linear], [*back, backward(product)]
@@ -111,11 +124,11 @@ class Shard:
         halves = in_parts(backward(product), 0.5, 0.5)
         if self.spec.splits_backward:
             # Nothing that the pass of input gradients has left to do hides their sum.
-            again = replace(self.over_tp(f"{region}_again", "all_gather", blocking=False), for_weights=True)
-            gathered: list[Item] = [again, Wait(again.name)] if self.spec.sequence_parallel else []
-            back += [*gathered, backward(product), self.over_tp(region, sums)]
+            again = replace(self.over_tp(f"{region}_again", "all_gather", gathered, blocking=False), for_weights=True)
+            once_more: list[Item] = [again, Wait(again.name)] if self.spec.sequence_parallel else []
+            back += [*once_more, backward(product), self.over_tp(region, sums)]
         elif self.spec.sequence_parallel:
-            again_beside = self.over_tp(f"{region}_again", "all_gather", blocking=False)
+            again_beside = self.over_tp(f"{region}_again", "all_gather", gathered, blocking=False)
             back += [again_beside, halves[0], Wait(again_beside.name), *self._beside(region, sums, halves[1])]
         elif self.spec.async_tp_allreduce:
             back += [halves[0], *self._beside(region, sums, halves[1])]
@@ -129,11 +142,12 @@ class Shard:
     def _gathered(self, region: str, casts: list[Compute], product: Compute) -> list[Item]:
         if not self.spec.sequence_parallel:
             return [*casts, product]
+        local, gathered = self._local(casts), self._operand_bytes([*casts, product])
         if not self.spec.tp_comm_overlap:
-            return [self.over_tp(region, "all_gather"), *casts, product]
+            return [*local, self.over_tp(region, "all_gather", gathered), product]
         # Piece by piece: the product of what has arrived runs beside the exchange of the rest.
         first, last = in_parts(product, self._pieces, 1 - self._pieces)
-        return [self.over_tp(region, "all_gather", blocking=False), *casts, first, Wait(region), last]
+        return [*local, self.over_tp(region, "all_gather", gathered, blocking=False), first, Wait(region), last]
 
     def row_parallel(self, region: str, linear: list[Compute]) -> Region:
         """A linear layer at the exit of a tensor-parallel region: its output is summed over the group."""
@@ -147,18 +161,19 @@ class Shard:
             return [*linear], [*back, backward(product)]
         if not self.spec.sequence_parallel:
             return [*linear, self.over_tp(region, "all_reduce")], [*back, backward(product)]
+        back, gathered = gradient_casts([*self._local(casts), product]), self._operand_bytes(linear)
         if not self.spec.tp_comm_overlap:
             return (
                 [*linear, self.over_tp(region, "reduce_scatter")],
-                [self.over_tp(region, "all_gather"), *back, backward(product)],
+                [*back, self.over_tp(region, "all_gather", gathered), backward(product)],
             )
         first, last = in_parts(product, 1 - self._pieces, self._pieces)
         forward: list[Item] = [*casts, first, self.over_tp(region, "reduce_scatter", blocking=False), last]
         # The input's gradient is half of the backward product, unless the weights' is a pass of its own.
         beside = self._pieces if self.spec.splits_backward else 0.5 * self._pieces
         parts = in_parts(backward(product), beside, 1 - beside)
-        gather = self.over_tp(region, "all_gather", blocking=False)
-        return [*forward, Wait(region)], [gather, *back, parts[0], Wait(region), parts[1]]
+        gather = self.over_tp(region, "all_gather", gathered, blocking=False)
+        return [*forward, Wait(region)], [*back, gather, parts[0], Wait(region), parts[1]]
 
     @property
     def _pieces(self) -> float:
