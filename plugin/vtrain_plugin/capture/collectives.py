@@ -6,7 +6,8 @@ began and ended needs ``--kernels``. One that is issued, or waited for, on a sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,16 @@ from vtrain_plugin.capture.tensors import dtype_name
 if TYPE_CHECKING:
     from torch.distributed import P2POp, ProcessGroup, Work
 
-# function -> (op, positions of the tensors whose largest total is the payload)
-_COLLECTIVES = {
+# function -> (op, arguments whose largest total is the payload)
+COLLECTIVES = {
     "all_reduce": ("all_reduce", ("tensor",)),
+    "all_reduce_coalesced": ("all_reduce", ("tensors",)),
+    "all_gather_single": ("all_gather", ("output_tensor", "input_tensor")),
     "all_gather_into_tensor": ("all_gather", ("output_tensor", "input_tensor")),
     "_all_gather_base": ("all_gather", ("output_tensor", "input_tensor")),
     "all_gather": ("all_gather", ("tensor_list", "tensor")),
+    "all_gather_coalesced": ("all_gather", ("output_tensor_lists", "input_tensor_list")),
+    "reduce_scatter_single": ("reduce_scatter", ("output", "input")),
     "reduce_scatter_tensor": ("reduce_scatter", ("output", "input")),
     "_reduce_scatter_base": ("reduce_scatter", ("output", "input")),
     "reduce_scatter": ("reduce_scatter", ("output", "input_list")),
@@ -34,21 +39,9 @@ _COLLECTIVES = {
     "all_to_all": ("all_to_all", ("output_tensor_list", "input_tensor_list")),
     "broadcast": ("broadcast", ("tensor",)),
     "reduce": ("reduce", ("tensor",)),
+    "gather": ("gather", ("tensor", "gather_list")),
+    "scatter": ("scatter", ("tensor", "scatter_list")),
     "barrier": ("barrier", ()),
-}
-_GROUP_POSITION = {
-    "all_reduce": 2,
-    "all_gather_into_tensor": 2,
-    "_all_gather_base": 2,
-    "all_gather": 2,
-    "reduce_scatter_tensor": 3,
-    "_reduce_scatter_base": 3,
-    "reduce_scatter": 3,
-    "all_to_all_single": 4,
-    "all_to_all": 2,
-    "broadcast": 2,
-    "reduce": 3,
-    "barrier": 0,
 }
 # Methods of a process group, which every function that sends or receives calls: `P2POp` and `batch_isend_irecv`
 # compare the functions themselves with the ones that a module imported by name, so these are never replaced.
@@ -61,8 +54,8 @@ def install(session: Session, framework: Framework) -> None:
     from torch.distributed import distributed_c10d as c10d
 
     recorder = CallRecorder(session, Groups(framework.role_of_group))
-    for name, (op, tensors) in _COLLECTIVES.items():
-        session.patches.wrap_function(c10d, name, recorder.wrap_collective(name, op, tensors))
+    for name, (op, tensors) in COLLECTIVES.items():
+        session.patches.wrap_function(c10d, name, recorder.wrap_collective(op, tensors))
     for name, op in _POINT_TO_POINT.items():
         session.patches.wrap(dist.ProcessGroup, name, recorder.wrap_point_to_point(op))
     session.patches.wrap_function(c10d, "batch_isend_irecv", recorder.wrap_batch)
@@ -84,9 +77,19 @@ class CallRecorder:
 
     # -- wrappers --------------------------------------------------------------------------
 
-    def wrap_collective(self, name: str, op: str, tensors: tuple[str, ...]) -> Wrapper:
+    def wrap_collective(self, op: str, tensors: tuple[str, ...]) -> Wrapper:
         """A function that all ranks of a group call; tensors: names of the arguments that are moved."""
-        return self._wrapper(lambda args, kwargs: self._begin(name, op, tensors, args, kwargs))
+
+        def wrap(original: Function) -> Function:
+            position = {name: number for number, name in enumerate(inspect.signature(original).parameters)}
+
+            def begin(args: Args, kwargs: Kwargs) -> Call | None:
+                given = {name: args[at] for name, at in position.items() if at < len(args)} | kwargs
+                return self._begin(op, [given.get(name) for name in tensors], given)
+
+            return self._wrapper(begin)(original)
+
+        return wrap
 
     def wrap_point_to_point(self, op: str) -> Wrapper:
         """A method of a process group that sends or receives: (group, tensors, the peer's rank in the group, tag)."""
@@ -174,14 +177,12 @@ class CallRecorder:
     def _ready(self) -> Recorder | None:
         return None if self._inside else self.session.recording()
 
-    def _begin(self, name: str, op: str, tensors: tuple[str, ...], args: Args, kwargs: Kwargs) -> Call | None:
+    def _begin(self, op: str, values: Sequence[object], given: Kwargs) -> Call | None:
+        """values: what is moved, in one of several forms. given: all arguments, by name."""
         recorder = self._ready()
         if recorder is None:
             return None
-        position = _GROUP_POSITION[name]
-        group = kwargs["group"] if "group" in kwargs else (args[position] if len(args) > position else None)
-        role, ranks = self.groups.describe(group)
-        values = [kwargs.get(t, args[i] if i < len(args) else None) for i, t in enumerate(tensors)]
+        role, ranks = self.groups.describe(given.get("group"))
         nbytes = max((_bytes(v) for v in values), default=0)
         dtype = next((d for d in map(_dtype, values) if d), "")
         sequence = recorder.next_sequence((ranks, op))
@@ -192,7 +193,7 @@ class CallRecorder:
             dtype,
             ranks,
             sequence,
-            bool(kwargs.get("async_op", False)),
+            bool(given.get("async_op", False)),
             self._span(recorder),
             recorder.clock.now(),
             stream=recorder.clock.side_stream(),
