@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vtrain_plugin.capture.backward_ends import BackwardEnds, Input
 from vtrain_plugin.capture.framework import ModuleRules
+from vtrain_plugin.capture.guard import report
 from vtrain_plugin.capture.patches import Args, Kwargs
 from vtrain_plugin.capture.recorder import Recorder, Span
 from vtrain_schemas.operators import Operator
@@ -114,14 +115,26 @@ class ModuleHooks:
     # -- installation ----------------------------------------------------------------------
 
     def install(self, model: torch.nn.Module) -> Sequence[Hooked]:
-        """Hook the modules of one model chunk; what was hooked, outer modules first."""
+        """Hook the modules of one model chunk; what was hooked, outer modules first.
+
+        Nothing inside a module that torch.compile made one program of: hooks would have it compiled again.
+        """
         hooked: dict[str, Hooked] = {}
+        unseen: list[str] = []
         for raw_path, module in model.named_modules():
+            if raw_path.startswith(tuple(unseen)):
+                continue
+            if is_compiled(module):
+                unseen.append(raw_path + "." if raw_path else "")
+                if module._compiled_call_impl is not None:
+                    continue
             # Wrappers (data parallelism, mixed precision) call what they wrap "module".
             path = ".".join(p for p in raw_path.split(".") if p != "module")
-            kind = self._rules.span_kind(path, module, self._session.settings.operators)
+            kind = self._rules.span_kind(path, getattr(module, "_orig_mod", module), self._session.settings.operators)
             if kind is not None and path not in hooked:
                 hooked[path] = self._hook(path, kind, module, _nearest(hooked, path))
+        if unseen and self._session.speaks:
+            report(f"{len(unseen)} modules are compiled by torch.compile: nothing inside them is recorded")
         return list(hooked.values())
 
     def _hook(self, path: str, kind: str, module: torch.nn.Module, parent: Hooked | None) -> Hooked:
@@ -133,12 +146,17 @@ class ModuleHooks:
             parent.children[path[len(parent.path) + 1 :]] = hooked
         guard = self._session.guard
 
+        compiling = self._torch.compiler.is_compiling
+
         # A module from which hooks are taken out while it runs them calls the others without keyword arguments.
+        # What torch.compile traces is as without hooks.
         def before(module: torch.nn.Module, *call: Any) -> None:
-            guard.run(self._before, hooked, *call)
+            if not compiling():
+                guard.run(self._before, hooked, *call)
 
         def after(module: torch.nn.Module, *call: Any) -> None:
-            guard.run(self._after, hooked, call[-1])
+            if not compiling():
+                guard.run(self._after, hooked, call[-1])
 
         self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         self._handles.append(module.register_forward_hook(after, with_kwargs=True))
@@ -327,6 +345,11 @@ def operator_name(hooked: Hooked, operator: Operator) -> str:
     if hooked.kind in _BLOCKS:
         return operator.kind
     return hooked.path.rpartition(".")[2]
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether calls of a module run what torch.compile made: ``torch.compile(module)`` or ``module.compile()``."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
 
 
 def _encloses(outer: str, inner: str) -> bool:
