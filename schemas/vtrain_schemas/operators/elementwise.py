@@ -90,7 +90,15 @@ register(
         passes=(6.0, 4.0),
     )
 )
-register(Permutation("permute", "permutation of tokens to experts and back, m tokens of width n", kernels=(4, 4)))
+# To the order of ranks, to that of experts, and back: of 8 copies of a token, one is read and one written at both ends.
+register(
+    Permutation(
+        "permute",
+        "permutation of tokens to experts and back, m tokens of width n",
+        kernels=(4, 4),
+        passes=(6.25, 6.25),
+    )
+)
 register(Streamed("cast", "conversion of m tokens of width n to 8 bits, and its transpose", kernels=(1, 1)))
 # Read once, for the scale of a whole tensor.
 register(

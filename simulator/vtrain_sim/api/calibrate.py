@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtrain_sim.api.machine import machine_of
+from vtrain_sim.calibration import exchanges as token_exchanges
 from vtrain_sim.calibration import network, surfaces
 from vtrain_sim.calibration.result import CalibrationResult
 from vtrain_sim.errors import UserError
@@ -50,6 +51,8 @@ def calibrate(
     run: str | Sequence[str] = (),
     collectives: str | Path | None = None,
     collectives_source: str = "",
+    exchanges: str | Path | None = None,
+    ranks_per_node: int = 8,
     cluster: str | Path = "",
 ) -> CalibrationResult:
     """Fit GEMM tiles and waves, attention, memory-bound kinds or a network; gives sections of a preset as TOML.
@@ -58,8 +61,9 @@ def calibrate(
     head_dim, latency (ms); or run (one or several) of a catalog. system: of tables that name several, the one to use.
     products: element types narrower than 16 bits to fit products to, each with the word that gemm has for it.
     compute_units: streaming multiprocessors of the device. collectives: with collective, gpus, nodes, bytes,
-    duration_us, measured on cluster. in_layer_source: source of gemm that was timed inside a running layer;
-    attention_backward_ratio: time of attention backward over forward. Raises `UserError`.
+    duration_us, measured on cluster. exchanges: of tokens with their experts (DeepEP's table, or one of NVLink
+    all-to-all), measured on cluster by nodes of ranks_per_node. in_layer_source: source of gemm that was timed inside a
+    running layer; attention_backward_ratio: time of attention backward over forward. Raises `UserError`.
 
     >>> import vtrain as vt
     >>> vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb").summary()["sections"]
@@ -69,6 +73,8 @@ def calibrate(
     runs = [run] if isinstance(run, str) and run else list(run)
     if collectives is not None:
         sections += _network(Path(collectives), collectives_source, system, str(cluster))
+    if exchanges is not None:
+        sections.append(_exchanges(Path(exchanges), system, str(cluster), ranks_per_node))
     if gemm is not None or runs:
         if not device or not compute_units:
             raise UserError("fitting a device takes --device and --compute-units (108 for A100, 132 for H100)")
@@ -86,8 +92,8 @@ def calibrate(
                 attention_backward_ratio,
             )
             sections.append(_operators(device, compute_units, tables))
-    elif collectives is None:
-        raise UserError("nothing to fit to: give --gemm, --catalog and --run, or --collectives")
+    elif collectives is None and exchanges is None:
+        raise UserError("nothing to fit to: give --gemm, --catalog and --run, --collectives, or --exchanges")
     return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
 
 
@@ -102,6 +108,16 @@ def _network(path: Path, source: str, system: str, cluster: str) -> list[Calibra
         inter, report = network.fit_inter_node(replace(spec, intra_node=intra), rows)
         fits.append(CalibrationResult(network.network_toml("inter_node", inter) + "\n", (report,)))
     return fits
+
+
+def _exchanges(path: Path, system: str, cluster: str, ranks_per_node: int) -> CalibrationResult:
+    if not cluster:
+        raise UserError("--exchanges needs --cluster: the latencies of its networks are needed")
+    rates, report = token_exchanges.fit_exchanges(
+        machine_of(cluster).cluster, token_exchanges.read_exchanges(path, system, ranks_per_node)
+    )
+    toml = "".join(f"[{level}]\nexchange_bandwidth = {rate:.4g}\n\n" for level, rate in rates.items())
+    return CalibrationResult(toml, report)
 
 
 def _operators(device: str, units: int, tables: _Tables) -> CalibrationResult:

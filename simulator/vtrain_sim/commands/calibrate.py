@@ -33,7 +33,13 @@ def calibrate(
         None, "--collectives", help="Parquet or CSV with collective, gpus, nodes, bytes, duration_us."
     ),
     collectives_source: str = typer.Option("", help="Use only the rows whose source has this in it."),
-    cluster: str = typer.Option("", "--cluster", help="Cluster preset or file that --collectives were measured on."),
+    exchanges: Path = typer.Option(
+        None, "--exchanges", help="Parquet or CSV of token exchanges: DeepEP's columns, or those of NVLink all-to-all."
+    ),
+    ranks_per_node: int = typer.Option(8, min=1, help="Ranks of a node of --exchanges."),
+    cluster: str = typer.Option(
+        "", "--cluster", help="Cluster preset or file that --collectives or --exchanges were measured on."
+    ),
 ) -> None:
     """Fit GEMM tiles and waves, attention, memory-bound kinds or a network; prints sections of a preset."""
     from vtrain_sim.api import calibrate as api
@@ -53,6 +59,8 @@ def calibrate(
         run=run,
         collectives=collectives,
         collectives_source=collectives_source,
+        exchanges=exchanges,
+        ranks_per_node=ranks_per_node,
         cluster=cluster,
     )
     for line in result.report:

@@ -9,6 +9,7 @@ from vtrain_sim.costs.algorithms import bus_factor, fastest_s
 from vtrain_sim.costs.estimate import MEASURED, MODELLED, Estimate
 from vtrain_sim.costs.measured_collectives import MeasuredCollectives
 from vtrain_sim.costs.paths import Path
+from vtrain_sim.costs.token_exchange import domains_reached, exchange_s
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, Group
 
@@ -36,6 +37,18 @@ class CollectiveCosts:
     def transfer(self, boundary: Group, nbytes: int) -> Estimate:
         """Duration of one point-to-point transfer between two pipeline stages (`Groups.boundary`)."""
         return self.estimate("p2p", boundary, nbytes)
+
+    def exchange(self, group: Group, nbytes: int, choices: int) -> Estimate:
+        """Duration of one exchange of tokens that each go once to every domain with one of their `choices` experts.
+
+        nbytes: one copy of a rank's tokens. On a network of which nothing is known, as an all-to-all of all copies.
+        """
+        path = self.path(group)
+        if path.size <= 1 or nbytes <= 0:
+            return Estimate(0.0, 0.0, MEASURED)
+        if not path.top.is_known:
+            return self.over_path("all_to_all", path, round(nbytes * domains_reached(path.size, choices)))
+        return Estimate(exchange_s(nbytes, path, choices), path.top.sigma, MODELLED)
 
     def path(self, group: Group) -> Path:
         """What the group's communication crosses: groups with the same path take the same time."""

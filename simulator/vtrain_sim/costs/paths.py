@@ -80,11 +80,16 @@ class Path:
         """The outermost level crossed; its latency is that of a call."""
         return self.crossings[-1].level if self.crossings else self.inside
 
+    def call_s(self, nbytes: int) -> float:
+        """Latency of a call, seconds."""
+        level = self.top
+        ramp = level.ramp_s * nbytes / (nbytes + level.ramp_bytes) if level.ramp_s else 0.0
+        return level.latency_s + ramp
+
     def start_s(self, nbytes: int) -> float:
         """Seconds of a collective besides its steps: the call's latency, and the copies on each rank."""
         level = self.top
-        ramp = level.ramp_s * nbytes / (nbytes + level.ramp_bytes) if level.ramp_s else 0.0
-        start = level.latency_s + ramp
+        start = self.call_s(nbytes)
         if level.copy_bandwidth:
             # Every rank also reads and writes the whole payload in its own memory.
             start += nbytes / level.copy_bandwidth

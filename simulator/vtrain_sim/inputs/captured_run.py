@@ -186,6 +186,8 @@ def _bucket_size(run: Run, config: CapturedConfig) -> int:
 
 def _dispatcher(run: Run, config: CapturedConfig) -> str:
     name = config.transformer.get("moe_token_dispatcher_type")
+    if name == "flex":
+        name = config.transformer.get("moe_flex_dispatcher_backend") or "deepep"
     return str(name) if name and run.get("num_experts") else ParallelSpec.moe_token_dispatcher
 
 

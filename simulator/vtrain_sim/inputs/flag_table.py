@@ -119,6 +119,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--schedule": ("schedule", text),
     "--ddp-bucket-size": ("bucket_size", whole_number),
     "--moe-token-dispatcher-type": ("moe_token_dispatcher", text),
+    "--moe-flex-dispatcher-backend": ("moe_flex_backend", choice({name: name for name in ("deepep", "hybridep")})),
 }  # fmt: skip
 SWITCHES: dict[str, tuple[str, object]] = {
     "--swiglu": ("swiglu", True),
@@ -142,6 +143,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--tp-comm-overlap": ("tp_comm_overlap", True),
     "--no-align-grad-reduce": ("align_grad_reduce", False),
     "--no-delay-grad-reduce": ("align_grad_reduce", False),
+    "--moe-enable-deepep": ("moe_deepep", True),
     "--moe-shared-expert-overlap": ("moe_shared_expert_overlap", True),
     "--no-async-tensor-model-parallel-allreduce": ("async_tp_allreduce", False),
     "--scatter-gather-tensors-in-pipeline": ("scatter_gather", True),

@@ -48,7 +48,17 @@ def parallel_from_values(values: SpecFields) -> SpecFields:
     """Fields of the layout that the values of flags describe, except for how layers are cut into stages."""
     changes = {k: values[k] for k in values if k in _PARALLEL}
     _shard_optimizer(values, changes)
+    _flex_backend(values, changes)
     return changes
+
+
+def _flex_backend(values: SpecFields, changes: SpecFields) -> None:
+    """The kernels of Megatron's flex dispatcher are dispatchers of their own here; DeepEP's are its default."""
+    backend = values.get("moe_flex_backend", "deepep" if values.get("moe_deepep") else "")
+    if changes.get("moe_token_dispatcher") == "flex":
+        changes["moe_token_dispatcher"] = backend or "deepep"
+    elif backend and changes.get("moe_token_dispatcher", backend) != backend:
+        raise SpecError("--moe-flex-dispatcher-backend needs --moe-token-dispatcher-type flex")
 
 
 def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:

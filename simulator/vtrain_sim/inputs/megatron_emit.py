@@ -89,6 +89,7 @@ def _latent(model: ModelSpec) -> list[str]:
 
 def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
     chunk = model.num_layers // parallel.pp // parallel.vpp
+    flex = parallel.moe_token_dispatcher in ("deepep", "hybridep")
     tokens_move = model.num_experts or parallel.moe_token_dispatcher != ParallelSpec.moe_token_dispatcher
     even = parallel.vpp > 1 and not parallel.layers
     return [
@@ -103,7 +104,8 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
             context_parallel_size=parallel.cp if parallel.cp > 1 else 0,
             expert_model_parallel_size=parallel.ep if parallel.ep > 1 else 0,
             expert_tensor_parallel_size=parallel.expert_tp,
-            moe_token_dispatcher_type=parallel.moe_token_dispatcher if tokens_move else "",
+            moe_token_dispatcher_type="flex" if flex else parallel.moe_token_dispatcher if tokens_move else "",
+            moe_flex_dispatcher_backend=parallel.moe_token_dispatcher if flex else "",
             ddp_bucket_size=parallel.bucket_size,
         ),
         *_switches(

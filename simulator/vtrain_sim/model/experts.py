@@ -16,7 +16,6 @@ def moe_block(shard: Shard) -> Region:
     Shapes are those of the busiest expert parallel rank: the others wait for it.
     """
     model = shard.model
-    rows = shard.local_tokens * model.moe_router_topk
     norm = shard.norm("pre_mlp_layernorm", shard.local_tokens, model.hidden_size)
     # The router's input is the permutation's too.
     router = shard.operator(
@@ -30,6 +29,7 @@ def moe_block(shard: Shard) -> Region:
     # Where tokens go (a map and probabilities of all experts in 32 bits) and the probabilities in the order of the
     # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
     kept = shard.local_tokens * model.num_experts * (4 + 1) + _routing(shard).expert_rows * 4
+    rows = dispatcher(shard.spec.moe_token_dispatcher).permuted_rows(_routing(shard))
     permute = shard.operator("permute", "permute", rows, model.hidden_size, saves=kept)
     compute = _experts(shard)
     routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute)
@@ -89,7 +89,7 @@ def _exchanges(shard: Shard) -> _Exchanges:
 
     def items(name: str, exchanges: list[Exchange]) -> list[Item]:
         blocking = not _overlaps(shard)
-        return [Communication(name, e.op, groups[e.role], e.bytes, blocking) for e in exchanges]
+        return [Communication(name, e.op, groups[e.role], e.bytes, blocking, choices=e.choices) for e in exchanges]
 
     return _Exchanges(
         items("dispatch", rule.dispatch(routing)),

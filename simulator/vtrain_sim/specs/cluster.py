@@ -29,6 +29,7 @@ _OF_LEVEL = {
     "ramp_s": _SECONDS,
     "ramp_bytes": Range(1e-3, 1e18),
     "copy_bandwidth": _SHARED_RATE,
+    "exchange_bandwidth": _SHARED_RATE,
     "sigma": _SIGMA,
     "gpus": Range(0, 1 << 40, whole=True),
     "segment": Range(0, 1 << 40, whole=True),
@@ -105,7 +106,8 @@ class NetworkLevel:
     that all ranks of a node share, 0: not shared.
     oversubscription: of the switches above the nodes. ramp_s, ramp_bytes: further latency of calls that
     are large against ramp_bytes (NCCL's protocols). copy_bandwidth: bytes/s at which every rank reads and writes
-    the payload in its own memory, 0: not counted. sigma: uncertainty of a modelled time, standard
+    the payload in its own memory, 0: not counted. exchange_bandwidth: bytes/s at which one rank sends tokens to their
+    experts with kernels made for it (DeepEP, HybridEP), 0: `bandwidth`. sigma: uncertainty of a modelled time, standard
     deviation of its logarithm.
     """
 
@@ -120,6 +122,7 @@ class NetworkLevel:
     ramp_s: float = 0.0
     ramp_bytes: float = 1.0
     copy_bandwidth: float = 0.0
+    exchange_bandwidth: float = 0.0
     sigma: float = 0.15
     source: str = ""
     gpus: int = 0

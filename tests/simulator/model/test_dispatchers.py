@@ -103,7 +103,7 @@ def test_a_dispatcher_can_be_added_and_an_unknown_one_is_refused(monkeypatch: py
             return []
 
     monkeypatch.setattr(registry, "_DISPATCHERS", dict(registry._DISPATCHERS))
-    with pytest.raises(UserError, match=r"flex is not simulated.*it takes allgather or alltoall"):
-        dispatcher("flex")
+    with pytest.raises(UserError, match=r"flux is not simulated.*it takes allgather or alltoall or deepep or hybridep"):
+        dispatcher("flux")
     register(Nowhere())
     assert dispatcher("nowhere").combine_backward(ROUTING) == []

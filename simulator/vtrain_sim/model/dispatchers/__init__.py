@@ -3,9 +3,10 @@
 from vtrain_sim.model.dispatchers.allgather import AllGatherDispatcher
 from vtrain_sim.model.dispatchers.alltoall import AllToAllDispatcher
 from vtrain_sim.model.dispatchers.base import Dispatcher, Exchange, Routing
+from vtrain_sim.model.dispatchers.flex import FlexDispatcher
 from vtrain_sim.model.dispatchers.registry import dispatcher, names, register
 
-for _dispatcher in (AllToAllDispatcher(), AllGatherDispatcher()):
+for _dispatcher in (AllToAllDispatcher(), AllGatherDispatcher(), FlexDispatcher("deepep"), FlexDispatcher("hybridep")):
     register(_dispatcher)
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "AllToAllDispatcher",
     "Dispatcher",
     "Exchange",
+    "FlexDispatcher",
     "Routing",
     "dispatcher",
     "names",

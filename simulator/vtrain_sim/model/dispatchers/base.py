@@ -8,11 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Exchange:
-    """One collective. role: of its group; bytes: the larger of input and output on one rank."""
+    """One collective. role: of its group; bytes: the larger of input and output on one rank.
+
+    choices: experts of each token where a token crosses each level of the network once for each domain that has any
+    of them; bytes then are those of one copy of the rank's tokens. 0 for a plain collective.
+    """
 
     op: str
     role: str
     bytes: int
+    choices: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Dispatcher(ABC):
     """
 
     name: str
+
+    def permuted_rows(self, routing: Routing) -> int:
+        """Rows that are permuted to the experts and back, each twice: by rank, and by expert."""
+        return routing.tokens * routing.topk
 
     @abstractmethod
     def dispatch(self, routing: Routing) -> list[Exchange]:

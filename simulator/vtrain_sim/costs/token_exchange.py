@@ -1,0 +1,31 @@
+"""Exchange of tokens with their experts where a token crosses each level once for each domain that it goes to.
+
+DeepEP and HybridEP send one copy of a token to each node that has any of its experts, and from there over NVLink one to
+each rank that has (DeepSeek-V3, arXiv:2412.19437, section 3.2.2; NVIDIA, HybridEP). An all-to-all sends one for each
+expert. Expectations are over balanced routing.
+"""
+
+from __future__ import annotations
+
+from vtrain_sim.costs.paths import Path
+
+
+def domains_reached(domains: int, choices: int) -> float:
+    """Expected number of so many equal domains that have one of a token's `choices` experts or more."""
+    return domains * (1.0 - (1.0 - 1.0 / domains) ** choices)
+
+
+def exchange_s(nbytes: int, path: Path, choices: int) -> float:
+    """Seconds of one exchange. nbytes: one copy of all tokens of a rank; choices: experts of each.
+
+    NVLink and network work at the same time: the slowest level decides.
+    """
+    inside = path.crossings[0].ranks if path.crossings else path.size
+    copies = domains_reached(path.size, choices) * (inside - 1) / inside
+    slowest = nbytes * copies / (path.inside.exchange_bandwidth or path.inside.bandwidth)
+    for crossing in path.crossings:
+        leaving = nbytes * domains_reached(crossing.domains, choices) * (crossing.domains - 1) / crossing.domains
+        level = crossing.level
+        rate = (level.exchange_bandwidth or level.bandwidth) / level.oversubscription
+        slowest = max(slowest, leaving / rate)
+    return path.call_s(nbytes) + slowest
