@@ -17,6 +17,7 @@ from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.moe_pattern import write_pattern
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
+from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
 from vtrain_sim.specs.train import TrainSpec
 
@@ -242,15 +243,23 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         recompute_method=run.get("recompute_method") or "uniform",
         recompute_num_layers=run.get("recompute_num_layers") or 1,
         recompute_modules=_recompute_modules(run, config),
-        fp8=run.get("fp8") or config.transformer.get("fp8") or "",
-        fp8_recipe=config.transformer.get("fp8_recipe") or ""
-        if run.get("fp8") or config.transformer.get("fp8")
-        else "",
+        fp8=_fp8_format(run, config),
+        fp8_recipe=_fp8_recipe(config) if _fp8_format(run, config) else "",
         fp4=config.transformer.get("fp4") or "",
         fp8_param_gather=bool(config.transformer.get("fp8_param") or config.ddp.get("fp8_param_gather")),
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
         moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
     )
+
+
+def _fp8_format(run: Run, config: CapturedConfig) -> str:
+    return run.get("fp8") or config.transformer.get("fp8") or ""
+
+
+def _fp8_recipe(config: CapturedConfig) -> str:
+    """Empty where it is Megatron-Core's default, which it writes also without 8-bit products."""
+    recipe = str(config.transformer.get("fp8_recipe") or "")
+    return "" if recipe == FP8_RECIPES[0] else recipe
 
 
 def _recompute_modules(run: Run, config: CapturedConfig) -> tuple[str, ...]:

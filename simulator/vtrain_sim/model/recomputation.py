@@ -30,7 +30,12 @@ def checkpointed(region: Region) -> Region:
 
 def casts_of(items: Sequence[Item], name: str) -> list[Item]:
     """The conversions of the input of a linear layer, again: what they make is kept no more."""
-    return [recompute(item) for item in items if isinstance(item, Compute) and item.name == f"{name}_cast"]
+    return [recompute(item) for item in items if isinstance(item, Compute) and _casts(item, name)]
+
+
+def _casts(item: Compute, name: str) -> bool:
+    """Whether an item converts an operand of a linear layer."""
+    return item.name == f"{name}_{item.operator.kind}"
 
 
 def recompute_experts(shard: Shard, region: Region) -> Region:
@@ -70,5 +75,9 @@ def _without_activation(forward: list[Item], back: list[Item]) -> Region:
 
 
 def _first(items: Sequence[Item], name: str) -> int:
-    """Where the first item of a linear layer, or its cast, is."""
-    return next(index for index, item in enumerate(items) if item.name in (name, f"{name}_cast"))
+    """Where the first item of a linear layer, or a conversion for it, is."""
+    return next(
+        index
+        for index, item in enumerate(items)
+        if item.name == name or (isinstance(item, Compute) and _casts(item, name))
+    )

@@ -86,8 +86,9 @@ LAYOUT = (
 STEP = (
     Column("micro_batch_size", "Empty: not stated, bracketed.", "--micro-batch-size", needed=True),
     Column("global_batch_size", "", "--global-batch-size", needed=True),
-    Column("precision", "bf16, fp16, fp32, fp8 (per tensor), fp8_blockwise, mxfp8, nvfp4; or a precision's own name."),
-    Column("precision_detail", "The same in words.", aside=True),
+    Column("precision", "bf16, fp16, fp32, fp8 (per tensor, delayed scaling), fp8_current, fp8_blockwise, mxfp8, "
+           "nvfp4; or a precision's own name."),
+    Column("precision_detail", "Words; with fp8, \"current\" says that the scale is the tensor's own."),
     Column("attention_kernel", "flash (fused) or unfused.", "--attention-backend"),
     Column("attention_backend", "How the recipe asks for it.", aside=True),
     Column("recompute_granularity", "none, selective, full; unknown: projected without, and with full recomputation as "

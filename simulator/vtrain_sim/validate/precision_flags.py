@@ -6,26 +6,28 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.precision import Precision, precision, precisions
 
+# Words that are no names of precisions; the names that they stand for.
 _WORDS = {
-    "bf16": ["--bf16"],
-    "fp16": ["--fp16"],
-    "fp32": ["--fp32"],
-    "fp8": ["--bf16", "--fp8-format", "hybrid"],
+    "fp8": "fp8-hybrid",
+    "fp8_current": "fp8-tensorwise-hybrid",
+    "fp8_blockwise": "fp8-blockwise-e4m3",
+    "mxfp8": "mxfp8-e4m3",
 }
 _TYPES = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
 
 
-def precision_flags(word: str) -> tuple[list[str], bool]:
-    """Arguments of a precision, and whether they are not quite what it is. Raises `UserError`."""
-    if word in _WORDS:
-        return _WORDS[word], False
+def precision_flags(word: str, detail: str) -> list[str]:
+    """Arguments of a precision; detail: more words about its scaling. Raises `UserError`."""
+    known = precision_of_row(word, detail)
+    return [_TYPES[known.params_dtype], *known.flags]
+
+
+def precision_of_row(word: str, detail: str) -> Precision:
+    """The precision that a row means. Raises `UserError`."""
+    # Per tensor, with the scale of the tensor itself instead of that of steps before.
+    current = word == "fp8" and "current" in detail
     try:
-        known = precision(word.replace("_", "-"))
+        return precision(_WORDS.get("fp8_current" if current else word, word))
     except SpecError:
-        names = dict.fromkeys((*_WORDS, *(p.name for p in precisions())))
-        raise UserError(f"precision {word} is not simulated: known are {', '.join(names)}") from None
-    return _flags(known), False
-
-
-def _flags(known: Precision) -> list[str]:
-    return [_TYPES[known.params_dtype], *(["--fp8-format", known.fp8_format] if known.fp8_format else [])]
+        names = ", ".join(dict.fromkeys((*_WORDS, *(known.name for known in precisions()))))
+        raise UserError(f"precision {word} is not simulated: known are {names}") from None

@@ -35,7 +35,14 @@ _BY_RULE = frozenset(
         *("num_gpus", "gpu", "gpus_per_node", "nvlink_domain_gpus", "inter_node_gbps_per_node", "swiglu"),
         *("num_query_groups", "data_parallel_size", "virtual_pipeline_chunks", "sequence_parallel"),
         *("pipeline_schedule", "pipeline_layout", "distributed_optimizer", "fsdp", "fsdp_sharding_strategy"),
-        *("overlap_grad_reduce", "overlap_param_gather", "tp_comm_overlap", "precision", "recompute_granularity"),
+        *(
+            "overlap_grad_reduce",
+            "overlap_param_gather",
+            "tp_comm_overlap",
+            "precision",
+            "precision_detail",
+            "recompute_granularity",
+        ),
         *("grad_reduce_in_fp32", "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher"),
         *("moe_load_balance", "task", "dataset"),
     }
@@ -134,9 +141,7 @@ def flags_of(row: Mapping[str, str], micro_batch: int, chunks: int) -> RowFlags:
         flags += rule(cells)
     flags += ["--micro-batch-size", str(micro_batch), *_pipeline(cells, chunks)]
     flags += _dispatcher(cells, left_out)
-    precision, inexact = precision_flags(cells.text("precision", "bf16"))
-    flags += precision
-    left_out += ["precision"] * inexact
+    flags += precision_flags(cells.text("precision", "bf16"), cells.text("precision_detail"))
     written_out = "--pipeline-model-parallel-layout" in flags
     for name in row:
         if name not in _BY_RULE and not (written_out and name in _COUNTED):
