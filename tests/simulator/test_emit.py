@@ -18,6 +18,7 @@ MOE = "--num-experts 8 --moe-router-topk 2"
 PIPELINE = "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2"
 LATENT = "--multi-latent-attention --kv-lora-rank 32 --qk-head-dim 16 --qk-pos-emb-head-dim 8 --v-head-dim 24"
 ZERO = "--use-distributed-optimizer --overlap-grad-reduce"
+PRECISION_AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
 SEQUENCE = "--tensor-model-parallel-size 2 --sequence-parallel"
 
 # For each field of the specs, flags that give it another value than its default.
@@ -89,6 +90,11 @@ EXAMPLES = {
     "fp8_recipe": "--fp8-format e4m3 --fp8-recipe mxfp8",
     "fp4": "--fp4-format e2m1",
     "fp8_param_gather": "--fp8-format hybrid --fp8-param-gather",
+    "use_precision_aware_optimizer": PRECISION_AWARE,
+    "main_params_dtype": f"{PRECISION_AWARE} --main-params-dtype fp16",
+    "exp_avg_dtype": f"{PRECISION_AWARE} --exp-avg-dtype bf16",
+    "exp_avg_sq_dtype": f"{PRECISION_AWARE} --exp-avg-sq-dtype fp8",
+    "cross_entropy_fusion": "--cross-entropy-loss-fusion --cross-entropy-fusion-impl te",
     "gradient_accumulation_fusion": "--no-gradient-accumulation-fusion",
     "moe_grouped_gemm": f"{MOE} --no-moe-grouped-gemm",
 }

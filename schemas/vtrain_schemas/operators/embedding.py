@@ -29,7 +29,8 @@ class Embedding(OperatorKind):
 
 @dataclass(frozen=True)
 class Loss(OperatorKind):
-    """Cross entropy in fp32."""
+    """Cross entropy in fp32. fused: one kernel, with the softmax computed as it goes (Milakov, Gimelshein,
+    arXiv:1805.02867), which leaves the gradient in place of the logits (Transformer Engine's)."""
 
     family: Family = Family.MEMORY_BOUND
 
@@ -38,12 +39,18 @@ class Loss(OperatorKind):
         return operator.m * operator.n * (2.0 if operator.phase == "backward" else 5.0)
 
     def bytes(self, operator: Operator) -> float:
-        """The logits in their type, and passes over their fp32 copy."""
+        """The logits in their type, and passes over their fp32 copy; fused: two passes over the logits, then the
+        gradient, which is scaled in the backward pass."""
+        if operator.fused:
+            passes = 2.0 if operator.phase == "backward" else 3.0
+            return operator.m * operator.n * dtype_bytes(operator.dtype) * passes
         passes = 1.0 if operator.phase == "backward" else 3.0
         return operator.m * operator.n * (dtype_bytes(operator.dtype) + 4.0 * passes)
 
     def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
-        """The softmax in fp32."""
+        """The softmax in fp32; fused: the gradient, in the place of the logits."""
+        if operator.fused:
+            return {"gradient": dtype_bytes(operator.dtype) * operator.m * operator.n}
         return {"softmax": 4 * operator.m * operator.n}
 
 
@@ -54,4 +61,4 @@ register(
         kernels=(3, 2),
     )
 )
-register(Loss("loss", "cross entropy over n vocabulary entries of m tokens", kernels=(8, 2)))
+register(Loss("loss", "cross entropy over n vocabulary entries of m tokens", kernels=(8, 2), fusion="one kernel"))

@@ -80,7 +80,6 @@ _ON_WITH_OVERLAP = (
 )
 _OPTIMIZER = (
     "optimizer_cpu_offload",
-    "use_precision_aware_optimizer",
     "overlap_param_gather_with_optimizer_step",
     "optimizer_cuda_graph",
 )

@@ -15,6 +15,7 @@ from vtrain_sim.inputs.captured_config import CapturedConfig, Run
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.moe_pattern import write_pattern
+from vtrain_sim.specs.optimizer import WIDE
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
 from vtrain_sim.specs.precision import FP8_RECIPES
@@ -247,6 +248,8 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         fp8_recipe=_fp8_recipe(config) if _fp8_format(run, config) else "",
         fp4=config.transformer.get("fp4") or "",
         fp8_param_gather=bool(config.transformer.get("fp8_param") or config.ddp.get("fp8_param_gather")),
+        cross_entropy_fusion=_cross_entropy_fusion(config),
+        **_optimizer_types(config),
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
         moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
     )
@@ -260,6 +263,24 @@ def _fp8_recipe(config: CapturedConfig) -> str:
     """Empty where it is Megatron-Core's default, which it writes also without 8-bit products."""
     recipe = str(config.transformer.get("fp8_recipe") or "")
     return "" if recipe == FP8_RECIPES[0] else recipe
+
+
+def _cross_entropy_fusion(config: CapturedConfig) -> str:
+    fields = config.transformer
+    fused = fields.get("cross_entropy_loss_fusion")
+    return str(fields.get("cross_entropy_fusion_impl") or "native") if fused else ""
+
+
+def _optimizer_types(config: CapturedConfig) -> SpecFields:
+    """Types of the optimizer's state, which count only where it is precision-aware."""
+    fields = config.optimizer
+    if not fields.get("use_precision_aware_optimizer"):
+        return {}
+    names = ("main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
+    types = {name: str(fields.get(name) or WIDE).removeprefix("torch.") for name in names}
+    # PyTorch has no single type of 8 bits: Megatron-Core keeps such a moment as bytes.
+    eight = {name: "float8" if dtype == "uint8" else dtype for name, dtype in types.items()}
+    return {"use_precision_aware_optimizer": True, **eight}
 
 
 def _recompute_modules(run: Run, config: CapturedConfig) -> tuple[str, ...]:

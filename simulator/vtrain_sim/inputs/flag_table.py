@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.optimizer import STATE_DTYPES
 from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import check_modules
 
@@ -110,6 +111,12 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--fp8-recipe": ("fp8_recipe", choice({name: name for name in ("", *FP8_RECIPES)})),
     "--fp4-format": ("fp4", text),
     "--fp4": ("fp4", text),
+    "--main-grads-dtype": ("optimizer_grads_dtype", choice(
+        {"fp32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16": "bfloat16"})),
+    "--main-params-dtype": ("main_params_dtype", choice(STATE_DTYPES)),
+    "--exp-avg-dtype": ("exp_avg_dtype", choice(STATE_DTYPES)),
+    "--exp-avg-sq-dtype": ("exp_avg_sq_dtype", choice(STATE_DTYPES)),
+    "--cross-entropy-fusion-impl": ("cross_entropy_impl", choice({"native": "native", "te": "te"})),
     "--transformer-impl": ("transformer_impl", choice(
         {name: name for name in ("local", "transformer_engine", "inference_optimized")})),
     "--data-parallel-sharding-strategy": ("sharding_strategy", choice(
@@ -160,6 +167,8 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--grad-reduce-in-bf16": ("grads_in_bf16", True),
     "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),
     "--no-moe-grouped-gemm": ("moe_grouped_gemm", False),
+    "--use-precision-aware-optimizer": ("use_precision_aware_optimizer", True),
+    "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),
     "--recompute-activations": ("recompute_granularity", "selective"),
     "--no-overlap-p2p-communication": ("overlap_p2p", False),

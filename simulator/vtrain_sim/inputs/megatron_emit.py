@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.optimizer import WIDE
 from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.specs.recompute import DEFAULT
@@ -143,6 +144,14 @@ def _train(train: TrainSpec) -> list[str]:
             accumulate_allreduce_grads_in_fp32=wide,
             no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
             no_moe_grouped_gemm=not train.moe_grouped_gemm,
+            use_precision_aware_optimizer=train.use_precision_aware_optimizer,
+            cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
+        ),
+        *_values(
+            cross_entropy_fusion_impl=train.cross_entropy_fusion,
+            main_params_dtype=train.main_params_dtype if train.main_params_dtype != WIDE else "",
+            exp_avg_dtype=train.exp_avg_dtype if train.exp_avg_dtype != WIDE else "",
+            exp_avg_sq_dtype=train.exp_avg_sq_dtype if train.exp_avg_sq_dtype != WIDE else "",
         ),
         *_values(
             fp8_format=train.fp8,

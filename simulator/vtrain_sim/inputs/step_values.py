@@ -36,13 +36,27 @@ def step_from_values(values: SpecFields, old: TrainSpec | None = None) -> SpecFi
         changes.setdefault("attention_kernel", "flash")
     if values.get("grads_in_fp32") and values.get("grads_in_bf16"):
         raise SpecError("--accumulate-allreduce-grads-in-fp32 and --grad-reduce-in-bf16 contradict each other")
-    if values.get("grads_in_bf16"):
+    # Without a word about the buffers, they have the type in which the optimizer takes gradients.
+    narrow = values.get("optimizer_grads_dtype") == "bfloat16"
+    if narrow and values.get("grads_in_fp32"):
+        raise SpecError("--main-grads-dtype is bf16, which --accumulate-allreduce-grads-in-fp32 contradicts")
+    _cross_entropy(values, changes, old)
+    if values.get("grads_in_bf16") or narrow:
         changes["main_grads_dtype"] = "bfloat16"
     elif values.get("grads_in_fp32"):
         changes["main_grads_dtype"] = "float32"
     elif "params_dtype" in changes:
         changes["main_grads_dtype"] = _main_grads_dtype(changes["params_dtype"], old)
     return changes
+
+
+def _cross_entropy(values: SpecFields, changes: SpecFields, old: TrainSpec | None) -> None:
+    """Megatron fuses the loss with the switch, in the way that the other argument says."""
+    before = old.cross_entropy_fusion if old is not None else ""
+    if values.get("cross_entropy_fused", bool(before)):
+        changes["cross_entropy_fusion"] = values.get("cross_entropy_impl", before or "native")
+    elif "cross_entropy_fused" in values:
+        changes["cross_entropy_fusion"] = ""
 
 
 def _main_grads_dtype(params_dtype: str, old: TrainSpec | None) -> str:

@@ -112,6 +112,7 @@ def head(shard: Shard, tied: bool) -> Program:
     )
     # Its softmax is one of the logits' tensors, see `logits_bytes`.
     loss = shard.operator("loss", "loss", shard.tokens, columns, saves=0)
+    loss = replace(loss, operator=replace(loss.operator, fused=shard.spec.fused_cross_entropy))
     enter, backward_enter = shard.column_parallel("output_layer", [output])
     # Maximum, predicted logit and sum of exponentials, each over the tensor parallel group.
     reduce: list[Item] = [shard.over_tp("loss", "all_reduce", shard.tokens * 4)] * 3 if shard.tp > 1 else []
@@ -125,9 +126,12 @@ def head(shard: Shard, tied: bool) -> Program:
 
 
 def logits_bytes(shard: Shard) -> int:
-    """Logits, their copy in 32 bits that becomes the softmax, and its gradient, of one microbatch on one rank."""
+    """Logits, their copy in 32 bits that becomes the softmax, and its gradient, of one microbatch on one rank.
+
+    One fused kernel needs no copy, and leaves the gradient in place of the logits.
+    """
     columns = shard.model.padded_vocab_size(shard.tp) // shard.tp
-    return shard.tokens * columns * (shard.size + 8)
+    return shard.tokens * columns * (shard.size + (0 if shard.spec.fused_cross_entropy else 8))
 
 
 def microbatch(shard: Shard) -> Program:

@@ -129,12 +129,12 @@ def runtime_bytes(cluster: ClusterSpec) -> int:
 def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> tuple[int, int, int, int]:
     """Bytes of weights, gradients, optimizer states and working buffers of what a stage holds.
 
-    Adam keeps two fp32 moments, and an fp32 copy of parameters that are stored in less (with fp16
-    gradients also of those, for the step). gathered: parameters that are whole at once where they are fully sharded.
+    Adam keeps two moments, and a copy of parameters that are stored in less (`OptimizerTypes`).
+    gathered: parameters that are whole at once where they are fully sharded.
     """
     weight, gradient = dtype_bytes(replicas.precision.params_dtype), dtype_bytes(replicas.main_grads_dtype)
     owned = holding.owned(replicas)
-    state = 8 if weight == 4 else 12 + (4 if gradient < 4 else 0)
+    state = replicas.optimizer.bytes_per_parameter(replicas.precision, replicas.main_grads_dtype)
     if replicas.fully_sharded:
         return owned * weight, owned * gradient, owned * state, gathered * (weight + gradient)
     copies = round(replicas.precision.weight_copy_bytes * holding.product_parameters)

@@ -134,6 +134,8 @@ class Configuration:
             parallel.moe_shared_expert_overlap,
             train.moe_grouped_gemm,
         )
+        if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
+            raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
         if not (train.moe_grouped_gemm or model.num_experts):
             raise SpecError("--no-moe-grouped-gemm needs --num-experts")
         if parallel.cp > 1 and train.attention_kernel == "unfused":
@@ -195,6 +197,7 @@ class Configuration:
             main_grads_dtype=t.main_grads_dtype,
             attention_kernel=t.attention_kernel,
             recomputed_modules=t.recomputed_modules,
+            fused_cross_entropy=t.cross_entropy_fusion == "te",
             gradient_accumulation_fusion=t.gradient_accumulation_fusion,
             moe_grouped_gemm=t.moe_grouped_gemm,
             splits_backward=self.schedule_object.splits_backward,
@@ -245,6 +248,7 @@ class Configuration:
             tp=groups.of_layer.tp,
             precision=self.train.precision,
             main_grads_dtype=self.train.main_grads_dtype,
+            optimizer=self.train.optimizer_types,
             sequence_parallel=p.sequence_parallel,
             dp=dp,
             expert_dp=expert_dp,

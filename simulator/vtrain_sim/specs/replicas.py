@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vtrain_sim.frozen import hashed_once
 from vtrain_sim.specs.groups import Group
+from vtrain_sim.specs.optimizer import OptimizerTypes
 from vtrain_sim.specs.precision import Precision
 
 
@@ -14,8 +15,8 @@ from vtrain_sim.specs.precision import Precision
 class ReplicaSpec:
     """tp, precision, main_grads_dtype, sequence_parallel: as in `ShardSpec`.
 
-    dp, expert_dp: ranks that hold the same parameters (context parallel ranks and the copies of a pipeline that runs
-    both ways included), and the same experts.
+    optimizer: what it keeps of each parameter. dp, expert_dp: ranks that hold the same parameters (context parallel
+    ranks and the copies of a pipeline that runs both ways included), and the same experts.
     embedding: first and last stage, which share a tied table; of size 1 where they do not. model_parallel: all
     ranks that hold a part of the model, over which the gradient norm is summed. sharded: the optimizer is
     distributed (ZeRO-1). fully_sharded: parameters and gradients too (ZeRO-3). bucket_size: parameters of a
@@ -25,6 +26,7 @@ class ReplicaSpec:
     tp: Group
     precision: Precision
     main_grads_dtype: str
+    optimizer: OptimizerTypes
     sequence_parallel: bool
     dp: Group
     expert_dp: Group

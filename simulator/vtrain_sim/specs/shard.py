@@ -38,6 +38,7 @@ class ShardSpec:
     main_grads_dtype: str
     attention_kernel: str
     recomputed_modules: tuple[str, ...]
+    fused_cross_entropy: bool
     gradient_accumulation_fusion: bool
     moe_grouped_gemm: bool
     splits_backward: bool

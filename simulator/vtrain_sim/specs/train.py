@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive
+from vtrain_sim.specs.optimizer import WIDE, OptimizerTypes
 from vtrain_sim.specs.precision import Precision, precision_of
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
 
@@ -25,6 +26,9 @@ class TrainSpec:
     Engine's format ("hybrid", "e4m3"): the linear layers multiply in 8 bits, the rest stays as it is.
     fp8_recipe: how their operands are scaled, "" for Megatron's default; fp4: "" or the format of 4-bit products.
     fp8_param_gather: their parameters are kept, and gathered, in 8 bits.
+    use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see `OptimizerTypes`.
+    cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
+    projected as not fused).
     gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
     moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
     """
@@ -43,6 +47,11 @@ class TrainSpec:
     fp8_recipe: str = ""
     fp4: str = ""
     fp8_param_gather: bool = False
+    use_precision_aware_optimizer: bool = False
+    main_params_dtype: str = WIDE
+    exp_avg_dtype: str = WIDE
+    exp_avg_sq_dtype: str = WIDE
+    cross_entropy_fusion: str = ""
     gradient_accumulation_fusion: bool = True
     moe_grouped_gemm: bool = True
 
@@ -57,6 +66,8 @@ class TrainSpec:
         one_of("--recompute-method", self.recompute_method, ("uniform", "block"))
         positive("--recompute-num-layers", self.recompute_num_layers)
         object.__setattr__(self, "recompute_modules", check_modules(self.recompute_modules))
+        one_of("--cross-entropy-fusion-impl", self.cross_entropy_fusion, ("", "native", "te"))
+        self.optimizer_types.check()
         if self.schedule != AUTO:
             schedules.get(self.schedule)
         if (self.fp8 or self.fp4) and self.params_dtype != "bfloat16":
@@ -68,6 +79,12 @@ class TrainSpec:
     def recomputed_modules(self) -> tuple[str, ...]:
         """Modules that run again in the backward pass, where recomputation is selective."""
         return self.recompute_modules if self.recompute_granularity == "selective" else ()
+
+    @property
+    def optimizer_types(self) -> OptimizerTypes:
+        """What the optimizer keeps of each parameter."""
+        moments = self.exp_avg_dtype, self.exp_avg_sq_dtype
+        return OptimizerTypes(self.use_precision_aware_optimizer, self.main_params_dtype, *moments)
 
     @property
     def precision(self) -> Precision:

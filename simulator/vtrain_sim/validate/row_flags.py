@@ -44,7 +44,7 @@ _BY_RULE = frozenset(
             "recompute_granularity",
         ),
         *("grad_reduce_in_fp32", "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher"),
-        *("moe_load_balance", "task", "dataset"),
+        *("moe_load_balance", "task", "dataset", "cross_entropy_fusion"),
     }
 )
 
@@ -247,6 +247,7 @@ def _step(cells: Cells) -> list[str]:
         *(["--recompute-granularity", granularity] if recomputed else []),
         *_on("--no-gradient-accumulation-fusion", not fused),
         *_gradients(cells),
+        *_cross_entropy(cells),
     ]
 
 
@@ -258,6 +259,11 @@ def _gradients(cells: Cells) -> list[str]:
     # Sharded optimizers (Megatron-LM's, and DeepSpeed's as BLOOM ran it) keep gradients in fp32.
     sharded = cells.text("precision") == "fp16" and cells.switch("distributed_optimizer")
     return wide if sharded else []
+
+
+def _cross_entropy(cells: Cells) -> list[str]:
+    how = cells.text("cross_entropy_fusion")
+    return ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", how] if how else []
 
 
 def _dispatcher(cells: Cells, left_out: list[str]) -> list[str]:
