@@ -196,8 +196,14 @@ SPANS = Table(
         Column(
             "host_duration_ns",
             I64,
-            "time between the marks on the host; start and duration are the device's where "
-            "the range launched anything there (imported traces)",
+            "time between the marks on the host, where it is known beside the device's: start and duration are the "
+            "device's where the range launched anything there",
+            "ns",
+        ),
+        Column(
+            "host_start_ns",
+            I64,
+            "when the host launched it, by the device's clock; null where the host keeps the time",
             "ns",
         ),
         Column("busy_ns", I64, "device time of all that was launched inside, added up (imported traces)", "ns"),
@@ -271,7 +277,8 @@ OPERATORS = Table(
         Column(
             "host_bound",
             BOOL,
-            "the device waited for the host meanwhile: the duration has launch gaps in it (microbenchmarks on a GPU)",
+            "the device waited for the host meanwhile: the duration has launch gaps in it (microbenchmarks on a GPU), "
+            "or may have, as the host was not done with launching when the device began (modules on a GPU)",
         ),
         Column(
             "in_cache",

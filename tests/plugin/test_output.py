@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vtrain_plugin.capture import output as output_module
-from vtrain_plugin.capture.clock import HostClock, Mark, Resolver
+from vtrain_plugin.capture.clock import HostClock, Mark, StepTimes
 from vtrain_plugin.capture.guard import Guard
 from vtrain_plugin.capture.output import Output
 from vtrain_plugin.capture.ranges import NoRanges
@@ -34,14 +34,14 @@ class _Sealed:
         assert threading.get_ident() == TRAINING
         return self._passed()
 
-    def resolver(self) -> Resolver:
+    def times(self) -> StepTimes:
         assert threading.get_ident() == TRAINING
 
         def resolve(mark: Mark) -> int:
             assert isinstance(mark, int)
             return mark
 
-        return resolve
+        return StepTimes(resolve, None)
 
 
 class _Capture:

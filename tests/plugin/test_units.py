@@ -20,7 +20,7 @@ from plugin.row_tables import by_table
 from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
 from vtrain_plugin.bench.collectives import default_sizes
 from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
-from vtrain_plugin.capture.clock import CudaClock, HostClock
+from vtrain_plugin.capture.clock import CudaClock, HostClock, StepTimes
 from vtrain_plugin.capture.collector import QuietCollector
 from vtrain_plugin.capture.guard import Guard
 from vtrain_plugin.capture.patches import Patches
@@ -159,7 +159,7 @@ def test_self_times_and_communication_add_up_to_the_step(tree: object) -> None:
     recorder = Recorder(clock, NoRanges(), 10_000)  # type: ignore[arg-type]
     recorder.start_step(0)
     _grow(recorder, clock, tree)
-    rows = by_table(rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
+    rows = by_table(rows_of_step(recorder.end_step(), StepTimes(lambda mark: mark, None), "r", 0, lambda ranks: None))
     accounted = sum(s["self_ns"] for s in rows["spans"]) + sum(c["duration_ns"] for c in rows["collectives"])
     assert accounted == rows["steps"][0]["duration_ns"] == clock.at
 
@@ -180,7 +180,7 @@ def test_what_runs_on_a_side_stream_runs_beside_the_rest() -> None:
     clock.at += 20
     recorder.close(shared)
     clock.stream = None
-    rows = by_table(rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
+    rows = by_table(rows_of_step(recorder.end_step(), StepTimes(lambda mark: mark, None), "r", 0, lambda ranks: None))
     times = {row["name"]: (row["self_ns"], row["stream"]) for row in rows["spans"]}
     assert times == {"step": (50, None), "shared_experts": (20, 7)}
     (row,) = rows["collectives"]
@@ -224,7 +224,7 @@ def test_rows_beyond_the_bound_are_counted() -> None:
         span = recorder.new_span("x", "mlp", "forward")
         recorder.open(span)
         recorder.close(span)
-    rows = by_table(rows_of_step(recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
+    rows = by_table(rows_of_step(recorder.end_step(), StepTimes(lambda mark: mark, None), "r", 0, lambda ranks: None))
     assert len(rows["spans"]) == 1001  # and the step itself
     assert recorder.dropped == 500
 
@@ -265,7 +265,7 @@ def test_host_clock_gives_time_of_day() -> None:
     import time
 
     clock = HostClock()
-    assert abs(clock.seal_step().resolver()(clock.now()) - time.time_ns()) < 1e9
+    assert abs(clock.seal_step().times().at(clock.now()) - time.time_ns()) < 1e9
 
 
 class _Event:
@@ -313,7 +313,7 @@ def test_cuda_clock_resolves_marks_from_the_beginning_of_their_step(monkeypatch:
     assert not sealed.ready(), "a mark of another stream"
     marks[0].passed = True
     assert sealed.ready()
-    resolve = sealed.resolver()
+    resolve = sealed.times().at
     assert [resolve(mark) for mark in marks] == [1_001_000, 2_001_000]
     events = len(_Event.made)
     clock.start_step()

@@ -9,6 +9,7 @@ import pytest
 
 from plugin.row_tables import by_table
 from plugin.test_units import _Ticks
+from vtrain_plugin.capture.clock import StepTimes
 from vtrain_plugin.capture.collectives import CallRecorder
 from vtrain_plugin.capture.guard import Guard
 from vtrain_plugin.capture.ranges import NoRanges
@@ -35,7 +36,9 @@ class _Session:
         return None
 
     def rows(self) -> list[dict[str, Any]]:
-        rows = by_table(rows_of_step(self.recorder.end_step(), lambda mark: mark, "r", 0, lambda ranks: None))
+        rows = by_table(
+            rows_of_step(self.recorder.end_step(), StepTimes(lambda mark: mark, None), "r", 0, lambda ranks: None)
+        )
         assert rows["steps"][0]["duration_ns"] == self.clock.at
         return rows["collectives"]
 

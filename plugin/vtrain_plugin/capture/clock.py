@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from vtrain_plugin.capture.device import cuda_in_use
 
@@ -27,6 +27,17 @@ Mark: TypeAlias = "int | CudaEvent"
 Resolver: TypeAlias = Callable[[Mark], int]
 
 
+class StepTimes(NamedTuple):
+    """What the marks of a step say. at: nanoseconds since the Unix epoch of a mark, as the device passed it.
+
+    lag: how far the device was behind the host when it passed a mark, ns, less the least of the step, which is what a
+    launch takes. None where the host keeps the time. Neither asks a device.
+    """
+
+    at: Resolver
+    lag: Resolver | None
+
+
 class SealedStep(Protocol):
     """The marks of one step that is over."""
 
@@ -34,11 +45,8 @@ class SealedStep(Protocol):
         """Whether all marks of the step can be resolved without waiting."""
         ...
 
-    def resolver(self) -> Resolver:
-        """A function from a mark of the step to nanoseconds since the Unix epoch; the step must be `ready`.
-
-        It asks no device.
-        """
+    def times(self) -> StepTimes:
+        """The times of the step's marks; it must be `ready`, and is asked once."""
         ...
 
 
@@ -95,14 +103,14 @@ class HostStep:
     def ready(self) -> bool:
         return True
 
-    def resolver(self) -> Resolver:
+    def times(self) -> StepTimes:
         offset_ns = self._offset_ns
 
         def resolve(mark: Mark) -> int:
             assert isinstance(mark, int)
             return mark + offset_ns
 
-        return resolve
+        return StepTimes(resolve, None)
 
 
 class CudaClock:
@@ -120,6 +128,8 @@ class CudaClock:
         self._torch = torch
         self._free: list[CudaEvent] = []
         self._used: list[CudaEvent] = []
+        # The host's clock when each of them was enqueued.
+        self._enqueued: list[int] = []
         self._base: CudaEvent | None = None
         self._base_ns = 0
         self._stream = 0
@@ -137,10 +147,11 @@ class CudaClock:
         event: CudaEvent = self._free.pop() if self._free else self._torch.cuda.Event(enable_timing=True)
         event.record()
         self._used.append(event)
+        self._enqueued.append(time.perf_counter_ns())
         return event
 
     def start_step(self) -> None:
-        self._used = []
+        self._used, self._enqueued = [], []
         self._stream = self._current_stream()
         self._base = self.now()
         # The host clock at the enqueue of the base event; the GPU reaches it a little later.
@@ -149,35 +160,41 @@ class CudaClock:
     def seal_step(self) -> CudaStep:
         assert self._base is not None
         last = self.now()
-        sealed = CudaStep(self._base, self._base_ns, last, self._used, self._free)
-        self._used = []
+        sealed = CudaStep(self._base_ns, last, self._used, self._enqueued, self._free)
+        self._used, self._enqueued = [], []
         return sealed
 
 
 class CudaStep:
     """CUDA events of one step. Once their times are known they go back to the pool.
 
-    base, base_ns: the step's first event and the host's time then. last: its last event on this stream.
+    base_ns: the host's time at the first one. last: the last one on this stream. used: all of them. enqueued: the
+    host's clock at each.
     """
 
     def __init__(
-        self, base: CudaEvent, base_ns: int, last: CudaEvent, used: list[CudaEvent], pool: list[CudaEvent]
+        self, base_ns: int, last: CudaEvent, used: list[CudaEvent], enqueued: list[int], pool: list[CudaEvent]
     ) -> None:
-        self._base = base
         self._base_ns = base_ns
         self._last = last
         self._used = used
+        self._enqueued = enqueued
         self._pool = pool
 
     def ready(self) -> bool:
         # Events of other streams (communication) may end after the last one on this stream.
         return self._last.query() and all(event.query() for event in self._used)
 
-    def resolver(self) -> Resolver:
-        base, base_ns = self._base, self._base_ns
-        times = {id(event): base_ns + round(base.elapsed_time(event) * 1e6) for event in self._used}
+    def times(self) -> StepTimes:
+        base, base_ns = self._used[0], self._base_ns
+        elapsed = [round(base.elapsed_time(event) * 1e6) for event in self._used]
+        begin = self._enqueued[0]
+        behind = [device - (host - begin) for device, host in zip(elapsed, self._enqueued, strict=True)]
+        least = min(behind)
+        at = {id(event): base_ns + ns for event, ns in zip(self._used, elapsed, strict=True)}
+        lag = {id(event): ns - least for event, ns in zip(self._used, behind, strict=True)}
         self._pool.extend(self._used)
-        return lambda mark: times[id(mark)]
+        return StepTimes(lambda mark: at[id(mark)], lambda mark: lag[id(mark)])
 
 
 def choose_clock() -> Clock:

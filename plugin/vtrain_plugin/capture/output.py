@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from vtrain_plugin.capture import rows
-from vtrain_plugin.capture.clock import Resolver, SealedStep
+from vtrain_plugin.capture.clock import SealedStep, StepTimes
 from vtrain_plugin.capture.framework import Framework
 from vtrain_plugin.capture.guard import Guard, report
 from vtrain_plugin.capture.process import nodes_of
@@ -62,7 +62,7 @@ class Output:
         self._guard = guard
         self._last = last
         self._pending: list[tuple[StepRecord, SealedStep]] = []
-        self._known: list[tuple[StepRecord, Resolver]] = []
+        self._known: list[tuple[StepRecord, StepTimes]] = []
         self._oldest_s = 0.0
         self._description: dict[str, list[rows.Row]] | None = None
         self._thread: threading.Thread | None = None
@@ -123,7 +123,7 @@ class Output:
         """
         while self._pending and self._pending[0][1].ready():
             record, sealed = self._pending.pop(0)
-            self._known.append((record, sealed.resolver()))
+            self._known.append((record, sealed.times()))
 
     def _write_soon(self) -> None:
         if self._due.is_set():
@@ -194,10 +194,10 @@ class Output:
         """Write the steps that are there, as one part of each table."""
         steps, self._known = self._known, []
         tables: rows.Rows = {}
-        for record, resolve in steps:
+        for record, times in steps:
             run_id = self.sink().run_id
             for number, (table, row) in enumerate(
-                rows.rows_of_step(record, resolve, run_id, self.rank, nodes_of, self._pause)
+                rows.rows_of_step(record, times, run_id, self.rank, nodes_of, self._pause)
             ):
                 tables.setdefault(table, []).append(row)
                 if number % _ROWS_AT_ONCE == 0:

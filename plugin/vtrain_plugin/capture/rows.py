@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
-from vtrain_plugin.capture.clock import Resolver
+from vtrain_plugin.capture.clock import Resolver, StepTimes
 from vtrain_plugin.capture.recorder import Call, Span, StepRecord
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.operators.columns import causal_column, fused_column
@@ -22,7 +22,7 @@ Interval: TypeAlias = tuple[int, int]
 
 def rows_of_step(
     record: StepRecord,
-    resolve: Resolver,
+    marks: StepTimes,
     run_id: str,
     rank: int,
     nodes_of: Callable[[tuple[int, ...]], int | None],
@@ -30,9 +30,9 @@ def rows_of_step(
 ) -> Iterator[tuple[str, Row]]:
     """All rows of one step, each with the name of its table.
 
-    resolve: turns marks into nanoseconds since the Unix epoch. pause: called between parts of the work before the
-    first row.
+    pause: called between parts of the work before the first row.
     """
+    resolve = marks.at
     common = {"run_id": run_id, "rank": rank, "step": record.step}
     times = {
         s.id: (resolve(s.begin), resolve(s.end)) for s in record.spans if s.begin is not None and s.end is not None
@@ -46,9 +46,11 @@ def rows_of_step(
     for span in spans:
         begin, end = times[span.id]
         self_ns = max(0, end - begin - covered.get(span.id, 0))
-        yield "spans", {**common, **_span_row(span, begin, end - begin, self_ns)}
+        host = _on_host(span, marks)
+        yield "spans", {**common, **_span_row(span, begin, end - begin, self_ns), **host}
         if span.operator is not None:
-            yield "operators", {**common, **_operator_row(span, span.operator, begin, self_ns)}
+            row = _operator_row(span, span.operator, begin, self_ns)
+            yield "operators", {**common, **row, "host_bound": _may_have_gaps(begin, **host)}
     for call in record.calls:
         yield "collectives", {**common, **_call_row(call, resolve), "nodes": nodes_of(call.ranks)}
     begin, end = times[record.root.id]
@@ -105,6 +107,21 @@ def _covered_by_children(spans: list[Span], times: dict[int, Interval], blocked:
                 reached = end
         covered[parent] = covered.get(parent, 0) + total
     return covered
+
+
+def _on_host(span: Span, marks: StepTimes) -> dict[str, int | None]:
+    """When the host launched a span, and how long that took it."""
+    if marks.lag is None or span.begin is None or span.end is None:
+        return {"host_start_ns": None, "host_duration_ns": None}
+    begin, end = (marks.at(mark) - marks.lag(mark) for mark in (span.begin, span.end))
+    return {"host_start_ns": begin, "host_duration_ns": end - begin}
+
+
+def _may_have_gaps(start_ns: int, host_start_ns: int | None, host_duration_ns: int | None) -> bool | None:
+    """Whether the device may have waited for launches: the host was not done when the device began."""
+    if host_start_ns is None or host_duration_ns is None:
+        return None
+    return start_ns < host_start_ns + host_duration_ns
 
 
 def _span_row(span: Span, begin: int, duration: int, self_ns: int) -> Row:

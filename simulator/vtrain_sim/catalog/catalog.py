@@ -12,7 +12,14 @@ import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
-from vtrain_sim.catalog.problems import Problem, file_problems, rank_problems, step_problems, sum_problems
+from vtrain_sim.catalog.problems import (
+    Problem,
+    file_problems,
+    launch_problems,
+    rank_problems,
+    step_problems,
+    sum_problems,
+)
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, scan
 from vtrain_sim.errors import UserError, nearest
@@ -215,6 +222,7 @@ class Catalog:
                 *rank_problems(connection),
                 *step_problems(connection),
                 *sum_problems(connection),
+                *launch_problems(connection),
             ]
 
     def sql(self, query: str) -> pa.Table:

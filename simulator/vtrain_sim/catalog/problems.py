@@ -10,9 +10,11 @@ import duckdb
 from vtrain_schemas.rank_choice import parse_ranks
 from vtrain_sim.catalog.scan import read_fully
 
-# Ranks that a sentence lists.
+# Share of a rank's operator time with launch gaps in it that is worth a sentence.
+_MUCH_HOST_BOUND = 0.2
 # By how much of its duration the parts of a step may exceed it: what rounding and clocks leave.
 _MOST_EXCESS = 0.02
+# Ranks that a sentence lists.
 _LISTED_RANKS = 8
 # Sources of runs where one process plays or measures for all ranks.
 _ONE_PROCESS = ("rank", "ops")
@@ -72,6 +74,24 @@ def sum_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
             run_id,
             rank,
             f"the parts of step {step} add up to {1 + excess:.0%} of its duration{more}: something is counted twice",
+        )
+
+
+def launch_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+    """Ranks on which the device waited for launches during much of the operators' time."""
+    for run_id, rank, share in connection.execute(
+        """
+        SELECT run_id, rank, sum(duration_ns) FILTER (host_bound) / sum(duration_ns) AS share FROM operators
+        WHERE source = 'module' AND kind NOT IN ('microbatch', 'step_overhead')
+        GROUP BY ALL HAVING share > $most ORDER BY ALL
+        """,
+        {"most": _MUCH_HOST_BOUND},
+    ).fetchall():
+        yield Problem(
+            run_id,
+            rank,
+            f"the device may have waited for launches in {share:.0%} of the operators' time: the host was not done "
+            "with launching them when the device began",
         )
 
 

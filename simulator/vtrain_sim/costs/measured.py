@@ -89,6 +89,7 @@ _QUERY = f"""
                coalesce(batch, 1) AS batch, coalesce(seq_q, 0) AS seq_q,
                coalesce(seq_kv, 0) AS seq_kv, coalesce(heads, 0) AS heads,
                coalesce(kv_heads, 0) AS kv_heads, coalesce(head_dim, 0) AS head_dim, source = 'module' AS of_capture,
+               coalesce(host_bound, false) AS host_bound,
                -- Less what its span costs the capture, which is not all of it (`MOST_OF_OPERATOR`).
                CASE WHEN source = 'module'
                     THEN greatest(duration_ns - $costs[list_position($runs, run_id)], (1 - $most) * duration_ns)
@@ -102,11 +103,17 @@ _QUERY = f"""
                OR (run_id IN (SELECT run_id FROM runs WHERE list_contains($traces, source))
                    AND flops IS NOT NULL AND (kind <> 'gemm' OR batch = 1)))
     ),
+    -- Calls during which the device waited for launches count only where a shape has no others.
+    of_device AS (
+        SELECT * FROM called
+        WINDOW shape AS (PARTITION BY kind, phase, dtype, is_fused, is_causal, {_DIMENSIONS})
+        QUALIFY NOT host_bound OR bool_and(host_bound) OVER shape
+    ),
     ranked AS (
         SELECT *,
                quantile_disc(duration_ns, 0.1) OVER shape AS low,
                quantile_disc(duration_ns, 0.9) OVER shape AS high
-        FROM called
+        FROM of_device
         WINDOW shape AS (PARTITION BY kind, phase, dtype, is_fused, is_causal, {_DIMENSIONS})
     )
     SELECT kind, phase, {_DIMENSIONS}, dtype, is_fused, is_causal,

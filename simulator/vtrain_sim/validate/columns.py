@@ -46,7 +46,7 @@ MEASUREMENT = (
 MACHINE = (
     Column("gpu", "Name of the GPU; with the bandwidth it chooses the cluster preset, unless `--cluster` is given."),
     Column("gpus_per_node", "GPUs of one node; empty: as the preset."),
-    Column("nvlink_domain_gpus", "GPUs that NVLink joins, where it joins several nodes; empty: a node's."),
+    Column("nvlink_domain_gpus", "GPUs that NVLink joins: those of the cluster preset count.", aside=True),
     Column("inter_node_gbps_per_node", "Bandwidth of one node to the others, Gb/s; empty: not stated."),
     Column("num_gpus", "World size.", needed=True),
 )

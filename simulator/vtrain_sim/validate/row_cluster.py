@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
@@ -25,7 +24,7 @@ _CLUSTERS = {
     ("GB200-186GB", "1600"): "gb200-nvl72",
     ("GB300-279GB", "3200"): "gb300-nvl72",
 }
-_WHERE = ("gpu", "gpus_per_node", "nvlink_domain_gpus", "inter_node_gbps_per_node")
+_WHERE = ("gpu", "gpus_per_node", "inter_node_gbps_per_node")
 
 
 def where(row: Mapping[str, str]) -> tuple[str, ...]:
@@ -37,7 +36,7 @@ def cluster_of(row: Mapping[str, str]) -> tuple[ClusterSpec, Surfaces]:
     """The cluster of a row: the preset with its GPU and network. Raises `UserError`."""
     name = cluster_name(row)
     cluster = presets.cluster(name)
-    # Where NVLink joins several nodes, the preset's domain counts and not the node.
+    # Where NVLink joins several nodes, the domain counts and not the node.
     if not cluster.intra_node.segment:
         cluster = replace(cluster, gpus_per_node=int(row.get("gpus_per_node") or 8))
     return cluster, Surfaces.from_dict(presets.cluster_surfaces(name))
@@ -48,18 +47,9 @@ def cluster_name(row: Mapping[str, str]) -> str:
     gpu, node_gbps = row.get("gpu") or "", row.get("inter_node_gbps_per_node") or ""
     name = _CLUSTERS.get((gpu, node_gbps))
     if name is None:
-        name = _only_preset(gpu)
-    if name is None:
         known = ", ".join(f"{g} with {b or 'unknown'} Gb/s per node" for g, b in _CLUSTERS)
         raise UserError(
             f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node: "
             f"known are {known}"
         )
     return name
-
-
-@cache
-def _only_preset(gpu: str) -> str | None:
-    """The cluster preset with this GPU, where there is just one: then it has the network that such GPUs come with."""
-    presets_with = [name for name in presets.names("clusters") if presets.cluster(name).device.name == gpu]
-    return presets_with[0] if len(presets_with) == 1 and gpu not in {known for known, _ in _CLUSTERS} else None
