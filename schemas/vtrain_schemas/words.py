@@ -6,8 +6,9 @@ from vtrain_schemas.operators import kinds
 
 SPAN_KINDS = {
     "step": "one whole training step, from the first gradient reset to the end of the optimizer step",
-    "forward_step": "one microbatch's forward pass of one model chunk, data loading and loss included",
-    "backward_step": "one microbatch's backward pass of one model chunk",
+    "forward_step": "one microbatch's forward pass of one model chunk, data loading and loss included; "
+    "a part of it where the passes of two microbatches are interleaved",
+    "backward_step": "one microbatch's backward pass of one model chunk, or a part of it, likewise",
     "transformer_layer": "one transformer layer",
     "mamba_layer": "one Mamba layer: norm, mixer, residual",
     "mtp_layer": "one layer of multi-token prediction: norms, projection, and a transformer layer",

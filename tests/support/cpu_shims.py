@@ -143,6 +143,8 @@ def _streams() -> None:
     torch.cuda.stream = lambda stream: contextlib.nullcontext()  # type: ignore[assignment,return-value]
     torch.cuda.set_stream = lambda stream: None  # type: ignore[assignment]
     torch.Tensor.record_stream = lambda self, stream: None  # type: ignore[method-assign,assignment]
+    torch.cuda.nvtx.range_push = lambda *a, **k: 0
+    torch.cuda.nvtx.range_pop = lambda *a, **k: 0
 
 
 def _random() -> None:

@@ -68,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
         "pin",
         "disable-bias-linear",
         "qk-layernorm",
+        "overlap-moe-expert-parallel-comm",
     ):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--position-embedding-type", default="rope")
@@ -106,6 +107,8 @@ def build_config(args: argparse.Namespace, dtype: torch.dtype) -> Any:
             "moe_layer_freq": args.moe_layer_freq,
             "moe_shared_expert_intermediate_size": args.moe_shared_expert_intermediate_size or None,
         }
+    if args.overlap_moe_expert_parallel_comm:
+        experts["overlap_moe_expert_parallel_comm"] = True
     uneven: dict[str, Any] = {}
     if args.decoder_first_pipeline_num_layers:
         uneven["num_layers_in_first_pipeline_stage"] = args.decoder_first_pipeline_num_layers
@@ -269,9 +272,10 @@ def main() -> None:
         while True:
             yield torch.randint(0, args.vocab_size, (args.micro_batch_size, args.seq_length + 1), generator=generator)
 
-    def forward_step(iterator: Any, chunk: Any) -> Any:
+    def forward_step(iterator: Any, chunk: Any, return_schedule_plan: bool = False) -> Any:
         tokens = next(iterator)
-        output = chunk(tokens[:, :-1].contiguous(), positions, causal, labels=tokens[:, 1:].contiguous())
+        run = chunk.build_schedule_plan if return_schedule_plan else chunk
+        output = run(tokens[:, :-1].contiguous(), positions, causal, labels=tokens[:, 1:].contiguous())
         return output, lambda out: (out.float().mean(), {"loss": out.detach().float().mean()})
 
     run_schedule = get_forward_backward_func()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vtrain_plugin.adapters.base import Adapter
 from vtrain_plugin.adapters.megatron import classify, gradients, loss, metadata, pipeline
 from vtrain_plugin.adapters.megatron.arguments import argument
+from vtrain_plugin.adapters.megatron.combined import CombinedPasses
 from vtrain_plugin.adapters.megatron.context import ModelContext
 from vtrain_plugin.adapters.megatron.cuda_graphs import configured_graphs
 from vtrain_plugin.adapters.megatron.groups import role_of_global
@@ -31,17 +32,22 @@ class MegatronAdapter(Adapter):
     def __init__(self) -> None:
         self.context = ModelContext()
         self._microbatches: Microbatches | None = None
+        self._combined: CombinedPasses | None = None
 
     def install(self, session: Session) -> None:
         """Wrap forward_step and backward_step; optimizer steps are counted from the first of them on."""
         self._microbatches = Microbatches(session, self.context)
         self._microbatches.install()
+        self._combined = CombinedPasses(session, self.context, self._microbatches)
+        self._combined.install()
 
     def install_recording(self, session: Session) -> None:
         """Wrap pipeline communication, gradient buffers and the loss."""
         pipeline.install(session)
         gradients.install(session)
         loss.install(session)
+        if self._combined is not None:
+            self._combined.install_recording()
 
     def span_kind(self, path: str, module: torch.nn.Module, operators: bool) -> str | None:
         """By the classes that the module derives from."""

@@ -1,13 +1,13 @@
-"""Microbatches: Megatron-Core's ``forward_step`` and ``backward_step``, which every schedule calls.
+"""Microbatches: Megatron-Core's ``forward_step`` and ``backward_step``, which its schedules call.
 
-Both are looked up in their module at call time by all schedules (no pipelining, 1F1B,
-interleaved), so wrapping them covers training loops that obtained the schedule function earlier.
+Both are looked up in their module at call time by all schedules (no pipelining, 1F1B, interleaved), so wrapping them
+covers training loops that obtained the schedule function earlier. `combined` has the schedule that calls neither.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vtrain_plugin.adapters.megatron import cuda_graphs
 from vtrain_plugin.adapters.megatron.context import ModelContext
@@ -19,7 +19,16 @@ from vtrain_schemas.operators import Operator
 if TYPE_CHECKING:
     import torch
 
+# Of one module, and of several modules that are pipelines of their own.
+_BACKWARD = ("backward_step", "backward_step_multimodule")
 SCHEDULES = "megatron.core.pipeline_parallel.schedules"
+
+
+class Place(NamedTuple):
+    """Which microbatch of the step, of which virtual pipeline chunk; None where it is not known."""
+
+    microbatch: int | None
+    chunk: int | None
 
 
 class Microbatches:
@@ -30,15 +39,16 @@ class Microbatches:
         self._context = context
         self._chunk_of: dict[int, int] = {}
         self._forward_count: dict[int, int] = {}
-        # id(output tensor) -> (tensor, microbatch, chunk): backward_step is given the same object.
-        self._outputs: dict[int, tuple[torch.Tensor, int | None, int | None]] = {}
+        # id(output tensor) -> (tensor, place): the backward pass is given the same object.
+        self._outputs: dict[int, tuple[torch.Tensor, Place]] = {}
         self._optimizer_wrapped = False
 
     def install(self) -> None:
         """Wrap forward_step and backward_step."""
         schedules = sys.modules[SCHEDULES]
         self._session.patches.wrap_function(schedules, "forward_step", self._wrap_forward)
-        self._session.patches.wrap_function(schedules, "backward_step", self._wrap_backward)
+        for name in _BACKWARD:
+            self._session.patches.wrap_function(schedules, name, self._wrap_backward)
         cuda_graphs.install(self._session, self._before_graph)
 
     def new_step(self) -> None:
@@ -68,13 +78,13 @@ class Microbatches:
 
         return backward_step
 
-    def _before_forward(self, args: Args, kwargs: Kwargs) -> Span | None:
+    def begin_forward(self, model: torch.nn.Module) -> Place | None:
+        """A forward pass with gradients begins; None in a step that is not recorded, and in evaluation."""
         import torch
 
         session = self._session
-        if session.finished or not torch.is_grad_enabled():  # evaluation
+        if session.finished or not torch.is_grad_enabled():
             return None
-        model = kwargs["model"] if "model" in kwargs else args[2]
         self._begin_work(model)
         recorder = session.recording()
         if recorder is None or recorder.record is None:
@@ -84,8 +94,27 @@ class Microbatches:
         self._forward_count[chunk] = microbatch + 1
         if chunk == 0:
             recorder.record.microbatches = max(recorder.record.microbatches, microbatch + 1)
-        session.position.enter("forward", microbatch, chunk)
-        return self._open("forward_step", "forward", microbatch, chunk)
+        return Place(microbatch, chunk)
+
+    def end_forward(self, place: Place, output: object) -> None:
+        """The pass is over; `output` is what its backward pass will be given."""
+        tensor = _first(output)
+        if tensor is not None:
+            self._outputs[id(tensor)] = (tensor, place)
+        recorder = self._session.recorder
+        if place.chunk == 0 and recorder is not None and recorder.record is not None:
+            recorder.record.tokens += self._context.tokens
+
+    def place_of(self, output: object) -> Place:
+        """Where the forward pass was that made an output; asked once."""
+        return self._outputs.pop(id(_first(output)), (None, Place(None, None)))[1]
+
+    def _before_forward(self, args: Args, kwargs: Kwargs) -> Span | None:
+        place = self.begin_forward(kwargs["model"] if "model" in kwargs else args[2])
+        if place is None:
+            return None
+        self._session.position.enter("forward", *place)
+        return self._open("forward_step", "forward", *place)
 
     def _begin_work(self, *models: torch.nn.Module) -> None:
         """Training work on these model chunks is about to begin."""
@@ -115,13 +144,8 @@ class Microbatches:
         session = self._session
         if span is None or session.recorder is None:
             return
-        output = _first(result[0] if isinstance(result, tuple) else result)
-        if output is not None:
-            self._outputs[id(output)] = (output, span.microbatch, span.chunk)
+        self.end_forward(Place(span.microbatch, span.chunk), result[0] if isinstance(result, tuple) else result)
         self._describe(span)
-        record = session.recorder.record
-        if span.chunk == 0 and record is not None:
-            record.tokens += self._context.tokens
         session.recorder.close(span)
         session.position.leave()
 
@@ -129,10 +153,9 @@ class Microbatches:
         session = self._session
         if session.finished or session.recording() is None:
             return None
-        output = _first(kwargs["output_tensor"] if "output_tensor" in kwargs else args[1])
-        _, microbatch, chunk = self._outputs.pop(id(output), (None, None, None))
-        session.position.enter("backward", microbatch, chunk)
-        span = self._open("backward_step", "backward", microbatch, chunk)
+        place = self.place_of(kwargs["output_tensor"] if "output_tensor" in kwargs else args[1])
+        session.position.enter("backward", *place)
+        span = self._open("backward_step", "backward", *place)
         if span is not None:
             self._describe(span)
         return span
@@ -162,8 +185,8 @@ class Microbatches:
             span.operator = Operator("microbatch", span.phase, tokens)
 
 
-def _first(output: object) -> torch.Tensor | None:
-    """The (first) output tensor of a stage."""
-    if isinstance(output, (list, tuple)):
-        return output[0] if output else None
+def _first(output: Any) -> torch.Tensor | None:
+    """The (first) output tensor of a stage, or of the first module of several."""
+    while isinstance(output, (list, tuple, dict)):
+        output = next(iter(output.values() if isinstance(output, dict) else output), None)
     return output
