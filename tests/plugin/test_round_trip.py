@@ -194,9 +194,7 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
         ({"cuda_graph_impl": "transformer_engine"}, {}, "launch time"),
         ({"enable_cuda_graph": True}, {}, "launch time"),
         ({"external_cuda_graph": True}, {}, "launch time"),
-        ({"delay_wgrad_compute": True}, {}, "weight gradients computed later"),
         ({"defer_embedding_wgrad_compute": True}, {}, "deferred"),
-        ({"overlap_moe_expert_parallel_comm": True}, {}, "between microbatches"),
         ({"fp8": "e4m3", "fp8_wgrad": False}, {}, "weight gradients in 16 bits"),
         ({"fp8": "e4m3", "fp8_dot_product_attention": True}, {}, "attention in 8 bits"),
         ({"fp8": "e4m3", "first_last_layers_bf16": True}, {}, "in 16 bits"),
@@ -240,10 +238,8 @@ def test_what_is_off_is_not_refused(parts: dict[str, Any], columns: dict[str, An
 @pytest.mark.parametrize(
     ("field", "value", "flag"),
     [
-        ("delay_wgrad_compute", True, "--delay-wgrad-compute"),
         ("cp_comm_type", "a2a", "--cp-comm-type a2a"),
         ("cuda_graph_impl", "local", "--cuda-graph-impl local"),
-        ("overlap_moe_expert_parallel_comm", True, "--overlap-moe-expert-parallel-comm"),
         ("mtp_use_repeated_layer", True, "--mtp-use-repeated-layer"),
         ("softmax_type", "learnable", "--softmax-type learnable"),
     ],

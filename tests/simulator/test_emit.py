@@ -87,6 +87,7 @@ EXAMPLES = {
     "recompute_modules": "--recompute-modules core_attn mlp",
     "schedule": "--pipeline-model-parallel-size 2 --schedule zb-h1",
     "fp8": "--fp8-format hybrid",
+    "overlap_moe_comm": f"{MOE} --expert-model-parallel-size 2 --data-parallel-size 2 --overlap-moe-expert-parallel-comm",
     "fp8_recipe": "--fp8-format e4m3 --fp8-recipe mxfp8",
     "fp4": "--fp4-format e2m1",
     "fp8_param_gather": "--fp8-format hybrid --fp8-param-gather",

@@ -58,8 +58,6 @@ def test_values_that_are_simulated_change_nothing(flag: str) -> None:
         ("--cuda-graph-impl local", "launch time"),
         ("--enable-cuda-graph", "launch time"),
         ("--external-cuda-graph", "launch time"),
-        ("--delay-wgrad-compute", "leave it out"),
-        ("--overlap-moe-expert-parallel-comm", "between microbatches"),
         ("--mtp-use-repeated-layer", "multi-token prediction"),
         ("--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Ettttm|ttttL", "--mtp-num-layers is 0"),
         (

@@ -162,6 +162,7 @@ def _parallel(run: Run, config: CapturedConfig) -> ParallelSpec:
         bucket_size=_bucket_size(run, config),
         moe_token_dispatcher=_dispatcher(run, config),
         moe_shared_expert_overlap=bool(fields.get("moe_shared_expert_overlap")) and bool(run.get("num_experts")),
+        overlap_moe_comm=bool(fields.get("overlap_moe_expert_parallel_comm")) and bool(run.get("num_experts")),
         microbatch_group_size=_group_size(config, pp, vpp),
     )
 

@@ -151,6 +151,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--no-align-grad-reduce": ("align_grad_reduce", False),
     "--no-delay-grad-reduce": ("align_grad_reduce", False),
     "--moe-enable-deepep": ("moe_deepep", True),
+    "--overlap-moe-expert-parallel-comm": ("overlap_moe_comm", True),
     "--moe-shared-expert-overlap": ("moe_shared_expert_overlap", True),
     "--no-async-tensor-model-parallel-allreduce": ("async_tp_allreduce", False),
     "--scatter-gather-tensors-in-pipeline": ("scatter_gather", True),

@@ -121,6 +121,7 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
             no_async_tensor_model_parallel_allreduce=not parallel.async_tp_allreduce,
             scatter_gather_tensors_in_pipeline=parallel.scatter_gather,
             no_batch_p2p_comm=not parallel.batch_p2p,
+            overlap_moe_expert_parallel_comm=parallel.overlap_moe_comm,
             moe_shared_expert_overlap=parallel.moe_shared_expert_overlap,
         ),
     ]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.operators import kind as kind_of
 from vtrain_sim.model.attention import attention_block
+from vtrain_sim.model.expert_overlap import beside_another_microbatch
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
 from vtrain_sim.model.program import Communication, Compute, Item, Program, Wait
@@ -27,6 +28,8 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
     name = "layer_moe" if kind.mixture else "layer"
     if kind.recomputed:
         back = [*run_again(forward), *back]
+    if spec.overlap_moe_comm:
+        forward, back = beside_another_microbatch(forward), beside_another_microbatch(back)
     program = Program(
         f"{name}_recomputed" if kind.recomputed else name,
         tuple(forward),

@@ -206,6 +206,7 @@ class Configuration:
             async_tp_allreduce=p.async_tp_allreduce,
             moe_shared_expert_overlap=p.moe_shared_expert_overlap,
             moe_token_dispatcher=p.moe_token_dispatcher,
+            overlap_moe_comm=p.overlap_moe_comm,
         )
 
     @computed

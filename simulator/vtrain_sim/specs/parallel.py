@@ -29,6 +29,7 @@ class ParallelSpec:
     align_grad_reduce: with overlap_grad_reduce, stages begin to reduce at the same time (Megatron's default).
     bucket_size: parameters of a bucket of gradients; 0: Megatron's default. moe_token_dispatcher: how tokens
     reach their experts, by Megatron's name. moe_shared_expert_overlap: shared experts run beside the exchanges.
+    overlap_moe_comm: tokens are exchanged beside the compute of another microbatch.
     microbatch_group_size: microbatches that pass one model chunk before a stage turns to its next chunk; 0:
     Megatron's default, pp. layers: transformer layers of each virtual stage, in the order in which a microbatch
     passes them (pp x vpp numbers); empty: the same everywhere.
@@ -56,6 +57,7 @@ class ParallelSpec:
     bucket_size: int = 0
     moe_token_dispatcher: str = "alltoall"
     moe_shared_expert_overlap: bool = False
+    overlap_moe_comm: bool = False
     microbatch_group_size: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +96,12 @@ class ParallelSpec:
             raise SpecError("--tp-comm-overlap needs --sequence-parallel")
         if self.moe_shared_expert_overlap and self.moe_token_dispatcher != "alltoall":
             raise SpecError("--moe-shared-expert-overlap needs --moe-token-dispatcher-type alltoall")
+        if self.overlap_moe_comm and self.ep == 1:
+            raise SpecError("--overlap-moe-expert-parallel-comm needs --expert-model-parallel-size of 2 or more")
+        if self.overlap_moe_comm and self.moe_token_dispatcher == "allgather":
+            raise SpecError("--overlap-moe-expert-parallel-comm needs --moe-token-dispatcher-type alltoall or flex")
+        if self.overlap_moe_comm and self.moe_shared_expert_overlap:
+            raise SpecError("--overlap-moe-expert-parallel-comm and --moe-shared-expert-overlap exclude each other")
         if self.fsdp and self.pp > 1:
             raise SpecError("fully sharded data parallelism takes --pipeline-model-parallel-size of 1")
         if self.fsdp and self.distributed_optimizer:

@@ -47,6 +47,7 @@ class ShardSpec:
     async_tp_allreduce: bool
     moe_shared_expert_overlap: bool
     moe_token_dispatcher: str
+    overlap_moe_comm: bool
 
     def recomputes(self, module: str) -> bool:
         """Whether a module runs again in the backward pass."""

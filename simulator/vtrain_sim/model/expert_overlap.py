@@ -1,0 +1,22 @@
+"""Exchanges of tokens beside the compute of another microbatch (--overlap-moe-expert-parallel-comm).
+
+Megatron-Core runs the forward pass of one microbatch and the backward pass of another together, layer by layer: while
+tokens of one are exchanged, the other computes (DeepSeek-V3's DualPipe, arXiv:2412.19437, section 3.2.1). As every
+microbatch of a steady state has such a neighbour, a layer's exchanges run beside as much compute as the layer has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vtrain_sim.model.program import Communication, Item, Stream, Wait
+
+
+def beside_another_microbatch(items: Sequence[Item]) -> list[Item]:
+    """A pass of a layer whose exchanges begin with it and have ended with it, and hold up nothing in between."""
+    exchanges = [i for i in items if isinstance(i, Communication) and i.stream is Stream.EP]
+    names = {exchange.name for exchange in exchanges}
+    rest = [i for i in items if not (i in exchanges or (isinstance(i, Wait) and i.name in names))]
+    early = [replace(exchange, blocking=False) for exchange in exchanges]
+    return [*early, *rest, *(Wait(name) for name in sorted(names))]

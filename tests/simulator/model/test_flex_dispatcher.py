@@ -1,0 +1,44 @@
+"""The flex dispatcher and its backends, by Megatron's arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model.dispatchers import AllToAllDispatcher, Exchange, FlexDispatcher, Routing
+from vtrain_sim.specs import Configuration, ParallelSpec, SpecError, TrainSpec
+
+BASE = Configuration(presets.model("qwen3-30b-a3b"), ParallelSpec(dp=16, ep=16), TrainSpec(1, 16))
+ROUTING = Routing(tokens=4096, topk=8, row_bytes=4096, num_experts=128, ep=16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("--moe-token-dispatcher-type flex", "deepep"),
+        ("--moe-token-dispatcher-type flex --moe-flex-dispatcher-backend hybridep", "hybridep"),
+        ("--moe-token-dispatcher-type flex --moe-enable-deepep", "deepep"),
+        ("--moe-token-dispatcher-type alltoall", "alltoall"),
+    ],
+)
+def test_backends_by_their_flags(flags: str, name: str) -> None:
+    assert configuration_from_flags(flags.split(), BASE).parallel.moe_token_dispatcher == name
+
+
+def test_a_backend_without_its_dispatcher_is_refused() -> None:
+    with pytest.raises(SpecError, match="needs --moe-token-dispatcher-type flex"):
+        configuration_from_flags(["--moe-token-dispatcher-type", "alltoall", "--moe-enable-deepep"], BASE)
+
+
+def test_one_copy_of_each_token_is_exchanged_and_fewer_rows_are_permuted() -> None:
+    flex, usual = FlexDispatcher("hybridep"), AllToAllDispatcher()
+    assert flex.dispatch(ROUTING) == flex.combine(ROUTING) == [Exchange("all_to_all", "ep", 4096 * 4096, 8)]
+    assert usual.dispatch(ROUTING) == [Exchange("all_to_all", "ep", 8 * 4096 * 4096)]
+    assert 0.3 < flex.permuted_rows(ROUTING) / usual.permuted_rows(ROUTING) < 0.6
+    assert flex.dispatch(Routing(4096, 8, 4096, 128, ep=1)) == []
+
+
+def test_expert_tensor_parallel_ranks_get_copies_of_their_own() -> None:
+    (exchange,) = FlexDispatcher("deepep").dispatch(Routing(4096, 8, 4096, 128, ep=8, expert_tp=2))
+    assert (exchange.role, exchange.choices) == ("tp_ep", 16)
