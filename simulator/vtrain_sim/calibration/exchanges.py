@@ -35,7 +35,7 @@ class MeasuredExchange:
 def read_exchanges(path: Path, system: str = "", node: int = 8) -> list[MeasuredExchange]:
     """Combines (bf16; a dispatch may be in 8 bits) of DeepEP's table (node_num, hidden_size, num_token, num_topk,
     combine_transmit_us; the fastest number of SMs) or of an NVLink table (op_name, num_tokens, topk, moe_ep_size,
-    duration_us). node: ranks of one node where the table counts nodes."""
+    duration_us; the fastest kernel). node: ranks of one node where the table counts nodes."""
     where = "AND system = $system" if system else ""
     values: dict[str, object] = {"least": FEWEST_TOKENS, **({"system": system} if system else {})}
     if "node_num" in columns_of(path):
@@ -46,8 +46,8 @@ def read_exchanges(path: Path, system: str = "", node: int = 8) -> list[Measured
         )
     else:
         sql = (
-            "SELECT 1, moe_ep_size, num_tokens * hidden_size, topk, median(duration_us) FROM table "
-            "WHERE num_tokens >= $least AND op_name = 'alltoall_combine' AND dtype = 'bfloat16' AND moe_ep_size >= 8 "
+            "SELECT 1, moe_ep_size, num_tokens * hidden_size, topk, min(duration_us) FROM table "
+            "WHERE num_tokens >= $least AND op_name = 'alltoall_combine' AND moe_ep_size >= 8 "
             f"{where} GROUP BY ALL ORDER BY ALL"
         )
     rows = query(path, sql, values)
