@@ -281,6 +281,12 @@ OPERATORS = Table(
             "or may have, as the host was not done with launching when the device began (modules on a GPU)",
         ),
         Column(
+            "communication_role",
+            STR,
+            "role of the group whose communication is inside the operator's kernels, and its duration: Transformer "
+            "Engine's user buffers (modules)",
+        ),
+        Column(
             "in_cache",
             BOOL,
             "inputs may have been in the device's largest cache, where training does not find them (microbenchmarks)",

@@ -73,6 +73,10 @@ class Adapter(ABC):
         """The forward operator that a module is, less what its own recorded children are; None for none."""
         return None
 
+    def communication_inside(self, module: torch.nn.Module) -> str:
+        """Role of the group whose communication is inside a module's own kernels, where no call shows it; else ""."""
+        return ""
+
     def why_no_hooks(self, model: torch.nn.Module) -> str:
         """Why the modules of a model chunk must get no hooks; "" where they may. Only phases are recorded then."""
         return ""

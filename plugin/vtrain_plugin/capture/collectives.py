@@ -48,7 +48,7 @@ COLLECTIVES = {
 _POINT_TO_POINT = {"send": "send", "recv": "recv", "recv_anysource": "recv"}
 
 
-def install(session: Session, framework: Framework) -> None:
+def install(session: Session, framework: Framework) -> CallRecorder:
     """Wrap torch.distributed's functions and the wait of asynchronous work."""
     import torch.distributed as dist
     from torch.distributed import distributed_c10d as c10d
@@ -61,6 +61,7 @@ def install(session: Session, framework: Framework) -> None:
     session.patches.wrap_function(c10d, "batch_isend_irecv", recorder.wrap_batch)
     session.patches.wrap_function(c10d, "_coalescing_manager", recorder.wrap_coalescing)
     session.patches.wrap(dist.Work, "wait", recorder.wrap_wait)
+    return recorder
 
 
 class CallRecorder:
@@ -94,6 +95,36 @@ class CallRecorder:
     def wrap_point_to_point(self, op: str) -> Wrapper:
         """A method of a process group that sends or receives: (group, tensors, the peer's rank in the group, tag)."""
         return self._wrapper(lambda args, kwargs: self._begin_p2p(op, args))
+
+    def wrap_exchange(self, op: str, moved: Callable[[Args], tuple[object, ProcessGroup | None]]) -> Wrapper:
+        """A function of a library that communicates without torch.distributed, and is waited for when it returns.
+
+        moved: from its arguments, what it is given to move, and the group. The payload is the larger of that and of
+        the first thing that it returns.
+        """
+
+        def wrap(original: Function) -> Function:
+            session = self.session
+
+            def begin(args: Args) -> Call | None:
+                value, group = moved(args)
+                return self._begin(op, [value], {"group": group})
+
+            def end(call: Call, result: object) -> None:
+                first = result[0] if isinstance(result, tuple) and result else result
+                call.nbytes = max(call.nbytes, _bytes(first))
+                self._issued(call, None)
+
+            def exchange(*args: Any, **kwargs: Any) -> Any:
+                call = session.guard.run(begin, args)
+                result = original(*args, **kwargs)
+                if call is not None:
+                    session.guard.run(end, call, result)
+                return result
+
+            return exchange
+
+        return wrap
 
     def _wrapper(self, begin: Callable[[Args, Kwargs], Call | None]) -> Wrapper:
         """A function that is recorded as the call that `begin` describes."""

@@ -34,6 +34,10 @@ class ModuleRules(Protocol):
         """The forward operator that a module is, less what its own recorded children are."""
         ...
 
+    def communication_inside(self, module: torch.nn.Module) -> str:
+        """Role of the group whose communication is inside a module's own kernels, where no call shows it; else ""."""
+        ...
+
 
 class Framework(ModuleRules, Protocol):
     """One training framework, during one capture."""

@@ -47,6 +47,7 @@ class Hooked:
         self.parent = parent
         self.layer = layer
         self.children: dict[str, Hooked] = {}
+        self.communication_role = ""
         self.last: Operator | None = None
         self.running: Span | None = None  # backward span under way
 
@@ -142,6 +143,7 @@ class ModuleHooks:
         if layer is None:
             layer = self._rules.layer_number(module)
         hooked = Hooked(path, kind, module, parent, layer)
+        hooked.communication_role = self._rules.communication_inside(module)
         if parent is not None:
             parent.children[path[len(parent.path) + 1 :]] = hooked
         guard = self._session.guard
@@ -279,9 +281,11 @@ class ModuleHooks:
         phase = "forward" if frame.span.phase == "forward" else "recompute"
         frame.span.operator = in_phase(operator, phase)
         frame.span.remainder = operator_name(hooked, operator)
+        frame.span.communication_role = hooked.communication_role
         if frame.backward is not None:
             frame.backward.operator = in_phase(operator, "backward")
             frame.backward.remainder = frame.span.remainder
+            frame.backward.communication_role = hooked.communication_role
 
     # -- backward --------------------------------------------------------------------------
 

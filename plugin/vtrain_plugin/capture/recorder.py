@@ -16,6 +16,7 @@ class Span:
     __slots__ = (
         "begin",
         "chunk",
+        "communication_role",
         "end",
         "id",
         "kind",
@@ -54,6 +55,8 @@ class Span:
         # The operator that the span is, once enclosed spans and communication are taken off.
         self.operator: Operator | None = None
         self.remainder = ""
+        # Of the group whose communication is inside the operator's kernels.
+        self.communication_role = ""
         self.range: object = None
         # Where it is not the step's own.
         self.stream: int | None = None

@@ -164,6 +164,7 @@ def _operator_row(span: Span, operator: Operator, begin: int, self_ns: int) -> R
         "name": span.remainder or span.name.rpartition(".")[2],
         "source": "module",
         **operator_columns(operator),
+        "communication_role": span.communication_role or None,
         "start_ns": begin,
         "duration_ns": self_ns,
     }

@@ -26,6 +26,7 @@ from vtrain_schemas.rank_choice import parse_ranks
 if TYPE_CHECKING:
     import torch
 
+    from vtrain_plugin.capture.collectives import CallRecorder
     from vtrain_plugin.capture.framework import Framework
     from vtrain_plugin.capture.modules import ModuleHooks
     from vtrain_plugin.capture.profiler_watch import ProfilerWatch
@@ -38,7 +39,7 @@ class Session:
     source: what the runs table says wrote the profile; `vtrain-profile rank` says "rank". speaks: whether this rank
     says what all ranks would say. finished: no hook does anything any more. pinned: contexts under way that
     compare functions with those they began with. certain: see `__init__`. steps_done: training steps since the
-    process was armed. patches, recorder, modules: of the window, or of the armed session (patches) and None.
+    process was armed. patches, recorder, modules, calls: of the window, or of the armed session (patches) and None.
     """
 
     def __init__(self, settings: Settings, frameworks: Sequence[str] = (), certain: bool = True) -> None:
@@ -56,6 +57,7 @@ class Session:
         self.steps_done = 0
         self.recorder: Recorder | None = None
         self.modules: ModuleHooks | None = None
+        self.calls: CallRecorder | None = None
         self._frameworks = frameworks
         self._number = next_capture()
         self._moment = moment_of(settings.at, settings.warmup)
@@ -250,7 +252,7 @@ class Session:
                 parts.callback(self._window.remove_hooks)
         self._removed = self.finished
         self._window, self.patches = None, self._armed
-        self.recorder = self.modules = None
+        self.recorder = self.modules = self.calls = None
 
     def _abandon(self) -> None:
         """After a failure: hooks do nothing until they are taken out, at the end of the step."""

@@ -68,7 +68,7 @@ class Window:
 
     def install(self) -> None:
         """Wrap what is recorded; modules are hooked when they are about to run."""
-        collectives.install(self._session, self._framework)
+        self._session.calls = collectives.install(self._session, self._framework)
         self._framework.install_recording(self._session)
 
     def on_model(self, model: torch.nn.Module) -> None:

@@ -96,6 +96,8 @@ _QUERY = f"""
                     ELSE duration_ns END AS duration_ns
         FROM operators
         WHERE list_contains($runs, run_id) AND kind <> 'other' AND name NOT LIKE 'reference%'
+          -- Communication inside is another operator of the program.
+          AND communication_role IS NULL
           AND (source = 'module'
                -- The time of a microbenchmark that waited for the host is not the device's.
                OR (source = 'microbench' AND NOT coalesce(host_bound, false))

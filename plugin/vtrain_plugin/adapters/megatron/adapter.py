@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vtrain_plugin.adapters.base import Adapter
-from vtrain_plugin.adapters.megatron import classify, gradients, loss, metadata, pipeline
+from vtrain_plugin.adapters.megatron import classify, expert_exchange, gradients, loss, metadata, pipeline
 from vtrain_plugin.adapters.megatron.arguments import argument
 from vtrain_plugin.adapters.megatron.combined import CombinedPasses
 from vtrain_plugin.adapters.megatron.context import ModelContext
 from vtrain_plugin.adapters.megatron.cuda_graphs import configured_graphs
 from vtrain_plugin.adapters.megatron.groups import role_of_global
 from vtrain_plugin.adapters.megatron.microbatches import Microbatches
+from vtrain_plugin.adapters.megatron.user_buffers import communication_inside
 from vtrain_plugin.capture.modules import Hooked, ModuleCall
 from vtrain_plugin.capture.rows import Row
 from vtrain_plugin.capture.session import Session
@@ -42,8 +43,9 @@ class MegatronAdapter(Adapter):
         self._combined.install()
 
     def install_recording(self, session: Session) -> None:
-        """Wrap pipeline communication, gradient buffers and the loss."""
+        """Wrap pipeline communication, fused exchanges of experts, gradient buffers and the loss."""
         pipeline.install(session)
+        expert_exchange.install(session)
         gradients.install(session)
         loss.install(session)
         if self._combined is not None:
@@ -70,6 +72,10 @@ class MegatronAdapter(Adapter):
     def operator_of(self, call: ModuleCall, output: torch.Tensor | None) -> Operator | None:
         """By the span kind, with sizes from inputs and outputs."""
         return classify.operator_of(call, output, self.context)
+
+    def communication_inside(self, module: torch.nn.Module) -> str:
+        """Where Transformer Engine overlaps tensor parallel communication with a product."""
+        return communication_inside(module)
 
     def why_no_hooks(self, model: torch.nn.Module) -> str:
         """Where CUDA graphs are configured."""
