@@ -66,6 +66,10 @@ class Adapter(ABC):
         """
         return None
 
+    def has_delayed_weight_gradient(self, module: torch.nn.Module) -> bool:
+        """Whether a module computes the gradient of its weights apart from its backward pass, and later."""
+        return False
+
     def before_module(self, call: ModuleCall) -> None:  # noqa: B027
         """A recorded module is about to run: learn from its input."""
 

@@ -26,6 +26,10 @@ class ModuleRules(Protocol):
         """Number of a layer in the whole model, from 1; the modules inside are not asked about."""
         ...
 
+    def has_delayed_weight_gradient(self, module: torch.nn.Module) -> bool:
+        """Whether a module computes the gradient of its weights apart from its backward pass."""
+        ...
+
     def before_module(self, call: ModuleCall) -> None:
         """A recorded module is about to run: learn from its input."""
         ...

@@ -50,6 +50,9 @@ class Hooked:
         self.communication_role = ""
         self.last: Operator | None = None
         self.running: Span | None = None  # backward span under way
+        self.ended: Span | None = None  # the last one that is over
+        # Of its backward operator: without the gradient of the weights where that is computed apart.
+        self.backward_phase = "backward"
 
     def last_of(self, child: str) -> Operator | None:
         """The operator that a child was, last time it ran."""
@@ -146,6 +149,8 @@ class ModuleHooks:
         hooked.communication_role = self._rules.communication_inside(module)
         if parent is not None:
             parent.children[path[len(parent.path) + 1 :]] = hooked
+        if self._rules.has_delayed_weight_gradient(module):
+            hooked.backward_phase = "dgrad"
         guard = self._session.guard
 
         compiling = self._torch.compiler.is_compiling
@@ -283,7 +288,7 @@ class ModuleHooks:
         frame.span.remainder = operator_name(hooked, operator)
         frame.span.communication_role = hooked.communication_role
         if frame.backward is not None:
-            frame.backward.operator = in_phase(operator, "backward")
+            frame.backward.operator = in_phase(operator, hooked.backward_phase)
             frame.backward.remainder = frame.span.remainder
             frame.backward.communication_role = hooked.communication_role
 
@@ -315,7 +320,7 @@ class ModuleHooks:
             span.parent is None or span.parent.kind == "backward_step" or _encloses(span.parent.name, ancestor.name)
         ):
             span.parent = ancestor
-        hooked.running = None
+        hooked.running, hooked.ended = None, span
         self._running.remove(hooked)
         if self._session.recorder is not None:
             self._session.recorder.stop(span)

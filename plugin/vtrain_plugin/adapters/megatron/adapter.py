@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vtrain_plugin.adapters.base import Adapter
-from vtrain_plugin.adapters.megatron import classify, expert_exchange, gradients, loss, metadata, pipeline
+from vtrain_plugin.adapters.megatron import (
+    classify,
+    delayed_gradients,
+    expert_exchange,
+    gradients,
+    loss,
+    metadata,
+    pipeline,
+)
 from vtrain_plugin.adapters.megatron.arguments import argument
 from vtrain_plugin.adapters.megatron.combined import CombinedPasses
 from vtrain_plugin.adapters.megatron.context import ModelContext
@@ -34,9 +42,11 @@ class MegatronAdapter(Adapter):
         self.context = ModelContext()
         self._microbatches: Microbatches | None = None
         self._combined: CombinedPasses | None = None
+        self._session: Session | None = None
 
     def install(self, session: Session) -> None:
         """Wrap forward_step and backward_step; optimizer steps are counted from the first of them on."""
+        self._session = session
         self._microbatches = Microbatches(session, self.context)
         self._microbatches.install()
         self._combined = CombinedPasses(session, self.context, self._microbatches)
@@ -48,6 +58,7 @@ class MegatronAdapter(Adapter):
         expert_exchange.install(session)
         gradients.install(session)
         loss.install(session)
+        delayed_gradients.install(session)
         if self._combined is not None:
             self._combined.install_recording()
 
@@ -63,6 +74,10 @@ class MegatronAdapter(Adapter):
         if classify.span_kind("", module, operators=False) == "mtp_layer":
             return number + int(getattr(self.context.config, "num_layers", 0) or 0)
         return number
+
+    def has_delayed_weight_gradient(self, module: torch.nn.Module) -> bool:
+        """Where Transformer Engine keeps it for Megatron-Core to ask for."""
+        return delayed_gradients.is_delayed(module)
 
     def before_module(self, call: ModuleCall) -> None:
         """The input of a layer or of its attention says sequence length and micro batch size."""
@@ -92,6 +107,8 @@ class MegatronAdapter(Adapter):
         if any(type(h.module).__name__.startswith("TE") for h in hooked):
             self.context.transformer_impl = "transformer_engine"
         self.context.learn(model)
+        if self._session is not None:
+            delayed_gradients.watch(self._session, hooked)
 
     def start_step(self) -> None:
         """Microbatches are numbered from 0 again."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vtrain_plugin.adapters.megatron.context import ModelContext
+from vtrain_plugin.capture.guard import report
 from vtrain_plugin.capture.patches import Function, Wrapper
 from vtrain_plugin.capture.recorder import Span
 from vtrain_plugin.capture.session import Session
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
     import torch
     from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+# A step that is a CUDA graph runs no method of an optimizer: its wrapper replays it.
+_GRAPH = "megatron.core.optimizer.optimizer_cuda_graph"
 _PARTS = {"prepare_grads": "grad_prepare", "step_with_ready_grads": "optimizer"}
 _FUNCTIONS = {"get_grad_norm_fp32": "grad_norm", "clip_grad_by_total_norm_fp32": "grad_clip"}
 
 
 def install(session: Session, context: ModelContext) -> None:
-    """Wrap every optimizer class that defines ``step``, and the parts of the step."""
+    """Wrap every optimizer class that defines ``step``, its wrapper for CUDA graphs, and the parts of the step."""
     from megatron.core.optimizer import clip_grads
     from megatron.core.optimizer import optimizer as optimizers
 
@@ -32,6 +36,9 @@ def install(session: Session, context: ModelContext) -> None:
         for method, kind in _PARTS.items():
             if method in vars(cls):
                 session.patches.wrap(cls, method, _wrap_part(session, method, kind, updated_elements))
+    graph = getattr(sys.modules.get(_GRAPH), "OptimizerCudaGraphWrapper", None)
+    if graph is not None:
+        session.patches.wrap(graph, "__call__", counter.wrap)
     for function, kind in _FUNCTIONS.items():
         session.patches.wrap_function(clip_grads, function, _wrap_part(session, function, kind, _listed_elements))
 
@@ -43,12 +50,13 @@ class _StepCounter:
         self._session = session
         self._context = context
         self._depth = 0
+        self._said = False
 
     def wrap(self, original: Function) -> Function:
-        """A `step` method."""
+        """A `step` method, or what stands for it."""
         session = self._session
 
-        def step(optimizer: MegatronOptimizer, *args: Any, **kwargs: Any) -> Any:
+        def step(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             span = session.guard.run(self._begin, optimizer) if self._depth == 0 else None
             self._depth += 1
             try:
@@ -63,10 +71,19 @@ class _StepCounter:
 
         return step
 
-    def _begin(self, optimizer: MegatronOptimizer) -> Span | None:
+    def _begin(self, optimizer: Any) -> Span | None:
+        step = getattr(optimizer, "optimizer_step_func", None)
+        if step is not None:
+            optimizer = getattr(step, "__self__", optimizer)
+            self._say()
         if self._context.optimizer is None:
             self._context.see_optimizer(optimizer)
         return self._session.open_span("optimizer", "optimizer")
+
+    def _say(self) -> None:
+        if not self._said and self._session.speaks and self._session.recording() is not None:
+            self._said = True
+            report("the optimizer step is a CUDA graph: its parts are not recorded")
 
 
 def _with_subclasses(cls: type) -> list[type]:
