@@ -25,6 +25,8 @@ _NCCL_TYPES = {
 
 # Megatron-Core describes its groups (``group_desc``); the most specific pattern first.
 _BY_DESCRIPTION = (
+    # Across the instances of the distributed optimizer: one such group serves experts and all other parameters.
+    ("HIERARCHICAL_EXPERT_DATA_PARALLEL_GROUP_L1", "dp"),
     ("EXPERT_DATA_PARALLEL", "expert_dp"),
     ("EXPERT_TENSOR_AND_MODEL", "tp_ep"),
     ("EXPERT_TENSOR_MODEL_PIPELINE", "mp"),

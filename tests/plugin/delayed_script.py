@@ -98,7 +98,11 @@ def main() -> None:
     vtrain_plugin.disable()
     layer = training.model.module.decoder.layers[0].mlp.linear_fc1
     print(
-        "same losses:", same, "left:", "backward_dw" in vars(layer), hasattr(OptimizerCudaGraphWrapper.__call__, "__wrapped__")
+        "same losses:",
+        same,
+        "left:",
+        "backward_dw" in vars(layer),
+        hasattr(OptimizerCudaGraphWrapper.__call__, "__wrapped__"),
     )
 
 

@@ -326,6 +326,8 @@ def test_cuda_clock_resolves_marks_from_the_beginning_of_their_step(monkeypatch:
         ("TENSOR_MODEL_PARALLEL_GROUP", "tp"),
         ("DATA_PARALLEL_GROUP_WITH_CP", "dp"),
         ("EXPERT_DATA_PARALLEL_GROUP", "expert_dp"),
+        ("HIERARCHICAL_EXPERT_DATA_PARALLEL_GROUP_L0", "expert_dp"),
+        ("HIERARCHICAL_EXPERT_DATA_PARALLEL_GROUP_L1", "dp"),
         ("EXPERT_MODEL_PARALLEL_GROUP", "ep"),
         ("PIPELINE_MODEL_PARALLEL_GROUP", "pp"),
         ("EMBEDDING_GROUP", "embedding"),
