@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.calibration import exchanges as token_exchanges
+from vtrain_sim.calibration import experts as expert_blocks
 from vtrain_sim.calibration import network, surfaces
 from vtrain_sim.calibration.result import CalibrationResult
+from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 
@@ -52,6 +54,7 @@ def calibrate(
     collectives: str | Path | None = None,
     collectives_source: str = "",
     exchanges: str | Path | None = None,
+    experts: str | Path | None = None,
     ranks_per_node: int = 8,
     cluster: str | Path = "",
 ) -> CalibrationResult:
@@ -62,8 +65,10 @@ def calibrate(
     products: element types narrower than 16 bits to fit products to, each with the word that gemm has for it.
     compute_units: streaming multiprocessors of the device. collectives: with collective, gpus, nodes, bytes,
     duration_us, measured on cluster. exchanges: of tokens with their experts (DeepEP's table, or one of NVLink
-    all-to-all), measured on cluster by nodes of ranks_per_node. in_layer_source: source of gemm that was timed inside a
-    running layer; attention_backward_ratio: time of attention backward over forward. Raises `UserError`.
+    all-to-all), measured on cluster by nodes of ranks_per_node. experts: whole blocks of a rank's experts, of the rows
+    that products, gemm_source and system choose, on a device whose plain products are calibrated. in_layer_source:
+    source of gemm that was timed inside a running layer; attention_backward_ratio: time of attention backward over
+    forward. Raises `UserError`.
 
     >>> import vtrain as vt
     >>> vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb").summary()["sections"]
@@ -75,6 +80,8 @@ def calibrate(
         sections += _network(Path(collectives), collectives_source, system, str(cluster))
     if exchanges is not None:
         sections.append(_exchanges(Path(exchanges), system, str(cluster), ranks_per_node))
+    if experts is not None:
+        sections.append(_experts(device, Path(experts), gemm_source, system, dict(products or {})))
     if gemm is not None or runs:
         if not device or not compute_units:
             raise UserError("fitting a device takes --device and --compute-units (108 for A100, 132 for H100)")
@@ -92,8 +99,8 @@ def calibrate(
                 attention_backward_ratio,
             )
             sections.append(_operators(device, compute_units, tables))
-    elif collectives is None and exchanges is None:
-        raise UserError("nothing to fit to: give --gemm, --catalog and --run, --collectives, or --exchanges")
+    elif collectives is None and exchanges is None and experts is None:
+        raise UserError("nothing to fit to: give --gemm, --catalog and --run, --collectives, --exchanges, or --experts")
     return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
 
 
@@ -108,6 +115,18 @@ def _network(path: Path, source: str, system: str, cluster: str) -> list[Calibra
         inter, report = network.fit_inter_node(replace(spec, intra_node=intra), rows)
         fits.append(CalibrationResult(network.network_toml("inter_node", inter) + "\n", (report,)))
     return fits
+
+
+def _experts(device: str, path: Path, source: str, system: str, products: dict[str, str]) -> CalibrationResult:
+    if not device or not products:
+        raise UserError("--experts takes --device, whose plain products are calibrated, and --product for each type")
+    tables = {dtype: expert_blocks.read_experts(path, word, source, system) for dtype, word in products.items()}
+    preset = Surfaces.from_dict(presets.device_surfaces(device))
+    fit = expert_blocks.fit_experts(presets.device(device), preset, tables)
+    lines = [f'"grouped_gemm/{dtype}" = {share:g}' for dtype, share in fit.efficiency.items()]
+    overhead = f'"grouped_gemm" = {fit.overhead_s:g}'
+    toml = "\n".join(["[surfaces.efficiency]", *lines, "", "[surfaces.overhead_s]", overhead]) + "\n"
+    return CalibrationResult(toml, fit.report)
 
 
 def _exchanges(path: Path, system: str, cluster: str, ranks_per_node: int) -> CalibrationResult:

@@ -36,6 +36,9 @@ def calibrate(
     exchanges: Path = typer.Option(
         None, "--exchanges", help="Parquet or CSV of token exchanges: DeepEP's columns, or those of NVLink all-to-all."
     ),
+    experts: Path = typer.Option(
+        None, "--experts", help="Parquet or CSV of whole expert blocks: num_tokens, hidden_size, inter_size, topk, ..."
+    ),
     ranks_per_node: int = typer.Option(8, min=1, help="Ranks of a node of --exchanges."),
     cluster: str = typer.Option(
         "", "--cluster", help="Cluster preset or file that --collectives or --exchanges were measured on."
@@ -60,6 +63,7 @@ def calibrate(
         collectives=collectives,
         collectives_source=collectives_source,
         exchanges=exchanges,
+        experts=experts,
         ranks_per_node=ranks_per_node,
         cluster=cluster,
     )

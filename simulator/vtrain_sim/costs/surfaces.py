@@ -167,7 +167,8 @@ class DeviceSurface:
             efficiency *= surfaces.efficiency.get("gemm/wgrad", 1.0)
         problems = kind(operator.kind).problems(operator)
         if problems > 1:
-            efficiency *= surfaces.efficiency.get(operator.kind, 1.0)
+            share = surfaces.efficiency.get(operator.kind, 1.0)
+            efficiency *= surfaces.efficiency.get(f"{operator.kind}/{operator.dtype}", share)
         memory_s = replace(operator, phase=phase).bytes() / device.memory_bandwidth
         surface = surfaces.gemm.get(operator.dtype) or surfaces.gemm.get("bfloat16")
         if surface is None or not surfaces.compute_units:

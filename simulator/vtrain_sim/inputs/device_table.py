@@ -98,5 +98,6 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _efficiency(name: str) -> Range:
-    products = [k.name for k in kinds() if k.family in (Family.MATRIX_PRODUCT, Family.ATTENTION)]
+    # Of a grouped product, the rate over that of a plain one; of others, over the peak.
+    products = [k.name for k in kinds() if k.family in (Family.MATRIX_PRODUCT, Family.ATTENTION) and not k.routed]
     return _OF_PEAK if name.partition("/")[0] in (*products, *_PARTS) else _OF_MEMORY
