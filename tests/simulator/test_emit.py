@@ -95,6 +95,8 @@ EXAMPLES = {
     "main_params_dtype": f"{PRECISION_AWARE} --main-params-dtype fp16",
     "exp_avg_dtype": f"{PRECISION_AWARE} --exp-avg-dtype bf16",
     "exp_avg_sq_dtype": f"{PRECISION_AWARE} --exp-avg-sq-dtype fp8",
+    "cpu_offload_layers": "--cpu-offloading-num-layers 3",
+    "expandable_segments": "--expandable-segments",
     "cross_entropy_fusion": "--cross-entropy-loss-fusion --cross-entropy-fusion-impl te",
     "gradient_accumulation_fusion": "--no-gradient-accumulation-fusion",
     "moe_grouped_gemm": f"{MOE} --no-moe-grouped-gemm",

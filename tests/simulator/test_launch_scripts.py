@@ -199,3 +199,15 @@ def test_anything_is_read_or_refused(tmp_path: Path, fragments: list[str]) -> No
     for text in (" ".join(fragments), "".join(fragments), f"{' '.join(fragments)}\ntorchrun x.py --a $A"):
         with contextlib.suppress(UserError):
             read(tmp_path, text)
+
+
+def test_the_allocator_of_a_script_is_read(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    body = "torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 4\n"
+    for line, expandable in (
+        ("export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True", True),
+        ('PYTORCH_ALLOC_CONF="max_split_size_mb:128,expandable_segments:True"', True),
+        ("export PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:128", False),
+    ):
+        script.write_text(f"{line}\n{body}")
+        assert ("--expandable-segments" in read_launch(script).arguments) == expandable

@@ -111,6 +111,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--fp8-recipe": ("fp8_recipe", choice({name: name for name in ("", *FP8_RECIPES)})),
     "--fp4-format": ("fp4", text),
     "--fp4": ("fp4", text),
+    "--cpu-offloading-num-layers": ("cpu_offload_layers", whole_number),
     "--main-grads-dtype": ("optimizer_grads_dtype", choice(
         {"fp32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16": "bfloat16"})),
     "--main-params-dtype": ("main_params_dtype", choice(STATE_DTYPES)),
@@ -168,6 +169,8 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--grad-reduce-in-bf16": ("grads_in_bf16", True),
     "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),
     "--no-moe-grouped-gemm": ("moe_grouped_gemm", False),
+    # vtrain's word for an environment variable of PyTorch.
+    "--expandable-segments": ("expandable_segments", True),
     "--use-precision-aware-optimizer": ("use_precision_aware_optimizer", True),
     "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),

@@ -32,6 +32,8 @@ _NAMING = (
     "source",
     ".",
 )
+# PyTorch's settings of its caching allocator, by its old and its new name.
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _LONGEST = 1_000_000
 _REDIRECTIONS = (">", "1>", "2>", "&>", "<")
 
@@ -63,8 +65,9 @@ def read_launch(path: Path) -> Launch:
     if len(text) > _LONGEST:
         raise SpecError(f"{path} has {len(text):,} characters, more than any launch script ({_LONGEST:,} at most)")
     directives = slurm_directives(text)
+    variables = Variables(dict(slurm_variables(directives)))
     try:
-        launched = _launched(Script(text, Variables(dict(slurm_variables(directives)))).run(), path)
+        launched = _launched(Script(text, variables).run(), path)
     except OpenQuoteError:
         raise SpecError(f"{path} has a quotation mark or a bracket that is not closed") from None
     except TooLongError:
@@ -74,7 +77,11 @@ def read_launch(path: Path) -> Launch:
     if launched is None:
         return Launch(tuple(_plain(text, path)))
     before, arguments = launched
-    return Launch(tuple(arguments), *processes(before, directives))
+    # What the environment says of memory, in a word of vtrain's own.
+    allocator = [variables.values.get(name) for name in _ALLOCATOR]
+    expandable = any(isinstance(value, str) and "expandable_segments:True" in value for value in allocator)
+    own = ["--expandable-segments"] if expandable else []
+    return Launch((*arguments, *own), *processes(before, directives))
 
 
 def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[str], list[str]] | None:

@@ -146,9 +146,11 @@ def _train(train: TrainSpec) -> list[str]:
             no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
             no_moe_grouped_gemm=not train.moe_grouped_gemm,
             use_precision_aware_optimizer=train.use_precision_aware_optimizer,
+            expandable_segments=train.expandable_segments,
             cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
         ),
         *_values(
+            cpu_offloading_num_layers=train.cpu_offload_layers,
             cross_entropy_fusion_impl=train.cross_entropy_fusion,
             main_params_dtype=train.main_params_dtype if train.main_params_dtype != WIDE else "",
             exp_avg_dtype=train.exp_avg_dtype if train.exp_avg_dtype != WIDE else "",

@@ -132,8 +132,8 @@ class Contents:
 def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
-    recomputed = (p.recomputed, p.recomputed_together)
-    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.layers, *recomputed, p.tied, p.mtp)
+    how = (p.recomputed, p.recomputed_together, p.offloaded)
+    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.layers, *how, p.tied, p.mtp)
 
 
 @lru_cache(maxsize=8192)
@@ -145,11 +145,12 @@ def _contents(
     layers: tuple[int, ...],
     recomputed: int | None,
     together: int,
+    offloaded: int,
     tied: bool,
     mtp: int,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
-    *others, last = chunks_of(mixtures, layers, recomputed, together, tied and placement.ends_meet)
+    *others, last = chunks_of(mixtures, layers, recomputed, together, offloaded, tied and placement.ends_meet)
     if mtp:
         kind = LayerKind(mixtures[-1], recomputed != 0)
         last = replace(last, mtp=mtp, mtp_kind=kind, mtp_table=not (tied or placement.ends_meet))
@@ -173,20 +174,27 @@ def _contents(
 
 
 def chunks_of(
-    mixtures: tuple[bool, ...], counts: tuple[int, ...], recomputed: int | None, together: int, tied_ends: bool
+    mixtures: tuple[bool, ...],
+    counts: tuple[int, ...],
+    recomputed: int | None,
+    together: int,
+    offloaded: int,
+    tied_ends: bool,
 ) -> tuple[ChunkSpec, ...]:
     """Contents of every virtual stage, in the order in which a microbatch passes them.
 
     mixtures: for each layer, whether it is a mixture of experts. counts: layers of each virtual stage.
     recomputed: how many of the first layers of each chunk run again in the backward pass; None: all. together: so
-    many in a row.
+    many in a row. offloaded: how many of the first layers keep their activations in the host's memory.
     tied_ends: the first and the last virtual stage are on one rank and share the table of the embedding.
     """
     chunks = []
     first = 0
     for index, count in enumerate(counts):
         kinds = [
-            LayerKind(mixture, recomputed is None or position < recomputed, position % together == 0)
+            LayerKind(
+                mixture, recomputed is None or position < recomputed, position % together == 0, position < offloaded
+            )
             for position, mixture in enumerate(mixtures[first : first + count])
         ]
         first += count

@@ -36,6 +36,8 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
         tuple(back),
         checkpoint_bytes=shard.checkpoint_bytes * kind.keeps_input if kind.recomputed else None,
     )
+    if kind.offloaded:
+        program = replace(program, name=f"{name}_offloaded", checkpoint_bytes=0)
     if not spec.gradient_accumulation_fusion:
         count = program.parameters + program.expert_parameters
         add_up = Operator("grad_accumulate", "update", count, dtype=spec.main_grads_dtype)

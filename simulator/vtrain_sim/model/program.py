@@ -133,7 +133,8 @@ class Program:
 
     weight: what a schedule that splits the backward pass runs apart: the weight gradients (else part of
     backward). checkpoint_bytes: kept instead of what its operators save when the part runs again in the
-    backward pass; None where it does not. borrowed_parameters: of another part of the same rank, which it uses too.
+    backward pass, or when what they save is in the host's memory; None
+    else. borrowed_parameters: of another part of the same rank, which it uses too.
     """
 
     name: str

@@ -143,7 +143,7 @@ class Evaluator:
         )
         terms: dict[str, Floats] = {term: step.stages[f"{term}_bytes"] for term in memory.HELD_TERMS}
         terms["activations"] = activations
-        terms["runtime"] = memory.runtime_bytes(self.cluster) + memory.FRAGMENTATION * activations
+        terms["runtime"] = memory.runtime_bytes(self.cluster) + step.fragmentation[step.of_stage] * activations
         return {term: terms[term] for term in memory.TERMS}
 
 
@@ -159,6 +159,7 @@ class _Steps:
     microbatches: Integers
     overlapped: NDArray[np.bool_]
     aligned: NDArray[np.bool_]
+    fragmentation: Floats
     first_stage: Integers
     of_stage: Integers
     of_place: Integers
@@ -181,6 +182,7 @@ class _Steps:
             np.array([c.num_microbatches for c in configurations]),
             np.array([c.parallel.overlap_p2p for c in configurations]),
             np.array([c.replicas.overlap_grad_reduce and c.replicas.aligned for c in configurations]),
+            np.array([memory.fragmentation(c.train) for c in configurations]),
             first_stage,
             np.repeat(np.arange(len(layouts)), stage_counts),
             of_place,

@@ -6,13 +6,13 @@ Korthikanti et al. 2022 (arXiv:2205.05198, equations 1-6) count them; parameters
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.model import Parts
 from vtrain_sim.model.layers import logits_bytes as logits_of
 from vtrain_sim.model.once import Holding
-from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.specs import ClusterSpec, TrainSpec
 from vtrain_sim.specs.replicas import ReplicaSpec
 from vtrain_sim.specs.shard import ChunkSpec
 
@@ -23,6 +23,9 @@ HOST_RUNTIME_BYTES = 400 << 20
 # Memory that the caching allocator holds but cannot use, as part of the activations. Both are what the memory
 # logged while BLOOM was tuned (arXiv:2211.05100) leaves beyond what tensors need.
 FRAGMENTATION = 0.15
+# The same with segments that grow: what is freed is mapped elsewhere, in pages of 2 MiB ("Memory management", PyTorch's
+# notes on CUDA semantics; "Memory tuning" in the documentation of Megatron-Bridge, whose launch templates ask for it).
+EXPANDABLE_FRAGMENTATION = 0.0
 # Terms that do not depend on the schedule, and all of them.
 HELD_TERMS = ("parameters", "gradients", "optimizer", "working", "logits")
 TERMS = ("parameters", "gradients", "optimizer", "activations", "working", "logits", "runtime")
@@ -63,12 +66,18 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class MemoryVerdict:
-    """Whether the configuration fits, and what decides. remedy: the nearest change that fits, in words."""
+    """Whether the configuration fits, and what decides. remedy: the nearest change that fits, in words.
+
+    tight: it does not fit with what the caching allocator usually cannot use (`FRAGMENTATION`), but tensors and runtime
+    alone do: it may run, since the allocator gives back what it caches before it fails, and surely runs with expandable
+    segments.
+    """
 
     fits: bool
     capacity_bytes: int
     stages: tuple[StageMemory, ...]
     remedy: str = ""
+    tight: bool = False
 
     @property
     def worst(self) -> StageMemory:
@@ -79,12 +88,17 @@ class MemoryVerdict:
         """The verdict in words."""
         worst, gib = self.worst, 1 << 30
         term, size = max(worst.terms().items(), key=lambda t: t[1])
-        state = "fits" if self.fits else "does not fit"
+        state = "fits" if self.fits else "fits only with expandable segments" if self.tight else "does not fit"
         return (
             f"{state}: stage {worst.stage} needs {worst.peak_bytes / gib:.1f} of "
             f"{self.capacity_bytes / gib:.1f} GiB, most of it {term} ({size / gib:.1f} GiB)"
             + (f"; {self.remedy}" if self.remedy else "")
         )
+
+
+def fragmentation(train: TrainSpec) -> float:
+    """Memory that the allocator holds but cannot use, as part of the activations."""
+    return EXPANDABLE_FRAGMENTATION if train.expandable_segments else FRAGMENTATION
 
 
 def working_bytes(parts: Parts) -> int:
@@ -99,7 +113,10 @@ def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
     the largest of the modules of layers that run again."""
     largest = together = 0
     for kind, count in chunk.layers:
-        if kind.recomputed:
+        if kind.offloaded:
+            # One layer's activations are under way while the next one's are made.
+            largest = max(largest, 2 * parts.layer(replace(kind, offloaded=False)).saved_bytes)
+        elif kind.recomputed:
             saved = parts.layer(kind).saved_bytes
             together = saved if kind.keeps_input else together + count * saved
             largest = max(largest, together)

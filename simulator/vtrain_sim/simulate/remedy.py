@@ -40,6 +40,9 @@ def _changes(c: Configuration) -> list[Change]:
     changes: list[Change] = []
     if not p.distributed_optimizer and not p.fsdp:
         changes.append(("--use-distributed-optimizer", lambda x: _with(x, distributed_optimizer=True)))
+    if not t.expandable_segments:
+        words = "--expandable-segments (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True)"
+        changes.append((words, lambda x: replace(x, train=replace(x.train, expandable_segments=True))))
     more = {"none": ("selective", "full"), "selective": ("full",)}.get(t.recompute_granularity, ())
     changes += [(f"--recompute-granularity {granularity}", _recompute(granularity)) for granularity in more]
     if p.tp > 1 and not p.sequence_parallel:

@@ -173,6 +173,7 @@ class Projection(Result):
             "provenance": self.provenance,
             "memory": {
                 "fits": self.memory.fits,
+                "tight": self.memory.tight,
                 "capacity_bytes": self.memory.capacity_bytes,
                 "remedy": self.memory.remedy,
                 "stages": [

@@ -106,6 +106,13 @@ class Configuration:
                 f"{microbatches} microbatches on {parallel.pp * vpp} virtual pipeline stages are more than any run has "
                 f"({_MOST_PASSES} passes at most): lower --global-batch-size or raise --micro-batch-size"
             )
+        if train.cpu_offload_layers and parallel.pp > 1:
+            raise SpecError("--cpu-offloading-num-layers takes --pipeline-model-parallel-size of 1")
+        if train.cpu_offload_layers >= model.num_layers:
+            raise SpecError(
+                f"--cpu-offloading-num-layers is {train.cpu_offload_layers}: less than --num-layers "
+                f"({model.num_layers}), since the last layer's activations are needed at once"
+            )
         schedule = self.schedule_object
         schedule.check(schedules.PipelineShape(parallel.pp, vpp, microbatches))
         if schedule.splits_backward and parallel.fsdp:
@@ -227,6 +234,7 @@ class Configuration:
             layers=self.chunk_layers,
             recomputed=recomputed,
             recomputed_together=together,
+            offloaded=t.cpu_offload_layers,
             tied=not self.model.untie_embeddings_and_output_weights,
             mtp=self.model.mtp_num_layers,
             stage_ranks=self.groups.stage_ranks,

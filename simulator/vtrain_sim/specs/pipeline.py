@@ -16,7 +16,8 @@ class PipelineSpec:
 
     mixtures: for each layer, whether it is a mixture of experts. layers: of each virtual stage, in the order in
     which a microbatch passes them. recomputed: how many of the first layers of each chunk run again in the
-    backward pass; None: all of them. recomputed_together: so many in a row run again from one input. tied: the
+    backward pass; None: all of them. recomputed_together: so many in a row run again from one input.
+    offloaded: how many of the first layers keep their activations in the host's memory. tied: the
     output layer shares the embedding's table. mtp: depths of multi-token prediction, with the last virtual stage.
     stage_ranks: ranks of one stage. scatter_gather, batch_p2p: how
     stages exchange, see `ParallelSpec`.
@@ -29,6 +30,7 @@ class PipelineSpec:
     layers: tuple[int, ...]
     recomputed: int | None
     recomputed_together: int
+    offloaded: int
     tied: bool
     mtp: int
     stage_ranks: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
-from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive
+from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive, whole
 from vtrain_sim.specs.optimizer import WIDE, OptimizerTypes
 from vtrain_sim.specs.precision import Precision, precision_of
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
@@ -29,6 +29,9 @@ class TrainSpec:
     use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see `OptimizerTypes`.
     cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
     projected as not fused).
+    cpu_offload_layers: layers of each chunk whose activations go to the host's memory until their backward pass (their
+    way there is left out of the time). expandable_segments: PyTorch's allocator maps what is freed anew
+    (PYTORCH_CUDA_ALLOC_CONF).
     gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
     moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
     """
@@ -52,6 +55,8 @@ class TrainSpec:
     exp_avg_dtype: str = WIDE
     exp_avg_sq_dtype: str = WIDE
     cross_entropy_fusion: str = ""
+    cpu_offload_layers: int = 0
+    expandable_segments: bool = False
     gradient_accumulation_fusion: bool = True
     moe_grouped_gemm: bool = True
 
@@ -68,6 +73,9 @@ class TrainSpec:
         object.__setattr__(self, "recompute_modules", check_modules(self.recompute_modules))
         one_of("--cross-entropy-fusion-impl", self.cross_entropy_fusion, ("", "native", "te"))
         self.optimizer_types.check()
+        whole("--cpu-offloading-num-layers", self.cpu_offload_layers, 0)
+        if self.cpu_offload_layers and self.recompute_granularity != "none":
+            raise SpecError("--cpu-offloading-num-layers takes --recompute-granularity none, as Megatron-Core does")
         if self.schedule != AUTO:
             schedules.get(self.schedule)
         if (self.fp8 or self.fp4) and self.params_dtype != "bfloat16":

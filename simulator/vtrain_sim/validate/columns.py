@@ -110,7 +110,10 @@ STEP = (
            "--no-gradient-accumulation-fusion"),
     Column("cross_entropy_fusion", "te, native, or empty: not fused.", "--cross-entropy-fusion-impl"),
     Column("te_op_fuser", "", "--use-transformer-engine-op-fuser"),
-    Column("cpu_offload_activation_layers", "", "--cpu-offloading-num-layers"),
+    Column("expandable_segments", "1: PyTorch's allocator had them; empty: as the launch templates of the source have "
+           "it (Megatron-Bridge: 1).", "--expandable-segments"),
+    Column("cpu_offload_activation_layers", "Layers whose activations go to the host; the time is left out.",
+           "--cpu-offloading-num-layers"),
     Column("fine_grained_offload_modules", "", "--offload-modules"),
     Column("optimizer_cpu_offload", "", "--optimizer-cpu-offload"),
     Column("task", "pretrain or sft."),

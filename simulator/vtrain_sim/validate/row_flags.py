@@ -44,7 +44,7 @@ _BY_RULE = frozenset(
             "recompute_granularity",
         ),
         *("grad_reduce_in_fp32", "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher"),
-        *("moe_load_balance", "task", "dataset", "cross_entropy_fusion"),
+        *("moe_load_balance", "task", "dataset", "cross_entropy_fusion", "expandable_segments"),
     }
 )
 
@@ -146,6 +146,8 @@ def flags_of(row: Mapping[str, str], micro_batch: int, chunks: int) -> RowFlags:
     for name in row:
         if name not in _BY_RULE and not (written_out and name in _COUNTED):
             flags += _column(cells, name, left_out)
+    if cells.number("cpu_offload_activation_layers"):
+        left_out.append("cpu_offload_activation_layers")
     if "tokendrop" in cells.text("moe_load_balance") + cells.text("notes"):
         left_out.append("moe_load_balance")
     if cells.text("task") == "sft" or "packed" in cells.text("dataset"):
@@ -248,6 +250,7 @@ def _step(cells: Cells) -> list[str]:
         *_on("--no-gradient-accumulation-fusion", not fused),
         *_gradients(cells),
         *_cross_entropy(cells),
+        *_on("--expandable-segments", cells.switch("expandable_segments", "Megatron-Bridge" in cells.text("source"))),
     ]
 
 

@@ -12,9 +12,10 @@ class Row:
     """One measured configuration, and what was projected for it (or why it was not).
 
     group: what rows must have in common to be ordered against each other. fits: whether the projection fits in the
-    GPU's memory. bracket_low_s, bracket_high_s: the fastest and the slowest of the configurations that a row may
-    describe which leaves sizes open. full_recompute_s: where the source does not say whether it recomputed, the
-    projection with full recomputation. approximated: columns with values that nothing models.
+    GPU's memory, if need be with an allocator that wastes nothing, and with full recomputation where that is open.
+    bracket_low_s, bracket_high_s: the fastest and the slowest of the configurations that a row may describe which
+    leaves sizes open. full_recompute_s: where the source does not say whether it recomputed, the projection with full
+    recomputation. approximated: columns with values that nothing models.
     """
 
     id: str

@@ -133,11 +133,13 @@ def _projected(row: Row, values: Mapping[str, str], described: Described, projec
     projections = [projector.project(configuration) for configuration in described.configurations]
     place = min(range(len(projections)), key=lambda n: _preference(projections[n]))
     projection = projections[place]
+    fits = projection.memory.fits or projection.memory.tight
     full = None
     if values.get("recompute_granularity") == "unknown":
         most = described.configurations[place]
         most = replace(most, train=replace(most.train, recompute_granularity="full"))
-        full = float(projector.evaluate([most]).iteration_time_s[0])
+        evaluated = projector.evaluate([most])
+        full, fits = float(evaluated.iteration_time_s[0]), fits or bool(evaluated.fits[0])
     several = len(projections) > 1
     return replace(
         row,
@@ -148,7 +150,7 @@ def _projected(row: Row, values: Mapping[str, str], described: Described, projec
         bracket_high_s=max(p.iteration_time_s for p in projections) if several else None,
         full_recompute_s=full,
         predicted_memory_gb=_memory(values, projection.memory) / 2**30,
-        fits=projection.memory.fits,
+        fits=fits,
         approximated=described.approximated,
     )
 

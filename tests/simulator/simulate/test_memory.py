@@ -9,7 +9,9 @@ import pytest
 from simulator.simulate.strategies import Machine
 from vtrain_sim.model import Parts
 from vtrain_sim.simulate.memory import FRAGMENTATION, RUNTIME_BYTES, recomputed_bytes, working_bytes
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.shard import ChunkSpec, LayerKind
 
 S, B, H, A, T = 2048, 2, 1024, 16, 8
@@ -178,3 +180,44 @@ def test_the_terms_add_up_and_decide() -> None:
     assert (middle.parameters_bytes, middle.gradients_bytes) == (2 * parameters, 4 * parameters)
     assert middle.optimizer_bytes == 12 * parameters
     assert answer.memory.fits
+
+
+def test_expandable_segments_waste_nothing() -> None:
+    projector = Machine("dgx-h100", 1.0, 1.0, 0.0).projector()
+    usual = Configuration(MODEL, ParallelSpec(), TRAIN)
+    grown = replace(usual, train=replace(TRAIN, expandable_segments=True))
+    before, after = (projector.project(c).memory.stages[0] for c in (usual, grown))
+    assert before.peak_bytes - after.peak_bytes == round(FRAGMENTATION * before.activations_bytes)
+    assert after.runtime_bytes == RUNTIME_BYTES
+
+
+def test_what_fits_with_expandable_segments_alone_is_tight() -> None:
+    """A capacity between what tensors need and what the allocator usually takes."""
+    machine = Machine("dgx-h100", 1.0, 1.0, 0.0).projector()
+    configuration = Configuration(MODEL, ParallelSpec(), TRAIN)
+    needs = machine.project(configuration).memory.worst
+    waste = round(FRAGMENTATION * needs.activations_bytes)
+    for capacity, fits, tight in (
+        (needs.peak_bytes + 16, True, False),
+        (needs.peak_bytes - waste // 2, False, True),
+        (needs.peak_bytes - waste - 16, False, False),
+    ):
+        device = replace(machine.cluster.device, memory_bytes=capacity)
+        smaller = Projector(
+            replace(machine.cluster, device=device), machine.evaluator.operators, machine.evaluator.collectives
+        )
+        verdict = smaller.project(configuration).memory
+        assert (verdict.fits, verdict.tight) == (fits, tight)
+        assert tight == ("expandable segments" in verdict.sentence().partition(":")[0])
+
+
+def test_offloaded_layers_keep_nothing_but_two_under_way() -> None:
+    projector = Machine("dgx-h100", 1.0, 1.0, 0.0).projector()
+    configuration = Configuration(MODEL, ParallelSpec(), replace(TRAIN, cpu_offload_layers=5))
+    memory = projector.project(configuration).memory.stages[0]
+    assert memory.activations_bytes == (MODEL.num_layers - 5) * LAYER + IDS
+    assert memory.working_bytes == 2 * LAYER
+    with pytest.raises(SpecError, match="--pipeline-model-parallel-size of 1"):
+        replace(configuration, parallel=ParallelSpec(pp=4))
+    with pytest.raises(SpecError, match="less than --num-layers"):
+        replace(configuration, train=replace(TRAIN, cpu_offload_layers=MODEL.num_layers))
