@@ -1,8 +1,8 @@
-"""Trains in one process, with the capture switched on for every other group of steps.
+"""Trains in one process: groups of captured steps, of the steps after them, and of plain ones, again and again.
 
-Writes a JSON object: mean seconds of a step in each group, plain and captured, from the start of an iteration to that
-of the next one. All that a capture does while training goes on is in them, its rows and files too; a group's first
-step, which takes hooks out or puts them in, is not.
+Writes a JSON object: mean seconds of a step in each group ("captured", "after", "plain"), from the start of an
+iteration to that of the next one. A capture ends by itself, and is written during the steps after it: all that it does
+while training goes on is in one of the two. The step that puts the hooks in is in neither.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 import time
 
 GROUP = 4
+KINDS = ("captured", "after", "plain")
 
 
 class Clock:
@@ -21,7 +22,7 @@ class Clock:
     def __init__(self, options: dict[str, bool]) -> None:
         self.options = options
         self.directory = tempfile.mkdtemp()
-        self.times: dict[str, list[float]] = {"plain": [], "captured": []}
+        self.times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.iteration = 0
         self.begin = 0.0
         self.inside = False
@@ -32,22 +33,27 @@ class Clock:
         if not self.inside:
             return time.perf_counter()
         group, step = divmod(self.iteration, GROUP)
-        if step == 1:
-            self.begin = time.perf_counter()
         if step == 0:
             self._next_group(group)
+        if step == (1 if self._kind(group) == "captured" else 0):
+            self.begin = time.perf_counter()
         self.iteration += 1
         return time.perf_counter()
+
+    @staticmethod
+    def _kind(group: int) -> str:
+        # The first group warms up, and is plain.
+        return KINDS[(group - 1) % len(KINDS)]
 
     def _next_group(self, group: int) -> None:
         import vtrain_plugin
 
-        # The first group warms up.
         if group > 1:
-            seconds = (time.perf_counter() - self.begin) / (GROUP - 1)
-            self.times["plain" if group % 2 else "captured"].append(seconds)
-        vtrain_plugin.disable()
-        if group % 2:
+            kind = self._kind(group - 1)
+            steps = GROUP - 1 if kind == "captured" else GROUP
+            self.times[kind].append((time.perf_counter() - self.begin) / steps)
+        if self._kind(group) == "captured":
+            vtrain_plugin.disable()
             vtrain_plugin.enable(
                 out=self.directory, warmup=0, steps=GROUP, run_id=f"r{group}", nvtx=False, **self.options
             )
