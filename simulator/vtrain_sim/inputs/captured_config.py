@@ -14,16 +14,14 @@ Run: TypeAlias = Mapping[str, Any]  # a row of the runs table
 Fields: TypeAlias = Mapping[str, Any]  # fields of a configuration object of Megatron-Core: JSON
 
 # Fields of the configuration objects that are refused as the flags of the same name are (`flag_lists.refused`), unless
-# they are off: null, false, 0, [], what the flag takes, or what `_OFF` lists.
+# they are off: null, false, 0, [], what the flag takes.
 _MODEL = (
     "mtp_use_repeated_layer",
-    "window_size",
     "experimental_attention_variant",
     "linear_attention_freq",
     "is_hybrid_model",
     "heterogeneous_block_specs",
     "attention_output_gate",
-    "softmax_type",
     "qk_l2_norm",
     "fp32_residual_connection",
     "enable_mhc_connections",
@@ -82,7 +80,6 @@ _OPTIMIZER = (
     "optimizer_cuda_graph",
 )
 _DDP = ("num_distributed_optimizer_instances", "outer_dp_sharding_strategy")
-_OFF: dict[str, tuple[object, ...]] = {"window_size": ([-1, -1], [-1, 0])}
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ class CapturedConfig:
             value = fields.get(name)
             values = value if isinstance(value, list) and refusal.arity == "list" else [value]
             others = [one for one in values if one and str(one) not in refusal.simulated]
-            if others and value not in _OFF.get(name, ()):
+            if others:
                 raise self.refuse(refusal.what, name, value)
 
     def _check_on(self, fields: Fields, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
 from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
 from vtrain_sim.specs.train import TrainSpec
+from vtrain_sim.specs.windows import read_window
 
 _NEEDED = (
     "num_layers",
@@ -73,6 +74,8 @@ def _model(run: Run, config: CapturedConfig, tp: int) -> ModelSpec:
         untie_embeddings_and_output_weights=bool(run.get("untie_embeddings_and_output_weights")),
         qk_layernorm=bool(config.transformer.get("qk_layernorm")),
         dropout=_dropout(config),
+        **_window(config),
+        softmax_type=str(config.transformer.get("softmax_type") or ModelSpec.softmax_type),
         mtp_num_layers=config.transformer.get("mtp_num_layers") or 0,
         **_experts(run, config),
         **_latent_attention(config),
@@ -121,6 +124,16 @@ def _layer_pattern(config: CapturedConfig) -> str:
             "this version of vtrain"
         )
     return str(pattern)
+
+
+def _window(config: CapturedConfig) -> SpecFields:
+    """Tokens that attention sees, and the layers that see all: a number, or a list of the layers with a window."""
+    window, skip_freq = config.transformer.get("window_size"), config.transformer.get("window_attn_skip_freq")
+    tokens = read_window("window_size", ",".join(map(str, window))) if window else 0
+    if not tokens:
+        return {}
+    pattern = write_pattern(skip_freq) if isinstance(skip_freq, list) else str(skip_freq or "")
+    return {"window_size": tokens, "window_attn_skip_freq": pattern}
 
 
 def _latent_attention(config: CapturedConfig) -> SpecFields:

@@ -10,6 +10,7 @@ from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.optimizer import STATE_DTYPES
 from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import check_modules
+from vtrain_sim.specs.windows import read_window
 
 Reader: TypeAlias = Callable[[str, str], object]
 
@@ -85,6 +86,9 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--qk-head-dim": ("qk_head_dim", whole_number),
     "--qk-pos-emb-head-dim": ("qk_pos_emb_head_dim", whole_number),
     "--v-head-dim": ("v_head_dim", whole_number),
+    "--window-size": ("window_size", read_window),
+    "--window-attn-skip-freq": ("window_attn_skip_freq", text),
+    "--softmax-type": ("softmax_type", text),
     "--mtp-num-layers": ("mtp_num_layers", whole_number),
     "--tensor-model-parallel-size": ("tp", whole_number),
     "--pipeline-model-parallel-size": ("pp", whole_number),

@@ -54,7 +54,12 @@ def _model(model: ModelSpec) -> list[str]:
         *_experts(model),
         *_latent(model),
         *_switches(qk_layernorm=model.qk_layernorm),
-        *_values(mtp_num_layers=model.mtp_num_layers),
+        *_values(
+            mtp_num_layers=model.mtp_num_layers,
+            window_size=f"{model.window_size},0" if model.window_size else "",
+            window_attn_skip_freq=model.window_attn_skip_freq,
+            softmax_type=model.softmax_type if model.softmax_type != ModelSpec.softmax_type else "",
+        ),
         *([] if model.dropout else ["--hidden-dropout", "0.0", "--attention-dropout", "0.0"]),
         *_switches(
             swiglu=model.swiglu,

@@ -13,12 +13,15 @@ from vtrain_sim.model.shard import Region, Shard, backward, backward_of, recompu
 Inputs: TypeAlias = tuple[list[Item], list[Item], list[Item]]
 
 
-def attention_block(shard: Shard) -> Region:
-    """Norm, projections, core attention and output projection: forward and backward."""
+def attention_block(shard: Shard, windowed: bool = False) -> Region:
+    """Norm, projections, core attention and output projection: forward and backward.
+
+    windowed: to the last tokens alone.
+    """
     spec, model = shard.spec, shard.model
     norm = shard.norm("input_layernorm", shard.local_tokens, model.hidden_size)
     before, backward_before, inputs_again = _latent(shard) if model.multi_latent_attention else _fused_qkv(shard)
-    core = core_attention(shard)
+    core = core_attention(shard, windowed)
     width = model.attention_width // shard.tp
     # Unless it is cast, the projection's input is the output that attention keeps anyway.
     copy = None if spec.precision.casts_inputs else 0
@@ -47,11 +50,27 @@ def attention_block(shard: Shard) -> Region:
 _NOT_SCORES = ("query", "key", "value", "output")
 
 
-def core_attention(shard: Shard) -> Compute:
+def core_attention(shard: Shard, windowed: bool = False) -> Compute:
     """Scores, softmax and weighted sum of one rank's heads and part of the sequence."""
     operator = _operator(shard)
     scores = 0 if shard.spec.recomputes("core_attn") else _score_bytes(shard)
-    return Compute("core_attention", operator, saves=_input_output_bytes(shard, operator) + scores)
+    saves = _input_output_bytes(shard, operator) + scores
+    # A learnable sink is one more score of each head.
+    sinks = operator.heads if shard.model.softmax_type == "learnable" else 0
+    if windowed:
+        operator = _within_windows(operator, shard.model.window_size)
+    return Compute("core_attention", operator, parameters=sinks, saves=saves)
+
+
+def _within_windows(operator: Operator, window: int) -> Operator:
+    """Attention to the last tokens alone: a band of the square, which has the work of whole squares along it.
+
+    Longformer's sliding window (Beltagy et al., arXiv:2004.05150, section 3.1).
+    """
+    if window >= operator.seq_kv:
+        return operator
+    blocks = -(-operator.seq_q // window)
+    return replace(operator, batch=operator.batch * blocks, seq_q=window, seq_kv=window, causal=False)
 
 
 def _score_bytes(shard: Shard) -> int:

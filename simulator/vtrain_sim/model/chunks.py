@@ -133,7 +133,7 @@ def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
     how = (p.recomputed, p.recomputed_together, p.offloaded)
-    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.layers, *how, p.tied, p.mtp)
+    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.windows, p.layers, *how, p.tied, p.mtp)
 
 
 @lru_cache(maxsize=8192)
@@ -142,6 +142,7 @@ def _contents(
     stages: int,
     chunks: int,
     mixtures: tuple[bool, ...],
+    windows: tuple[bool, ...],
     layers: tuple[int, ...],
     recomputed: int | None,
     together: int,
@@ -150,9 +151,9 @@ def _contents(
     mtp: int,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
-    *others, last = chunks_of(mixtures, layers, recomputed, together, offloaded, tied and placement.ends_meet)
+    *others, last = chunks_of(mixtures, windows, layers, recomputed, together, offloaded, tied and placement.ends_meet)
     if mtp:
-        kind = LayerKind(mixtures[-1], recomputed != 0)
+        kind = LayerKind(mixtures[-1], recomputed != 0, windowed=windows[-1])
         last = replace(last, mtp=mtp, mtp_kind=kind, mtp_table=not (tied or placement.ends_meet))
     by_virtual_stage = [*others, last]
     by_place = [by_virtual_stage[virtual_stage] for virtual_stage in placement.virtual_stage]
@@ -175,6 +176,7 @@ def _contents(
 
 def chunks_of(
     mixtures: tuple[bool, ...],
+    windows: tuple[bool, ...],
     counts: tuple[int, ...],
     recomputed: int | None,
     together: int,
@@ -183,19 +185,24 @@ def chunks_of(
 ) -> tuple[ChunkSpec, ...]:
     """Contents of every virtual stage, in the order in which a microbatch passes them.
 
-    mixtures: for each layer, whether it is a mixture of experts. counts: layers of each virtual stage.
-    recomputed: how many of the first layers of each chunk run again in the backward pass; None: all. together: so
-    many in a row. offloaded: how many of the first layers keep their activations in the host's memory.
-    tied_ends: the first and the last virtual stage are on one rank and share the table of the embedding.
+    mixtures, windows: for each layer, whether it is a mixture of experts, and whether it has a window. counts:
+    layers of each virtual stage. recomputed: how many of the first layers of each chunk run again in the
+    backward pass; None: all. together: so many in a row. offloaded: how many of the first layers keep their
+    activations in the host's memory. tied_ends: the first and the last virtual stage are on one rank and share
+    the table of the embedding.
     """
     chunks = []
     first = 0
     for index, count in enumerate(counts):
         kinds = [
             LayerKind(
-                mixture, recomputed is None or position < recomputed, position % together == 0, position < offloaded
+                mixtures[first + position],
+                recomputed is None or position < recomputed,
+                position % together == 0,
+                position < offloaded,
+                windows[first + position],
             )
-            for position, mixture in enumerate(mixtures[first : first + count])
+            for position in range(count)
         ]
         first += count
         is_last = index == len(counts) - 1

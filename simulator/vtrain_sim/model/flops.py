@@ -1,10 +1,11 @@
 """FLOPs of the model, as Megatron-LM counts them, and those that ranks execute.
 
 Model FLOPs are a property of the model and its tokens: how the model is sharded, recomputed or how evenly its experts
-are loaded does not change them. They are what MFU and Megatron's log line "throughput per GPU (TFLOP/s/GPU)" are
-made of. Megatron-LM counts (`num_floating_point_operations`) two FLOPs for a multiply-add, three passes (forward,
-data gradient, weight gradient), half of the square of causal attention, the experts that a token is routed to, the
-shared experts and the logits; not the router, nor what is element by element.
+are loaded does not change them. They are what MFU and Megatron's log line "throughput per GPU (TFLOP/s/GPU)" are made
+of (which of sliding windows counts the whole square in some versions). Megatron-LM counts
+(`num_floating_point_operations`) two FLOPs for a multiply-add, three passes (forward, data gradient, weight
+gradient), half of the square of causal attention, the experts that a token is routed to, the shared experts and the
+logits; not the router, nor what is element by element.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
     depths = model.mtp_num_layers
     mixtures = moe_layers + depths * model.moe_layers[-1]
     layers = model.num_layers + depths
+    windows = sum(model.windowed_layers) + depths * model.windowed_layers[-1]
     multiply_adds = (
         layers * _attention(model)
+        - windows * _outside_window(model)
         + (layers - mixtures) * _feed_forward(model, model.ffn_hidden_size)
         + mixtures * _experts(model)
         + depths * 2 * model.hidden_size**2
@@ -70,6 +73,14 @@ def _attention(model: ModelSpec) -> float:
         projections = h * model.qkv_width + model.attention_width * h
         scores_and_sums = 2 * model.attention_width
     return projections + scores_and_sums * model.seq_length / 2
+
+
+def _outside_window(model: ModelSpec) -> float:
+    """Multiply-adds per token of scores and sums that a sliding window leaves out of half of the square."""
+    s, window = model.seq_length, min(model.window_size, model.seq_length)
+    # The first tokens have fewer before them than the window has.
+    seen = window - window**2 / (2 * s)
+    return 2 * model.attention_width * (s / 2 - seen)
 
 
 def _latent_projections(model: ModelSpec) -> int:

@@ -19,7 +19,7 @@ from vtrain_sim.specs.shard import LayerKind
 def layer(shard: Shard, kind: LayerKind) -> Program:
     """One transformer layer."""
     spec, model = shard.spec, shard.model
-    attention_forward, attention_backward = attention_block(shard)
+    attention_forward, attention_backward = attention_block(shard, kind.windowed)
     mlp_forward, mlp_backward = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)
     # One add after attention and one after the feed-forward block.
     add = shard.operator("bias_dropout_add", "bias_dropout_add", shard.local_tokens, model.hidden_size)

@@ -147,6 +147,8 @@ class Configuration:
             raise SpecError("--no-moe-grouped-gemm needs --num-experts")
         if parallel.cp > 1 and train.attention_kernel == "unfused":
             raise SpecError("--context-parallel-size of 2 or more needs fused (flash) attention")
+        if model.window_size and train.attention_kernel == "unfused":
+            raise SpecError("--window-size needs fused (flash) attention")
         if model.multi_latent_attention and train.attention_kernel == "unfused":
             raise SpecError("--multi-latent-attention needs fused (flash) attention")
 
@@ -231,6 +233,7 @@ class Configuration:
             chunks=self.parallel.vpp,
             schedule=self.schedule_object,
             mixtures=self.model.moe_layers,
+            windows=self.model.windowed_layers,
             layers=self.chunk_layers,
             recomputed=recomputed,
             recomputed_together=together,

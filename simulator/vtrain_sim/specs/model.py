@@ -7,6 +7,7 @@ from functools import cached_property
 
 from vtrain_sim.specs.checks import SpecError, divides, finite, one_of, positive, whole
 from vtrain_sim.specs.moe_pattern import moe_layers
+from vtrain_sim.specs.windows import windowed_layers
 
 MOST_LAYERS = 1 << 16
 
@@ -23,6 +24,9 @@ class ModelSpec:
     average; 1 is balanced. Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of
     the compressed queries (0: not compressed) and keys and values, and head sizes. mtp_num_layers: depths of
     multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2), each with a layer of the last one's kind.
+    window_size: tokens before each one that it attends to, 0 for all; window_attn_skip_freq: Megatron's pattern of the
+    layers without a window ("2": every second one). softmax_type: "vanilla"; "learnable" and "off-by-one" have an
+    attention sink.
     """
 
     num_layers: int
@@ -54,6 +58,9 @@ class ModelSpec:
     qk_pos_emb_head_dim: int = 0
     v_head_dim: int = 0
     mtp_num_layers: int = 0
+    window_size: int = 0
+    window_attn_skip_freq: str = ""
+    softmax_type: str = "vanilla"
     make_vocab_size_divisible_by: int = 128
     name: str = field(default="", compare=False)
 
@@ -73,6 +80,11 @@ class ModelSpec:
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
         one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
         whole("--mtp-num-layers", self.mtp_num_layers, 0)
+        whole("--window-size", self.window_size, 0)
+        windowed_layers(self.window_size, self.window_attn_skip_freq, self.num_layers)
+        one_of("--softmax-type", self.softmax_type, ("vanilla", "off-by-one", "learnable"))
+        if self.window_size and self.multi_latent_attention:
+            raise SpecError("--window-size does not go with --multi-latent-attention")
         if self.num_experts:
             self._check_experts()
         elif self.moe_shared_expert_intermediate_size:
@@ -134,6 +146,11 @@ class ModelSpec:
     def moe_layers(self) -> tuple[bool, ...]:
         """For each layer, whether its feed-forward block is a mixture of experts."""
         return moe_layers(self.moe_layer_freq, self.num_layers) if self.num_experts else (False,) * self.num_layers
+
+    @cached_property
+    def windowed_layers(self) -> tuple[bool, ...]:
+        """For each layer, whether it attends to the last tokens alone."""
+        return windowed_layers(self.window_size, self.window_attn_skip_freq, self.num_layers)
 
     @property
     def qkv_width(self) -> int:

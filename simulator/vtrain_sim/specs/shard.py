@@ -59,12 +59,13 @@ class ShardSpec:
 class LayerKind:
     """What tells the layers of a model apart. mixture: of experts. recomputed: the whole forward pass runs
     again in the backward pass. keeps_input: which it starts from; else it runs again together with the layer before.
-    offloaded: what it keeps is in the host's memory."""
+    offloaded: what it keeps is in the host's memory. windowed: it attends to the last tokens alone."""
 
     mixture: bool = False
     recomputed: bool = False
     keeps_input: bool = True
     offloaded: bool = False
+    windowed: bool = False
 
 
 @hashed_once

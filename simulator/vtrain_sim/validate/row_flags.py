@@ -24,7 +24,6 @@ _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
 _MODEL_ARGUMENTS = (
     "--hybrid-layer-pattern",
     "--moe-latent-size",
-    "--window-size",
     "--num-distributed-optimizer-instances",
     "--optimizer",
 )

@@ -98,6 +98,8 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         untie_embeddings_and_output_weights=draw(st.booleans()),
         mtp_num_layers=draw(st.sampled_from([0, 0, 1, 2])),
+        window_size=0 if latent else draw(st.sampled_from([0, 0, 128])),
+        window_attn_skip_freq=draw(st.sampled_from(["", "2"])),
         **sizes,
     )
 
