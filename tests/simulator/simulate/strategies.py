@@ -176,7 +176,7 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     elif schedule.startswith("dualpipe"):
         microbatches = 2 * (pp + draw(st.integers(0, 2)))
     granularities = ["none", "selective"] if get(schedule).splits_backward else ["none", "selective", "full"]
-    fused = parallel.cp > 1 or model.multi_latent_attention or draw(st.booleans())
+    fused = parallel.cp > 1 or model.multi_latent_attention or model.window_size > 0 or draw(st.booleans())
     micro_batch_size = draw(st.sampled_from([1, 2]))
     grouped = not model.num_experts or draw(st.booleans())
     train = TrainSpec(
