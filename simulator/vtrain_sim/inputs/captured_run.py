@@ -13,6 +13,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs.captured_config import CapturedConfig, Run
 from vtrain_sim.specs.config import Configuration
+from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.moe_pattern import write_pattern
 from vtrain_sim.specs.optimizer import WIDE
@@ -263,6 +264,7 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         fp4=config.transformer.get("fp4") or "",
         fp8_param_gather=bool(config.transformer.get("fp8_param") or config.ddp.get("fp8_param_gather")),
         cross_entropy_fusion=_cross_entropy_fusion(config),
+        **_graphs(config),
         **_optimizer_types(config),
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
         moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
@@ -277,6 +279,19 @@ def _fp8_recipe(config: CapturedConfig) -> str:
     """Empty where it is Megatron-Core's default, which it writes also without 8-bit products."""
     recipe = str(config.transformer.get("fp8_recipe") or "")
     return "" if recipe == FP8_RECIPES[0] else recipe
+
+
+def _graphs(config: CapturedConfig) -> SpecFields:
+    """What CUDA graphs cover; older versions of Megatron-Core have a switch for each implementation."""
+    fields = config.transformer
+    older = "local" if fields.get("enable_cuda_graph") else ""
+    older = "transformer_engine" if fields.get("external_cuda_graph") else older
+    implementation = str(fields.get("cuda_graph_impl") or older or NONE)
+    if implementation == NONE:
+        implementation = older or NONE
+    scope = fields.get("cuda_graph_scope") or ()
+    words = [scope] if isinstance(scope, str) else [str(word) for word in scope]
+    return {"cuda_graph_impl": implementation, "cuda_graph_scope": tuple(words)} if implementation != NONE else {}
 
 
 def _cross_entropy_fusion(config: CapturedConfig) -> str:

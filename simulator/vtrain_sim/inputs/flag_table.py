@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.graphs import check_scopes
 from vtrain_sim.specs.optimizer import STATE_DTYPES
 from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import check_modules
@@ -115,6 +116,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--fp8-recipe": ("fp8_recipe", choice({name: name for name in ("", *FP8_RECIPES)})),
     "--fp4-format": ("fp4", text),
     "--fp4": ("fp4", text),
+    "--cuda-graph-impl": ("cuda_graph_impl", text),
     "--cpu-offloading-num-layers": ("cpu_offload_layers", whole_number),
     "--main-grads-dtype": ("optimizer_grads_dtype", choice(
         {"fp32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16": "bfloat16"})),
@@ -173,6 +175,8 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--grad-reduce-in-bf16": ("grads_in_bf16", True),
     "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),
     "--no-moe-grouped-gemm": ("moe_grouped_gemm", False),
+    "--enable-cuda-graph": ("cuda_graph_impl", "local"),
+    "--external-cuda-graph": ("cuda_graph_impl", "transformer_engine"),
     # vtrain's word for an environment variable of PyTorch.
     "--expandable-segments": ("expandable_segments", True),
     "--use-precision-aware-optimizer": ("use_precision_aware_optimizer", True),
@@ -187,6 +191,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
 # flag -> (field, reader of its words).
 LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--recompute-modules": ("recompute_modules", lambda flag, words: check_modules(words)),
+    "--cuda-graph-scope": ("cuda_graph_scope", lambda flag, words: check_scopes(words)),
 }
 
 

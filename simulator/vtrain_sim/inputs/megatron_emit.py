@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vtrain_sim.specs.config import Configuration
+from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.optimizer import WIDE
 from vtrain_sim.specs.parallel import ParallelSpec
@@ -155,6 +156,7 @@ def _train(train: TrainSpec) -> list[str]:
             cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
         ),
         *_values(
+            cuda_graph_impl=train.cuda_graph_impl if train.cuda_graph_impl != NONE else "",
             cpu_offloading_num_layers=train.cpu_offload_layers,
             cross_entropy_fusion_impl=train.cross_entropy_fusion,
             main_params_dtype=train.main_params_dtype if train.main_params_dtype != WIDE else "",
@@ -170,5 +172,6 @@ def _train(train: TrainSpec) -> list[str]:
             recompute_method=method,
             recompute_num_layers=layers,
         ),
+        *(["--cuda-graph-scope", *train.cuda_graph_scope] if train.cuda_graph_scope else []),
         *(["--recompute-modules", *train.recompute_modules] if train.recompute_modules != DEFAULT else []),
     ]

@@ -10,17 +10,20 @@ from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.expert_overlap import beside_another_microbatch
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
+from vtrain_sim.model.graphs import attention_graph, feed_forward_graph, iteration_graph, layer_graph
 from vtrain_sim.model.program import Communication, Compute, Item, Program, Wait
 from vtrain_sim.model.recomputation import recompute_experts
 from vtrain_sim.model.shard import Shard, backward, run_again
+from vtrain_sim.specs.graphs import ITERATION
 from vtrain_sim.specs.shard import LayerKind
 
 
 def layer(shard: Shard, kind: LayerKind) -> Program:
     """One transformer layer."""
     spec, model = shard.spec, shard.model
-    attention_forward, attention_backward = attention_block(shard, kind.windowed)
-    mlp_forward, mlp_backward = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)
+    attention_forward, attention_backward = attention_graph(shard, attention_block(shard, kind.windowed))
+    block = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)
+    mlp_forward, mlp_backward = feed_forward_graph(shard, block, kind.mixture)
     # One add after attention and one after the feed-forward block.
     add = shard.operator("bias_dropout_add", "bias_dropout_add", shard.local_tokens, model.hidden_size)
     forward = [*attention_forward, *mlp_forward, add]
@@ -30,6 +33,7 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
         back = [*run_again(forward), *back]
     if spec.overlap_moe_comm:
         forward, back = beside_another_microbatch(forward), beside_another_microbatch(back)
+    forward, back = layer_graph(shard, (forward, back))
     program = Program(
         f"{name}_recomputed" if kind.recomputed else name,
         tuple(forward),
@@ -59,6 +63,7 @@ def embedding(shard: Shard) -> Program:
         forward.append(shard.over_tp("embedding", sums))
     if shard.spec.sequence_parallel:
         back.insert(0, shard.over_tp("embedding", "all_gather"))
+    forward, back = iteration_graph(shard, (forward, back))
     return Program("embedding", tuple(forward), tuple(back))
 
 
@@ -83,10 +88,17 @@ def mtp_entry(shard: Shard, table: bool) -> Program:
         gather = [shard.over_tp("mtp_eh_proj", "all_gather")]
         # Each rank goes on with its part of the sequence, whose gradients come together again.
         scatter = [shard.over_tp("mtp_eh_proj", "all_gather")] if shard.spec.sequence_parallel else []
+    forward, back = iteration_graph(
+        shard,
+        (
+            [look_up, *words.forward[1:], *norms, *enter, *gather],
+            [*scatter, *backward_enter, *(backward(norm) for norm in reversed(norms)), *words.backward],
+        ),
+    )
     program = Program(
         "mtp_entry",
-        (look_up, *words.forward[1:], *norms, *enter, *gather),
-        (*scatter, *backward_enter, *(backward(norm) for norm in reversed(norms)), *words.backward),
+        tuple(forward),
+        tuple(back),
         borrowed_parameters=0 if table else table_parameters(shard),
     )
     return _split(shard, program)
@@ -121,10 +133,13 @@ def head(shard: Shard, tied: bool) -> Program:
     enter, backward_enter = shard.column_parallel("output_layer", [output])
     # Maximum, predicted logit and sum of exponentials, each over the tensor parallel group.
     reduce: list[Item] = [shard.over_tp("loss", "all_reduce", shard.tokens * 4)] * 3 if shard.tp > 1 else []
+    forward, back = iteration_graph(
+        shard, ([norm, *enter, loss, *reduce], [backward(loss), *backward_enter, backward(norm)])
+    )
     program = Program(
         "head",
-        (norm, *enter, loss, *reduce),
-        (backward(loss), *backward_enter, backward(norm)),
+        tuple(forward),
+        tuple(back),
         borrowed_parameters=table_parameters(shard) if tied else 0,
     )
     return _split(shard, program)
@@ -140,7 +155,10 @@ def logits_bytes(shard: Shard) -> int:
 
 
 def microbatch(shard: Shard) -> Program:
-    """What a microbatch costs outside the model: data, loss scaling, bookkeeping."""
+    """What a microbatch costs outside the model: data, loss scaling, bookkeeping. A graph of the whole iteration has
+    none of it."""
+    if ITERATION in shard.spec.graphed:
+        return Program("microbatch", (), ())
     tokens = shard.model.seq_length * shard.spec.micro_batch_size
     work = Compute("microbatch", Operator("microbatch", "forward", tokens))
     return Program("microbatch", (work,), (backward(work),))

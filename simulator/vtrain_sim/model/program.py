@@ -58,7 +58,7 @@ class Compute:
     different moments is several items with the same name. part: which of them, from 0.
     parameters, expert_parameters: of the operator on one rank; those of experts are reduced over fewer
     data parallel ranks. replicated_parameters: of the former, those that every tensor parallel rank has. saves: bytes
-    that it keeps for its backward pass.
+    that it keeps for its backward pass. launches: kernels that the host launches for it; None: as its kind says.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Compute:
     expert_parameters: int = 0
     replicated_parameters: int = 0
     saves: int = 0
+    launches: int | None = None
 
     def replicated(self) -> Compute:
         """The same operator, whose parameters every tensor parallel rank has."""

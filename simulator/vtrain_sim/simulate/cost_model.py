@@ -118,8 +118,10 @@ class CostModel:
 
     def _compute(self, item: Compute) -> Step:
         surface = self.operators.surface
-        host_s = surface.launch_seconds(item.operator) * item.share
-        first_s = min(host_s, surface.surfaces.launch_s)
+        launch_s = surface.surfaces.launch_s
+        launched_s = surface.launch_seconds(item.operator) if item.launches is None else launch_s * item.launches
+        host_s = launched_s * item.share
+        first_s = min(host_s, launch_s)
         estimate = self.operator(item.operator)
         return Step(item, Stream.COMPUTE, estimate.seconds * item.share, host_s, first_s, estimate=estimate)
 

@@ -206,6 +206,7 @@ class Configuration:
             main_grads_dtype=t.main_grads_dtype,
             attention_kernel=t.attention_kernel,
             recomputed_modules=t.recomputed_modules,
+            graphed=t.graphed,
             fused_cross_entropy=t.cross_entropy_fusion == "te",
             gradient_accumulation_fusion=t.gradient_accumulation_fusion,
             moe_grouped_gemm=t.moe_grouped_gemm,

@@ -21,8 +21,9 @@ class ShardSpec:
     """One rank's share of a model, and how a microbatch runs through it.
 
     tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. fsdp, expert_fsdp: the groups over which parameters
-    are fully sharded (ZeRO-3); of size 1 where they are not. recomputed_modules: what runs again
-    in the backward pass (`specs.recompute`). splits_backward: input and weight gradients are passes of their own.
+    are fully sharded (ZeRO-3); of size 1 where they are not. recomputed_modules: what runs again in the backward
+    pass (`specs.recompute`). graphed: what CUDA graphs cover (`specs.graphs`). splits_backward: input and weight
+    gradients are passes of their own.
     """
 
     model: ModelSpec
@@ -39,6 +40,7 @@ class ShardSpec:
     attention_kernel: str
     recomputed_modules: tuple[str, ...]
     fused_cross_entropy: bool
+    graphed: tuple[str, ...]
     gradient_accumulation_fusion: bool
     moe_grouped_gemm: bool
     splits_backward: bool

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive, whole
+from vtrain_sim.specs.graphs import NONE, check_scopes, graphed
 from vtrain_sim.specs.optimizer import WIDE, OptimizerTypes
 from vtrain_sim.specs.precision import Precision, precision_of
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
@@ -29,6 +30,7 @@ class TrainSpec:
     use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see `OptimizerTypes`.
     cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
     projected as not fused).
+    cuda_graph_impl, cuda_graph_scope: what CUDA graphs cover (`specs.graphs`), which the host launches at once.
     cpu_offload_layers: layers of each chunk whose activations go to the host's memory until their backward pass (their
     way there is left out of the time). expandable_segments: PyTorch's allocator maps what is freed anew
     (PYTORCH_CUDA_ALLOC_CONF).
@@ -55,6 +57,8 @@ class TrainSpec:
     exp_avg_dtype: str = WIDE
     exp_avg_sq_dtype: str = WIDE
     cross_entropy_fusion: str = ""
+    cuda_graph_impl: str = NONE
+    cuda_graph_scope: tuple[str, ...] = ()
     cpu_offload_layers: int = 0
     expandable_segments: bool = False
     gradient_accumulation_fusion: bool = True
@@ -73,6 +77,8 @@ class TrainSpec:
         object.__setattr__(self, "recompute_modules", check_modules(self.recompute_modules))
         one_of("--cross-entropy-fusion-impl", self.cross_entropy_fusion, ("", "native", "te"))
         self.optimizer_types.check()
+        object.__setattr__(self, "cuda_graph_scope", check_scopes(self.cuda_graph_scope))
+        graphed(self.cuda_graph_impl, self.cuda_graph_scope)
         whole("--cpu-offloading-num-layers", self.cpu_offload_layers, 0)
         if self.cpu_offload_layers and self.recompute_granularity != "none":
             raise SpecError("--cpu-offloading-num-layers takes --recompute-granularity none, as Megatron-Core does")
@@ -87,6 +93,11 @@ class TrainSpec:
     def recomputed_modules(self) -> tuple[str, ...]:
         """Modules that run again in the backward pass, where recomputation is selective."""
         return self.recompute_modules if self.recompute_granularity == "selective" else ()
+
+    @property
+    def graphed(self) -> tuple[str, ...]:
+        """What CUDA graphs cover."""
+        return graphed(self.cuda_graph_impl, self.cuda_graph_scope)
 
     @property
     def optimizer_types(self) -> OptimizerTypes:

@@ -14,6 +14,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.flag_lists import approximated, refused
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, opposite
 from vtrain_sim.model import dispatchers
+from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.validate.columns import COLUMNS
 from vtrain_sim.validate.precision_flags import precision_flags
@@ -43,7 +44,15 @@ _BY_RULE = frozenset(
             "recompute_granularity",
         ),
         *("grad_reduce_in_fp32", "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher"),
-        *("moe_load_balance", "task", "dataset", "cross_entropy_fusion", "expandable_segments"),
+        *(
+            "moe_load_balance",
+            "task",
+            "dataset",
+            "cross_entropy_fusion",
+            "expandable_segments",
+            "cuda_graph_impl",
+            "cuda_graph_scope",
+        ),
     }
 )
 
@@ -249,6 +258,7 @@ def _step(cells: Cells) -> list[str]:
         *_on("--no-gradient-accumulation-fusion", not fused),
         *_gradients(cells),
         *_cross_entropy(cells),
+        *_graphs(cells),
         *_on("--expandable-segments", cells.switch("expandable_segments", "Megatron-Bridge" in cells.text("source"))),
     ]
 
@@ -266,6 +276,15 @@ def _gradients(cells: Cells) -> list[str]:
 def _cross_entropy(cells: Cells) -> list[str]:
     how = cells.text("cross_entropy_fusion")
     return ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", how] if how else []
+
+
+def _graphs(cells: Cells) -> list[str]:
+    """Without an implementation there is no graph, whatever the scope."""
+    implementation = cells.text("cuda_graph_impl", NONE)
+    if implementation == NONE:
+        return []
+    scope = cells.text("cuda_graph_scope").split()
+    return ["--cuda-graph-impl", implementation, *(["--cuda-graph-scope", *scope] if scope else [])]
 
 
 def _dispatcher(cells: Cells, left_out: list[str]) -> list[str]:

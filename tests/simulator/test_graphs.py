@@ -1,0 +1,105 @@
+"""CUDA graphs: what the host launches of a layer, and that a host that is too slow shows only without them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from simulator.simulate.strategies import Machine
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model import Compute, Parts, Program
+from vtrain_sim.specs import Configuration
+from vtrain_sim.specs.shard import LayerKind
+
+GPT = (
+    "--num-layers 4 --hidden-size 256 --num-attention-heads 8 --seq-length 128 --micro-batch-size 1 "
+    "--global-batch-size 8 --num-experts 8 --moe-router-topk 2"
+)
+ATTENTION = {"input_layernorm", "linear_qkv", "rope", "core_attention", "linear_proj"}
+ROUTER = {"pre_mlp_layernorm", "router"}
+
+
+def read(flags: str) -> Configuration:
+    return configuration_from_flags(f"{GPT} {flags}".split())
+
+
+def layer(configuration: Configuration, mixture: bool = True) -> Program:
+    return Parts(configuration.shard).layer(LayerKind(mixture=mixture))
+
+
+def launches(program: Program) -> dict[str, list[int | None]]:
+    """Of each captured operator, in both directions."""
+    found: dict[str, list[int | None]] = {}
+    for item in (*program.forward, *program.backward):
+        if isinstance(item, Compute) and item.launches is not None:
+            found.setdefault(item.name, []).append(item.launches)
+    return found
+
+
+def test_nothing_is_captured_without_an_implementation() -> None:
+    assert launches(layer(read("--cuda-graph-scope attn"))) == {}
+    assert read("--cuda-graph-scope attn").train.graphed == ()
+
+
+def test_a_scope_captures_its_modules_and_is_one_launch_in_each_direction() -> None:
+    captured = launches(layer(read("--cuda-graph-impl transformer_engine --cuda-graph-scope attn moe_router")))
+    assert set(captured) == ATTENTION | ROUTER
+    assert sum(count for counts in captured.values() for count in counts if count) == 2 * 2
+    assert captured["input_layernorm"] == [1, 0]
+    prepared = launches(
+        layer(read("--cuda-graph-impl transformer_engine --cuda-graph-scope moe_router moe_preprocess"))
+    )
+    assert set(prepared) == ROUTER | {"permute"}
+
+
+@pytest.mark.parametrize("flags", ["--cuda-graph-impl local", "--enable-cuda-graph", "--external-cuda-graph"])
+def test_without_a_scope_whole_layers_are_captured(flags: str) -> None:
+    program = layer(read(flags), mixture=False)
+    operators = [i for i in (*program.forward, *program.backward) if isinstance(i, Compute)]
+    assert all(item.launches is not None for item in operators)
+    assert sum(item.launches or 0 for item in operators) == 2
+
+
+def test_a_dense_block_is_captured_in_dense_layers_alone() -> None:
+    configuration = read("--cuda-graph-impl transformer_engine --cuda-graph-scope mlp --moe-layer-freq 2")
+    assert set(launches(layer(configuration, mixture=False))) == {
+        "pre_mlp_layernorm",
+        "linear_fc1",
+        "activation",
+        "linear_fc2",
+    }
+    assert launches(layer(configuration)) == {}
+
+
+@pytest.mark.parametrize(
+    "flags", ["--cuda-graph-impl local --cuda-graph-scope full_iteration", "--cuda-graph-impl full_iteration"]
+)
+def test_a_slow_host_shows_only_without_graphs(flags: str) -> None:
+    """A host of 1 ms a launch holds up a small model; a graph of the whole iteration takes it out of the passes."""
+    slow, fast = Machine("dgx-h100", 1.0, 1.0, 1e-3), Machine("dgx-h100", 1.0, 1.0, 0.0)
+    plain, graphed = read(""), read(flags)
+    times = {
+        (machine.launch_s > 0, one is graphed): machine.projector().project(one).iteration_time_s
+        for machine in (slow, fast)
+        for one in (plain, graphed)
+    }
+    assert times[True, False] > 2 * times[False, False]
+    update_s = times[True, True] - times[False, True]
+    # The optimizer's few launches are outside of the graph.
+    assert update_s < 0.05 * (times[True, False] - times[False, False])
+    partly = read("--cuda-graph-impl transformer_engine --cuda-graph-scope attn moe_router")
+    assert times[True, True] < slow.projector().project(partly).iteration_time_s < times[True, False]
+
+
+def test_flags_there_and_back() -> None:
+    configuration = read("--cuda-graph-impl transformer_engine --cuda-graph-scope moe_preprocess attn moe_router")
+    assert configuration.train.cuda_graph_scope == ("attn", "moe_router", "moe_preprocess")
+    assert configuration_from_flags(emit_flags(configuration)) == configuration
+    assert replace(configuration.train, cuda_graph_impl="none").graphed == ()
+    with pytest.raises(UserError, match="did you mean 'moe_router'"):
+        read("--cuda-graph-impl local --cuda-graph-scope moe_rout")
+    with pytest.raises(UserError, match="--cuda-graph-impl is 'jax'"):
+        read("--cuda-graph-impl jax")
