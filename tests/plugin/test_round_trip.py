@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.captured_run import configuration_from_run
-from vtrain_sim.inputs.megatron_flags import parse_flags
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
 from vtrain_sim.specs.moe_pattern import write_pattern
 
@@ -189,10 +189,6 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
         ),
         ({"cp_comm_type": "a2a"}, {}, "context parallelism other than a ring"),
         ({"cp_comm_type": ["p2p", "allgather"]}, {}, "cp_comm_type"),
-        ({"cuda_graph_impl": "local"}, {}, "launch time"),
-        ({"cuda_graph_impl": "transformer_engine"}, {}, "launch time"),
-        ({"enable_cuda_graph": True}, {}, "launch time"),
-        ({"external_cuda_graph": True}, {}, "launch time"),
         ({"defer_embedding_wgrad_compute": True}, {}, "deferred"),
         ({"fp8": "e4m3", "fp8_wgrad": False}, {}, "weight gradients in 16 bits"),
         ({"fp8": "e4m3", "fp8_dot_product_attention": True}, {}, "attention in 8 bits"),
@@ -213,6 +209,52 @@ def test_what_is_not_simulated_is_refused(parts: dict[str, Any], columns: dict[s
     with pytest.raises(UserError, match=word) as caught:
         configuration_from_run(row_with(parts, **columns))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "columns", "flags"),
+    [
+        ({"mtp_num_layers": 2}, {}, "--mtp-num-layers 2"),
+        ({"window_size": [128, 0], "window_attn_skip_freq": 2}, {}, "--window-size 128,0 --window-attn-skip-freq 2"),
+        (
+            {"window_size": [128, 0], "window_attn_skip_freq": [1, 0, 0, 1]},
+            {},
+            "--window-size 128,0 --window-attn-skip-freq ([1]*1+[0]*2+[1]*1)",
+        ),
+        ({"softmax_type": "learnable"}, {}, "--softmax-type learnable"),
+        (
+            {"recompute_modules": ["mlp", "layernorm"]},
+            {"recompute_granularity": "selective"},
+            "--recompute-granularity selective --recompute-modules layernorm mlp",
+        ),
+        (
+            {"cuda_graph_impl": "local", "cuda_graph_scope": ["attn"]},
+            {},
+            "--cuda-graph-impl local --cuda-graph-scope attn",
+        ),
+        ({"enable_cuda_graph": True, "cuda_graph_scope": "full"}, {}, "--enable-cuda-graph --cuda-graph-scope full"),
+        ({"external_cuda_graph": True}, {}, "--external-cuda-graph"),
+        (
+            {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"},
+            {},
+            "--cross-entropy-loss-fusion --cross-entropy-fusion-impl te",
+        ),
+        (
+            {
+                "optimizer_config": {
+                    "use_precision_aware_optimizer": True,
+                    "main_params_dtype": "float32",
+                    "exp_avg_dtype": "bfloat16",
+                    "exp_avg_sq_dtype": "uint8",
+                }
+            },
+            {"distributed_optimizer": True},
+            "--use-distributed-optimizer --use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype fp8",
+        ),
+    ],
+)
+def test_settings_of_a_run_are_those_of_its_flags(parts: dict[str, Any], columns: dict[str, Any], flags: str) -> None:
+    assert configuration_from_run(row_with(parts, **columns)) == configuration_from_flags(flags.split(), BASE)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +280,6 @@ def test_what_is_off_is_not_refused(parts: dict[str, Any], columns: dict[str, An
     ("field", "value", "flag"),
     [
         ("cp_comm_type", "a2a", "--cp-comm-type a2a"),
-        ("cuda_graph_impl", "local", "--cuda-graph-impl local"),
         ("mtp_use_repeated_layer", True, "--mtp-use-repeated-layer"),
         ("moe_expert_capacity_factor", 1.0, "--moe-expert-capacity-factor 1.0"),
     ],

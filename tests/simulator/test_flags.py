@@ -55,9 +55,6 @@ def test_values_that_are_simulated_change_nothing(flag: str) -> None:
         ("--cp-comm-type a2a", "--cp-comm-type a2a asks for context parallelism other than a ring"),
         ("--cp-comm-type p2p allgather", "--cp-comm-type allgather"),
         ("--cp-comm-type a2a+p2p", "it takes p2p"),
-        ("--cuda-graph-impl local", "launch time"),
-        ("--enable-cuda-graph", "launch time"),
-        ("--external-cuda-graph", "launch time"),
         ("--mtp-use-repeated-layer", "multi-token prediction"),
         ("--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Ettttm|ttttL", "--mtp-num-layers is 0"),
         (

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+import vtrain as vt
+
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.model import Compute, Parts
@@ -103,3 +105,16 @@ def test_modules_come_back_from_flags() -> None:
     assert configuration.train.recompute_modules == tuple(MODULES)
     assert configuration_from_flags(emit_flags(configuration)) == configuration
     assert read("").train.recomputed_modules == ()
+
+
+def test_the_public_api_takes_modules() -> None:
+    job = vt.job(
+        "gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16, recompute="selective", recompute_modules=["mlp"]
+    )
+    plain = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
+    memory, time = (
+        [getter(vt.project(one)) for one in (job, plain)]
+        for getter in (lambda p: p.memory.worst.activations_bytes, lambda p: p.iteration_time_s)
+    )
+    assert memory[0] < 0.7 * memory[1]
+    assert time[0] > 1.1 * time[1]

@@ -11,6 +11,7 @@ from vtrain_sim import schedules
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.checks import SpecError, positive
+from vtrain_sim.specs.recompute import DEFAULT
 
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # Chunks of a stage: more only add messages.
@@ -178,7 +179,8 @@ def _steps(
     fixed: dict[str, object],
 ) -> Iterator[Configuration]:
     recompute = bounds.recompute
-    if base.attention_kernel == "flash" and "recompute_granularity" not in fixed:
+    scores_alone = base.recompute_modules == DEFAULT
+    if base.attention_kernel == "flash" and scores_alone and "recompute_granularity" not in fixed:
         # Fused attention keeps no scores: recomputing it frees next to nothing.
         recompute = tuple(r for r in recompute if r != "selective") or recompute
     name = "auto" if schedule in ("1f1b", "interleaved") else schedule
