@@ -266,7 +266,7 @@ def test_simulator_never_imports_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("cluster", "says"), [("dgx-b200", True), ("dgx-h100", False)])
+@pytest.mark.parametrize(("cluster", "says"), [("dgx-b300", True), ("dgx-b200", False), ("dgx-h100", False)])
 def test_a_device_that_was_only_modelled_is_called_so(cluster: str, says: bool) -> None:
     done = run(
         "project",
