@@ -23,22 +23,33 @@ _BFLOAT16_BYTES = 2
 
 @dataclass(frozen=True)
 class MeasuredExchange:
-    """One measured combine. nbytes: one copy of a rank's tokens, in 16 bits; choices: experts of each."""
+    """One measured combine. nbytes: one copy of a rank's tokens, in 16 bits; choices: experts of each. once: a token is
+    sent once to each rank, whatever experts it has there; else once for each expert."""
 
     nodes: int
     ranks: int
     nbytes: int
     choices: int
     seconds: float
+    once: bool = True
+
+    def predicted_s(self, levels: tuple[NetworkLevel, ...]) -> float:
+        """What the model says."""
+        path = NetworkPath.over_nodes(self.ranks, self.nodes, 1, levels)
+        if self.once:
+            return exchange_s(self.nbytes, path, self.choices)
+        sent = self.nbytes * self.choices * (self.ranks - 1) / self.ranks
+        return path.call_s(self.nbytes) + sent / path.inside.exchange_bandwidth
 
 
 def read_exchanges(path: Path, system: str = "", node: int = 8) -> list[MeasuredExchange]:
     """Combines (bf16; a dispatch may be in 8 bits) of DeepEP's table (node_num, hidden_size, num_token, num_topk,
     combine_transmit_us; the fastest number of SMs) or of an NVLink table (op_name, num_tokens, topk, moe_ep_size,
-    duration_us; the fastest kernel). node: ranks of one node where the table counts nodes."""
+    duration_us; the fastest kernel, whose times show a copy for each expert). node: ranks of one node where the table counts nodes."""
     where = "AND system = $system" if system else ""
     values: dict[str, object] = {"least": FEWEST_TOKENS, **({"system": system} if system else {})}
-    if "node_num" in columns_of(path):
+    once = "node_num" in columns_of(path)
+    if once:
         sql = (
             f"SELECT node_num, {node} * node_num, num_token * hidden_size, num_topk, min(combine_transmit_us) "
             f"FROM table WHERE num_token >= $least AND node_num <= {MOST_NODES} {where} "
@@ -54,7 +65,8 @@ def read_exchanges(path: Path, system: str = "", node: int = 8) -> list[Measured
     if not rows:
         raise UserError(f"{path} has no exchange of {FEWEST_TOKENS} tokens or more")
     return [
-        MeasuredExchange(int(n), int(r), int(e) * _BFLOAT16_BYTES, int(k), float(us) / 1e6) for n, r, e, k, us in rows
+        MeasuredExchange(int(n), int(r), int(e) * _BFLOAT16_BYTES, int(k), float(us) / 1e6, once)
+        for n, r, e, k, us in rows
     ]
 
 
@@ -82,8 +94,7 @@ def _fit(
         return (*levels[:position], replace(levels[position], exchange_bandwidth=rate), *levels[position + 1 :])
 
     def predict(rate: float) -> np.ndarray:
-        paths = [NetworkPath.over_nodes(r.ranks, r.nodes, 1, changed(rate)) for r in rows]
-        return np.array([exchange_s(r.nbytes, p, r.choices) for r, p in zip(rows, paths, strict=True)])
+        return np.array([r.predicted_s(changed(rate)) for r in rows])
 
     def loss(values: np.ndarray) -> float:
         return float(np.abs(np.log(predict(float(np.exp(values[0]))) / measured)).mean())
