@@ -45,7 +45,8 @@ class MeasuredExchange:
 def read_exchanges(path: Path, system: str = "", node: int = 8) -> list[MeasuredExchange]:
     """Combines (bf16; a dispatch may be in 8 bits) of DeepEP's table (node_num, hidden_size, num_token, num_topk,
     combine_transmit_us; the fastest number of SMs) or of an NVLink table (op_name, num_tokens, topk, moe_ep_size,
-    duration_us; the fastest kernel, whose times show a copy for each expert). node: ranks of one node where the table counts nodes."""
+    duration_us; the fastest kernel, whose times show a copy for each expert). node: ranks of one node where the table
+    counts nodes."""
     where = "AND system = $system" if system else ""
     values: dict[str, object] = {"least": FEWEST_TOKENS, **({"system": system} if system else {})}
     once = "node_num" in columns_of(path)
