@@ -49,7 +49,8 @@ class Surfaces:
     gemm: surface by element type. half_seq, half_dim: sequence length and head dimension at which fused
     attention reaches half of its efficiency. efficiency: by kind, "kind/phase" or "kind/dtype", of the
     roofline's bound. overhead_s: fixed time of one call of a kind. launch_s: host time of one kernel
-    launch. sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole
+    launch. host_s: further host time of one call of a kind (Python, autograd, waiting for sizes that the device knows).
+    sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole
     step, beyond its operators'.
     """
 
@@ -61,6 +62,7 @@ class Surfaces:
     step_sigma: float = 0.0
     efficiency: Mapping[str, float] = field(default_factory=dict)
     overhead_s: Mapping[str, float] = field(default_factory=dict)
+    host_s: Mapping[str, float] = field(default_factory=dict)
     sigma: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -82,6 +84,7 @@ class Surfaces:
             step_sigma=float(values.get("step_sigma", 0.0)),
             efficiency=dict(values.get("efficiency", {})),
             overhead_s=dict(values.get("overhead_s", {})),
+            host_s=dict(values.get("host_s", {})),
             sigma=dict(values.get("sigma", {})),
         )
 
@@ -126,8 +129,9 @@ class DeviceSurface:
         return self.surfaces.coefficient(self.surfaces.sigma, operator, UNCALIBRATED_SIGMA)
 
     def launch_seconds(self, operator: Operator) -> float:
-        """Host time to launch the kernels of one call."""
-        return self.surfaces.launch_s * kind(operator.kind).launches(operator)
+        """Host time of one call: to launch its kernels, and besides."""
+        besides = self.surfaces.coefficient(self.surfaces.host_s, operator, 0.0)
+        return self.surfaces.launch_s * kind(operator.kind).launches(operator) + besides
 
     def _memory_bound(self, operator: Operator) -> float:
         efficiency = self.surfaces.coefficient(self.surfaces.efficiency, operator, 1.0)

@@ -1,0 +1,37 @@
+"""Host time of a call besides its launches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vtrain_schemas.operators import Operator
+from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.inputs import presets
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.specs import Configuration, ParallelSpec, TrainSpec
+
+DEVICE = presets.device("b200-sxm-180gb")
+PRESET = Surfaces.from_dict(presets.cluster_surfaces("dgx-b200"))
+
+
+def test_host_time_of_a_phase_is_added_to_the_launches() -> None:
+    surfaces = Surfaces(launch_s=5e-6, host_s={"grouped_gemm/backward": 1e-3})
+    surface = DeviceSurface(DEVICE, surfaces)
+    forward = Operator("grouped_gemm", "forward", 4096, 1536, 2048, 8)
+    assert surface.launch_seconds(forward) == pytest.approx(5e-6)
+    assert surface.launch_seconds(replace(forward, phase="backward")) == pytest.approx(1e-3 + 10e-6)
+    assert Surfaces.from_dict({"host_s": {"router": 2e-4}}).host_s == {"router": 2e-4}
+
+
+def test_small_microbatches_of_experts_wait_for_the_host() -> None:
+    """One sequence of 4,096 tokens is not enough work for a layer of experts; four take little longer."""
+
+    def seconds(size: int, surfaces: Surfaces) -> float:
+        parallel = ParallelSpec(dp=8, ep=8, moe_token_dispatcher="hybridep", distributed_optimizer=True)
+        configuration = Configuration(presets.model("qwen3-30b-a3b"), parallel, TrainSpec(size, 64))
+        return Projector.modelled(presets.cluster("dgx-b200"), surfaces).project(configuration).iteration_time_s
+
+    assert seconds(1, PRESET) > 1.5 * seconds(1, replace(PRESET, host_s={}))
+    assert seconds(4, PRESET) < 0.6 * seconds(1, PRESET)
