@@ -22,7 +22,8 @@ OVERLAPPED = replace(BASE, parallel=replace(LAYOUT, overlap_moe_comm=True))
 
 def projected(configuration: Configuration) -> Projection:
     cluster = "dgx-h100"
-    surfaces = Surfaces.from_dict(presets.cluster_surfaces(cluster))
+    # Where the host holds up nothing.
+    surfaces = replace(Surfaces.from_dict(presets.cluster_surfaces(cluster)), host_s={})
     return Projector.modelled(presets.cluster(cluster), surfaces).project(configuration)
 
 
