@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 import vtrain as vt
-
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.model import Compute, Parts
