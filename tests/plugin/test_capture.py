@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import OLD_MEGATRON, SCRIPT, SMALL, Capture, run_python
+from support.captured_program import captured_operators, of_passes, program_operators
 from vtrain_schemas.words import ROLES
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.costs.profile import load_profile
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.captured_run import configuration_from_run
-from vtrain_sim.model import Compute, build_step, operators_of
+from vtrain_sim.model import Compute, build_step
 
 pytestmark = pytest.mark.slow
 Capturing = Callable[..., Capture]
@@ -61,36 +61,16 @@ def layout(capture: Capturing, name: str) -> Capture:
 def test_captured_operators_are_the_simulators_program(capture: Capturing, name: str) -> None:
     """Kinds, phases, shapes and counts of every operator of every rank, against the program."""
     run = layout(capture, name)
-    row = run.catalog.show(name)["run"]
-    configuration = configuration_from_run(row)
-    step = build_step(configuration)
-    with run.catalog.reading() as connection:
-        ranks = connection.execute("SELECT rank, pp_rank FROM ranks").fetchall()
-        captured: dict[int, Counter[tuple[object, ...]]] = {rank: Counter() for rank, _ in ranks}
-        for rank, *identity in connection.execute(
-            """
-            SELECT rank, kind, phase, coalesce(m, 0), coalesce(n, 0), coalesce(k, 0), batch,
-                   coalesce(seq_q, 0), coalesce(seq_kv, 0), coalesce(heads, 0), coalesce(kv_heads, 0),
-                   coalesce(head_dim, 0)
-            FROM operators WHERE step = 2 AND source = 'module' AND kind NOT IN ('microbatch', 'step_overhead')
-            """
-        ).fetchall():
-            captured[rank][tuple(identity)] += 1
-    for rank, stage in ranks:
-        expected: Counter[tuple[object, ...]] = Counter()
-        program = step.stages[stage]
-        for chunk in program.chunks:
-            for part, count in chunk:
-                for item in operators_of((*part.forward, *part.backward)):
-                    # A gradient's accumulation is recorded within the product of its weight.
-                    if item.operator.kind not in ("microbatch", "grad_accumulate"):
-                        o = item.operator
-                        expected[(o.kind, o.phase, *o.dims)] += count * configuration.num_microbatches
-        once = {"zero_grad", "grad_prepare", "grad_norm", "grad_clip", "optimizer"}
-        assert {k: v for k, v in captured[rank].items() if k[0] not in once} == expected, f"rank {rank}"
+    captured = captured_operators(run.catalog, 2)
+    assert {rank: of_passes(operators) for rank, operators in captured.items()} == program_operators(run.catalog, name)
+    shown = run.catalog.show(name)
+    step = build_step(configuration_from_run(shown["run"]))
+    for rank in shown["ranks"]:
+        program = step.stages[rank["pp_rank"]]
         for item in (*program.before, *program.update):
             if isinstance(item, Compute) and item.operator.kind in ("zero_grad", "optimizer"):
-                elements = sum(k[2] * v for k, v in captured[rank].items() if k[0] == item.operator.kind)
+                counts = captured[rank["rank"]].items()
+                elements = sum(key[2] * count for key, count in counts if key[0] == item.operator.kind)
                 # Shards of a distributed optimizer are padded.
                 assert elements == pytest.approx(item.operator.m, rel=0.02), item.operator.kind
 
