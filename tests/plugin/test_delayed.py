@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import run_python
-from vtrain_plugin.adapters.megatron import delayed_gradients
+from vtrain_plugin.adapters.megatron import delayed_gradients, gradients
 from vtrain_plugin.adapters.megatron.context import ModelContext
 from vtrain_plugin.adapters.megatron.microbatches import SCHEDULES, Microbatches, Place
 from vtrain_plugin.capture.clock import HostClock
@@ -111,4 +111,19 @@ def test_a_deferred_weight_gradient_of_the_output_layer(monkeypatch: pytest.Monk
     record = recorder.record
     assert record is not None
     assert [(span.kind, span.phase) for span in record.spans] == [("output_layer", "backward")] * deferred
+    session.patches.remove()
+
+
+@pytest.mark.parametrize("method", ["_start_bucket_group_param_sync", "start_param_sync"])
+def test_the_gather_of_parameters_after_the_step(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Newer optimizers call the first of them, older ones the second: the first of them that there is has a span."""
+    ddp = pytest.importorskip("megatron.core.distributed").DistributedDataParallel
+    monkeypatch.delattr(ddp, "_start_bucket_group_param_sync", raising=False)
+    monkeypatch.setattr(ddp, method, lambda *args: None, raising=False)
+    session, recorder, _ = recording(monkeypatch)
+    gradients.install(session)
+    getattr(ddp, method)(None)
+    record = recorder.record
+    assert record is not None
+    assert [(span.name, span.kind) for span in record.spans] == [("start_param_sync", "param_sync")]
     session.patches.remove()

@@ -133,6 +133,10 @@ def test_ranks_layers_microbatches_and_phases_are_complete(pretrained: tuple[Lay
     assert {(r["kind"], r["microbatch"]) for r in passes} == {
         (kind, microbatch) for kind in ("forward_step", "backward_step") for microbatch in microbatches
     }
+    kinds = {r["kind"] for r in run.catalog.sql("SELECT DISTINCT kind FROM spans").to_pylist()}
+    assert {"zero_grad", "grad_sync", "optimizer", "embedding", "output_layer", "loss"} <= kinds
+    assert ("param_sync" in kinds) == ("--use-distributed-optimizer" in layout.flags)
+    assert ("p2p" in kinds) == ("--pipeline-model-parallel-size" in layout.flags)
     assert not run.catalog.check()
 
 

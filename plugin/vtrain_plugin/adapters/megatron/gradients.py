@@ -23,7 +23,10 @@ def install(session: Session) -> None:
     model = ddp.DistributedDataParallel
     patches.wrap(model, "zero_grad_buffer", _reset(session))
     patches.wrap(model, "finish_grad_sync", _span(session, "finish_grad_sync", "grad_sync"))
-    patches.wrap(model, "start_param_sync", _span(session, "start_param_sync", "param_sync"))
+    gather = _span(session, "start_param_sync", "param_sync")
+    # Since 0.18 optimizers gather the buckets that are theirs, past the method that gathers all.
+    if not patches.wrap(model, "_start_bucket_group_param_sync", gather):
+        patches.wrap(model, "start_param_sync", gather)
     groups = getattr(buffers, "_ParamAndGradBucketGroup", None)
     if groups is not None:
         patches.wrap(groups, "start_grad_sync", _span(session, "start_grad_sync", "grad_sync"))
