@@ -76,8 +76,9 @@ def test_parts_that_exceed_their_step_are_found(tmp_path: Path, self_ns: int, fo
     assert [p.what for p in catalog.check()] == sentences
 
 
-def test_damage_inside_a_file_is_found_by_check(catalog: Catalog, profiles: Path) -> None:
-    victim = profiles / "run_id=base/table=operators/rank=00000.parquet"
+@pytest.mark.parametrize("table", ["operators", "steps", "ranks"])
+def test_damage_inside_a_file_is_found_by_check(catalog: Catalog, profiles: Path, table: str) -> None:
+    victim = profiles / f"run_id=base/table={table}/rank=00000.parquet"
     data = bytearray(victim.read_bytes())
     for at in range(200, len(data) // 2):
         data[at] ^= 0xFF
