@@ -100,6 +100,16 @@ register(
     )
 )
 register(Streamed("cast", "conversion of m tokens of width n to 8 bits, and its transpose", kernels=(1, 1)))
+# Each expert's rows plus its bias times their fp32 probabilities (4 bytes written; 2 + 4 read, 4 written), put together
+# (4 + 4) and converted (4 + 2); backward the same ways, and sums for the gradients of bias and probabilities.
+register(
+    Streamed(
+        "expert_bias",
+        "bias of each expert, weighted and added to its rows: m tokens of width n",
+        kernels=(5, 10),
+        passes=(14.0, 20.0),
+    )
+)
 # Read once, for the scale of a whole tensor.
 register(
     Streamed("amax", "largest magnitude among m tokens of width n, for their scale", kernels=(1, 1), passes=(1.0, 1.0))

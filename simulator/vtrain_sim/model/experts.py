@@ -61,10 +61,13 @@ def _experts(shard: Shard) -> list[Compute]:
     local = model.num_experts // spec.ep.size
 
     def experts(rows: int, count: int) -> list[Compute]:
-        fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, model.hidden_size, count)
+        bias = model.add_bias_linear
+        fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, model.hidden_size, count, bias=bias)
         activation = shard.operator("activation", "activation", rows, ffn)
-        fc2 = shard.expert_linear("experts_fc2", rows, model.hidden_size, ffn, count)
-        return [*fc1, activation, *fc2]
+        fc2 = shard.expert_linear("experts_fc2", rows, model.hidden_size, ffn, count, bias=bias)
+        # The first one's goes into the activation's kernel; the second one's is weighted as its rows are.
+        added = [shard.operator("experts_bias", "expert_bias", rows, model.hidden_size, saves=0)] if bias else []
+        return [*fc1, activation, *fc2, *added]
 
     if spec.moe_grouped_gemm:
         return experts(rows, local)

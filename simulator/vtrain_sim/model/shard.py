@@ -66,10 +66,10 @@ class Shard:
         operator = Operator("gemm", "forward", m, n, k, dtype=self.spec.precision.product_dtype)
         return [*self._cast(name, m, k), self._compute(name, operator, n * k + (n if bias else 0), 0, saves)]
 
-    def expert_linear(self, name: str, m: int, n: int, k: int, experts: int) -> list[Compute]:
+    def expert_linear(self, name: str, m: int, n: int, k: int, experts: int, *, bias: bool = False) -> list[Compute]:
         """The products of so many experts, which share m tokens."""
         operator = Operator("grouped_gemm", "forward", m, n, k, experts, dtype=self.spec.precision.product_dtype)
-        return [*self._cast(name, m, k), self._compute(name, operator, 0, experts * n * k, None)]
+        return [*self._cast(name, m, k), self._compute(name, operator, 0, experts * (n * k + (n if bias else 0)), None)]
 
     def _compute(
         self, name: str, operator: Operator, parameters: int, expert_parameters: int, saves: int | None

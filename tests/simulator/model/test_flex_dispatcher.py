@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model import Compute, Parts
 from vtrain_sim.model.dispatchers import AllToAllDispatcher, Exchange, FlexDispatcher, Routing
 from vtrain_sim.specs import Configuration, ParallelSpec, SpecError, TrainSpec
+from vtrain_sim.specs.shard import LayerKind
 
 BASE = Configuration(presets.model("qwen3-30b-a3b"), ParallelSpec(dp=16, ep=16), TrainSpec(1, 16))
 ROUTING = Routing(tokens=4096, topk=8, row_bytes=4096, num_experts=128, ep=16)
@@ -42,3 +46,16 @@ def test_one_copy_of_each_token_is_exchanged_and_fewer_rows_are_permuted() -> No
 def test_expert_tensor_parallel_ranks_get_copies_of_their_own() -> None:
     (exchange,) = FlexDispatcher("deepep").dispatch(Routing(4096, 8, 4096, 128, ep=8, expert_tp=2))
     assert (exchange.role, exchange.choices) == ("tp_ep", 16)
+
+
+def test_biases_of_experts_are_parameters_and_work_of_their_own() -> None:
+    """Of each expert both biases; the second one is added to weighted rows."""
+    plain, biased = (
+        Parts(replace(BASE, model=replace(BASE.model, add_bias_linear=bias)).shard).layer(LayerKind(mixture=True))
+        for bias in (False, True)
+    )
+    of_experts = 8 * (2 * BASE.model.moe_ffn_hidden_size + BASE.model.hidden_size)
+    assert biased.expert_parameters - plain.expert_parameters == of_experts
+    added = [i for i in biased.forward if isinstance(i, Compute) and i.operator.kind == "expert_bias"]
+    assert [(i.operator.m, i.operator.n) for i in added] == [(4096 * 8, 2048)]
+    assert not any(isinstance(i, Compute) and i.operator.kind == "expert_bias" for i in plain.forward)

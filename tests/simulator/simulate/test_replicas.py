@@ -81,7 +81,7 @@ def test_experts_are_reduced_over_their_own_replicas() -> None:
     model = replace(MODEL, num_experts=4, moe_router_topk=1, moe_ffn_hidden_size=512)
     configuration = Configuration(model, ParallelSpec(dp=4, ep=2), TrainSpec(1, 4))
     stage = build_step(configuration).stages[0]
-    experts = 8 * 2 * 2 * 1024 * 512
+    experts = 8 * 2 * (2 * 1024 * 512 + 512 + 1024)
     assert stage.expert_parameters == experts
     assert [(r.group.role, r.group.size, r.nbytes) for r in communications_of(stage.sync)] == [
         ("dp", 4, 4 * stage.parameters),
