@@ -120,6 +120,8 @@ class _Shard:
             *attention,
             self._attention(),
             *feed_forward,
+            # With sequence parallelism a rank converts its own part of the sequence, which is then gathered.
+            *(self._op("cast", rows, h) for rows in self.rows if model.fp8),
             # The output layer stays in the parameters' type whatever the linear layers use.
             self._op("gemm", self.tokens, self.vocabulary, h),
             *(self._op(kind, rows, h) for kind in ("norm", "bias_dropout_add") for rows in self.rows),
