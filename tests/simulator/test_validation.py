@@ -47,6 +47,25 @@ def test_figures_by_hand() -> None:
     assert result.coverage == pytest.approx(3 / 4)  # all but b
 
 
+def test_figures_by_gpu_and_family(tmp_path: Path) -> None:
+    rows = [row("a", 1.0, 1.1), row("b", 2.0, 1.8), row("c", 1.0, 1.3)]
+    kinds = (("A", "dense"), ("B", "dense"), ("B", "dense"))
+    result = summarise("f", [replace(r, gpu=gpu, family=family) for r, (gpu, family) in zip(rows, kinds, strict=True)])
+    first, second = result.families
+    assert (first.gpu, first.rows, first.mape) == ("A", 1, pytest.approx(0.1))
+    assert (second.gpu, second.simulated) == ("B", 2)
+    assert second.mape == pytest.approx(0.2)
+    assert second.median_ape == pytest.approx(0.2)
+    assert second.bias == pytest.approx(0.1)
+    assert second.coverage == 0.0
+    assert summarise("f", rows).families == []
+    dense, mixture = GOOD, GOOD.replace("a,A100", "b,A100")
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER},num_experts,moe_router_topk\n{dense},,\n{mixture},8,2\n")
+    (file,) = validate([path])
+    assert [family.family for family in file.families] == ["dense", "mixture of experts"]
+
+
 def test_regret_of_a_wrong_choice() -> None:
     result = summarise("f", [row("a", 1.0, 2.0), row("b", 1.5, 1.4)])
     assert result.regret == pytest.approx(0.5)

@@ -16,6 +16,32 @@ TIE = 0.05
 
 
 @dataclass(frozen=True)
+class FamilyFigures:
+    """Figures of the rows of one family on one GPU; see `FileResult`."""
+
+    gpu: str
+    family: str
+    rows: int
+    simulated: int
+    mape: float | None
+    median_ape: float | None
+    bias: float | None
+    coverage: float | None
+
+    @classmethod
+    def of(cls, gpu: str, family: str, rows: Sequence[Row]) -> FamilyFigures:
+        """Of these rows."""
+        errors = [row.error for row in rows if row.error is not None]
+        absolute = [abs(error) for error in errors]
+        median = statistics.median(absolute) if absolute else None
+        return cls(gpu, family, len(rows), len(errors), _mean(absolute), median, _mean(errors), _coverage(rows))
+
+    def to_dict(self) -> Document:
+        """The figures."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class FileResult:
     """One file's rows and figures; fractions, not per cent. A figure without rows is None.
 
@@ -35,6 +61,14 @@ class FileResult:
     coverage: float | None
     memory_mape: float | None
 
+    @property
+    def families(self) -> list[FamilyFigures]:
+        """Figures by GPU and family of models, where a file has several."""
+        kinds = sorted({(row.gpu, row.family) for row in self.rows})
+        if len(kinds) < 2:
+            return []
+        return [FamilyFigures.of(*k, [row for row in self.rows if (row.gpu, row.family) == k]) for k in kinds]
+
     def to_dict(self) -> Document:
         """The file's figures."""
         figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows", "unread")}
@@ -44,6 +78,7 @@ class FileResult:
             "rows": len(self.rows),
             "simulated": simulated,
             **figures,
+            "families": [family.to_dict() for family in self.families],
             "unread_columns": list(self.unread),
         }
 
@@ -53,9 +88,6 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
     done = [(r, r.predicted_s) for r in rows if r.predicted_s is not None]
     errors = [p / r.measured_s - 1 for r, p in done]
     absolute = sorted(abs(e) for e in errors)
-    inside = [
-        r for r, _ in done if r.low_s is not None and r.high_s is not None and r.low_s <= r.measured_s <= r.high_s
-    ]
     memory = [
         abs(r.predicted_memory_gb / r.measured_memory_gb - 1)
         for r in rows
@@ -75,9 +107,15 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
         r2=_r2([(r.measured_s, p) for r, p in done]),
         pairwise_order=_order(groups.values()),
         regret=_mean([_regret(g) for g in groups.values() if len(g) > 1]),
-        coverage=len(inside) / len(done) if done else None,
+        coverage=_coverage(rows),
         memory_mape=_mean(memory),
     )
+
+
+def _coverage(rows: Iterable[Row]) -> float | None:
+    """Share of the rows that could be simulated whose measurement lies in the band."""
+    bands = [(r.low_s, r.measured_s, r.high_s) for r in rows if r.low_s is not None and r.high_s is not None]
+    return _mean([float(low <= measured <= high) for low, measured, high in bands])
 
 
 def _mean(values: Sequence[float]) -> float | None:

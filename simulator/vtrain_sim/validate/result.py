@@ -60,5 +60,7 @@ class ValidationResult(Result):
         ]
 
     def tables(self) -> dict[str, list[Row]]:
-        """The figures of each file, and every row."""
-        return {"figures": [file.to_dict() for file in self.files], "rows": self.rows()}
+        """The figures of each file, those by GPU and family, and every row."""
+        families = [{"file": file.file, **family.to_dict()} for file in self.files for family in file.families]
+        figures = [{k: v for k, v in file.to_dict().items() if k != "families"} for file in self.files]
+        return {"figures": figures, "families": families, "rows": self.rows()}

@@ -11,11 +11,12 @@ from vtrain_sim.results import Document
 class Row:
     """One measured configuration, and what was projected for it (or why it was not).
 
-    group: what rows must have in common to be ordered against each other. fits: whether the projection fits in the
-    GPU's memory, if need be with an allocator that wastes nothing, and with full recomputation where that is open.
-    bracket_low_s, bracket_high_s: the fastest and the slowest of the configurations that a row may describe which
-    leaves sizes open. full_recompute_s: where the source does not say whether it recomputed, the projection with full
-    recomputation. approximated: columns with values that nothing models.
+    gpu, family: name of the GPU; "dense" or "mixture of experts". group: what rows must have in common to be
+    ordered against each other. fits: whether the projection fits in the GPU's memory, if need be with an allocator
+    that wastes nothing, and with full recomputation where that is open. bracket_low_s, bracket_high_s: the fastest
+    and the slowest of the configurations that a row may describe which leaves sizes open. full_recompute_s: where
+    the source does not say whether it recomputed, the projection with full recomputation. approximated: columns
+    with values that nothing models.
     """
 
     id: str
@@ -32,6 +33,8 @@ class Row:
     full_recompute_s: float | None = None
     approximated: tuple[str, ...] = ()
     reason: str = ""
+    gpu: str = ""
+    family: str = ""
 
     @property
     def error(self) -> float | None:
@@ -42,7 +45,8 @@ class Row:
         """The row of the machine-readable result."""
         names = ("id", "measured_s", "predicted_s", "low_s", "high_s", "measured_memory_gb", "predicted_memory_gb")
         document = {name: getattr(self, name) for name in (*names, "fits")}
-        document |= {"group": "/".join(self.group), "approximated": list(self.approximated)}
+        document |= {"gpu": self.gpu, "family": self.family, "group": "/".join(self.group)}
+        document |= {"approximated": list(self.approximated)}
         for name in ("bracket_low_s", "bracket_high_s", "full_recompute_s"):
             if getattr(self, name) is not None:
                 document[name] = getattr(self, name)

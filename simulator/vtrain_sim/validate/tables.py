@@ -21,6 +21,7 @@ from vtrain_sim.specs import ClusterSpec
 from vtrain_sim.validate.columns import ASIDE, NEEDED
 from vtrain_sim.validate.figures import FileResult, summarise
 from vtrain_sim.validate.row_cluster import cluster_name, cluster_of, where
+from vtrain_sim.validate.row_flags import Cells
 from vtrain_sim.validate.rows import Row
 from vtrain_sim.validate.table_row import Described, configuration_of, described_by
 
@@ -118,7 +119,9 @@ def _project(values: Mapping[str, str], projectors: Projectors, given: tuple[Clu
         memory = float(values["peak_memory_gb"]) if values.get("peak_memory_gb") else None
     except ValueError:
         raise UserError(f"row {values['id']}: a measurement is not a number") from None
-    row = Row(values["id"], measured, memory, tuple(values.get(name) or "" for name in _GROUP))
+    group = tuple(values.get(name) or "" for name in _GROUP)
+    family = "mixture of experts" if Cells(values).number("num_experts") else "dense"
+    row = Row(values["id"], measured, memory, group, gpu=values.get("gpu") or "", family=family)
     try:
         place = where(values)
         if place not in projectors:

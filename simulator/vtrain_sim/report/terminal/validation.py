@@ -11,6 +11,7 @@ from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.validate.result import ValidationResult
 from vtrain_sim.validate.rows import Row
 
+_OF_FAMILY = ("mape", "median_ape", "bias", "coverage")
 _FIGURES = ("mape", "median_ape", "bias", "p90", "r2", "pairwise_order", "regret", "coverage", "memory_mape")
 
 
@@ -31,6 +32,14 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
         for file in result.files
     ]
     console.print(table("figures", ("file", "rows", "simulated", *_FIGURES), figures))
+    for file in result.files:
+        if file.families:
+            names = ("GPU", "models", "rows", "simulated", *_OF_FAMILY)
+            lines = [
+                (f.gpu, f.family, f.rows, f.simulated, *(percent(getattr(f, name)) for name in _OF_FAMILY))
+                for f in file.families
+            ]
+            console.print(table(f"{file.file} by GPU and family", names, lines))
     for file in result.files:
         approximated = Counter(name for row in file.rows for name in row.approximated)
         if approximated:
