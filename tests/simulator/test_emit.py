@@ -39,6 +39,8 @@ EXAMPLES = {
     "untie_embeddings_and_output_weights": "--untie-embeddings-and-output-weights",
     "num_experts": MOE,
     "moe_router_topk": MOE,
+    "moe_router_num_groups": f"{MOE} --moe-router-num-groups 4 --moe-router-group-topk 2",
+    "moe_router_group_topk": f"{MOE} --moe-router-num-groups 8 --moe-router-group-topk 3",
     "moe_ffn_hidden_size": f"{MOE} --moe-ffn-hidden-size 64",
     "moe_layer_freq": f"{MOE} --moe-layer-freq ([0]*3+[1]*5)",
     "moe_shared_expert_intermediate_size": f"{MOE} --moe-shared-expert-intermediate-size 96",

@@ -38,17 +38,18 @@ class CollectiveCosts:
         """Duration of one point-to-point transfer between two pipeline stages (`Groups.boundary`)."""
         return self.estimate("p2p", boundary, nbytes)
 
-    def exchange(self, group: Group, nbytes: int, choices: int) -> Estimate:
+    def exchange(self, group: Group, nbytes: int, choices: int, share: float = 1.0) -> Estimate:
         """Duration of one exchange of tokens that each go once to every domain with one of their `choices` experts.
 
-        nbytes: one copy of a rank's tokens. On a network of which nothing is known, as an all-to-all of all copies.
+        nbytes: one copy of a rank's tokens. share: of the domains, those that one token's experts are limited to. On a
+        network of which nothing is known, as an all-to-all of all copies.
         """
         path = self.path(group)
         if path.size <= 1 or nbytes <= 0:
             return Estimate(0.0, 0.0, MEASURED)
         if not path.top.is_known:
-            return self.over_path("all_to_all", path, round(nbytes * domains_reached(path.size, choices)))
-        return Estimate(exchange_s(nbytes, path, choices), path.top.sigma, MODELLED)
+            return self.over_path("all_to_all", path, round(nbytes * domains_reached(path.size, choices, share)))
+        return Estimate(exchange_s(nbytes, path, choices, share), path.top.sigma, MODELLED)
 
     def path(self, group: Group) -> Path:
         """What the group's communication crosses: groups with the same path take the same time."""

@@ -10,21 +10,27 @@ from __future__ import annotations
 from vtrain_sim.costs.paths import Path
 
 
-def domains_reached(domains: int, choices: int) -> float:
-    """Expected number of so many equal domains that have one of a token's `choices` experts or more."""
-    return domains * (1.0 - (1.0 - 1.0 / domains) ** choices)
+def domains_reached(domains: int, choices: int, share: float = 1.0) -> float:
+    """Expected number of so many equal domains that have one of a token's `choices` experts or more.
+
+    share: of the domains, those that the experts of one token are limited to.
+    """
+    within = max(1.0, domains * share)
+    return within * (1.0 - (1.0 - 1.0 / within) ** choices)
 
 
-def exchange_s(nbytes: int, path: Path, choices: int) -> float:
-    """Seconds of one exchange. nbytes: one copy of all tokens of a rank; choices: experts of each.
+def exchange_s(nbytes: int, path: Path, choices: int, share: float = 1.0) -> float:
+    """Seconds of one exchange. nbytes: one copy of all tokens of a rank; choices: experts of each; share: see
+    `domains_reached`.
 
     NVLink and network work at the same time: the slowest level decides.
     """
     inside = path.crossings[0].ranks if path.crossings else path.size
-    copies = domains_reached(path.size, choices) * (inside - 1) / inside
+    copies = domains_reached(path.size, choices, share) * (inside - 1) / inside
     slowest = nbytes * copies / (path.inside.exchange_bandwidth or path.inside.bandwidth)
     for crossing in path.crossings:
-        leaving = nbytes * domains_reached(crossing.domains, choices) * (crossing.domains - 1) / crossing.domains
+        nodes = crossing.domains
+        leaving = nbytes * domains_reached(nodes, choices, share) * (nodes - 1) / nodes
         level = crossing.level
         rate = (level.exchange_bandwidth or level.bandwidth) / level.oversubscription
         slowest = max(slowest, leaving / rate)

@@ -108,6 +108,7 @@ def _experts(run: Run, config: CapturedConfig) -> SpecFields:
     return {
         "num_experts": run["num_experts"],
         "moe_router_topk": run.get("moe_router_topk") or 0,
+        **_groups(run, config),
         "moe_ffn_hidden_size": run.get("moe_ffn_hidden_size") or 0,
         "moe_layer_freq": _layer_pattern(config),
         "moe_shared_expert_intermediate_size": config.transformer.get("moe_shared_expert_intermediate_size") or 0,
@@ -245,6 +246,12 @@ def _sharding(run: Run, config: CapturedConfig) -> tuple[bool, bool]:
             raise config.refuse("gradients sharded without parameters", "data_parallel_sharding_strategy", strategy)
         return strategy == "optim_grads_params", strategy == "optim"
     return False, bool(run.get("distributed_optimizer"))
+
+
+def _groups(run: Run, config: CapturedConfig) -> SpecFields:
+    """Groups of experts that routing is limited to."""
+    names = ("moe_router_num_groups", "moe_router_group_topk")
+    return {name: int(config.transformer.get(name) or 0) for name in names} if run.get("num_experts") else {}
 
 
 def _train(run: Run, config: CapturedConfig) -> TrainSpec:

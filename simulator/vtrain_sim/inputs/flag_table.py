@@ -78,6 +78,8 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--num-experts": ("num_experts", whole_number),
     "--num-moe-experts": ("num_experts", whole_number),
     "--moe-router-topk": ("moe_router_topk", whole_number),
+    "--moe-router-num-groups": ("moe_router_num_groups", whole_number),
+    "--moe-router-group-topk": ("moe_router_group_topk", whole_number),
     "--moe-ffn-hidden-size": ("moe_ffn_hidden_size", whole_number),
     "--moe-layer-freq": ("moe_layer_freq", text),
     "--moe-shared-expert-intermediate-size": ("moe_shared_expert_intermediate_size", whole_number),

@@ -74,6 +74,8 @@ def _experts(model: ModelSpec) -> list[str]:
     return _values(
         num_experts=model.num_experts,
         moe_router_topk=model.moe_router_topk,
+        moe_router_num_groups=model.moe_router_num_groups,
+        moe_router_group_topk=model.moe_router_group_topk,
         moe_ffn_hidden_size=model.moe_ffn_hidden_size,
         moe_layer_freq=model.moe_layer_freq if model.moe_layer_freq != "1" else "",
         moe_shared_expert_intermediate_size=model.moe_shared_expert_intermediate_size,

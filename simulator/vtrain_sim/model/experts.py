@@ -50,6 +50,7 @@ def _routing(shard: Shard) -> Routing:
         spec.ep.size,
         spec.expert_tp.size,
         model.moe_imbalance_factor,
+        model.routed_share,
     )
 
 
@@ -92,7 +93,10 @@ def _exchanges(shard: Shard) -> _Exchanges:
 
     def items(name: str, exchanges: list[Exchange]) -> list[Item]:
         blocking = not _overlaps(shard)
-        return [Communication(name, e.op, groups[e.role], e.bytes, blocking, choices=e.choices) for e in exchanges]
+        return [
+            Communication(name, e.op, groups[e.role], e.bytes, blocking, choices=e.choices, share=e.share)
+            for e in exchanges
+        ]
 
     return _Exchanges(
         items("dispatch", rule.dispatch(routing)),

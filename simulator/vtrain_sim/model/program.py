@@ -85,7 +85,7 @@ class Communication:
     """A collective of one group on the stream of its role.
 
     nbytes: payload, the larger of input and output on one rank. blocking: the compute stream waits for it at once.
-    for_weights: in a backward pass, only weight gradients need it. choices: of a token exchange, see
+    for_weights: in a backward pass, only weight gradients need it. choices, share: of a token exchange, see
     `vtrain_sim.model.dispatchers.Exchange`.
     """
 
@@ -96,6 +96,7 @@ class Communication:
     blocking: bool = True
     for_weights: bool = False
     choices: int = 0
+    share: float = 1.0
 
     @property
     def role(self) -> str:

@@ -50,7 +50,9 @@ class CostModel:
     def communication(self, communication: Communication) -> Estimate:
         """Duration of one call that nothing else slows down."""
         if communication.choices:
-            return self.collectives.exchange(communication.group, communication.nbytes, communication.choices)
+            return self.collectives.exchange(
+                communication.group, communication.nbytes, communication.choices, communication.share
+            )
         return self.collectives.estimate(communication.op, communication.group, communication.nbytes)
 
     def transfer_s(self, boundary: Group, nbytes: int, gathered: Group | None, both_at_once: bool) -> float:

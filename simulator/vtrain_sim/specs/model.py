@@ -49,6 +49,8 @@ class ModelSpec:
     moe_layer_freq: str = "1"
     moe_shared_expert_intermediate_size: int = 0
     moe_imbalance_factor: float = 1.0
+    moe_router_num_groups: int = 0
+    moe_router_group_topk: int = 0
     qk_layernorm: bool = False
     dropout: bool = True
     multi_latent_attention: bool = False
@@ -112,9 +114,26 @@ class ModelSpec:
         positive("--num-query-groups", self.num_query_groups)
         divides("--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads)
 
+    @property
+    def routed_share(self) -> float:
+        """Share of the groups of experts that one token's experts are from; 1 without such a limit."""
+        return self.moe_router_group_topk / self.moe_router_num_groups if self.moe_router_num_groups else 1.0
+
+    def _check_groups(self) -> None:
+        if bool(self.moe_router_num_groups) != bool(self.moe_router_group_topk):
+            raise SpecError("--moe-router-num-groups and --moe-router-group-topk go together")
+        if self.moe_router_num_groups:
+            divides("--moe-router-num-groups", self.moe_router_num_groups, "--num-experts", self.num_experts)
+            one_of(
+                "--moe-router-group-topk",
+                self.moe_router_group_topk,
+                tuple(range(1, self.moe_router_num_groups + 1)),
+            )
+
     def _check_experts(self) -> None:
         positive("--num-experts", self.num_experts)
         positive("--moe-router-topk", self.moe_router_topk)
+        self._check_groups()
         one_of("--moe-router-topk", self.moe_router_topk, tuple(range(1, self.num_experts + 1)))
         if not self.moe_ffn_hidden_size:
             object.__setattr__(self, "moe_ffn_hidden_size", self.ffn_hidden_size)

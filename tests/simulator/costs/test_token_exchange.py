@@ -25,6 +25,16 @@ def test_domains_reached_counts_each_domain_once() -> None:
     assert domains_reached(4, 1000) == pytest.approx(4.0)
 
 
+def test_limited_routing_reaches_fewer_domains() -> None:
+    """Of 8 nodes a token's experts are on 4 at most; of one node they are always on that."""
+    assert domains_reached(8, 1000, 0.5) == pytest.approx(4.0)
+    assert domains_reached(1, 8, 0.5) == pytest.approx(1.0)
+    group = Groups(ParallelSpec(dp=64, ep=64)).ep
+    costs = CollectiveCosts(H100)
+    limited, free = (costs.exchange(group, 1 << 26, 8, share).seconds for share in (0.5, 1.0))
+    assert 0.6 < limited / free < 0.8
+
+
 def test_one_copy_per_node_crosses_the_network() -> None:
     """Of 8 experts on 2 nodes an all-to-all sends 4 copies to the other node, an exchange one."""
     group = Groups(ParallelSpec(dp=16, ep=16)).ep

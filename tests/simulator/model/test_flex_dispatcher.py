@@ -43,6 +43,18 @@ def test_one_copy_of_each_token_is_exchanged_and_fewer_rows_are_permuted() -> No
     assert flex.dispatch(Routing(4096, 8, 4096, 128, ep=1)) == []
 
 
+def test_node_limited_routing_by_its_flags() -> None:
+    flags = ["--moe-router-num-groups", "8", "--moe-router-group-topk", "4"]
+    model = configuration_from_flags(flags, BASE).model
+    assert model.routed_share == 0.5
+    assert FlexDispatcher("deepep").dispatch(replace(ROUTING, share=0.5)) == [
+        Exchange("all_to_all", "ep", 4096 * 4096, 8, 0.5)
+    ]
+    for wrong, says in ((flags[:2], "go together"), ([*flags[:3], "9"], "--moe-router-group-topk")):
+        with pytest.raises(SpecError, match=says):
+            configuration_from_flags(wrong, BASE)
+
+
 def test_expert_tensor_parallel_ranks_get_copies_of_their_own() -> None:
     (exchange,) = FlexDispatcher("deepep").dispatch(Routing(4096, 8, 4096, 128, ep=8, expert_tp=2))
     assert (exchange.role, exchange.choices) == ("tp_ep", 16)

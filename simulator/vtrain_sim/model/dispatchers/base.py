@@ -11,13 +11,15 @@ class Exchange:
     """One collective. role: of its group; bytes: the larger of input and output on one rank.
 
     choices: experts of each token where a token crosses each level of the network once for each domain that has any
-    of them; bytes then are those of one copy of the rank's tokens. 0 for a plain collective.
+    of them; bytes then are those of one copy of the rank's tokens. 0 for a plain collective. share: of the domains,
+    those that a token's experts are limited to.
     """
 
     op: str
     role: str
     bytes: int
     choices: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Routing:
 
     tokens: on one rank, between the tensor-parallel regions. topk: experts of each token. row_bytes: of one token's
     hidden state. num_experts: of the whole layer. ep, expert_tp: expert parallel and expert tensor parallel size.
-    imbalance: tokens that the busiest rank receives over the mean.
+    imbalance: tokens that the busiest rank receives over the mean. share: of the groups of experts, those that one
+    token's experts are from (node-limited routing, DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
     """
 
     tokens: int
@@ -36,6 +39,7 @@ class Routing:
     ep: int
     expert_tp: int = 1
     imbalance: float = 1.0
+    share: float = 1.0
 
     @property
     def received(self) -> int:

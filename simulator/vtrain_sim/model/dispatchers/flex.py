@@ -24,13 +24,14 @@ class FlexDispatcher(Dispatcher):
         role = "ep" if routing.expert_tp == 1 else "tp_ep"
         # Each expert is on all ranks of an expert tensor parallel group.
         choices = routing.topk * routing.expert_tp
-        return [Exchange("all_to_all", role, tokens * routing.row_bytes, choices)]
+        return [Exchange("all_to_all", role, tokens * routing.row_bytes, choices, routing.share)]
 
     def permuted_rows(self, routing: Routing) -> int:
         """What arrives is copied to each expert of the rank, and summed up again: nothing is ordered by rank before."""
         rows = routing.tokens * routing.topk
         ranks = routing.ep * routing.expert_tp
-        arrived = routing.tokens * ranks * (1.0 - (1.0 - 1.0 / ranks) ** routing.topk)
+        within = max(1.0, ranks * routing.share)
+        arrived = routing.tokens * within * (1.0 - (1.0 - 1.0 / within) ** routing.topk)
         return round(2.0 * (rows + arrived) / 6.25)
 
     def combine(self, routing: Routing) -> list[Exchange]:
