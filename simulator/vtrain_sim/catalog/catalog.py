@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,11 +219,7 @@ class Catalog:
         with self._reading() as connection:
             problems = list(file_problems(connection, deep))
             for check in (rank_problems, step_problems, sum_problems, launch_problems):
-                try:
-                    problems += check(connection)
-                except duckdb.Error:
-                    # What reads a damaged file says nothing of the others; the file itself is named where all is read.
-                    continue
+                problems += _unless_damaged(check, connection)
         return problems
 
     def sql(self, query: str) -> pa.Table:
@@ -274,6 +270,16 @@ class Catalog:
 
 
 _READING = ("SELECT", "EXPLAIN", "PRAGMA", "SHOW", "DESCRIBE")
+
+
+def _unless_damaged(
+    check: Callable[[duckdb.DuckDBPyConnection], Iterable[Problem]], connection: duckdb.DuckDBPyConnection
+) -> list[Problem]:
+    """What a check finds; nothing where it reads a damaged file, which is named where all files are read."""
+    try:
+        return list(check(connection))
+    except duckdb.Error:
+        return []
 
 
 def _arrow(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
