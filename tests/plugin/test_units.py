@@ -118,7 +118,7 @@ def test_patching_an_inherited_method_leaves_the_parent_alone() -> None:
 class _Ticks:
     """A clock that the test advances."""
 
-    source = "host"
+    source: str = "host"
 
     def __init__(self) -> None:
         self.at = 0

@@ -91,3 +91,19 @@ def test_a_wait_on_a_side_stream_holds_up_that_stream_alone() -> None:
     assert [row["exposed_ns"] for row in rows] == [0, 0]
     # When the device was done the host does not know.
     assert [row["duration_ns"] for row in rows] == [None, None]
+
+
+@pytest.mark.parametrize(("source", "exposed_ns"), [("host", 4 + 20), ("cuda_event", 20)])
+def test_time_in_the_issuing_call_holds_up_a_processor_alone(source: str, exposed_ns: int) -> None:
+    """Gloo sends within the call that should only begin to."""
+    session = _Session()
+    session.clock.source = source
+    recorder, calls = _calls(session)
+    session.clock.at += 4
+    work = SimpleNamespace()
+    recorder._issued_batch(calls, [work])  # type: ignore[list-item]
+    waiting = recorder._begin_wait(work)  # type: ignore[arg-type]
+    assert waiting is not None
+    session.clock.at += 20
+    recorder._waited(*waiting)
+    assert {row["op"]: row["exposed_ns"] for row in session.rows()} == {"send": 0, "recv": exposed_ns}

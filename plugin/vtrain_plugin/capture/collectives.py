@@ -299,6 +299,7 @@ class CallRecorder:
         recorder.add_call(call)
         if isinstance(result, Work):
             call.is_async = True
+            self._add_issue_time(recorder, call)
             self._open[id(result)] = (result, [call])
             if len(self._open) > 4096:
                 # Work that nobody waits for: forget the oldest rather than hold its tensors.
@@ -307,12 +308,19 @@ class CallRecorder:
             call.is_async = False
             call.end = recorder.clock.now()
 
+    def _add_issue_time(self, recorder: Recorder, call: Call) -> None:
+        """Gloo may block in the call that issues asynchronous work; on a GPU that holds up the host alone."""
+        if recorder.clock.source == "host":
+            call.waits.append((call.span, call.begin, recorder.clock.now()))
+
     def _issued_batch(self, calls: list[Call], returned: Iterable[Work] | None) -> None:
         recorder = self.session.recorder
         assert recorder is not None
         for call in calls:
             recorder.add_call(call)
         works = list(returned or [])
+        if works and calls:
+            self._add_issue_time(recorder, _waited_for(calls))
         # NCCL coalesces a batch into one work item, gloo returns one per operation.
         for index, work in enumerate(works):
             waited_for = calls[index : index + 1] if len(works) == len(calls) else calls
@@ -358,9 +366,12 @@ class CallRecorder:
         for call in calls:
             call.end = end
         if recorder.clock.side_stream() is None:
-            # Several operations of one batch are one wait: for what is received, where something is.
-            waited_for = next((call for call in calls if call.op == "recv"), calls[0])
-            waited_for.waits.append((self._span(recorder), begin, end))
+            _waited_for(calls).waits.append((self._span(recorder), begin, end))
+
+
+def _waited_for(calls: Sequence[Call]) -> Call:
+    """Several operations of one batch are one wait: for what is received, where something is."""
+    return next((call for call in calls if call.op == "recv"), calls[0])
 
 
 def _bytes(value: object) -> int:
