@@ -16,7 +16,7 @@ from vtrain_plugin import adapters, profile
 from vtrain_plugin.adapters import Adapter, UnknownAdapterError, registry
 from vtrain_plugin.adapters.megatron.adapter import MegatronAdapter
 from vtrain_plugin.adapters.megatron.groups import ROLE_OF_GLOBAL
-from vtrain_plugin.capture.modules import ModuleCall
+from vtrain_plugin.capture.hooked import ModuleCall
 from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
 from vtrain_schemas.communication_names import _BY_DESCRIPTION, _BY_MESH

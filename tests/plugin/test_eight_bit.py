@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from vtrain_plugin.adapters.megatron.classify import operator_of  # noqa: E402
-from vtrain_plugin.capture.modules import Hooked, ModuleCall  # noqa: E402
+from vtrain_plugin.capture.hooked import Hooked, ModuleCall  # noqa: E402
 
 
 def _linear(library: str, kind: str) -> Any:

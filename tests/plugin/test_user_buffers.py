@@ -11,7 +11,8 @@ import pytest
 from plugin.row_tables import by_table
 from vtrain_plugin.adapters.megatron.user_buffers import communication_inside
 from vtrain_plugin.capture.clock import HostClock
-from vtrain_plugin.capture.modules import ModuleCall, ModuleHooks
+from vtrain_plugin.capture.hooked import ModuleCall
+from vtrain_plugin.capture.modules import ModuleHooks
 from vtrain_plugin.capture.ranges import NoRanges
 from vtrain_plugin.capture.recorder import Position, Recorder
 from vtrain_plugin.capture.rows import rows_of_step

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from vtrain_plugin.capture.modules import Hooked, ModuleCall
+from vtrain_plugin.capture.hooked import Hooked, ModuleCall
 from vtrain_plugin.capture.rows import Row
 from vtrain_plugin.capture.session import Session
 from vtrain_schemas.operators import Operator

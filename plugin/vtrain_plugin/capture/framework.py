@@ -10,7 +10,7 @@ from vtrain_schemas.operators import Operator
 if TYPE_CHECKING:
     import torch
 
-    from vtrain_plugin.capture.modules import Hooked, ModuleCall
+    from vtrain_plugin.capture.hooked import Hooked, ModuleCall
     from vtrain_plugin.capture.rows import Row
     from vtrain_plugin.capture.session import Session
 

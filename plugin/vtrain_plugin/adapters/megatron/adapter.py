@@ -22,7 +22,7 @@ from vtrain_plugin.adapters.megatron.cuda_graphs import configured_graphs
 from vtrain_plugin.adapters.megatron.groups import role_of_global
 from vtrain_plugin.adapters.megatron.microbatches import Microbatches
 from vtrain_plugin.adapters.megatron.user_buffers import communication_inside
-from vtrain_plugin.capture.modules import Hooked, ModuleCall
+from vtrain_plugin.capture.hooked import Hooked, ModuleCall
 from vtrain_plugin.capture.rows import Row
 from vtrain_plugin.capture.session import Session
 from vtrain_schemas.operators import Operator

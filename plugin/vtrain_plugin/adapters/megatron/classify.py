@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vtrain_plugin.adapters.megatron.context import ModelContext
 from vtrain_plugin.adapters.megatron.eight_bit import multiplies_in_8_bits
-from vtrain_plugin.capture.modules import ModuleCall
+from vtrain_plugin.capture.hooked import ModuleCall
 from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
 from vtrain_schemas.operators import Operator
 

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vtrain_plugin.adapters.megatron.microbatches import SCHEDULES
-from vtrain_plugin.capture.modules import Hooked, in_phase
+from vtrain_plugin.capture.hooked import Hooked
+from vtrain_plugin.capture.modules import in_phase
 from vtrain_plugin.capture.recorder import Span
 from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.wrapping import in_span

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vtrain_plugin.capture.modules import Frame, Hooked
+from vtrain_plugin.capture.hooked import Frame, Hooked
 from vtrain_plugin.capture.patches import Args, Function, Kwargs
 from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.tensors import dtype_name, rows_and_width
