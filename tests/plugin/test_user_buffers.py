@@ -68,6 +68,7 @@ def test_operators_with_communication_inside_are_marked_and_left_out(tmp_path: P
         before_module=lambda call: None,
         operator_of=operator_of,
         communication_inside=communication_inside,
+        has_delayed_weight_gradient=lambda module: False,
     )
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), linear(ub_overlap_rs_fprop=True))
     hooks = ModuleHooks(session, rules)
