@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.calibration import exchanges as token_exchanges
 from vtrain_sim.calibration import experts as expert_blocks
+from vtrain_sim.calibration import latent_attention as latent
 from vtrain_sim.calibration import network, surfaces
 from vtrain_sim.calibration.result import CalibrationResult
 from vtrain_sim.costs.surfaces import Surfaces
@@ -55,6 +56,7 @@ def calibrate(
     collectives_source: str = "",
     exchanges: str | Path | None = None,
     experts: str | Path | None = None,
+    latent_attention: str | Path | None = None,
     ranks_per_node: int = 8,
     cluster: str | Path = "",
 ) -> CalibrationResult:
@@ -66,9 +68,10 @@ def calibrate(
     compute_units: streaming multiprocessors of the device. collectives: with collective, gpus, nodes, bytes,
     duration_us, measured on cluster. exchanges: of tokens with their experts (DeepEP's table, or one of NVLink
     all-to-all), measured on cluster by nodes of ranks_per_node. experts: whole blocks of a rank's experts, of the rows
-    that products, gemm_source and system choose, on a device whose plain products are calibrated. in_layer_source:
-    source of gemm that was timed inside a running layer; attention_backward_ratio: time of attention backward over
-    forward. Raises `UserError`.
+    that products, gemm_source and system choose, on a device whose plain products are calibrated. latent_attention:
+    with batch_size, seq_length, num_heads, dtype, duration_us, on a device whose attention is calibrated.
+    in_layer_source: source of gemm that was timed inside a running layer; attention_backward_ratio: time of attention
+    backward over forward. Raises `UserError`.
 
     >>> import vtrain as vt
     >>> vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb").summary()["sections"]
@@ -82,6 +85,8 @@ def calibrate(
         sections.append(_exchanges(Path(exchanges), system, str(cluster), ranks_per_node))
     if experts is not None:
         sections.append(_experts(device, Path(experts), gemm_source, system, dict(products or {})))
+    if latent_attention is not None:
+        sections.append(_latent_attention(device, Path(latent_attention), system))
     if gemm is not None or runs:
         if not device or not compute_units:
             raise UserError("fitting a device takes --device and --compute-units (108 for A100, 132 for H100)")
@@ -99,8 +104,11 @@ def calibrate(
                 attention_backward_ratio,
             )
             sections.append(_operators(device, compute_units, tables))
-    elif collectives is None and exchanges is None and experts is None:
-        raise UserError("nothing to fit to: give --gemm, --catalog and --run, --collectives, --exchanges, or --experts")
+    elif not sections:
+        raise UserError(
+            "nothing to fit to: give --gemm, --catalog and --run, --collectives, --exchanges, --experts, or "
+            "--latent-attention"
+        )
     return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
 
 
@@ -127,6 +135,15 @@ def _experts(device: str, path: Path, source: str, system: str, products: dict[s
     overhead = f'"grouped_gemm" = {fit.overhead_s:g}'
     toml = "\n".join(["[surfaces.efficiency]", *lines, "", "[surfaces.overhead_s]", overhead]) + "\n"
     return CalibrationResult(toml, fit.report)
+
+
+def _latent_attention(device: str, path: Path, system: str) -> CalibrationResult:
+    if not device:
+        raise UserError("--latent-attention takes --device, whose attention is calibrated")
+    preset = Surfaces.from_dict(presets.device_surfaces(device))
+    rates, report = latent.fit_latent_attention(presets.device(device), preset, path, system)
+    lines = [f'"{size}" = {rate:g}' for size, rate in rates.items()]
+    return CalibrationResult("\n".join(["[surfaces.head_dim]", *lines]) + "\n", (report,))
 
 
 def _exchanges(path: Path, system: str, cluster: str, ranks_per_node: int) -> CalibrationResult:

@@ -39,6 +39,9 @@ def calibrate(
     experts: Path = typer.Option(
         None, "--experts", help="Parquet or CSV of whole expert blocks: num_tokens, hidden_size, inter_size, topk, ..."
     ),
+    latent_attention: Path = typer.Option(
+        None, "--latent-attention", help="Parquet or CSV with batch_size, seq_length, num_heads, dtype, duration_us."
+    ),
     ranks_per_node: int = typer.Option(8, min=1, help="Ranks of a node of --exchanges."),
     cluster: str = typer.Option(
         "", "--cluster", help="Cluster preset or file that --collectives or --exchanges were measured on."
@@ -64,6 +67,7 @@ def calibrate(
         collectives_source=collectives_source,
         exchanges=exchanges,
         experts=experts,
+        latent_attention=latent_attention,
         ranks_per_node=ranks_per_node,
         cluster=cluster,
     )

@@ -47,7 +47,8 @@ class Surfaces:
 
     compute_units: streaming multiprocessors that share the tiles of a GEMM (0: no quantisation).
     gemm: surface by element type. half_seq, half_dim: sequence length and head dimension at which fused
-    attention reaches half of its efficiency. efficiency: by kind, "kind/phase" or "kind/dtype", of the
+    attention reaches half of its efficiency. head_dim: by head dimension, the rate of kernels made for it over
+    that. Latent attention counts by the mean of its two dimensions. efficiency: by kind, "kind/phase" or "kind/dtype", of the
     roofline's bound. overhead_s: fixed time of one call of a kind. launch_s: host time of one kernel
     launch. host_s: further host time of one call of a kind (Python, autograd, waiting for sizes that the device knows).
     sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole
@@ -58,6 +59,7 @@ class Surfaces:
     gemm: Mapping[str, GemmSurface] = field(default_factory=dict)
     half_seq: float = 0.0
     half_dim: float = 0.0
+    head_dim: Mapping[str, float] = field(default_factory=dict)
     launch_s: float = 0.0
     step_sigma: float = 0.0
     efficiency: Mapping[str, float] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Surfaces:
             gemm=gemm,
             half_seq=float(values.get("half_seq", 0.0)),
             half_dim=float(values.get("half_dim", 0.0)),
+            head_dim=dict(values.get("head_dim", {})),
             launch_s=float(values.get("launch_s", 0.0)),
             step_sigma=float(values.get("step_sigma", 0.0)),
             efficiency=dict(values.get("efficiency", {})),
@@ -143,7 +146,7 @@ class DeviceSurface:
         products_s = operator.flops() / self.device.peak(operator.dtype)
         if operator.fused:
             share = attention_efficiency(operator.seq_kv, operator.head_dim, surfaces.half_seq, surfaces.half_dim)
-            efficiency *= float(share)
+            efficiency *= float(share) * surfaces.head_dim.get(str(operator.head_dim), 1.0)
             return float(max(products_s / efficiency, operator.bytes() / bandwidth))
         # Separate kernels: batched products, and passes over the score matrix.
         scores_s = score_bytes(operator) / bandwidth

@@ -48,7 +48,7 @@ def device_from_table(table: object) -> DeviceSpec:
 
 def check_surfaces(table: object) -> FileTable:
     """The table of a device's cost surfaces, every number of it checked. Raises `SpecError`."""
-    surfaces = check_table("surfaces", table, (*_NUMBERS, *_BY_KIND, "gemm"), ())
+    surfaces = check_table("surfaces", table, (*_NUMBERS, *_BY_KIND, "gemm", "head_dim"), ())
     for entry, allowed in _NUMBERS.items():
         if entry in surfaces:
             allowed.check(f"surfaces.{entry}", surfaces[entry])
@@ -57,6 +57,10 @@ def check_surfaces(table: object) -> FileTable:
             _check_name(f"surfaces.{entry}", name)
             allowed = {"overhead_s": _SECONDS, "host_s": _SECONDS, "sigma": _SIGMA}.get(entry) or _efficiency(name)
             allowed.check(f"surfaces.{entry}.{name}", value)
+    for size, rate in check_table("surfaces.head_dim", surfaces.get("head_dim", {}), None, ()).items():
+        if not str(size).isdigit():
+            raise SpecError(f"surfaces.head_dim has {size!r}: it takes head dimensions")
+        _OF_MEMORY.check(f"surfaces.head_dim.{size}", rate)
     for dtype, product in check_table("surfaces.gemm", surfaces.get("gemm", {}), ELEMENT_TYPES, ()).items():
         _check_product(f"surfaces.gemm.{dtype}", product)
     return surfaces
