@@ -13,6 +13,9 @@ from vtrain_sim.costs.token_exchange import domains_reached, exchange_s
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, Group
 
+# Kernels of token exchanges differ by that between libraries and their versions (standard deviation of the logarithm).
+_EXCHANGE_SIGMA = 0.35
+
 
 class CollectiveCosts:
     """Estimates communication on one cluster. Each distinct call is estimated once."""
@@ -49,7 +52,7 @@ class CollectiveCosts:
             return Estimate(0.0, 0.0, MEASURED)
         if not path.top.is_known:
             return self.over_path("all_to_all", path, round(nbytes * domains_reached(path.size, choices, share)))
-        return Estimate(exchange_s(nbytes, path, choices, share), path.top.sigma, MODELLED)
+        return Estimate(exchange_s(nbytes, path, choices, share), max(path.top.sigma, _EXCHANGE_SIGMA), MODELLED)
 
     def path(self, group: Group) -> Path:
         """What the group's communication crosses: groups with the same path take the same time."""
