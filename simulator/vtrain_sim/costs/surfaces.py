@@ -49,10 +49,10 @@ class Surfaces:
     gemm: surface by element type. half_seq, half_dim: sequence length and head dimension at which fused
     attention reaches half of its efficiency. head_dim: by head dimension, the rate of kernels made for it over
     that. Latent attention counts by the mean of its two dimensions. efficiency: by kind, "kind/phase" or
-    "kind/dtype", of the roofline's bound. overhead_s: fixed time of one call of a kind. launch_s: host time of one kernel
-    launch. host_s: further host time of one call of a kind (Python, autograd, waiting for sizes that the device knows).
-    sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole
-    step, beyond its operators'.
+    "kind/dtype", of the roofline's bound. overhead_s: fixed time of one call of a kind. launch_s: host time of one
+    kernel launch. host_s: further host time of one call of a kind (Python, autograd, waiting for sizes that the device
+    knows). sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole step, beyond
+    its operators'.
     """
 
     compute_units: int = 0
