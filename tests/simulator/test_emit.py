@@ -44,6 +44,7 @@ EXAMPLES = {
     "moe_ffn_hidden_size": f"{MOE} --moe-ffn-hidden-size 64",
     "moe_layer_freq": f"{MOE} --moe-layer-freq ([0]*3+[1]*5)",
     "moe_shared_expert_intermediate_size": f"{MOE} --moe-shared-expert-intermediate-size 96",
+    "moe_latent_size": f"{MOE} --moe-latent-size 128",
     "moe_imbalance_factor": f"{MOE} --expert-model-parallel-size 2 --data-parallel-size 2 --moe-imbalance-factor 1.1",
     "qk_layernorm": "--qk-layernorm",
     "dropout": "--hidden-dropout 0.0 --attention-dropout 0.0",

@@ -19,13 +19,11 @@ _MODEL = (
     "mtp_use_repeated_layer",
     "experimental_attention_variant",
     "linear_attention_freq",
-    "is_hybrid_model",
     "heterogeneous_block_specs",
     "attention_output_gate",
     "qk_l2_norm",
     "fp32_residual_connection",
     "enable_mhc_connections",
-    "moe_latent_size",
     "moe_shared_expert_gate",
     "moe_expert_capacity_factor",
     "moe_pad_expert_input_to_capacity",
@@ -52,6 +50,11 @@ _MODEL = (
     "deterministic_mode",
     "batch_invariant_mode",
 )
+# Simulated, but not yet from what a run recorded of them.
+_NOT_FROM_RUNS = {
+    "is_hybrid_model": "hybrid (Mamba) layers",
+    "moe_latent_size": "experts on a latent dimension",
+}
 # Only with 8-bit products; only with overlapped tensor parallel communication.
 _FP8 = (
     "fp8_quantizer_factory",
@@ -110,7 +113,7 @@ class CapturedConfig:
         return cls(run_id, document, parts["ddp_config"], parts["optimizer_config"], parts["args"], wrappers)
 
     def refuse(self, what: str, field: str, value: object) -> UserError:
-        """The error for something that the simulator has no words for."""
+        """The error for something that cannot be projected from a run."""
         return UserError(
             f"run {self.run_id!r} was trained with {what} ({field} = {json.dumps(value)}), which is not simulated: "
             "project from a run without"
@@ -125,6 +128,9 @@ class CapturedConfig:
         self._check_step(run)
         fields = self.transformer
         self._check_off(fields, _MODEL)
+        for name, what in _NOT_FROM_RUNS.items():
+            if fields.get(name):
+                raise self.refuse(what, name, fields[name])
         self._check_off(self.optimizer, _OPTIMIZER)
         self._check_off(self.ddp, _DDP)
         if run.get("fp8") or fields.get("fp8"):

@@ -83,6 +83,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--moe-ffn-hidden-size": ("moe_ffn_hidden_size", whole_number),
     "--moe-layer-freq": ("moe_layer_freq", text),
     "--moe-shared-expert-intermediate-size": ("moe_shared_expert_intermediate_size", whole_number),
+    "--moe-latent-size": ("moe_latent_size", whole_number),
     "--moe-imbalance-factor": ("moe_imbalance_factor", number),
     "--q-lora-rank": ("q_lora_rank", whole_number),
     "--kv-lora-rank": ("kv_lora_rank", whole_number),

@@ -79,6 +79,7 @@ def _experts(model: ModelSpec) -> list[str]:
         moe_ffn_hidden_size=model.moe_ffn_hidden_size,
         moe_layer_freq=model.moe_layer_freq if model.moe_layer_freq != "1" else "",
         moe_shared_expert_intermediate_size=model.moe_shared_expert_intermediate_size,
+        moe_latent_size=model.moe_latent_size,
         moe_imbalance_factor=model.moe_imbalance_factor if model.moe_imbalance_factor != 1 else 0,
     )
 

@@ -1,4 +1,4 @@
-"""Mixture of experts: router, dispatch, local experts, combine, shared experts."""
+"""Mixture of experts: router, projection to a latent width, dispatch, local experts, combine, shared experts."""
 
 from __future__ import annotations
 
@@ -30,13 +30,28 @@ def moe_block(shard: Shard) -> Region:
     # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
     kept = shard.local_tokens * model.num_experts * (4 + 1) + _routing(shard).expert_rows * 4
     rows = dispatcher(shard.spec.moe_token_dispatcher).permuted_rows(_routing(shard))
-    permute = shard.operator("permute", "permute", rows, model.hidden_size, saves=kept)
+    permute = shard.operator("permute", "permute", rows, model.expert_width, saves=kept)
     compute = _experts(shard)
-    routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute)
+    down, up = _latent(shard)
+    routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute, up)
     return (
-        [norm, router, permute, *routed],
-        [*backward_routed, backward(permute), backward(router), backward(norm)],
+        [norm, router, *down, permute, *routed],
+        [*backward_routed, backward(permute), *backward_of(down), backward(router), backward(norm)],
     )
+
+
+def _latent(shard: Shard) -> tuple[list[Compute], list[Compute]]:
+    """Projections of each token to the experts' width and back; every tensor parallel rank has all of them."""
+    model, rows = shard.model, shard.local_tokens
+    width, h = model.moe_latent_size, model.hidden_size
+    if not width:
+        return [], []
+    # Unless it is cast, the router keeps its input anyway.
+    copy = None if shard.spec.precision.casts_inputs else 0
+    bias = model.add_bias_linear
+    down = shard.linear("fc1_latent_proj", rows, width, h, bias=bias, saves=copy)
+    up = shard.linear("fc2_latent_proj", rows, h, width, bias=bias)
+    return [item.replicated() for item in down], [item.replicated() for item in up]
 
 
 def _routing(shard: Shard) -> Routing:
@@ -45,7 +60,7 @@ def _routing(shard: Shard) -> Routing:
     return Routing(
         shard.local_tokens,
         model.moe_router_topk,
-        model.hidden_size * shard.size,
+        model.expert_width * shard.size,
         model.num_experts,
         spec.ep.size,
         spec.expert_tp.size,
@@ -62,12 +77,12 @@ def _experts(shard: Shard) -> list[Compute]:
     local = model.num_experts // spec.ep.size
 
     def experts(rows: int, count: int) -> list[Compute]:
-        bias = model.add_bias_linear
-        fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, model.hidden_size, count, bias=bias)
+        bias, width = model.add_bias_linear, model.expert_width
+        fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, width, count, bias=bias)
         activation = shard.operator("activation", "activation", rows, ffn)
-        fc2 = shard.expert_linear("experts_fc2", rows, model.hidden_size, ffn, count, bias=bias)
+        fc2 = shard.expert_linear("experts_fc2", rows, width, ffn, count, bias=bias)
         # The first one's goes into the activation's kernel; the second one's is weighted as its rows are.
-        added = [shard.operator("experts_bias", "expert_bias", rows, model.hidden_size, saves=0)] if bias else []
+        added = [shard.operator("experts_bias", "expert_bias", rows, width, saves=0)] if bias else []
         return [*fc1, activation, *fc2, *added]
 
     if spec.moe_grouped_gemm:
@@ -110,10 +125,18 @@ def _overlaps(shard: Shard) -> bool:
     return shard.spec.moe_shared_expert_overlap and shard.model.moe_shared_expert_intermediate_size > 0
 
 
-def _beside_shared(shard: Shard, around: _Exchanges, compute: list[Compute]) -> Region:
-    """Dispatch, experts and combine, with the shared experts after them or beside the two exchanges."""
-    forward: list[Item] = [*around.dispatch, *compute, *around.combine]
-    backward_: list[Item] = [*around.combine_backward, *backward_of(compute), *around.dispatch_backward]
+def _beside_shared(shard: Shard, around: _Exchanges, compute: list[Compute], up: list[Compute]) -> Region:
+    """Dispatch, experts and combine, with the shared experts after them or beside the two exchanges.
+
+    up: projection of what was combined; never with shared experts beside the exchanges.
+    """
+    forward: list[Item] = [*around.dispatch, *compute, *around.combine, *up]
+    backward_: list[Item] = [
+        *backward_of(up),
+        *around.combine_backward,
+        *backward_of(compute),
+        *around.dispatch_backward,
+    ]
     width = shard.model.moe_shared_expert_intermediate_size
     if not width:
         return forward, backward_

@@ -4,8 +4,8 @@ Model FLOPs are a property of the model and its tokens: how the model is sharded
 are loaded does not change them. They are what MFU and Megatron's log line "throughput per GPU (TFLOP/s/GPU)" are made
 of (which of sliding windows counts the whole square in some versions). Megatron-LM counts
 (`num_floating_point_operations`) two FLOPs for a multiply-add, three passes (forward, data gradient, weight
-gradient), half of the square of causal attention, the experts that a token is routed to, the shared experts and the
-logits; not the router, nor what is element by element.
+gradient), half of the square of causal attention, the experts that a token is routed to with the projections to
+their latent width, the shared experts and the logits; not the router, nor what is element by element.
 """
 
 from __future__ import annotations
@@ -99,5 +99,7 @@ def _feed_forward(model: ModelSpec, width: int) -> int:
 
 def _experts(model: ModelSpec) -> int:
     """Multiply-adds per token of a mixture: the experts that it is routed to, and the shared ones."""
-    width = model.moe_router_topk * model.moe_ffn_hidden_size + model.moe_shared_expert_intermediate_size
-    return _feed_forward(model, width)
+    products = 3 if model.swiglu else 2
+    routed = products * model.expert_width * model.moe_router_topk * model.moe_ffn_hidden_size
+    projections = 2 * model.hidden_size * model.moe_latent_size
+    return routed + projections + _feed_forward(model, model.moe_shared_expert_intermediate_size)

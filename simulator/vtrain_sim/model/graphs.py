@@ -40,6 +40,9 @@ def feed_forward_graph(shard: Shard, region: Region, mixture: bool) -> Region:
     if not (mixture and "moe_router" in scopes):
         return region
     names = {"pre_mlp_layernorm", "router"}
+    if "moe_preprocess" in scopes:
+        # A projection to a latent width is prepared with what is dispatched.
+        names |= {item.name for item in region[0] if item.name.startswith("fc1_latent_proj")}
     forward, backward = (_named(items, names) for items in region)
     return (_prepared(forward), _prepared(backward)) if "moe_preprocess" in scopes else (forward, backward)
 

@@ -79,6 +79,8 @@ class Configuration:
                 "--moe-shared-expert-intermediate-size",
                 model.moe_shared_expert_intermediate_size,
             )
+        if model.moe_latent_size and parallel.moe_shared_expert_overlap:
+            raise SpecError("--moe-latent-size does not go with --moe-shared-expert-overlap")
         if parallel.tp > 1 and not parallel.sequence_parallel:
             raise SpecError(
                 "a mixture of experts with --tensor-model-parallel-size of 2 or more needs --sequence-parallel"

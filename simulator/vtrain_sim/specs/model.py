@@ -21,9 +21,11 @@ class ModelSpec:
 
     moe_layer_freq: Megatron's pattern of mixture-of-experts layers: "2" (every second one), or a list
     such as "([0]*3+[1]*58)". moe_imbalance_factor: tokens of the busiest expert parallel rank over the
-    average; 1 is balanced. Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of
-    the compressed queries (0: not compressed) and keys and values, and head sizes. mtp_num_layers: depths of
-    multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2), each with a layer of the last one's kind.
+    average; 1 is balanced. moe_latent_size: width at which experts get their tokens, projected down before the
+    exchange and up after it (NVIDIA, Nemotron 3 Super, LatentMoE); 0: the hidden size. Multi-latent attention
+    (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of the compressed queries (0: not compressed) and keys and
+    values, and head sizes. mtp_num_layers: depths of multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section
+    2.2), each with a layer of the last one's kind.
     window_size: tokens before each one that it attends to, 0 for all; window_attn_skip_freq: Megatron's pattern of the
     layers without a window ("2": every second one). softmax_type: "vanilla"; "learnable" and "off-by-one" have an
     attention sink.
@@ -51,6 +53,7 @@ class ModelSpec:
     moe_imbalance_factor: float = 1.0
     moe_router_num_groups: int = 0
     moe_router_group_topk: int = 0
+    moe_latent_size: int = 0
     qk_layernorm: bool = False
     dropout: bool = True
     multi_latent_attention: bool = False
@@ -93,6 +96,8 @@ class ModelSpec:
             raise SpecError("--moe-shared-expert-intermediate-size needs --num-experts")
         elif self.moe_imbalance_factor != 1:
             raise SpecError("--moe-imbalance-factor needs --num-experts")
+        elif self.moe_latent_size:
+            raise SpecError("--moe-latent-size needs --num-experts")
         if self.multi_latent_attention:
             self._check_latent_attention()
         if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
@@ -139,6 +144,7 @@ class ModelSpec:
             object.__setattr__(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
         whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
         finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
+        whole("--moe-latent-size", self.moe_latent_size, 0)
         moe_layers(self.moe_layer_freq, self.num_layers)
 
     def _check_latent_attention(self) -> None:
@@ -180,6 +186,11 @@ class ModelSpec:
     def attention_width(self) -> int:
         """Columns of the attention output before its projection."""
         return self.num_attention_heads * (self.v_head_dim if self.multi_latent_attention else self.kv_channels)
+
+    @property
+    def expert_width(self) -> int:
+        """Columns of what experts get and give back."""
+        return self.moe_latent_size or self.hidden_size
 
     def padded_vocab_size(self, tp: int) -> int:
         """Vocabulary padded as Megatron pads it: to a multiple of the divisor times tp."""

@@ -84,6 +84,7 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
             "moe_ffn_hidden_size": 512,
             "moe_layer_freq": draw(st.sampled_from(["1", "2", dense_first])),
             "moe_shared_expert_intermediate_size": draw(st.sampled_from([0, 256])),
+            "moe_latent_size": draw(st.sampled_from([0, 0, 64])),
             "moe_imbalance_factor": draw(st.sampled_from([1.0, 1.5])),
         }
     return ModelSpec(
@@ -106,10 +107,11 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
 
 @st.composite
 def layouts(
-    draw: st.DrawFn, shape: tuple[int, int], num_layers: int, moe: bool, splits_backward: bool, group_size: int
+    draw: st.DrawFn, shape: tuple[int, int], model: ModelSpec, splits_backward: bool, group_size: int
 ) -> ParallelSpec:
     """Every way to share a model, and every switch of what overlaps."""
     flags = st.booleans()
+    num_layers, moe, latent_experts = model.num_layers, model.num_experts > 0, model.moe_latent_size > 0
     pp, vpp = shape
     tp = draw(st.sampled_from([1, 2, 4]))
     sp = tp > 1 and (moe or draw(flags))
@@ -143,7 +145,7 @@ def layouts(
         layers=uneven,
         align_grad_reduce=draw(flags),
         bucket_size=draw(st.sampled_from([0, 100_000, 1_000_000])),
-        moe_shared_expert_overlap=dispatcher == "alltoall" and draw(flags),
+        moe_shared_expert_overlap=dispatcher == "alltoall" and not latent_experts and draw(flags),
         moe_token_dispatcher=dispatcher,
         microbatch_group_size=group_size,
     )
@@ -167,7 +169,7 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     moe = draw(st.booleans())
     model = draw(models(num_layers, moe))
     group_size = pp + draw(st.integers(0, 2)) if schedule == "interleaved" else 0
-    parallel = draw(layouts((pp, vpp), num_layers, moe, get(schedule).splits_backward, group_size))
+    parallel = draw(layouts((pp, vpp), model, get(schedule).splits_backward, group_size))
     # The busiest of few expert parallel ranks has at most all tokens.
     model = replace(model, moe_imbalance_factor=min(model.moe_imbalance_factor, parallel.ep))
     microbatches = draw(st.integers(1, 5))
