@@ -4,7 +4,7 @@ Both sides use these records: the plugin to describe what it measured, the simul
 predicts. A kind is one object in one file here, or registered from outside (see `registry.py`).
 """
 
-from vtrain_schemas.operators import attention, elementwise, embedding, gemm, imported, step  # noqa: F401 - registers
+from vtrain_schemas.operators import attention, elementwise, embedding, gemm, imported, ssm, step  # noqa: F401 - registers
 from vtrain_schemas.operators.dtypes import (
     DTYPE_BYTES,
     ELEMENT_TYPES,

@@ -99,6 +99,9 @@ register(
         passes=(6.25, 6.25),
     )
 )
+register(
+    Streamed("transpose", "m tokens of width n, from one order of sequence and batch to the other", kernels=(1, 1))
+)
 register(Streamed("cast", "conversion of m tokens of width n to 8 bits, and its transpose", kernels=(1, 1)))
 # Each expert's rows plus its bias times their fp32 probabilities (4 bytes written; 2 + 4 read, 4 written), put together
 # (4 + 4) and converted (4 + 2); backward the same ways, and sums for the gradients of bias and probabilities.
