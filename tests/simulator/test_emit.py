@@ -16,6 +16,7 @@ GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256
 STEP = "--micro-batch-size 1 --global-batch-size 48"
 MOE = "--num-experts 8 --moe-router-topk 2"
 PIPELINE = "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2"
+HYBRID = "--hybrid-layer-pattern M-M*-M*-"
 LATENT = "--multi-latent-attention --kv-lora-rank 32 --qk-head-dim 16 --qk-pos-emb-head-dim 8 --v-head-dim 24"
 ZERO = "--use-distributed-optimizer --overlap-grad-reduce"
 PRECISION_AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
@@ -56,6 +57,12 @@ EXAMPLES = {
     "v_head_dim": LATENT,
     "make_vocab_size_divisible_by": "--make-vocab-size-divisible-by 64",
     "mtp_num_layers": "--mtp-num-layers 2",
+    "hybrid_layer_pattern": HYBRID,
+    "mtp_hybrid_override_pattern": f"{HYBRID}/*-",
+    "mamba_num_heads": f"{HYBRID} --mamba-num-heads 24",
+    "mamba_head_dim": f"{HYBRID} --mamba-head-dim 32",
+    "mamba_state_dim": f"{HYBRID} --mamba-state-dim 64",
+    "mamba_num_groups": f"{HYBRID} --mamba-num-groups 4",
     "window_size": "--window-size 128,0",
     "window_attn_skip_freq": "--window-size 128,0 --window-attn-skip-freq 2",
     "softmax_type": "--softmax-type learnable",
@@ -123,6 +130,9 @@ MORE = [
     "--pipeline-model-parallel-size 4 --num-layers-per-virtual-pipeline-stage 1",
     "--moe-layer-freq 2",
     "--moe-router-topk 3",
+    f"{HYBRID} {PIPELINE}",
+    "--hybrid-layer-pattern M-|M*-|M*|-/MM/MM --pipeline-model-parallel-size 2",
+    f"{MOE} --hybrid-layer-pattern MEM*EM-E|/*E --pipeline-model-parallel-size 2",
     "--q-lora-rank 64",
 ]
 

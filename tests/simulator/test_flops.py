@@ -18,6 +18,7 @@ from vtrain_sim.inputs import presets
 from vtrain_sim.model.flops import executed_flops, flops_per_token, model_flops
 from vtrain_sim.simulate.projection import Projection, Projector
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.validate.table_row import described_by
 
 BRIDGE = Path(__file__).resolve().parents[3] / "shared" / "validation" / "bridge.csv"
 MIXTURE = presets.model("mixtral-8x7b")
@@ -96,6 +97,16 @@ def test_what_nvidia_publishes_per_gpu() -> None:
     # The page rounds tokens/s, at places coarsely.
     assert statistics.median(abs(e) for e in errors) < 0.005
     assert max(abs(e) for e in errors) < 0.03
+
+
+@pytest.mark.skipif(not BRIDGE.exists(), reason="the shared validation tables are not here")
+def test_tokens_of_published_hybrids() -> None:
+    """The formula of Megatron-LM with the channels that the mixers have; the table's also counts the router (0.6%)."""
+    rows = [row for row in csv.DictReader(BRIDGE.open()) if row["hybrid_layer_pattern"]]
+    assert len(rows) > 10
+    for row in rows:
+        (configuration,) = described_by(row).configurations
+        assert flops_per_token(configuration.model) == pytest.approx(float(row["flops_per_token_formula"]), rel=0.01)
 
 
 def _model(row: dict[str, str]) -> ModelSpec:

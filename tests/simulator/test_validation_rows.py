@@ -131,8 +131,25 @@ def test_settings_that_nothing_models_are_named() -> None:
 
 
 def test_models_that_are_not_simulated_are_refused() -> None:
-    with pytest.raises(UserError, match="hybrid-layer-pattern"):
-        configuration_of(DENSE | {"hybrid_layer_pattern": "M*M*"})
+    with pytest.raises(UserError, match="gated delta net"):
+        configuration_of(DENSE | {"hybrid_layer_pattern": "MG" * 16})
+    with pytest.raises(UserError, match="--optimizer"):
+        configuration_of(DENSE | {"optimizer": "muon"})
+
+
+def test_hybrid_rows_are_of_models_as_they_are_published() -> None:
+    sizes = {
+        "num_layers": "16", "hybrid_layer_pattern": "ME*E" * 4, "mamba_num_heads": "64.0", "mamba_head_dim": "64",
+        "mamba_num_groups": "8", "num_experts": "8", "moe_router_topk": "2", "moe_latent_size": "512.0", "swiglu": "0",
+        "mtp_num_layers": "2", "virtual_pipeline_chunks": "1",
+    }  # fmt: skip
+    model = configuration_of(DENSE | sizes).model
+    assert (model.hybrid_layer_pattern, model.mamba_num_heads, model.moe_latent_size) == ("ME*E" * 4, 64, 512)
+    assert (model.normalization, model.position_embedding_type, model.swiglu) == ("RMSNorm", "none", False)
+    assert (model.add_bias_linear, model.dropout, model.untie_embeddings_and_output_weights) == (False, False, True)
+    assert (model.mtp_num_layers, model.mtp_hybrid_override_pattern) == (2, "*E")
+    stated = configuration_of(DENSE | sizes | {"mtp_hybrid_override_pattern": "ME"}).model
+    assert stated.mtp_hybrid_override_pattern == "ME"
 
 
 def test_sizes_that_are_not_stated_are_bracketed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.hybrid_pattern import read_pattern
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
@@ -119,15 +120,35 @@ def _pipeline(
         changes["layers"] = parse_layout(values["pipeline_layout"], max(1, pp), model.mtp_num_layers)
         changes["vpp"] = _chunks_of_layout(len(changes["layers"]), pp, given, changes)
         return
+    stages = read_pattern(values["hybrid_layer_pattern"]).stages if values.get("hybrid_layer_pattern") else ()
+    if stages:
+        changes["layers"] = stages
+        changes["vpp"] = _chunks_of_pattern(len(stages), pp, given, changes)
     vpp = changes.get("vpp", old.vpp)
     ends = (values.get("first_stage_layers"), values.get("last_stage_layers"))
     counted = (bool(values.get("embedding_is_a_layer")), bool(values.get("loss_is_a_layer")))
     if (ends != (None, None) or any(counted)) and pp > 0 and vpp > 0:
+        if stages:
+            raise SpecError("| in --hybrid-layer-pattern cuts the stages: leave out other flags that do")
         changes["layers"] = uneven(model.num_layers, pp, vpp, *ends, *counted)
-    elif (pp, vpp, model.num_layers) != (old.pp, old.vpp, sum(old.layers)):
+    elif not stages and (pp, vpp, model.num_layers) != (old.pp, old.vpp, sum(old.layers)):
         changes["layers"] = ()
     if changes.get("layers") and len(set(changes["layers"])) == 1:
         changes["layers"] = ()
+
+
+def _chunks_of_pattern(virtual_stages: int, pp: int, given: Mapping[str, str], changes: SpecFields) -> int:
+    """Chunks of a stage, from the virtual stages of a hybrid pattern."""
+    if pp < 1 or virtual_stages % pp or (pp == 1 and virtual_stages > 1):
+        raise SpecError(
+            f"--hybrid-layer-pattern has {virtual_stages} stages (|), which is no multiple of "
+            f"--pipeline-model-parallel-size {pp}" + (", or a pipeline is missing" if pp == 1 else "")
+        )
+    vpp = virtual_stages // pp
+    flag = given.get("vpp") or given.get("layers_per_chunk")
+    if flag and changes["vpp"] not in (1, vpp):
+        raise SpecError(f"--hybrid-layer-pattern has {vpp} chunks per stage, {flag} says else")
+    return vpp
 
 
 def _chunks_of_layout(virtual_stages: int, pp: int, given: Mapping[str, str], changes: SpecFields) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.graphs import NONE
+from vtrain_sim.specs.hybrid_pattern import write_pattern
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.optimizer import WIDE
 from vtrain_sim.specs.parallel import ParallelSpec
@@ -17,7 +18,7 @@ _PRECISION = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
 def emit_flags(configuration: Configuration) -> list[str]:
     """Megatron's flags for a configuration; reading them back gives the same configuration."""
     model, parallel, train = configuration.model, configuration.parallel, configuration.train
-    return [*_model(model), *_parallel(model, parallel), *_train(train)]
+    return [*_model(model), *_hybrid(configuration), *_parallel(model, parallel), *_train(train)]
 
 
 def _values(**values: object) -> list[str]:
@@ -56,7 +57,7 @@ def _model(model: ModelSpec) -> list[str]:
         *_latent(model),
         *_switches(qk_layernorm=model.qk_layernorm),
         *_values(
-            mtp_num_layers=model.mtp_num_layers,
+            mtp_num_layers=0 if model.symbols else model.mtp_num_layers,
             window_size=f"{model.window_size},0" if model.window_size else "",
             window_attn_skip_freq=model.window_attn_skip_freq,
             softmax_type=model.softmax_type if model.softmax_type != ModelSpec.softmax_type else "",
@@ -68,6 +69,24 @@ def _model(model: ModelSpec) -> list[str]:
             untie_embeddings_and_output_weights=model.untie_embeddings_and_output_weights,
         ),
     ]
+
+
+def _hybrid(configuration: Configuration) -> list[str]:
+    """Layers of a hybrid model, with the virtual stages that they are cut into."""
+    model, parallel = configuration.model, configuration.parallel
+    if not model.symbols:
+        return []
+    stages = configuration.chunk_layers if parallel.pp > 1 else ()
+    layers, depth = model.hybrid_layer_pattern, model.mtp_hybrid_override_pattern
+    return _values(
+        hybrid_layer_pattern=write_pattern(layers, stages, depth, model.mtp_num_layers),
+        # Megatron has no layers of a depth that is not there.
+        mtp_hybrid_override_pattern="" if model.mtp_num_layers else depth,
+        mamba_num_heads=model.mamba_num_heads,
+        mamba_head_dim=model.mamba_head_dim,
+        mamba_state_dim=model.mamba_state_dim,
+        mamba_num_groups=model.mamba_num_groups,
+    )
 
 
 def _experts(model: ModelSpec) -> list[str]:
@@ -101,13 +120,13 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
     chunk = model.num_layers // parallel.pp // parallel.vpp
     flex = parallel.moe_token_dispatcher in ("deepep", "hybridep")
     tokens_move = model.num_experts or parallel.moe_token_dispatcher != ParallelSpec.moe_token_dispatcher
-    even = parallel.vpp > 1 and not parallel.layers
+    even = parallel.vpp > 1 and not (parallel.layers or model.symbols)
     return [
         *_values(
             tensor_model_parallel_size=parallel.tp,
             pipeline_model_parallel_size=parallel.pp,
             pipeline_model_parallel_layout=write_layout(parallel.layers, model.mtp_num_layers)
-            if parallel.layers
+            if parallel.layers and not model.symbols
             else "",
             num_layers_per_virtual_pipeline_stage=chunk if even else 0,
             microbatch_group_size_per_virtual_pipeline_stage=parallel.microbatch_group_size,

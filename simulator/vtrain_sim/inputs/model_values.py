@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.hybrid_pattern import read_pattern
 from vtrain_sim.specs.model import ModelSpec
 
 _MODEL = {f.name for f in fields(ModelSpec)}
@@ -24,6 +25,7 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
         # Either one keeps masks in memory; Megatron's default for both is 0.1.
         changes["dropout"] = values.get("hidden_dropout", 0.1) > 0 or values.get("attention_dropout", 0.1) > 0
     _query_groups(values, changes, old)
+    _hybrid(values, changes, old)
     if "padded_vocab_size" in values:
         changes["vocab_size"], changes["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
     if values.get("squared_relu"):
@@ -47,10 +49,32 @@ def _follow(changes: SpecFields, old: ModelSpec) -> None:
         changes.setdefault("ffn_hidden_size", 0)
     if changed & {"hidden_size", "num_attention_heads"}:
         changes.setdefault("kv_channels", 0)
+    if old.hybrid_layer_pattern and changed & {"hidden_size", "mamba_head_dim"}:
+        changes.setdefault("mamba_num_heads", 0)
     if "num_attention_heads" in changed and old.num_query_groups == old.num_attention_heads:
         changes.setdefault("num_query_groups", 0)
     if "seq_length" in changed and old.max_position_embeddings == old.seq_length:
         changes.setdefault("max_position_embeddings", 0)
+
+
+def _hybrid(values: SpecFields, changes: SpecFields, old: ModelSpec | None) -> None:
+    """Megatron says a hybrid model's layers, and those of its multi-token prediction, in one pattern."""
+    text = changes.get("hybrid_layer_pattern")
+    if values.get("is_hybrid_model") and not (text or (old is not None and old.hybrid_layer_pattern)):
+        raise SpecError("--is-hybrid-model needs --hybrid-layer-pattern: layers by their ratios are not simulated")
+    if not text:
+        return
+    pattern = read_pattern(text)
+    changes["hybrid_layer_pattern"] = pattern.layers
+    changes.setdefault("num_layers", len(pattern.layers))
+    if pattern.mtp:
+        if changes.setdefault("mtp_num_layers", pattern.depths) != pattern.depths:
+            raise SpecError(
+                f"--hybrid-layer-pattern has {pattern.depths} depths of multi-token prediction, --mtp-num-layers is "
+                f"{changes['mtp_num_layers']}"
+            )
+        if changes.setdefault("mtp_hybrid_override_pattern", pattern.mtp) != pattern.mtp:
+            raise SpecError("--mtp-hybrid-override-pattern and --hybrid-layer-pattern say other layers: give one")
 
 
 def _query_groups(values: SpecFields, changes: SpecFields, old: ModelSpec | None) -> None:

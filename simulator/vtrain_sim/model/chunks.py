@@ -14,6 +14,7 @@ from vtrain_sim.model.fully_sharded import Neighbours, exchanging, is_fully_shar
 from vtrain_sim.model.program import Program
 from vtrain_sim.model.shard import Shard
 from vtrain_sim.schedules import Placement, Schedule
+from vtrain_sim.specs.hybrid_pattern import EXPERTS
 from vtrain_sim.specs.pipeline import PipelineSpec
 from vtrain_sim.specs.shard import ChunkSpec, LayerKind, ShardSpec
 
@@ -88,7 +89,8 @@ class Parts:
         programs += [(self.layer(kind), count) for kind, count in chunk.layers]
         for depth in range(chunk.mtp):
             entry = self.mtp_entry(chunk.mtp_table and depth == 0)
-            programs += [(entry, 1), (self.layer(chunk.mtp_kind), 1), (self.head(True), 1)]
+            depth_layers = [(self.layer(kind), count) for kind, count in chunk.mtp_layers]
+            programs += [(entry, 1), *depth_layers, (self.head(True), 1)]
         if chunk.head:
             programs.append((self.head(chunk.tied), 1))
         return with_exchanges(programs, self._exchange) if is_fully_sharded(self.shard) else programs
@@ -133,7 +135,8 @@ def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
     how = (p.recomputed, p.recomputed_together, p.offloaded)
-    return _contents(p.schedule, p.stages, p.chunks, p.mixtures, p.windows, p.layers, *how, p.tied, p.mtp)
+    kinds = (p.symbols, p.mixtures, p.windows)
+    return _contents(p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_symbols)
 
 
 @lru_cache(maxsize=8192)
@@ -141,6 +144,7 @@ def _contents(
     schedule: Schedule,
     stages: int,
     chunks: int,
+    symbols: str,
     mixtures: tuple[bool, ...],
     windows: tuple[bool, ...],
     layers: tuple[int, ...],
@@ -149,12 +153,16 @@ def _contents(
     offloaded: int,
     tied: bool,
     mtp: int,
+    mtp_symbols: str,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
-    *others, last = chunks_of(mixtures, windows, layers, recomputed, together, offloaded, tied and placement.ends_meet)
+    kinds = (symbols, mixtures, windows)
+    *others, last = chunks_of(*kinds, layers, recomputed, together, offloaded, tied and placement.ends_meet)
     if mtp:
-        kind = LayerKind(mixtures[-1], recomputed != 0, windowed=windows[-1])
-        last = replace(last, mtp=mtp, mtp_kind=kind, mtp_table=not (tied or placement.ends_meet))
+        again = recomputed != 0
+        of_depth = [LayerKind(symbol == EXPERTS, again, symbol=symbol) for symbol in mtp_symbols]
+        of_depth = of_depth or [LayerKind(mixtures[-1], again, windowed=windows[-1])]
+        last = replace(last, mtp=mtp, mtp_layers=_runs(of_depth), mtp_table=not (tied or placement.ends_meet))
     by_virtual_stage = [*others, last]
     by_place = [by_virtual_stage[virtual_stage] for virtual_stage in placement.virtual_stage]
     by_stage = [tuple(by_place[stage::stages]) for stage in range(stages)]
@@ -175,6 +183,7 @@ def _contents(
 
 
 def chunks_of(
+    symbols: str,
     mixtures: tuple[bool, ...],
     windows: tuple[bool, ...],
     counts: tuple[int, ...],
@@ -185,7 +194,8 @@ def chunks_of(
 ) -> tuple[ChunkSpec, ...]:
     """Contents of every virtual stage, in the order in which a microbatch passes them.
 
-    mixtures, windows: for each layer, whether it is a mixture of experts, and whether it has a window. counts:
+    symbols: of the layers of a hybrid model; empty for a transformer. mixtures, windows: for each layer, whether it
+    is a mixture of experts, and whether it has a window. counts:
     layers of each virtual stage. recomputed: how many of the first layers of each chunk run again in the
     backward pass; None: all. together: so many in a row. offloaded: how many of the first layers keep their
     activations in the host's memory. tied_ends: the first and the last virtual stage are on one rank and share
@@ -201,6 +211,7 @@ def chunks_of(
                 position % together == 0,
                 position < offloaded,
                 windows[first + position],
+                symbols[first + position] if symbols else "",
             )
             for position in range(count)
         ]

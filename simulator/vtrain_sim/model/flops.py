@@ -5,15 +5,18 @@ are loaded does not change them. They are what MFU and Megatron's log line "thro
 of (which of sliding windows counts the whole square in some versions). Megatron-LM counts
 (`num_floating_point_operations`) two FLOPs for a multiply-add, three passes (forward, data gradient, weight
 gradient), half of the square of causal attention, the experts that a token is routed to with the projections to
-their latent width, the shared experts and the logits; not the router, nor what is element by element.
+their latent width, the shared experts, the scan of Mamba layers and the logits; not the router, nor what is element by
+element.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from vtrain_schemas.operators import Operator, kind
 from vtrain_sim.specs import ModelSpec
+from vtrain_sim.specs.hybrid_pattern import ATTENTION, EXPERTS, MAMBA, MLP
 
 # Forward, data gradient and weight gradient.
 _PASSES = 3
@@ -31,21 +34,41 @@ def model_flops(model: ModelSpec, sequences: int, tp: int = 1) -> float:
 @lru_cache(maxsize=4096)
 def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
     """Model FLOPs per training token, forward and backward."""
-    moe_layers = sum(model.moe_layers)
-    # A depth of multi-token prediction has a layer of the last one's kind, a projection and logits of its own.
+    # A depth of multi-token prediction has layers, a projection and logits of its own.
     depths = model.mtp_num_layers
-    mixtures = moe_layers + depths * model.moe_layers[-1]
-    layers = model.num_layers + depths
-    windows = sum(model.windowed_layers) + depths * model.windowed_layers[-1]
+    layers = _layers(model)
     multiply_adds = (
-        layers * _attention(model)
-        - windows * _outside_window(model)
-        + (layers - mixtures) * _feed_forward(model, model.ffn_hidden_size)
-        + mixtures * _experts(model)
+        layers.attention * _attention(model)
+        - layers.windowed * _outside_window(model)
+        + layers.dense * _feed_forward(model, model.ffn_hidden_size)
+        + layers.mixtures * _experts(model)
+        + layers.mamba * _mamba(model)
         + depths * 2 * model.hidden_size**2
         + (1 + depths) * model.hidden_size * model.padded_vocab_size(tp)
     )
     return float(_PASSES * _PER_MULTIPLY_ADD * multiply_adds)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """How many blocks of each kind a model has, those of multi-token prediction too. windowed: of the attention."""
+
+    attention: int
+    dense: int
+    mixtures: int
+    mamba: int = 0
+    windowed: int = 0
+
+
+def _layers(model: ModelSpec) -> _Layers:
+    if model.symbols:
+        return _Layers(*(model.symbols.count(symbol) for symbol in (ATTENTION, MLP, EXPERTS, MAMBA)))
+    # A depth has a layer of the last one's kind.
+    depths = model.mtp_num_layers
+    mixtures = sum(model.moe_layers) + depths * model.moe_layers[-1]
+    windowed = sum(model.windowed_layers) + depths * model.windowed_layers[-1]
+    layers = model.num_layers + depths
+    return _Layers(layers, layers - mixtures, mixtures, windowed=windowed)
 
 
 def executed_flops(operator: Operator, model: ModelSpec) -> float:
@@ -90,6 +113,16 @@ def _latent_projections(model: ModelSpec) -> int:
     queries = model.q_lora_rank * (h + query) if model.q_lora_rank else h * query
     keys_and_values = model.kv_lora_rank * (h + heads * (model.qk_head_dim + model.v_head_dim))
     return queries + keys_and_values + h * model.qk_pos_emb_head_dim + model.attention_width * h
+
+
+def _mamba(model: ModelSpec) -> float:
+    """Multiply-adds per token of a Mamba block: projections, and Megatron-LM's seven FLOPs for each channel and state.
+
+    Megatron-LM takes twice the hidden size for the channels, whatever the heads are: here they are what they are.
+    """
+    channels, states = model.mamba_width, model.mamba_state_dim
+    width = 2 * channels + 2 * model.mamba_num_groups * states + model.mamba_num_heads
+    return model.hidden_size * (width + channels) + 7 * channels * states / _PER_MULTIPLY_ADD
 
 
 def _feed_forward(model: ModelSpec, width: int) -> int:

@@ -32,6 +32,11 @@ def attention_graph(shard: Shard, region: Region) -> Region:
     return _whole(region) if "attn" in shard.spec.graphed else region
 
 
+def mamba_graph(shard: Shard, region: Region) -> Region:
+    """A Mamba block, captured where it is."""
+    return _whole(region) if "mamba" in shard.spec.graphed else region
+
+
 def feed_forward_graph(shard: Shard, region: Region, mixture: bool) -> Region:
     """The feed-forward block, with what of it is captured."""
     scopes = shard.spec.graphed

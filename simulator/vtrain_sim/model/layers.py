@@ -10,25 +10,24 @@ from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.expert_overlap import beside_another_microbatch
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
-from vtrain_sim.model.graphs import attention_graph, feed_forward_graph, iteration_graph, layer_graph
+from vtrain_sim.model.graphs import attention_graph, feed_forward_graph, iteration_graph, layer_graph, mamba_graph
+from vtrain_sim.model.mamba import mamba_block
 from vtrain_sim.model.program import Communication, Compute, Item, Program, Wait
 from vtrain_sim.model.recomputation import recompute_experts
-from vtrain_sim.model.shard import Shard, backward, run_again
+from vtrain_sim.model.shard import Region, Shard, backward, run_again
 from vtrain_sim.specs.graphs import ITERATION
+from vtrain_sim.specs.hybrid_pattern import ATTENTION, MAMBA
 from vtrain_sim.specs.shard import LayerKind
 
 
 def layer(shard: Shard, kind: LayerKind) -> Program:
-    """One transformer layer."""
-    spec, model = shard.spec, shard.model
-    attention_forward, attention_backward = attention_graph(shard, attention_block(shard, kind.windowed))
-    block = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)
-    mlp_forward, mlp_backward = feed_forward_graph(shard, block, kind.mixture)
-    # One add after attention and one after the feed-forward block.
-    add = shard.operator("bias_dropout_add", "bias_dropout_add", shard.local_tokens, model.hidden_size)
-    forward = [*attention_forward, *mlp_forward, add]
-    back = [backward(add), *mlp_backward, *attention_backward]
-    name = "layer_moe" if kind.mixture else "layer"
+    """One layer: attention and a feed-forward block, or the one block that a layer of a hybrid model is."""
+    spec = shard.spec
+    blocks = _blocks(shard, kind)
+    add = _residual_adds(shard, len(blocks))
+    forward = [*(item for block in blocks for item in block[0]), add]
+    back = [backward(add), *(item for block in reversed(blocks) for item in block[1])]
+    name = _SYMBOL_NAMES.get(kind.symbol, "layer_moe" if kind.mixture else "layer")
     if kind.recomputed:
         back = [*run_again(forward), *back]
     if spec.overlap_moe_comm:
@@ -47,6 +46,30 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
         add_up = Operator("grad_accumulate", "update", count, dtype=spec.main_grads_dtype)
         program = replace(program, backward=(*program.backward, Compute("grad_accumulate", add_up)))
     return _split(shard, program)
+
+
+_SYMBOL_NAMES = {MAMBA: "layer_mamba", ATTENTION: "layer_attention"}
+
+
+def _blocks(shard: Shard, kind: LayerKind) -> list[Region]:
+    if kind.symbol == MAMBA:
+        return [mamba_graph(shard, mamba_block(shard))]
+    blocks = []
+    if kind.symbol in ("", ATTENTION):
+        blocks.append(attention_graph(shard, attention_block(shard, kind.windowed)))
+    if kind.symbol != ATTENTION:
+        block = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)
+        blocks.append(feed_forward_graph(shard, block, kind.mixture))
+    return blocks
+
+
+def _residual_adds(shard: Shard, blocks: int) -> Compute:
+    """The add after each block; the kind stands for both of a transformer layer."""
+    rows, width = shard.local_tokens, shard.model.hidden_size
+    if blocks == 2:
+        return shard.operator("bias_dropout_add", "bias_dropout_add", rows, width)
+    one = shard.operator("bias_dropout_add", "bias_dropout_add", -(-rows // 2), width)
+    return replace(one, launches=kind_of("bias_dropout_add").launches(one.operator) // 2)
 
 
 def embedding(shard: Shard) -> Program:

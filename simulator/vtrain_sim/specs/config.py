@@ -9,6 +9,7 @@ from vtrain_sim import schedules
 from vtrain_sim.frozen import computed
 from vtrain_sim.specs.checks import SpecError, divides, positive
 from vtrain_sim.specs.groups import Group, Groups, LayerGroups
+from vtrain_sim.specs.hybrid_pattern import MAMBA
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline import PipelineSpec
@@ -38,6 +39,7 @@ class Configuration:
     def __post_init__(self) -> None:
         self._check_sharding()
         self._check_experts()
+        self._check_mamba()
         self._check_pipeline()
         self._check_kernels()
 
@@ -84,6 +86,19 @@ class Configuration:
         if parallel.tp > 1 and not parallel.sequence_parallel:
             raise SpecError(
                 "a mixture of experts with --tensor-model-parallel-size of 2 or more needs --sequence-parallel"
+            )
+
+    def _check_mamba(self) -> None:
+        model, parallel = self.model, self.parallel
+        if MAMBA not in model.symbols:
+            return
+        tp = "--tensor-model-parallel-size"
+        divides(tp, parallel.tp, "--mamba-num-heads", model.mamba_num_heads)
+        divides(tp, parallel.tp, "--mamba-num-groups", model.mamba_num_groups)
+        if parallel.cp > 1:
+            raise SpecError(
+                f"--context-parallel-size is {parallel.cp}: a sequence that is split over ranks is not simulated with "
+                "Mamba layers (M in --hybrid-layer-pattern)"
             )
 
     def _check_pipeline(self) -> None:
@@ -235,6 +250,8 @@ class Configuration:
             stages=self.parallel.pp,
             chunks=self.parallel.vpp,
             schedule=self.schedule_object,
+            symbols=self.model.hybrid_layer_pattern,
+            mtp_symbols=self.model.mtp_hybrid_override_pattern,
             mixtures=self.model.moe_layers,
             windows=self.model.windowed_layers,
             layers=self.chunk_layers,

@@ -1,4 +1,4 @@
-"""The model: a decoder-only transformer, dense or mixture of experts."""
+"""The model: a decoder-only transformer, dense or mixture of experts, or a hybrid of it with Mamba layers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vtrain_sim.specs.checks import SpecError, divides, finite, one_of, positive, whole
+from vtrain_sim.specs.hybrid_pattern import EXPERTS, MAMBA, check_symbols
 from vtrain_sim.specs.moe_pattern import moe_layers
 from vtrain_sim.specs.windows import windowed_layers
 
@@ -28,7 +29,10 @@ class ModelSpec:
     2.2), each with a layer of the last one's kind.
     window_size: tokens before each one that it attends to, 0 for all; window_attn_skip_freq: Megatron's pattern of the
     layers without a window ("2": every second one). softmax_type: "vanilla"; "learnable" and "off-by-one" have an
-    attention sink.
+    attention sink. hybrid_layer_pattern: a symbol for each layer (`specs.hybrid_pattern`), and
+    mtp_hybrid_override_pattern those of a depth of multi-token prediction; empty: all are transformer layers. mamba_*:
+    sizes of the Mamba2 mixers (Dao and Gu 2024, arXiv:2405.21060); mamba_num_heads of 0 is Megatron's default, 2 x
+    hidden size / head size.
     """
 
     num_layers: int
@@ -66,6 +70,12 @@ class ModelSpec:
     window_size: int = 0
     window_attn_skip_freq: str = ""
     softmax_type: str = "vanilla"
+    hybrid_layer_pattern: str = ""
+    mtp_hybrid_override_pattern: str = ""
+    mamba_num_heads: int = 0
+    mamba_head_dim: int = 64
+    mamba_state_dim: int = 128
+    mamba_num_groups: int = 8
     make_vocab_size_divisible_by: int = 128
     name: str = field(default="", compare=False)
 
@@ -90,6 +100,7 @@ class ModelSpec:
         one_of("--softmax-type", self.softmax_type, ("vanilla", "off-by-one", "learnable"))
         if self.window_size and self.multi_latent_attention:
             raise SpecError("--window-size does not go with --multi-latent-attention")
+        self._check_hybrid()
         if self.num_experts:
             self._check_experts()
         elif self.moe_shared_expert_intermediate_size:
@@ -147,6 +158,41 @@ class ModelSpec:
         whole("--moe-latent-size", self.moe_latent_size, 0)
         moe_layers(self.moe_layer_freq, self.num_layers)
 
+    def _check_hybrid(self) -> None:
+        pattern, depth = self.hybrid_layer_pattern, self.mtp_hybrid_override_pattern
+        if not pattern:
+            sizes = ("mamba_num_heads", "mamba_head_dim", "mamba_state_dim", "mamba_num_groups")
+            for name in ("mtp_hybrid_override_pattern", *sizes):
+                if getattr(self, name) != getattr(ModelSpec, name):
+                    raise SpecError(f"--{name.replace('_', '-')} needs --hybrid-layer-pattern")
+            return
+        check_symbols("--hybrid-layer-pattern", pattern)
+        check_symbols("--mtp-hybrid-override-pattern", depth)
+        if len(pattern) != self.num_layers:
+            raise SpecError(f"--hybrid-layer-pattern has {len(pattern)} layers, --num-layers is {self.num_layers}")
+        if self.mtp_num_layers and not depth:
+            raise SpecError(
+                "--mtp-num-layers with --hybrid-layer-pattern needs the layers of a depth: write them after the "
+                'pattern, as in "M*M*/*E/*E"'
+            )
+        if (EXPERTS in pattern + depth) != bool(self.num_experts):
+            raise SpecError("--num-experts and E in --hybrid-layer-pattern need each other")
+        for flag, given in (
+            ("--moe-layer-freq", self.moe_layer_freq != "1"),
+            ("--window-size", self.window_size > 0),
+            ("--multi-latent-attention", self.multi_latent_attention),
+        ):
+            if given:
+                raise SpecError(f"{flag} does not go with --hybrid-layer-pattern")
+        for name in ("mamba_head_dim", "mamba_state_dim", "mamba_num_groups"):
+            positive(f"--{name.replace('_', '-')}", getattr(self, name))
+        if not self.mamba_num_heads:
+            divides("--mamba-head-dim", self.mamba_head_dim, "2 x --hidden-size", 2 * self.hidden_size)
+            object.__setattr__(self, "mamba_num_heads", 2 * self.hidden_size // self.mamba_head_dim)
+        positive("--mamba-num-heads", self.mamba_num_heads)
+        if MAMBA in pattern + depth:
+            divides("--mamba-num-groups", self.mamba_num_groups, "--mamba-num-heads", self.mamba_num_heads)
+
     def _check_latent_attention(self) -> None:
         for flag, size in (
             ("--kv-lora-rank", self.kv_lora_rank),
@@ -170,7 +216,14 @@ class ModelSpec:
     @cached_property
     def moe_layers(self) -> tuple[bool, ...]:
         """For each layer, whether its feed-forward block is a mixture of experts."""
+        if self.hybrid_layer_pattern:
+            return tuple(symbol == EXPERTS for symbol in self.hybrid_layer_pattern)
         return moe_layers(self.moe_layer_freq, self.num_layers) if self.num_experts else (False,) * self.num_layers
+
+    @cached_property
+    def symbols(self) -> str:
+        """Symbols of all layers of a hybrid model, those of multi-token prediction too; empty for a transformer."""
+        return self.hybrid_layer_pattern + self.mtp_num_layers * self.mtp_hybrid_override_pattern
 
     @cached_property
     def windowed_layers(self) -> tuple[bool, ...]:
@@ -186,6 +239,11 @@ class ModelSpec:
     def attention_width(self) -> int:
         """Columns of the attention output before its projection."""
         return self.num_attention_heads * (self.v_head_dim if self.multi_latent_attention else self.kv_channels)
+
+    @property
+    def mamba_width(self) -> int:
+        """Channels of a Mamba2 mixer."""
+        return self.mamba_num_heads * self.mamba_head_dim
 
     @property
     def expert_width(self) -> int:

@@ -61,13 +61,15 @@ class ShardSpec:
 class LayerKind:
     """What tells the layers of a model apart. mixture: of experts. recomputed: the whole forward pass runs
     again in the backward pass. keeps_input: which it starts from; else it runs again together with the layer before.
-    offloaded: what it keeps is in the host's memory. windowed: it attends to the last tokens alone."""
+    offloaded: what it keeps is in the host's memory. windowed: it attends to the last tokens alone. symbol: what a
+    layer of a hybrid model is (`specs.hybrid_pattern`); empty: attention and a feed-forward block."""
 
     mixture: bool = False
     recomputed: bool = False
     keeps_input: bool = True
     offloaded: bool = False
     windowed: bool = False
+    symbol: str = ""
 
 
 @hashed_once
@@ -76,7 +78,7 @@ class ChunkSpec:
     """What one virtual stage holds: its layers in order as (kind, how many in a row), and the ends of the model.
 
     tied: its output layer shares the table of the embedding that the same rank holds. mtp: depths of multi-token
-    prediction, each with a layer of mtp_kind; mtp_table: the rank holds a copy of the embedding's table for them.
+    prediction, each with the layers of mtp_layers; mtp_table: the rank holds a copy of the embedding's table for them.
     """
 
     layers: tuple[tuple[LayerKind, int], ...]
@@ -84,7 +86,7 @@ class ChunkSpec:
     head: bool = False
     tied: bool = False
     mtp: int = 0
-    mtp_kind: LayerKind = LayerKind()
+    mtp_layers: tuple[tuple[LayerKind, int], ...] = ()
     mtp_table: bool = False
 
     @property

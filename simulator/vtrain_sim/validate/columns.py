@@ -60,7 +60,12 @@ MODEL = (
     Column("add_bias_linear", "1: linear layers have biases; empty: as `swiglu` says."),
     *_same("qk_layernorm window_size window_attn_skip_freq num_experts moe_router_topk moe_ffn_hidden_size"),
     *_same("moe_shared_expert_intermediate_size moe_layer_freq moe_latent_size multi_latent_attention q_lora_rank"),
-    *_same("kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim mtp_num_layers hybrid_layer_pattern"),
+    *_same("kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim mtp_num_layers"),
+    Column("hybrid_layer_pattern", "Of a hybrid model, with what goes with that in published ones: as `swiglu` 1 "
+           "says, but squared ReLU without a gate where that is 0, and no position embedding.",
+           "--hybrid-layer-pattern"),
+    Column("mtp_hybrid_override_pattern", "Layers of a depth of multi-token prediction; empty: *E (Nemotron 3 "
+           "Super), unless the pattern says them.", "--mtp-hybrid-override-pattern"),
     *_same("mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups"),
 )  # fmt: skip
 LAYOUT = (

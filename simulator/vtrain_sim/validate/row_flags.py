@@ -23,11 +23,11 @@ from vtrain_sim.validate.precision_flags import precision_flags
 _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
 # A model with one of these left out would be another one.
 _MODEL_ARGUMENTS = (
-    "--hybrid-layer-pattern",
-    "--moe-latent-size",
     "--num-distributed-optimizer-instances",
     "--optimizer",
 )
+# Attention and experts: as published with Nemotron 3 Super.
+_DEPTH = "*E"
 _COUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 # Columns that rules below read, or which go with another that does.
 _BY_RULE = frozenset(
@@ -88,6 +88,11 @@ class Cells:
     def gated(self) -> bool:
         """Whether the activation is gated, with what goes with that."""
         return self.switch("swiglu")
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether layers are of several kinds, with what goes with that."""
+        return bool(self.text("hybrid_layer_pattern"))
 
     @property
     def schedule(self) -> str:
@@ -206,12 +211,23 @@ def _model(cells: Cells) -> list[str]:
     heads = cells.number("num_attention_heads")
     groups = cells.number("num_query_groups") or heads
     flags = ["--group-query-attention", "--num-query-groups", str(groups)] if groups != heads else []
-    if not cells.gated:
+    if not (cells.gated or cells.hybrid):
         return flags
     dropout = ["--hidden-dropout", "0", "--attention-dropout", "0"]
     biases = [] if cells.text("add_bias_linear") else ["--disable-bias-linear"]
-    shape = ["--swiglu", "--normalization", "RMSNorm", "--position-embedding-type", "rope"]
+    # Mamba layers know where a token is.
+    shape = ["--normalization", "RMSNorm", "--position-embedding-type", "none" if cells.hybrid else "rope"]
+    shape += ["--swiglu"] if cells.gated else ["--squared-relu"]
+    shape += _depth_layers(cells)
     return [*flags, *shape, "--untie-embeddings-and-output-weights", *dropout, *biases]
+
+
+def _depth_layers(cells: Cells) -> list[str]:
+    """Layers of a depth of multi-token prediction, where a hybrid model's row does not say them."""
+    stated = "/" in cells.text("hybrid_layer_pattern") or cells.text("mtp_hybrid_override_pattern")
+    if stated or not (cells.hybrid and cells.number("mtp_num_layers")):
+        return []
+    return ["--mtp-hybrid-override-pattern", _DEPTH]
 
 
 def _layout(cells: Cells) -> list[str]:

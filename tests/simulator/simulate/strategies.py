@@ -87,6 +87,12 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
             "moe_latent_size": draw(st.sampled_from([0, 0, 64])),
             "moe_imbalance_factor": draw(st.sampled_from([1.0, 1.5])),
         }
+    windows = {
+        "window_size": 0 if latent else draw(st.sampled_from([0, 0, 128])),
+        "window_attn_skip_freq": draw(st.sampled_from(["", "2"])),
+    }
+    if not latent and draw(st.booleans()):
+        sizes, windows = sizes | draw(hybrids(num_layers, moe)), {}
     return ModelSpec(
         num_layers,
         draw(st.sampled_from([256, 2048])),
@@ -99,10 +105,26 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         untie_embeddings_and_output_weights=draw(st.booleans()),
         mtp_num_layers=draw(st.sampled_from([0, 0, 1, 2])),
-        window_size=0 if latent else draw(st.sampled_from([0, 0, 128])),
-        window_attn_skip_freq=draw(st.sampled_from(["", "2"])),
+        **windows,
         **sizes,
     )
+
+
+@st.composite
+def hybrids(draw: st.DrawFn, num_layers: int, moe: bool) -> dict[str, Any]:
+    """Layers of all kinds, in any order."""
+    symbols = "M*-E" if moe else "M*-"
+    pattern = draw(st.text(symbols, min_size=num_layers, max_size=num_layers))
+    return {
+        "hybrid_layer_pattern": pattern,
+        # A model that has experts has a layer of them.
+        "mtp_hybrid_override_pattern": "*E" if moe else draw(st.sampled_from(["*-", "MM"])),
+        "moe_layer_freq": "1",
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 32,
+        "mamba_state_dim": 64,
+        "mamba_num_groups": 4,
+    }
 
 
 @st.composite
@@ -127,7 +149,7 @@ def layouts(
         tp=tp,
         pp=pp,
         vpp=vpp,
-        cp=draw(st.sampled_from([1, 1, 2])),
+        cp=1 if "M" in model.symbols else draw(st.sampled_from([1, 1, 2])),
         ep=draw(st.sampled_from([1, 2, 4])) if moe else 1,
         # Large enough for the expert parallel ranks of any tensor parallel size.
         dp=draw(st.sampled_from([4, 8])) if moe else draw(st.sampled_from([1, 2, 4])),
