@@ -11,7 +11,7 @@ from vtrain_sim.api.machine import machine_of
 from vtrain_sim.calibration import exchanges as token_exchanges
 from vtrain_sim.calibration import experts as expert_blocks
 from vtrain_sim.calibration import latent_attention as latent
-from vtrain_sim.calibration import network, surfaces
+from vtrain_sim.calibration import network, scans, surfaces
 from vtrain_sim.calibration.result import CalibrationResult
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
@@ -57,6 +57,7 @@ def calibrate(
     exchanges: str | Path | None = None,
     experts: str | Path | None = None,
     latent_attention: str | Path | None = None,
+    mamba: str | Path | None = None,
     ranks_per_node: int = 8,
     cluster: str | Path = "",
 ) -> CalibrationResult:
@@ -69,9 +70,10 @@ def calibrate(
     duration_us, measured on cluster. exchanges: of tokens with their experts (DeepEP's table, or one of NVLink
     all-to-all), measured on cluster by nodes of ranks_per_node. experts: whole blocks of a rank's experts, of the rows
     that products, gemm_source and system choose, on a device whose plain products are calibrated. latent_attention:
-    with batch_size, seq_length, num_heads, dtype, duration_us, on a device whose attention is calibrated.
-    in_layer_source: source of gemm that was timed inside a running layer; attention_backward_ratio: time of attention
-    backward over forward. Raises `UserError`.
+    with batch_size, seq_length, num_heads, dtype, duration_us, on a device whose attention is calibrated. mamba:
+    calls of Mamba2 scans and convolutions, of the rows of system, on device. in_layer_source: source of gemm that was
+    timed inside a running layer; attention_backward_ratio: time of attention backward over forward. Raises
+    `UserError`.
 
     >>> import vtrain as vt
     >>> vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb").summary()["sections"]
@@ -87,6 +89,8 @@ def calibrate(
         sections.append(_experts(device, Path(experts), gemm_source, system, dict(products or {})))
     if latent_attention is not None:
         sections.append(_latent_attention(device, Path(latent_attention), system))
+    if mamba is not None:
+        sections.append(_mamba(device, Path(mamba), system))
     if gemm is not None or runs:
         if not device or not compute_units:
             raise UserError("fitting a device takes --device and --compute-units (108 for A100, 132 for H100)")
@@ -106,8 +110,8 @@ def calibrate(
             sections.append(_operators(device, compute_units, tables))
     elif not sections:
         raise UserError(
-            "nothing to fit to: give --gemm, --catalog and --run, --collectives, --exchanges, --experts, or "
-            "--latent-attention"
+            "nothing to fit to: give --gemm, --catalog and --run, --collectives, --exchanges, --experts, "
+            "--latent-attention, or --mamba"
         )
     return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
 
@@ -144,6 +148,16 @@ def _latent_attention(device: str, path: Path, system: str) -> CalibrationResult
     rates, report = latent.fit_latent_attention(presets.device(device), preset, path, system)
     lines = [f'"{size}" = {rate:g}' for size, rate in rates.items()]
     return CalibrationResult("\n".join(["[surfaces.head_dim]", *lines]) + "\n", (report,))
+
+
+def _mamba(device: str, path: Path, system: str) -> CalibrationResult:
+    if not device:
+        raise UserError("--mamba takes --device")
+    fit = scans.fit_scans(presets.device(device), scans.read_scans(path, system))
+    lines = []
+    for name in ("efficiency", "overhead_s", "sigma"):
+        lines += [f"[surfaces.{name}]", *(f'"{key}" = {value:g}' for key, value in getattr(fit, name).items()), ""]
+    return CalibrationResult("\n".join(lines), fit.report)
 
 
 def _exchanges(path: Path, system: str, cluster: str, ranks_per_node: int) -> CalibrationResult:

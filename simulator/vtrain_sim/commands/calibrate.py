@@ -42,6 +42,9 @@ def calibrate(
     latent_attention: Path = typer.Option(
         None, "--latent-attention", help="Parquet or CSV with batch_size, seq_length, num_heads, dtype, duration_us."
     ),
+    mamba: Path = typer.Option(
+        None, "--mamba", help="Parquet or CSV of Mamba2 kernels: kernel_source, batch_size, seq_len, nheads, ..."
+    ),
     ranks_per_node: int = typer.Option(8, min=1, help="Ranks of a node of --exchanges."),
     cluster: str = typer.Option(
         "", "--cluster", help="Cluster preset or file that --collectives or --exchanges were measured on."
@@ -68,6 +71,7 @@ def calibrate(
         exchanges=exchanges,
         experts=experts,
         latent_attention=latent_attention,
+        mamba=mamba,
         ranks_per_node=ranks_per_node,
         cluster=cluster,
     )
