@@ -29,24 +29,24 @@ def test_flops_of_the_scan_are_those_of_its_einsums() -> None:
     parts = einsums(SCAN)
     assert SCAN.flops() == sum(parts.values())
     again = parts["scores"] + parts["states"] + parts["passing"]
-    assert replace(SCAN, phase="backward").flops() == 2 * sum(parts.values()) + again
+    assert replace(SCAN, phase="backward").flops() == 2 * sum(parts.values()) + again + parts["sums"]
     assert replace(SCAN, phase="recompute").flops() == SCAN.flops()
 
 
 def test_a_begun_chunk_has_a_state_of_its_own() -> None:
     more = replace(SCAN, seq_q=13)
-    states = 2 * 4 * 6 * 8 * 4 * 4
+    states = 2 * 4 * 6 * 8 * (2 * 4 + 2 * 2)
     assert more.bytes() - SCAN.bytes() == states + 2 * 2 * (2 * 24 + 2 * 2 * 8 + 4)
 
 
 def test_traffic_of_the_scan() -> None:
     channels, shared = 4 * 6, 2 * 2 * 8 + 4
-    states = CHUNKS * channels * 8 * 4
-    assert SCAN.bytes() == 2 * TOKENS * (2 * channels + shared) + 4 * states
+    states = CHUNKS * channels * 8
+    assert SCAN.bytes() == 2 * TOKENS * (2 * channels + shared) + (2 * 4 + 2 * 2) * states
     gated = replace(SCAN, fused=True)
     assert gated.bytes() - SCAN.bytes() == 2 * TOKENS * 2 * channels
     back = replace(SCAN, phase="backward")
-    assert back.bytes() == 2 * TOKENS * (3 * channels + 2 * shared) + 9 * states
+    assert back.bytes() == 2 * TOKENS * (3 * channels + 2 * shared) + (6 * 4 + 5 * 2) * states
     assert replace(gated, phase="backward").bytes() - back.bytes() == 2 * TOKENS * 3 * channels
 
 

@@ -9,12 +9,13 @@ from vtrain_schemas.operators.elementwise import Streamed
 from vtrain_schemas.operators.operator import Operator
 from vtrain_schemas.operators.registry import Family, OperatorKind, register
 
-# Between chunks, states are kept in 32 bits.
-_STATE_BYTES = 4
-# Passes over the states of all chunks. Forward: each chunk's own state is written, read and written again with those
-# before it added, and read for the output. Backward: the first three again, and for the gradients: written, read and
-# written, read for the inputs and for B; states read for C.
-_STATE_PASSES = {"forward": 4, "backward": 3 + 6}
+# Bytes of states of chunks in 32 bits.
+_WIDE = 4
+# Passes over the states of all chunks, in 32 bits and in the type of the inputs, by mamba_ssm's kernels. Forward: each
+# chunk's own state is written and read wide, with those before it added written and read narrow. Backward: the states
+# again and their gradients are written, both are read and written on the way back, and read for the gradients of the
+# inputs, of B and of C.
+_STATE_PASSES = {"forward": (2, 2), "backward": (6, 5)}
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class ChunkedScan(OperatorKind):
         """The four einsums of listing 1: scores C B of a group in each chunk with the sums that they weigh, states of
         chunks, states of one chunk from those before, and what states add to the output.
 
-        Kernels compute whole squares of a chunk. Backward: each twice, after scores and states again.
+        Kernels compute whole squares of a chunk. Backward: each twice, after scores and states again; mamba_ssm also
+        makes the product of inputs and output gradients twice, for the gradients of the scores and of the decay.
         """
         scores, states, passing = self._scores(operator), self._states(operator), self._passing(operator)
         sums = 2.0 * _tokens(operator) * operator.heads * operator.k * operator.head_dim
         forward = scores + sums + states + passing + states
-        return 2 * forward + scores + states + passing if operator.phase == "backward" else forward
+        return 2 * forward + scores + states + passing + sums if operator.phase == "backward" else forward
 
     def bytes(self, operator: Operator) -> float:
         """Inputs and B, C and steps read, the output written, and states of chunks between the kernels.
@@ -64,8 +66,10 @@ class ChunkedScan(OperatorKind):
         per_token = {"forward": 2 * channels + shared, "backward": 3 * channels + 2 * shared}[phase]
         if operator.fused:
             per_token += {"forward": 2, "backward": 3}[phase] * channels
-        states = _chunks(operator) * channels * operator.n * _STATE_BYTES * _STATE_PASSES[phase]
-        return float(dtype_bytes(operator.dtype) * _tokens(operator) * per_token + states)
+        wide, narrow = _STATE_PASSES[phase]
+        size = dtype_bytes(operator.dtype)
+        states = _chunks(operator) * channels * operator.n * (wide * _WIDE + narrow * size)
+        return float(size * _tokens(operator) * per_token + states)
 
     def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
         """Its inputs; with the gate also that, and the output before it. States are computed again."""
