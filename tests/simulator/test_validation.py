@@ -160,6 +160,31 @@ def test_published_measurements(name: str) -> None:
         assert result.memory_mape < most_memory
 
 
+# Rows whose columns contradict what ran: more memory than a GPU has, or more expert parallel ranks than there are.
+CONTRADICTORY = {
+    "bridge-25.09-GB200-deepseek_v3-FP8-MX-g256-gbs2048",
+    "bridge-25.11-H100-gpt_oss_120b-BF16-g64-gbs512",
+    "bridge-26.02.01-GB300-llama3_70b-MXFP8-g64-gbs256",
+    "bridge-26.02.01-GB300-llama3_70b-NVFP4-g64-gbs256",
+}
+
+
+def test_published_measurements_of_the_recipes() -> None:
+    """Every row is simulated as what its columns say, and fits: it ran."""
+    path = SHARED / "bridge.csv"
+    if not path.exists():
+        pytest.skip(f"{path} is not at hand")
+    (result,) = validate([path])
+    rows = {row.id: row for row in result.rows}
+    assert {name for name, row in rows.items() if not row.fits} <= CONTRADICTORY
+    assert result.unread == ()
+    assert result.pairwise_order is not None
+    assert result.pairwise_order > 0.85
+    for family in result.families:
+        assert family.mape is not None
+        assert family.mape < (0.07 if family.family == "dense" else 0.2)
+
+
 def test_plot_is_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = table(tmp_path / "t.csv", GOOD)
