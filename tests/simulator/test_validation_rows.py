@@ -130,11 +130,21 @@ def test_settings_that_nothing_models_are_named() -> None:
     }
 
 
+def test_numbers_are_as_the_table_writes_them() -> None:
+    model = configuration_of(MOE | {"moe_ffn_hidden_size": "512.0", "moe_imbalance_factor": "1.25"}).model
+    assert (model.moe_ffn_hidden_size, model.moe_imbalance_factor) == (512, 1.25)
+
+
+def test_another_optimizer_is_named_and_another_model_refused() -> None:
+    assert described_by(DENSE | {"optimizer": "muon"}).approximated == ("optimizer",)
+    assert described_by(DENSE | {"optimizer": "adam"}).approximated == ()
+    with pytest.raises(UserError, match="linear attention"):
+        configuration_of(DENSE | {"linear_attention_freq": "4"})
+
+
 def test_models_that_are_not_simulated_are_refused() -> None:
     with pytest.raises(UserError, match="gated delta net"):
         configuration_of(DENSE | {"hybrid_layer_pattern": "MG" * 16})
-    with pytest.raises(UserError, match="--optimizer"):
-        configuration_of(DENSE | {"optimizer": "muon"})
 
 
 def test_hybrid_rows_are_of_models_as_they_are_published() -> None:
@@ -169,3 +179,6 @@ def test_sizes_that_are_not_stated_are_bracketed(tmp_path: Path) -> None:
     assert document["approximated"] == []
     with pytest.raises(UserError, match="not stated"):
         configuration_of(open_row)
+    # A layout says how many chunks there are.
+    laid_out = open_row | {"micro_batch_size": "1", "pipeline_layout": "Et*4|t*4|t*4|t*4L"}
+    assert configuration_of(laid_out).parallel.vpp == 1

@@ -23,38 +23,23 @@ from vtrain_sim.validate.precision_flags import precision_flags
 _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
 # A model with one of these left out would be another one.
 _MODEL_ARGUMENTS = (
-    "--num-distributed-optimizer-instances",
-    "--optimizer",
+    "--experimental-attention-variant",
+    "--linear-attention-freq",
+    "--heterogeneous-block-specs",
+    "--enable-mhc-connections",
 )
 # Attention and experts: as published with Nemotron 3 Super.
 _DEPTH = "*E"
 _COUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 # Columns that rules below read, or which go with another that does.
-_BY_RULE = frozenset(
-    {
-        *("num_gpus", "gpu", "gpus_per_node", "nvlink_domain_gpus", "inter_node_gbps_per_node", "swiglu"),
-        *("num_query_groups", "data_parallel_size", "virtual_pipeline_chunks", "sequence_parallel"),
-        *("pipeline_schedule", "pipeline_layout", "distributed_optimizer", "fsdp", "fsdp_sharding_strategy"),
-        *(
-            "overlap_grad_reduce",
-            "overlap_param_gather",
-            "tp_comm_overlap",
-            "precision",
-            "precision_detail",
-            "recompute_granularity",
-        ),
-        *("grad_reduce_in_fp32", "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher"),
-        *(
-            "moe_load_balance",
-            "task",
-            "dataset",
-            "cross_entropy_fusion",
-            "expandable_segments",
-            "cuda_graph_impl",
-            "cuda_graph_scope",
-        ),
-    }
-)
+_BY_RULE = frozenset({
+    "num_gpus", "gpu", "gpus_per_node", "inter_node_gbps_per_node", "swiglu", "num_query_groups",
+    "data_parallel_size", "virtual_pipeline_chunks", "sequence_parallel", "pipeline_schedule", "pipeline_layout",
+    "distributed_optimizer", "fsdp", "fsdp_sharding_strategy", "overlap_grad_reduce", "overlap_param_gather",
+    "tp_comm_overlap", "precision", "precision_detail", "recompute_granularity", "grad_reduce_in_fp32",
+    "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher", "moe_load_balance", "task", "dataset",
+    "cross_entropy_fusion", "expandable_segments", "cuda_graph_impl", "cuda_graph_scope",
+})  # fmt: skip
 
 
 class Cells:
@@ -183,7 +168,7 @@ def _column(cells: Cells, name: str, left_out: list[str]) -> list[str]:
     if flag in LISTS:
         return [flag, *text.split()]
     if flag in VALUES:
-        return [flag, str(cells.number(name)) if _is_number(text) else text]
+        return [flag, _without_fraction(text)]
     refusal = refused().get(flag)
     if refusal is not None:
         words = text.split() if takes == "list" else [text]
@@ -199,12 +184,13 @@ def _column(cells: Cells, name: str, left_out: list[str]) -> list[str]:
     return []
 
 
-def _is_number(text: str) -> bool:
+def _without_fraction(text: str) -> str:
+    """A whole number as Megatron's arguments take it, also where a table writes 4096.0; any other text as it is."""
     try:
-        float(text)
+        value = float(text)
     except ValueError:
-        return False
-    return True
+        return text
+    return str(int(value)) if value.is_integer() else text
 
 
 def _model(cells: Cells) -> list[str]:

@@ -61,6 +61,8 @@ def _chunks(cells: Cells) -> int:
     vpp = cells.number("virtual_pipeline_chunks", 0 if "virtual_pipeline_chunks" in cells.row else 1)
     if cells.pp == 1:
         return 1
+    if cells.text("pipeline_layout"):
+        return max(1, vpp)  # the layout says it
     # Published with the schedule alone: as many as there are.
     return max(cells.stage_layers) if cells.schedule == "interleaved" and vpp == 1 else vpp
 
