@@ -169,10 +169,12 @@ class DeviceSurface:
 
     def _product(self, operator: Operator, phase: str, m: int, n: int, k: int) -> float:
         surfaces, device = self.surfaces, self.device
-        efficiency = surfaces.efficiency.get(f"gemm/{operator.dtype}", surfaces.efficiency.get("gemm", 1.0))
+        problems = kind(operator.kind).problems(operator)
+        sustained = surfaces.efficiency.get("gemm", 1.0)
+        # What an entry for a type also holds, the kernels of plain products, says nothing of grouped ones.
+        efficiency = sustained if problems > 1 else surfaces.efficiency.get(f"gemm/{operator.dtype}", sustained)
         if phase == "wgrad":
             efficiency *= surfaces.efficiency.get("gemm/wgrad", 1.0)
-        problems = kind(operator.kind).problems(operator)
         if problems > 1:
             share = surfaces.efficiency.get(operator.kind, 1.0)
             efficiency *= surfaces.efficiency.get(f"{operator.kind}/{operator.dtype}", share)
