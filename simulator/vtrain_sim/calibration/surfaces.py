@@ -267,7 +267,7 @@ def to_toml(surfaces: Surfaces) -> str:
         lines += ["", f"[surfaces.gemm.{dtype}]", f"wave_s = {gemm.wave_s:g}", "tiles = ["]
         lines += [f"    {{ m = {t.m}, n = {t.n}, efficiency = {t.efficiency:g} }}," for t in gemm.tiles]
         lines.append("]")
-    for name in ("head_dim", "efficiency", "overhead_s", "host_s", "sigma"):
+    for name in ("head_dim", "efficiency", "overhead_s", "host_s", "host_each_s", "sigma"):
         table = getattr(surfaces, name)
         if table:
             lines += ["", f"[surfaces.{name}]"]

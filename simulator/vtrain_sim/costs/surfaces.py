@@ -51,7 +51,7 @@ class Surfaces:
     that. Latent attention counts by the mean of its two dimensions. efficiency: by kind, "kind/phase" or
     "kind/dtype", of the roofline's bound. overhead_s: fixed time of one call of a kind. launch_s: host time of one
     kernel launch. host_s: further host time of one call of a kind (Python, autograd, waiting for sizes that the device
-    knows). sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole step, beyond
+    knows); host_each_s: for each of the products of a grouped one. sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole step, beyond
     its operators'.
     """
 
@@ -65,6 +65,7 @@ class Surfaces:
     efficiency: Mapping[str, float] = field(default_factory=dict)
     overhead_s: Mapping[str, float] = field(default_factory=dict)
     host_s: Mapping[str, float] = field(default_factory=dict)
+    host_each_s: Mapping[str, float] = field(default_factory=dict)
     sigma: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -88,6 +89,7 @@ class Surfaces:
             efficiency=dict(values.get("efficiency", {})),
             overhead_s=dict(values.get("overhead_s", {})),
             host_s=dict(values.get("host_s", {})),
+            host_each_s=dict(values.get("host_each_s", {})),
             sigma=dict(values.get("sigma", {})),
         )
 
@@ -133,8 +135,10 @@ class DeviceSurface:
 
     def launch_seconds(self, operator: Operator) -> float:
         """Host time of one call: to launch its kernels, and besides."""
+        record = kind(operator.kind)
         besides = self.surfaces.coefficient(self.surfaces.host_s, operator, 0.0)
-        return self.surfaces.launch_s * kind(operator.kind).launches(operator) + besides
+        besides += self.surfaces.coefficient(self.surfaces.host_each_s, operator, 0.0) * record.problems(operator)
+        return self.surfaces.launch_s * record.launches(operator) + besides
 
     def _memory_bound(self, operator: Operator) -> float:
         efficiency = self.surfaces.coefficient(self.surfaces.efficiency, operator, 1.0)

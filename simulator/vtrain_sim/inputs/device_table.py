@@ -24,7 +24,7 @@ _NUMBERS = {
     "launch_s": _SECONDS,
     "step_sigma": _SIGMA,
 }
-_BY_KIND = ("efficiency", "overhead_s", "host_s", "sigma")
+_BY_KIND = ("efficiency", "overhead_s", "host_s", "host_each_s", "sigma")
 _EDGE = Range(1, 1 << 20, whole=True)
 
 
@@ -55,7 +55,9 @@ def check_surfaces(table: object) -> FileTable:
     for entry in _BY_KIND:
         for name, value in check_table(f"surfaces.{entry}", surfaces.get(entry, {}), None, ()).items():
             _check_name(f"surfaces.{entry}", name)
-            allowed = {"overhead_s": _SECONDS, "host_s": _SECONDS, "sigma": _SIGMA}.get(entry) or _efficiency(name)
+            allowed = {"overhead_s": _SECONDS, "host_s": _SECONDS, "host_each_s": _SECONDS, "sigma": _SIGMA}.get(
+                entry
+            ) or _efficiency(name)
             allowed.check(f"surfaces.{entry}.{name}", value)
     for size, rate in check_table("surfaces.head_dim", surfaces.get("head_dim", {}), None, ()).items():
         if not str(size).isdigit():
