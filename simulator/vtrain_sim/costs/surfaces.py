@@ -51,8 +51,8 @@ class Surfaces:
     that. Latent attention counts by the mean of its two dimensions. efficiency: by kind, "kind/phase" or
     "kind/dtype", of the roofline's bound. overhead_s: fixed time of one call of a kind. launch_s: host time of one
     kernel launch. host_s: further host time of one call of a kind (Python, autograd, waiting for sizes that the device
-    knows); host_each_s: for each of the products of a grouped one. sigma: uncertainty by kind, standard deviation of the logarithm. step_sigma: that of a whole step, beyond
-    its operators'.
+    knows); host_each_s: for each product of a grouped one. sigma: uncertainty by kind, standard deviation of the
+    logarithm. step_sigma: that of a whole step, beyond its operators'.
     """
 
     compute_units: int = 0

@@ -22,6 +22,8 @@ def test_host_time_of_a_phase_is_added_to_the_launches() -> None:
     forward = Operator("grouped_gemm", "forward", 4096, 1536, 2048, 8)
     assert surface.launch_seconds(forward) == pytest.approx(5e-6)
     assert surface.launch_seconds(replace(forward, phase="backward")) == pytest.approx(1e-3 + 10e-6)
+    each = DeviceSurface(DEVICE, replace(surfaces, host_each_s={"grouped_gemm/forward": 2e-5}))
+    assert each.launch_seconds(forward) == pytest.approx(5e-6 + 8 * 2e-5)
     assert Surfaces.from_dict({"host_s": {"router": 2e-4}}).host_s == {"router": 2e-4}
 
 
@@ -33,5 +35,5 @@ def test_small_microbatches_of_experts_wait_for_the_host() -> None:
         configuration = Configuration(presets.model("qwen3-30b-a3b"), parallel, TrainSpec(size, 64))
         return Projector.modelled(presets.cluster("dgx-b200"), surfaces).project(configuration).iteration_time_s
 
-    assert seconds(1, PRESET) > 1.5 * seconds(1, replace(PRESET, host_s={}))
+    assert seconds(1, PRESET) > 1.5 * seconds(1, replace(PRESET, host_s={}, host_each_s={}))
     assert seconds(4, PRESET) < 0.6 * seconds(1, PRESET)

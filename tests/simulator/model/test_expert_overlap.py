@@ -23,7 +23,7 @@ OVERLAPPED = replace(BASE, parallel=replace(LAYOUT, overlap_moe_comm=True))
 def projected(configuration: Configuration) -> Projection:
     cluster = "dgx-h100"
     # Where the host holds up nothing.
-    surfaces = replace(Surfaces.from_dict(presets.cluster_surfaces(cluster)), host_s={})
+    surfaces = replace(Surfaces.from_dict(presets.cluster_surfaces(cluster)), host_s={}, host_each_s={})
     return Projector.modelled(presets.cluster(cluster), surfaces).project(configuration)
 
 
