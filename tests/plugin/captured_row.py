@@ -86,6 +86,7 @@ def _transformer_config(model: ModelSpec, parallel: ParallelSpec, train: TrainSp
         "normalization": model.normalization,
         "qk_layernorm": model.qk_layernorm,
         "add_bias_linear": model.add_bias_linear,
+        "add_qkv_bias": model.add_qkv_bias,
         "gated_linear_unit": model.swiglu,
         "activation_func": torch.nn.functional.silu if model.swiglu else torch.nn.functional.gelu,
         "hidden_dropout": 0.1 if model.dropout else 0.0,

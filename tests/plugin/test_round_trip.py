@@ -61,6 +61,7 @@ def models(draw: st.DrawFn, num_layers: int) -> ModelSpec:
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         position_embedding_type=positions,
         untie_embeddings_and_output_weights=draw(switch),
+        add_qkv_bias=draw(switch),
         qk_layernorm=draw(switch),
         dropout=draw(switch),
         **experts,
@@ -168,7 +169,6 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
     [
         ({"mtp_num_layers": 1, "mtp_use_repeated_layer": True}, {}, "multi-token prediction"),
         ({"gated_linear_unit": True, "activation_func": "gelu"}, {}, "SwiGLU"),
-        ({"add_qkv_bias": True}, {}, "add_qkv_bias"),
         ({"model_class": "T5Model"}, {}, "T5Model"),
         ({"model_class": "BertModel"}, {}, "BertModel"),
         ({"is_hybrid_model": True}, {}, "Mamba"),

@@ -158,8 +158,6 @@ class CapturedConfig:
         gated, function = self.transformer.get("gated_linear_unit"), self.transformer.get("activation_func")
         if gated and not run.get("swiglu"):
             raise self.refuse("a gated activation other than SwiGLU", "activation_func", function)
-        if self.transformer.get("add_qkv_bias") and not run.get("add_bias_linear"):
-            raise self.refuse("biases on the query, key and value projection alone", "add_qkv_bias", True)
 
     def _check_step(self, run: Run) -> None:
         optimizer = run.get("optimizer")

@@ -1,8 +1,9 @@
 """The configuration that a captured run had.
 
 Each field comes from the typed column of the runs table where there is one, else from `config_json`. What
-neither says has the default of the spec. A run of something that the specs cannot say is refused. Four fields
+neither says has the default of the spec. A run of something that the specs cannot say is refused. Six fields
 are assumptions of a projection and nothing that a run has: `ModelSpec.moe_imbalance_factor`,
+`ModelSpec.norms_per_layer` and `qk_layernorm_weights` (Megatron-Core's GPT has one kind of each),
 `ParallelSpec.scatter_gather` (Megatron-Core does not do it), `TrainSpec.schedule` (Megatron-Core chooses it by
 the chunks of a stage, as "auto" does), and `ModelSpec.max_position_embeddings` without learned positions.
 """
@@ -70,6 +71,7 @@ def _model(run: Run, config: CapturedConfig, tp: int) -> ModelSpec:
         max_position_embeddings=run.get("max_position_embeddings") or 0,
         swiglu=bool(run.get("swiglu")),
         add_bias_linear=bool(run.get("add_bias_linear")),
+        add_qkv_bias=bool(config.transformer.get("add_qkv_bias")),
         normalization=run.get("normalization") or "LayerNorm",
         position_embedding_type="rope" if position in _ROTARY else position,
         untie_embeddings_and_output_weights=bool(run.get("untie_embeddings_and_output_weights")),

@@ -73,6 +73,9 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--normalization": ("normalization", text),
     "--position-embedding-type": ("position_embedding_type", choice(
         {"learned_absolute": "learned_absolute", "rope": "rope", "yarn": "rope", "mrope": "rope", "none": "none"})),
+    # vtrain's words for what Megatron has no argument for.
+    "--norms-per-layer": ("norms_per_layer", whole_number),
+    "--qk-layernorm-weights": ("qk_layernorm_weights", text),
     "--hidden-dropout": ("hidden_dropout", probability),
     "--attention-dropout": ("attention_dropout", probability),
     "--num-experts": ("num_experts", whole_number),
@@ -152,6 +155,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--is-hybrid-model": ("is_hybrid_model", True),
     "--disable-bias-linear": ("add_bias_linear", False),
     "--no-add-bias-linear": ("add_bias_linear", False),
+    "--add-qkv-bias": ("add_qkv_bias", True),
     "--untie-embeddings-and-output-weights": ("untie_embeddings_and_output_weights", True),
     "--group-query-attention": ("group_query_attention", True),
     "--multi-latent-attention": ("multi_latent_attention", True),

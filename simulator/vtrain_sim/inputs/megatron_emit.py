@@ -57,6 +57,10 @@ def _model(model: ModelSpec) -> list[str]:
         *_latent(model),
         *_switches(qk_layernorm=model.qk_layernorm),
         *_values(
+            qk_layernorm_weights=model.qk_layernorm_weights
+            if model.qk_layernorm_weights != ModelSpec.qk_layernorm_weights
+            else "",
+            norms_per_layer=model.norms_per_layer if model.norms_per_layer != ModelSpec.norms_per_layer else 0,
             mtp_num_layers=0 if model.symbols else model.mtp_num_layers,
             window_size=f"{model.window_size},0" if model.window_size else "",
             window_attn_skip_freq=model.window_attn_skip_freq,
@@ -66,6 +70,7 @@ def _model(model: ModelSpec) -> list[str]:
         *_switches(
             swiglu=model.swiglu,
             disable_bias_linear=not model.add_bias_linear,
+            add_qkv_bias=model.add_qkv_bias,
             untie_embeddings_and_output_weights=model.untie_embeddings_and_output_weights,
         ),
     ]

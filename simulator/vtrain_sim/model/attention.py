@@ -28,7 +28,7 @@ def attention_block(shard: Shard, windowed: bool = False) -> Region:
     project = shard.linear(
         "linear_proj", shard.tokens, model.hidden_size, width, bias=model.add_bias_linear, saves=copy
     )
-    leave, backward_leave = shard.row_parallel("attention", project)
+    leave, backward_leave = shard.norm_after("post_attention_layernorm", shard.row_parallel("attention", project))
     again = _ring(shard, recompute(core), 1) if spec.recomputes("core_attn") else []
     norm_again = [recompute(norm)] if spec.recomputes("layernorm") else []
     return (
@@ -150,7 +150,7 @@ def _fused_qkv(shard: Shard) -> Inputs:
         shard.tokens,
         width,
         model.hidden_size,
-        bias=model.add_bias_linear,
+        bias=model.add_bias_linear or model.add_qkv_bias,
         saves=_input_bytes(shard),
     )
     enter, backward_enter = shard.column_parallel("attention_qkv", qkv)
@@ -160,10 +160,17 @@ def _fused_qkv(shard: Shard) -> Inputs:
         norm = shard.norm(
             "qk_layernorm", shard.tokens * heads, model.kv_channels, saves=shard.tokens * width * shard.size
         )
-        # Queries and keys have a norm each.
-        small.append(replace(norm, parameters=2 * norm.parameters).replicated())
+        small.append(_weighted(norm, model.qk_layernorm_weights, heads))
     small.append(shard.operator("rope", "rope", shard.tokens, width))
     return [*enter, *small], [*backward_of(small), *backward_enter], []
+
+
+def _weighted(norm: Compute, weights: str, heads: int) -> Compute:
+    """The norm of queries and keys with its parameters. heads: of both, on one rank."""
+    if weights == "all":
+        return replace(norm, parameters=heads * norm.parameters, replicated_parameters=0)
+    # Queries and keys have a norm each.
+    return replace(norm, parameters=2 * norm.parameters if weights == "shared" else 0).replicated()
 
 
 def _latent(shard: Shard) -> Inputs:

@@ -24,7 +24,7 @@ def moe_block(shard: Shard) -> Region:
         shard.local_tokens,
         model.num_experts,
         model.hidden_size,
-        parameters=model.hidden_size * model.num_experts,
+        parameters=(model.hidden_size + model.add_bias_linear) * model.num_experts,
     ).replicated()
     # Where tokens go (a map and probabilities of all experts in 32 bits) and the probabilities in the order of the
     # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
@@ -34,10 +34,11 @@ def moe_block(shard: Shard) -> Region:
     compute = _experts(shard)
     down, up = _latent(shard)
     routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute, up)
-    return (
+    block: Region = (
         [norm, router, *down, permute, *routed],
         [*backward_routed, backward(permute), *backward_of(down), backward(router), backward(norm)],
     )
+    return shard.norm_after("post_mlp_layernorm", block)
 
 
 def _latent(shard: Shard) -> tuple[list[Compute], list[Compute]]:

@@ -12,12 +12,16 @@ def mlp_block(shard: Shard) -> Region:
     model, spec = shard.model, shard.spec
     norm = shard.norm("pre_mlp_layernorm", shard.local_tokens, model.hidden_size)
     # The first product has the norm fused into it, so that what runs again begins with the norm's input.
-    again = [recompute(norm)] if spec.recomputes("layernorm") or spec.recomputes("mlp") else []
-    kept = 0 if again else shard.local_input_bytes
+    shared = model.norms_per_layer == 1
+    runs_again = not shared and (spec.recomputes("layernorm") or spec.recomputes("mlp"))
+    again = [recompute(norm)] if runs_again else []
+    kept = 0 if again or shared else shard.local_input_bytes
     enter, leave = gated_mlp(shard, model.ffn_hidden_size, "mlp", ("linear_fc1", "linear_fc2"), kept)
-    if spec.recomputes("mlp"):
-        return [norm, *enter[0], *leave[0]], [*again, *leave[1], *enter[1], backward(norm)]
-    return [norm, *enter[0], *leave[0]], [*leave[1], *again, *enter[1], backward(norm)]
+    back = [*again, *leave[1], *enter[1]] if spec.recomputes("mlp") else [*leave[1], *again, *enter[1]]
+    if shared:
+        # The block has attention's input, normalised there.
+        return [*enter[0], *leave[0]], back
+    return shard.norm_after("post_mlp_layernorm", ([norm, *enter[0], *leave[0]], [*back, backward(norm)]))
 
 
 def gated_mlp(shard: Shard, width: int, region: str, names: tuple[str, str], saves: int) -> tuple[Region, Region]:

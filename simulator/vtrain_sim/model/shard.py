@@ -59,6 +59,13 @@ class Shard:
         parameters = self.parameters_per_norm * columns
         return self.operator(name, "norm", rows, columns, parameters=parameters, saves=saves).replicated()
 
+    def norm_after(self, name: str, region: Region) -> Region:
+        """The region, with a norm of what it puts out where the layer has one after each block."""
+        if self.model.norms_per_layer < 4:
+            return region
+        norm = self.norm(name, self.local_tokens, self.model.hidden_size)
+        return [*region[0], norm], [backward(norm), *region[1]]
+
     def linear(
         self, name: str, m: int, n: int, k: int, *, bias: bool = False, saves: int | None = None
     ) -> list[Compute]:

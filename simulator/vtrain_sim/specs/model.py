@@ -32,7 +32,11 @@ class ModelSpec:
     attention sink. hybrid_layer_pattern: a symbol for each layer (`specs.hybrid_pattern`), and
     mtp_hybrid_override_pattern those of a depth of multi-token prediction; empty: all are transformer layers. mamba_*:
     sizes of the Mamba2 mixers (Dao and Gu 2024, arXiv:2405.21060); mamba_num_heads of 0 is Megatron's default, 2 x
-    hidden size / head size.
+    hidden size / head size. add_qkv_bias: biases of the query, key and value projection where add_bias_linear is
+    not set. norms_per_layer: 2, before attention and before the feed-forward block; 1, for both (GPT-J's parallel layer);
+    4, also after each (Gemma 2, arXiv:2408.00118, section 2). qk_layernorm_weights: those of the norms of queries and
+    keys are "shared" by all heads, "all" heads have their own (OLMo 2, arXiv:2501.00656, section 3.2), or there are
+    "none" (L2).
     """
 
     num_layers: int
@@ -46,6 +50,7 @@ class ModelSpec:
     max_position_embeddings: int = 0
     swiglu: bool = False
     add_bias_linear: bool = True
+    add_qkv_bias: bool = False
     normalization: str = "LayerNorm"
     position_embedding_type: str = "learned_absolute"
     untie_embeddings_and_output_weights: bool = False
@@ -59,6 +64,8 @@ class ModelSpec:
     moe_router_group_topk: int = 0
     moe_latent_size: int = 0
     qk_layernorm: bool = False
+    qk_layernorm_weights: str = "shared"
+    norms_per_layer: int = 2
     dropout: bool = True
     multi_latent_attention: bool = False
     q_lora_rank: int = 0
@@ -96,6 +103,8 @@ class ModelSpec:
         one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
         whole("--mtp-num-layers", self.mtp_num_layers, 0)
         whole("--window-size", self.window_size, 0)
+        one_of("--norms-per-layer", self.norms_per_layer, (1, 2, 4))
+        one_of("--qk-layernorm-weights", self.qk_layernorm_weights, ("shared", "all", "none"))
         windowed_layers(self.window_size, self.window_attn_skip_freq, self.num_layers)
         one_of("--softmax-type", self.softmax_type, ("vanilla", "off-by-one", "learnable"))
         if self.window_size and self.multi_latent_attention:
@@ -157,6 +166,8 @@ class ModelSpec:
         finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
         whole("--moe-latent-size", self.moe_latent_size, 0)
         moe_layers(self.moe_layer_freq, self.num_layers)
+        if self.norms_per_layer == 1:
+            raise SpecError("--norms-per-layer 1 does not go with --num-experts")
 
     def _check_hybrid(self) -> None:
         pattern, depth = self.hybrid_layer_pattern, self.mtp_hybrid_override_pattern
@@ -202,6 +213,8 @@ class ModelSpec:
         ):
             positive(flag, size)
         whole("--q-lora-rank", self.q_lora_rank, 0)
+        if self.qk_layernorm_weights != "shared":
+            raise SpecError("--qk-layernorm-weights does not go with --multi-latent-attention")
         if self.num_query_groups != self.num_attention_heads:
             raise SpecError("--multi-latent-attention has no query groups: leave out --group-query-attention")
 
