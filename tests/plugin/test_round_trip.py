@@ -326,6 +326,7 @@ def test_sharding_of_megatron_fsdp(strategy: str, fsdp: bool, zero: bool) -> Non
 
 def test_pattern_is_the_one_of_the_flag() -> None:
     assert write_pattern([0] * 3 + [1] * 58) == "([0]*3+[1]*58)"
+    assert write_pattern([0, 1] * 24) == "([0,1]*24)"
     with pytest.raises(SpecError):
         ModelSpec(4, 64, 4, 32, 128, num_experts=4, moe_router_topk=2, moe_layer_freq=write_pattern([0, 1]))
 

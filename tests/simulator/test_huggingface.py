@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from vtrain_sim.commands.sim import app
+from vtrain_sim.commands.sim import app, main
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.huggingface import left_out, read_config
+from vtrain_sim.inputs.huggingface import known_types, left_out, read_config
 from vtrain_sim.specs import ModelSpec
 
 BASE = {
@@ -23,6 +24,7 @@ BASE = {
     "vocab_size": 1000,
 }
 QWEN = {**BASE, "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+OPT = {**BASE, "model_type": "opt", "ffn_dim": 1024}
 DEEPSEEK = {**BASE, "model_type": "deepseek_v2", "n_routed_experts": 8, "num_experts_per_tok": 2}
 
 
@@ -52,23 +54,31 @@ def test_which_layers_are_mixtures_of_experts(tmp_path: Path, fields: dict[str, 
     assert list(map(int, model(tmp_path, fields).moe_layers)) == mixtures
 
 
+SWITCHED = {"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 4}
+LISTED = ["sliding_attention"] * 2 + ["full_attention"] * 4
+
+
 @pytest.mark.parametrize(
     ("fields", "slides"),
     [
-        ({"model_type": "mistral", "sliding_window": 4096}, True),
-        ({"model_type": "mistral", "sliding_window": None}, False),
-        ({"model_type": "mixtral", "sliding_window": 8192}, False),
-        ({"model_type": "qwen2", "sliding_window": 4096}, False),
-        ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True}, True),
-        ({"model_type": "llama", "sliding_window": 4096}, False),
+        ({"model_type": "mistral", "sliding_window": 4096}, [1, 1, 1, 1, 1, 1]),
+        ({"model_type": "mistral", "sliding_window": None}, [0, 0, 0, 0, 0, 0]),
+        ({"model_type": "phi3", "sliding_window": 4096}, [1, 1, 1, 1, 1, 1]),
+        ({"model_type": "qwen2", "sliding_window": 4096}, [0, 0, 0, 0, 0, 0]),
+        ({"model_type": "qwen2", **SWITCHED}, [0, 0, 0, 0, 1, 1]),
+        ({"model_type": "qwen2", **SWITCHED, "use_sliding_window": False}, [0, 0, 0, 0, 0, 0]),
+        ({"model_type": "llama", "sliding_window": 4096}, [0, 0, 0, 0, 0, 0]),
+        ({"model_type": "gemma2", "sliding_window": 4096}, [1, 0, 1, 0, 1, 0]),
+        ({"model_type": "gemma3_text", "sliding_window": 4096}, [1, 1, 1, 1, 1, 0]),
+        ({"model_type": "cohere2", "sliding_window": 4096}, [1, 1, 1, 0, 1, 1]),
+        # A list in the file counts more than what its family does.
+        ({"model_type": "gemma2", "sliding_window": 4096, "layer_types": LISTED}, [1, 1, 0, 0, 0, 0]),
     ],
 )
-def test_sliding_windows(tmp_path: Path, fields: dict[str, Any], slides: bool) -> None:
-    if slides:
-        with pytest.raises(UserError, match="sliding_window is 4096: attention to the last tokens alone"):
-            model(tmp_path, {**BASE, **fields})
-    else:
-        assert model(tmp_path, {**BASE, **fields}).seq_length == 8192
+def test_sliding_windows(tmp_path: Path, fields: dict[str, Any], slides: list[int]) -> None:
+    read = model(tmp_path, {**BASE, **fields})
+    assert list(map(int, read.windowed_layers)) == slides
+    assert read.window_size == (4096 if any(slides) else 0)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,11 @@ def test_sliding_windows(tmp_path: Path, fields: dict[str, Any], slides: bool) -
         ({**BASE, "model_type": "llama", "num_hidden_layers": -1}, "--num-layers is -1"),
         ({**QWEN, "num_hidden_layers": 10**9}, "more than any model has"),
         ({**QWEN, "decoder_sparse_step": 7}, "no layer of them"),
+        ({**QWEN, "layer_types": ["linear_attention"] * 6}, "layers of anything but softmax attention"),
+        ({**QWEN, "layer_types": ["full_attention"]}, "layer_types does not list its 6 layers"),
+        ({**QWEN, "rope_scaling": 2}, "rope_scaling is 2: it takes a table"),
+        ({**OPT, "word_embed_proj_dim": 256}, "embeddings of another width than the layers"),
+        ({**OPT, "ffn_dim": None}, "does not say ffn_dim"),
     ],
 )
 def test_sizes_that_are_none(tmp_path: Path, fields: dict[str, Any], word: str) -> None:
@@ -100,8 +115,74 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert left_out(written(tmp_path, {**BASE, "model_type": "llama", "attention_bias": False})) == ()
 
 
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"model_type": "llama", "mlp_bias": True}, "biases of the feed-forward block, which are left out"),
+        ({"model_type": "gemma2", "attn_logit_softcapping": 50.0}, "scores of attention capped"),
+        ({"model_type": "gpt_neox", "use_parallel_residual": True}, "beside each other, which run one after the other"),
+        ({"model_type": "llama", "no_rope_layers": [1, 0]}, "layers without rotary embedding"),
+        ({"model_type": "cohere"}, "cohere model, which has attention and feed-forward block beside each other"),
+        (
+            {"model_type": "mistral3", "text_config": {**BASE, "model_type": "mistral"}, "vision_config": {"n": 1}},
+            "enc",
+        ),
+    ],
+)
+def test_what_is_approximated_is_said(tmp_path: Path, fields: dict[str, Any], what: str) -> None:
+    (sentence,) = left_out(written(tmp_path, {**BASE, **fields}))
+    assert what in sentence
+
+
+def test_biases(tmp_path: Path) -> None:
+    llama = {**BASE, "model_type": "llama"}
+    both = model(tmp_path, {**llama, "attention_bias": True, "mlp_bias": True})
+    assert (both.add_bias_linear, both.add_qkv_bias) == (True, False)
+    some = model(tmp_path, {**llama, "attention_bias": True})
+    assert (some.add_bias_linear, some.add_qkv_bias) == (False, True)
+    assert model(tmp_path, {**BASE, "model_type": "qwen2"}).add_qkv_bias
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"model_type": "qwen3_next"}, "gated delta net layers"),
+        ({"model_type": "minimax_text_01", "attn_type_list": [0, 1]}, "lightning attention"),
+        ({"model_type": "minimax", "attn_type_list": [0, 0, 0, 0, 0, 1]}, "lightning attention"),
+        ({"model_type": "minimax"}, "lightning attention"),
+        ({"model_type": "nemotron_h"}, "Mamba layers"),
+        ({"model_type": "deepseek_v32"}, "sparse attention with an indexer"),
+        ({"model_type": "jetmoe"}, "mixtures of attention heads"),
+        ({"model_type": "qwen3_5", "text_config": {**BASE, "model_type": "qwen3_5_text"}}, "gated delta net layers"),
+        ({"model_type": "t5"}, "read are baichuan, bloom, "),
+    ],
+)
+def test_models_that_are_not_simulated_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, Any],
+    what: str,
+) -> None:
+    path = written(tmp_path, {**BASE, **fields})
+    flags = f"vtrain-sim project --cluster dgx-h100 --model {path} --micro-batch-size 1 --global-batch-size 8"
+    monkeypatch.setattr("sys.argv", flags.split())
+    with pytest.raises(SystemExit) as done:
+        main()
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert done.value.code == 2
+    assert what in sentence
+
+
 def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = written(tmp_path, {**BASE, "model_type": "llama"})
     plain = read_config(path)
     path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
     assert read_config(path) == plain
+
+
+def test_types_that_the_documentation_lists_are_those_that_are_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text()
+    section = text.partition("## A Hugging Face")[2].partition("The text model of")[0]
+    listed = re.findall(r"`(\w+)`", section.partition("|---|---|")[2])
+    assert sorted(listed) == list(known_types())

@@ -34,9 +34,9 @@ class ModelSpec:
     sizes of the Mamba2 mixers (Dao and Gu 2024, arXiv:2405.21060); mamba_num_heads of 0 is Megatron's default, 2 x
     hidden size / head size. add_qkv_bias: biases of the query, key and value projection where add_bias_linear is
     not set. norms_per_layer: 2, before attention and before the feed-forward block; 1, for both (GPT-J's parallel
-    layer); 4, also after each (Gemma 2, arXiv:2408.00118, section 2). qk_layernorm_weights: those of the norms of queries and
-    keys are "shared" by all heads, "all" heads have their own (OLMo 2, arXiv:2501.00656, section 3.2), or there are
-    "none" (L2).
+    layer); 4, also after each (Gemma 2, arXiv:2408.00118, section 2). qk_layernorm_weights: those of the norms of
+    queries and keys are "shared" by all heads, "all" heads have their own (OLMo 2, arXiv:2501.00656), or there are
+    "none" (L2 norm).
     """
 
     num_layers: int

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from vtrain_sim.specs.checks import SpecError
 
 _FLAG = "--moe-layer-freq"
+# Of alternating layers that are written as a repeated list.
+_LONGEST_PERIOD = 8
 
 
 def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
@@ -33,6 +35,10 @@ def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
 
 def write_pattern(layers: Sequence[int]) -> str:
     """A list of 0 and 1, one per layer, as Megatron's ``--moe-layer-freq`` takes it."""
+    for period in range(2, min(_LONGEST_PERIOD, len(layers) // 2) + 1):
+        unit, times = list(layers[:period]), len(layers) // period
+        if len(set(unit)) > 1 and list(layers) == unit * times:
+            return f"({unit}*{times})".replace(" ", "")
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][0] == layer:
