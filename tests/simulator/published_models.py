@@ -168,12 +168,12 @@ CONFIGS: dict[str, Config] = {
     ),
     "deepseek-v2": _llama(
         "deepseek_v2", 60, 5120, 12288, (128, 128), 102400, 163840, n_routed_experts=160, num_experts_per_tok=6,
-        n_shared_experts=2, moe_intermediate_size=1536, first_k_dense_replace=1, moe_layer_freq=1,
+        n_shared_experts=2, moe_intermediate_size=1536, first_k_dense_replace=1, moe_layer_freq=1, n_group=8, topk_group=3,
         rope_scaling={"original_max_position_embeddings": 4096}, **_LATENT,
     ),
     "deepseek-v3": _llama(
         "deepseek_v3", 61, 7168, 18432, (128, 128), 129280, 163840, n_routed_experts=256, num_experts_per_tok=8,
-        n_shared_experts=1, moe_intermediate_size=2048, first_k_dense_replace=3, moe_layer_freq=1,
+        n_shared_experts=1, moe_intermediate_size=2048, first_k_dense_replace=3, moe_layer_freq=1, n_group=8, topk_group=4,
         num_nextn_predict_layers=1, rope_scaling={"original_max_position_embeddings": 4096}, **_LATENT,
     ),
     "moonlight-16b-a3b": _llama(

@@ -134,6 +134,15 @@ def test_what_is_approximated_is_said(tmp_path: Path, fields: dict[str, Any], wh
     assert what in sentence
 
 
+def test_groups_of_experts_that_a_token_reaches(tmp_path: Path) -> None:
+    """DeepSeek-V2's device-limited routing (arXiv:2405.04434, section 2.2.2)."""
+    groups = {**DEEPSEEK, "n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy"}
+    read = model(tmp_path, groups)
+    assert (read.moe_router_num_groups, read.moe_router_group_topk) == (4, 2)
+    assert model(tmp_path, {**groups, "topk_method": "greedy"}).moe_router_num_groups == 0
+    assert model(tmp_path, {**groups, "n_group": 1, "topk_group": 1}).moe_router_num_groups == 0
+
+
 def test_biases(tmp_path: Path) -> None:
     llama = {**BASE, "model_type": "llama"}
     both = model(tmp_path, {**llama, "attention_bias": True, "mlp_bias": True})

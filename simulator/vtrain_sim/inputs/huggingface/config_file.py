@@ -19,7 +19,7 @@ _WHOLE = (
     "n_shared_experts", "shared_expert_intermediate_size", "shared_intermediate_size", "first_k_dense_replace",
     "moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", "q_lora_rank", "kv_lora_rank",
     "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "sliding_window", "sliding_window_pattern",
-    "max_window_layers", "attention_chunk_size", "num_nextn_predict_layers", "num_mtp_modules",
+    "max_window_layers", "n_group", "topk_group", "attention_chunk_size", "num_nextn_predict_layers", "num_mtp_modules",
     "num_ln_in_parallel_attn", "moe_num_experts", "moe_top_k", "kv_n_heads",
 )  # fmt: skip
 # Tables of sizes within the file.

@@ -63,6 +63,8 @@ def _deepseek(c: FileTable) -> SpecFields:
         width = c.get("moe_intermediate_size") or c["intermediate_size"]
         shared = (c.get("n_shared_experts") or 0) * width
         fields |= experts(c, c["n_routed_experts"], width, shared, after_the_first)
+        if (c.get("n_group") or 1) > 1 and c.get("topk_method") != "greedy":
+            fields |= {"moe_router_num_groups": c["n_group"], "moe_router_group_topk": c["topk_group"]}
     if c.get("kv_lora_rank"):
         fields |= {
             "multi_latent_attention": True,
