@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from vtrain_sim.commands.sim import app, main
 from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.huggingface import known_types, left_out, read_config
 from vtrain_sim.specs import ModelSpec
 
@@ -188,6 +189,22 @@ def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     plain = read_config(path)
     path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
     assert read_config(path) == plain
+
+
+def test_presets_that_the_documentation_lists_are_those_that_there_are() -> None:
+    root = Path(__file__).parents[2]
+    section = (root / "docs" / "inputs.md").read_text().partition("## Model presets")[2].partition("## A Hugging")[0]
+    names = presets.names("models")
+    assert sorted(re.findall(r"`([^`]+)`", section.partition("|---|---|")[2])) == names
+    assert f"Presets: {len(names)} models" in (root / "README.md").read_text()
+
+
+def test_a_preset_says_what_it_has_not() -> None:
+    flags = "project --cluster dgx-h100 --model falcon-7b --micro-batch-size 1 --global-batch-size 8"
+    output = CliRunner().invoke(app, flags.split()).output
+    assert "note: falcon-7b has attention and feed-forward block beside each other, which run one after" in output
+    plain = CliRunner().invoke(app, flags.replace("falcon-7b", "llama3-8b").split()).output
+    assert "note: llama3-8b has" not in plain
 
 
 def test_types_that_the_documentation_lists_are_those_that_are_read() -> None:

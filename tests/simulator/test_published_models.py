@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from simulator.published_models import CONFIGS
-from vtrain_sim.inputs.huggingface import known_types, read_config
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.huggingface import known_types, left_out, read_config
 from vtrain_sim.model import StageProgram, build_step
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 
@@ -223,3 +224,18 @@ def test_every_family_is_tried() -> None:
     # Newer words for what is tried by another one.
     assert set(known_types()) - tried == {"granitemoeshared", "minimax_m2"}
     assert set(PUBLISHED) | set(_GLM) == set(CONFIGS)
+
+
+# Fields in which a preset says how a model was trained, and its file, or the class that reads it, how it is used.
+_TRAINING = ("seq_length", "max_position_embeddings", "dropout", "window_size", "make_vocab_size_divisible_by")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_presets_are_the_published_models(tmp_path: Path, name: str) -> None:
+    preset, published = presets.model(name), model(tmp_path, name)
+    same = {field: getattr(preset, field) for field in _TRAINING}
+    assert replace(published, **same) == preset
+    assert preset.window_size in (0, published.window_size)
+    said = [sentence.partition(" has ")[2] for sentence in presets.approximations(name)]
+    for sentence in left_out(tmp_path / "config.json"):
+        assert any(sentence.endswith(what) for what in said)

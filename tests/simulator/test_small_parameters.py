@@ -72,6 +72,11 @@ def test_a_norm_for_both_blocks() -> None:
         replace(MODEL, norms_per_layer=3)
 
 
+def test_weights_of_norms_that_are_not_there() -> None:
+    with pytest.raises(SpecError, match="--qk-layernorm-weights needs --qk-layernorm"):
+        replace(MODEL, qk_layernorm_weights="all")
+
+
 @pytest.mark.parametrize(("weights", "count"), [("shared", 2 * 64), ("all", (8 + 2) * 64), ("none", 0)])
 def test_weights_of_the_norms_of_queries_and_keys(weights: str, count: int) -> None:
     normed = replace(MODEL, qk_layernorm=True, qk_layernorm_weights=weights)

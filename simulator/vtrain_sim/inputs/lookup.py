@@ -29,9 +29,9 @@ def find_model(name: str) -> ModelSpec:
 
 
 def left_out_of_model(name: str) -> tuple[str, ...]:
-    """Sentences about what a model's file says that is left out of its projection."""
+    """Sentences about what a model has that is left out of its projection. name: "" where another source has it."""
     if not _is_config(name):
-        return ()
+        return presets.approximations(name) if name else ()
     from vtrain_sim.inputs.huggingface import left_out
 
     return left_out(Path(name))

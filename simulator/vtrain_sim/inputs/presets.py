@@ -42,8 +42,13 @@ def priors(name: str) -> FileTable:
 
 def model(name: str) -> ModelSpec:
     """A model preset; raises `UserError` with the nearest name."""
-    values = {k: v for k, v in _load("models", name).items() if k != "source"}
+    values = {k: v for k, v in _load("models", name).items() if k not in ("source", "approximated")}
     return ModelSpec(name=name, **values)
+
+
+def approximations(name: str) -> tuple[str, ...]:
+    """A sentence for each thing that a model has and its preset has not; raises `UserError` as `model` does."""
+    return tuple(f"{name} has {what}" for what in _load("models", name).get("approximated", ()))
 
 
 def device(name: str) -> DeviceSpec:

@@ -105,6 +105,8 @@ class ModelSpec:
         whole("--window-size", self.window_size, 0)
         one_of("--norms-per-layer", self.norms_per_layer, (1, 2, 4))
         one_of("--qk-layernorm-weights", self.qk_layernorm_weights, ("shared", "all", "none"))
+        if self.qk_layernorm_weights != "shared" and not self.qk_layernorm:
+            raise SpecError("--qk-layernorm-weights needs --qk-layernorm")
         windowed_layers(self.window_size, self.window_attn_skip_freq, self.num_layers)
         one_of("--softmax-type", self.softmax_type, ("vanilla", "off-by-one", "learnable"))
         if self.window_size and self.multi_latent_attention:

@@ -16,6 +16,11 @@ EMBEDDING_NORM = "a norm of the embeddings, which is left out"
 NO_ROPE = "layers without rotary embedding, which have it here"
 
 
+def qk_norm(on: object, weights: str) -> SpecFields:
+    """Norms of queries and keys, where they are on, with weights as `ModelSpec` names them."""
+    return {"qk_layernorm": True, "qk_layernorm_weights": weights} if on else {}
+
+
 @dataclass(frozen=True)
 class Family:
     """read: the model's fields. defaults: what a file may leave out, as Transformers has it.

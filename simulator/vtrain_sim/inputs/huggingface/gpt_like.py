@@ -5,7 +5,7 @@ from __future__ import annotations
 from vtrain_sim.file_table import FileTable, SpecFields
 from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
 from vtrain_sim.inputs.huggingface.experts import experts
-from vtrain_sim.inputs.huggingface.family import BESIDE, EMBEDDING_NORM, OUTPUT_BIAS, Family
+from vtrain_sim.inputs.huggingface.family import BESIDE, EMBEDDING_NORM, OUTPUT_BIAS, Family, qk_norm
 from vtrain_sim.inputs.huggingface.windows import EVERY
 from vtrain_sim.specs.checks import SpecError
 
@@ -124,8 +124,7 @@ def _mpt(c: FileTable) -> SpecFields:
         "add_bias_linear": not plain,
         # A LayerNorm without biases has the work and the parameters of an RMSNorm.
         "normalization": "RMSNorm" if plain else "LayerNorm",
-        "qk_layernorm": bool(attention.get("qk_ln")),
-        "qk_layernorm_weights": "all",
+        **qk_norm(attention.get("qk_ln"), "all"),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vtrain_sim.file_table import FileTable, SpecFields
 from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
 from vtrain_sim.inputs.huggingface.experts import after_the_first, every_nth, experts, interleaved
-from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, Family
+from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, Family, qk_norm
 from vtrain_sim.inputs.huggingface.windows import EVERY, LATER, PATTERN
 
 # A LayerNorm without biases has the work and the parameters of an RMSNorm.
@@ -103,8 +103,7 @@ def _llama4(c: FileTable) -> SpecFields:
     fields = {
         **_llama(c),
         "ffn_hidden_size": c["intermediate_size_mlp"],
-        "qk_layernorm": bool(c.get("use_qk_norm", True)),
-        "qk_layernorm_weights": "none",
+        **qk_norm(c.get("use_qk_norm", True), "none"),
         **experts(c, c["num_local_experts"], width, width, interleaved),
     }
     # Where no extension tells the trained length, that of a chunk is one that is simulated as it is.
@@ -113,13 +112,12 @@ def _llama4(c: FileTable) -> SpecFields:
 
 
 def _minimax_m2(c: FileTable) -> SpecFields:
-    norms = {"qk_layernorm": bool(c.get("use_qk_norm", True)), "qk_layernorm_weights": "all"}
-    return {**_mixtral(c), **norms}
+    return {**_mixtral(c), **qk_norm(c.get("use_qk_norm", True), "all")}
 
 
 def _olmo2(c: FileTable) -> SpecFields:
     """Norms after each block in place of those before: as many, of tensors of the same size."""
-    return {**_llama(c), "qk_layernorm": True, "qk_layernorm_weights": "all"}
+    return {**_llama(c), **qk_norm(True, "all")}
 
 
 def _olmoe(c: FileTable) -> SpecFields:
@@ -139,8 +137,7 @@ def _cohere(c: FileTable) -> SpecFields:
         **_llama(c),
         "normalization": _PLAIN_NORM,
         "norms_per_layer": 1,
-        "qk_layernorm": bool(c.get("use_qk_norm")),
-        "qk_layernorm_weights": "all",
+        **qk_norm(c.get("use_qk_norm"), "all"),
     }
 
 
@@ -150,8 +147,7 @@ def _stablelm(c: FileTable) -> SpecFields:
         "normalization": "LayerNorm",
         "add_qkv_bias": bool(c.get("use_qkv_bias")),
         "norms_per_layer": 1 if c.get("use_parallel_residual") else 2,
-        "qk_layernorm": bool(c.get("qk_layernorm")),
-        "qk_layernorm_weights": "all",
+        **qk_norm(c.get("qk_layernorm"), "all"),
     }
 
 
