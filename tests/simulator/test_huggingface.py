@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_biases(tmp_path: Path) -> None:
         ({"model_type": "minimax_text_01", "attn_type_list": [0, 1]}, "lightning attention"),
         ({"model_type": "minimax", "attn_type_list": [0, 0, 0, 0, 0, 1]}, "lightning attention"),
         ({"model_type": "minimax"}, "lightning attention"),
-        ({"model_type": "nemotron_h"}, "Mamba layers"),
+        ({"model_type": "jamba"}, "Mamba layers"),
         ({"model_type": "deepseek_v32"}, "sparse attention with an indexer"),
         ({"model_type": "jetmoe"}, "mixtures of attention heads"),
         ({"model_type": "qwen3_5", "text_config": {**BASE, "model_type": "qwen3_5_text"}}, "gated delta net layers"),
@@ -212,3 +213,22 @@ def test_types_that_the_documentation_lists_are_those_that_are_read() -> None:
     section = text.partition("## A Hugging Face")[2].partition("The text model of")[0]
     listed = re.findall(r"`(\w+)`", section.partition("|---|---|")[2])
     assert sorted(listed) == list(known_types())
+
+
+def test_layers_of_a_hybrid(tmp_path: Path) -> None:
+    """Nemotron 3 Nano's published file: the preset, at its longest sequence."""
+    nano = presets.model("nemotron3-nano-30b-a3b")
+    fields = {
+        "model_type": "nemotron_h", "hybrid_override_pattern": nano.hybrid_layer_pattern, "num_hidden_layers": 52,
+        "hidden_size": 2688, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
+        "intermediate_size": 1856, "max_position_embeddings": 262144, "vocab_size": 131072, "mamba_num_heads": 64,
+        "mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8, "n_routed_experts": 128, "num_experts_per_tok": 6,
+        "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712, "n_shared_experts": 1,
+    }  # fmt: skip
+    read = model(tmp_path, fields)
+    assert read == replace(nano, seq_length=262144)
+    assert model(tmp_path, {**fields, "moe_latent_size": 512}).moe_latent_size == 512
+    with pytest.raises(UserError, match="does not say mamba_num_heads"):
+        model(tmp_path, {k: v for k, v in fields.items() if k != "mamba_num_heads"})
+    with pytest.raises(UserError, match="--hybrid-layer-pattern has 4 layers, --num-layers is 52"):
+        model(tmp_path, {**fields, "hybrid_override_pattern": "ME*E"})

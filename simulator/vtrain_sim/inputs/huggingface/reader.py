@@ -8,6 +8,7 @@ from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs.huggingface.config_file import load
 from vtrain_sim.inputs.huggingface.family import Family
 from vtrain_sim.inputs.huggingface.gpt_like import GPT_LIKE
+from vtrain_sim.inputs.huggingface.hybrid import HYBRID
 from vtrain_sim.inputs.huggingface.llama_like import LLAMA_LIKE
 from vtrain_sim.inputs.huggingface.notes import notes
 from vtrain_sim.inputs.huggingface.refused import REFUSED
@@ -15,7 +16,7 @@ from vtrain_sim.inputs.huggingface.windows import windows
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.model import ModelSpec
 
-_FAMILIES = {**LLAMA_LIKE, **GPT_LIKE}
+_FAMILIES = {**LLAMA_LIKE, **GPT_LIKE, **HYBRID}
 
 
 def known_types() -> tuple[str, ...]:

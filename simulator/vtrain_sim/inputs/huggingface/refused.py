@@ -15,7 +15,6 @@ REFUSED = {
     "kimi_linear": "delta attention layers",
     "minimax_text_01": _LIGHTNING,
     "minimax_m1": _LIGHTNING,
-    "nemotron_h": _MAMBA,
     "jamba": _MAMBA,
     "bamba": _MAMBA,
     "zamba": _MAMBA,

@@ -1,0 +1,49 @@
+"""Hybrids of Mamba2, attention, feed-forward blocks and experts: Nemotron-H and Nemotron 3."""
+
+from __future__ import annotations
+
+from vtrain_sim.file_table import FileTable, SpecFields
+from vtrain_sim.inputs.huggingface.config_file import sequence
+from vtrain_sim.inputs.huggingface.family import Family
+from vtrain_sim.specs.hybrid_pattern import EXPERTS
+
+
+def _nemotron_h(c: FileTable) -> SpecFields:
+    """A layer for each symbol of the pattern."""
+    pattern = c["hybrid_override_pattern"]
+    fields: SpecFields = {
+        "num_layers": c["num_hidden_layers"],
+        "hidden_size": c["hidden_size"],
+        "num_attention_heads": c["num_attention_heads"],
+        "num_query_groups": c.get("num_key_value_heads") or c["num_attention_heads"],
+        "kv_channels": c.get("head_dim") or c.get("attention_head_dim") or 0,
+        "ffn_hidden_size": c["intermediate_size"],
+        "seq_length": sequence(c, "max_position_embeddings"),
+        "vocab_size": c["vocab_size"],
+        "add_bias_linear": False,
+        "normalization": "RMSNorm",
+        "position_embedding_type": "none",
+        "dropout": float(c.get("attention_dropout") or 0.0) > 0,
+        "untie_embeddings_and_output_weights": not c.get("tie_word_embeddings", False),
+        "hybrid_layer_pattern": pattern,
+        "mamba_num_heads": c["mamba_num_heads"],
+        "mamba_head_dim": c["mamba_head_dim"],
+        "mamba_state_dim": c["ssm_state_size"],
+        "mamba_num_groups": c["n_groups"],
+    }
+    return fields | _experts(c) if EXPERTS in pattern else fields
+
+
+def _experts(c: FileTable) -> SpecFields:
+    width = c["moe_intermediate_size"]
+    shared = c.get("moe_shared_expert_intermediate_size") or (c.get("n_shared_experts") or 0) * width
+    return {
+        "num_experts": c["n_routed_experts"],
+        "moe_router_topk": c["num_experts_per_tok"],
+        "moe_ffn_hidden_size": width,
+        "moe_latent_size": c.get("moe_latent_size") or 0,
+        "moe_shared_expert_intermediate_size": shared,
+    }
+
+
+HYBRID = {"nemotron_h": Family(_nemotron_h)}
