@@ -92,6 +92,8 @@ def test_sliding_windows(tmp_path: Path, fields: dict[str, Any], slides: list[in
         ({**BASE, "model_type": "llama", "num_hidden_layers": -1}, "--num-layers is -1"),
         ({**QWEN, "num_hidden_layers": 10**9}, "more than any model has"),
         ({**QWEN, "decoder_sparse_step": 7}, "no layer of them"),
+        ({**QWEN, "num_experts": 10**12, "num_experts_per_tok": 10**12 + 1}, "from 1 to 1e+12"),
+        ({**QWEN, "num_experts_per_tok": 9}, "--moe-router-topk is 9: it takes a whole number from 1 to 8"),
         ({**QWEN, "layer_types": ["linear_attention"] * 6}, "layers of anything but softmax attention"),
         ({**QWEN, "layer_types": ["full_attention"]}, "layer_types does not list its 6 layers"),
         ({**QWEN, "rope_scaling": 2}, "rope_scaling is 2: it takes a table"),

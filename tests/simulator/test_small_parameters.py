@@ -68,6 +68,9 @@ def test_a_norm_for_both_blocks() -> None:
     assert names(parallel, "forward") == names(parallel, "backward") == ["input_layernorm"]
     with pytest.raises(SpecError, match="--norms-per-layer 1 does not go with --num-experts"):
         replace(EXPERTS, norms_per_layer=1)
+    hybrid = replace(MODEL, hybrid_layer_pattern="M*M-")
+    with pytest.raises(SpecError, match="--norms-per-layer 4 does not go with --hybrid-layer-pattern"):
+        replace(hybrid, norms_per_layer=4)
     with pytest.raises(SpecError, match="--norms-per-layer is 3"):
         replace(MODEL, norms_per_layer=3)
 

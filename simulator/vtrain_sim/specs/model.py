@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from vtrain_sim.specs.checks import SpecError, divides, finite, one_of, positive, whole
+from vtrain_sim.specs.checks import Range, SpecError, divides, finite, one_of, positive, whole
 from vtrain_sim.specs.hybrid_pattern import EXPERTS, MAMBA, check_symbols
 from vtrain_sim.specs.moe_pattern import moe_layers
 from vtrain_sim.specs.windows import windowed_layers
@@ -151,17 +151,14 @@ class ModelSpec:
             raise SpecError("--moe-router-num-groups and --moe-router-group-topk go together")
         if self.moe_router_num_groups:
             divides("--moe-router-num-groups", self.moe_router_num_groups, "--num-experts", self.num_experts)
-            one_of(
-                "--moe-router-group-topk",
-                self.moe_router_group_topk,
-                tuple(range(1, self.moe_router_num_groups + 1)),
-            )
+            groups = Range(1, self.moe_router_num_groups, whole=True)
+            groups.check("--moe-router-group-topk", self.moe_router_group_topk)
 
     def _check_experts(self) -> None:
         positive("--num-experts", self.num_experts)
         positive("--moe-router-topk", self.moe_router_topk)
         self._check_groups()
-        one_of("--moe-router-topk", self.moe_router_topk, tuple(range(1, self.num_experts + 1)))
+        Range(1, self.num_experts, whole=True).check("--moe-router-topk", self.moe_router_topk)
         if not self.moe_ffn_hidden_size:
             object.__setattr__(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
         whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
@@ -193,6 +190,7 @@ class ModelSpec:
         for flag, given in (
             ("--moe-layer-freq", self.moe_layer_freq != "1"),
             ("--window-size", self.window_size > 0),
+            (f"--norms-per-layer {self.norms_per_layer}", self.norms_per_layer != 2),
             ("--multi-latent-attention", self.multi_latent_attention),
         ):
             if given:
