@@ -36,6 +36,7 @@ _GLM = {"head_dim": 128, "attention_bias": True, "num_experts_per_tok": 8, "n_sh
 _OSS = {"head_dim": 64, "attention_bias": True, "num_experts_per_tok": 4, "sliding_window": 128,
         "rope_scaling": {"original_max_position_embeddings": 4096, "rope_type": "yarn"}}  # fmt: skip
 _LLAMA4 = {"head_dim": 128, "num_experts_per_tok": 1, "attention_chunk_size": 8192, "intermediate_size_mlp": 16384}
+_MAMBA = {"ssm_state_size": 128, "n_groups": 8, "conv_kernel": 4, "attention_bias": False, "mlp_bias": False}
 _GEMMA2 = {**TIED, "sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 _GEMMA3 = {**TIED, "sliding_window": 1024, "sliding_window_pattern": 6}
 _FALCON = {"model_type": "falcon", "vocab_size": 65024, "bias": False, "alibi": False, "parallel_attn": True}
@@ -265,5 +266,22 @@ CONFIGS: dict[str, Config] = {
     "starcoder2-7b": _llama("starcoder2", 32, 4608, 18432, (36, 4), 49152, 16384, sliding_window=4096, use_bias=True),
     "starcoder2-15b": _llama("starcoder2", 40, 6144, 24576, (48, 4), 49152, 16384, sliding_window=4096, use_bias=True,
                              tie_word_embeddings=False),
+    "nemotron-h-8b": {
+        **_llama("nemotron_h", 52, 4096, 21504, (32, 8), 131072, 8192, head_dim=128), **_MAMBA,
+        "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+        "mamba_num_heads": 128, "mamba_head_dim": 64,
+    },
+    "nemotron-nano-9b-v2": {
+        **_llama("nemotron_h", 56, 4480, 15680, (40, 8), 131072, 131072, head_dim=128), **_MAMBA,
+        "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+        "mamba_num_heads": 128, "mamba_head_dim": 80,
+    },
+    "nemotron3-nano-30b-a3b": {
+        **_llama("nemotron_h", 52, 2688, 1856, (32, 2), 131072, 262144, head_dim=128), **_MAMBA,
+        "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+        "mamba_num_heads": 64, "mamba_head_dim": 64, "n_routed_experts": 128, "num_experts_per_tok": 6,
+        "moe_intermediate_size": 1856, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 3712,
+        "n_group": 1, "topk_group": 1,
+    },
     "nemotron4-340b": _llama("nemotron", 96, 18432, 73728, (96, 8), 256000, 4096),
 }  # fmt: skip

@@ -26,6 +26,10 @@ BASE = {
     "vocab_size": 1000,
 }
 QWEN = {**BASE, "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+HYBRID = {
+    **BASE, "model_type": "nemotron_h", "hybrid_override_pattern": "M-M*M-", "mamba_num_heads": 16,
+    "mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8,
+}  # fmt: skip
 OPT = {**BASE, "model_type": "opt", "ffn_dim": 1024}
 DEEPSEEK = {**BASE, "model_type": "deepseek_v2", "n_routed_experts": 8, "num_experts_per_tok": 2}
 
@@ -99,6 +103,9 @@ def test_sliding_windows(tmp_path: Path, fields: dict[str, Any], slides: list[in
         ({**QWEN, "rope_scaling": 2}, "rope_scaling is 2: it takes a table"),
         ({**OPT, "word_embed_proj_dim": 256}, "embeddings of another width than the layers"),
         ({**OPT, "ffn_dim": None}, "does not say ffn_dim"),
+        ({**HYBRID, "conv_kernel": 3}, "convolutions of 4 tokens"),
+        ({**HYBRID, "hybrid_override_pattern": "MGM*M-"}, "has 'G' (gated delta net)"),
+        ({**HYBRID, "hybrid_override_pattern": 6}, "not a number"),
     ],
 )
 def test_sizes_that_are_none(tmp_path: Path, fields: dict[str, Any], word: str) -> None:
@@ -125,6 +132,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
         ({"model_type": "llama", "mlp_bias": True}, "biases of the feed-forward block, which are left out"),
         ({"model_type": "gemma2", "attn_logit_softcapping": 50.0}, "scores of attention capped"),
         ({"model_type": "gpt_neox", "use_parallel_residual": True}, "beside each other, which run one after the other"),
+        ({**HYBRID, "use_bias": True}, "biases of projections, which are left out"),
         ({"model_type": "llama", "no_rope_layers": [1, 0]}, "layers without rotary embedding"),
         ({"model_type": "cohere"}, "cohere model, which has attention and feed-forward block beside each other"),
         (
@@ -230,6 +238,7 @@ def test_layers_of_a_hybrid(tmp_path: Path) -> None:
     read = model(tmp_path, fields)
     assert read == replace(nano, seq_length=262144)
     assert model(tmp_path, {**fields, "moe_latent_size": 512}).moe_latent_size == 512
+    assert model(tmp_path, {**fields, "mtp_hybrid_override_pattern": "*E"}).mtp_hybrid_override_pattern == "*E"
     with pytest.raises(UserError, match="does not say mamba_num_heads"):
         model(tmp_path, {k: v for k, v in fields.items() if k != "mamba_num_heads"})
     with pytest.raises(UserError, match="--hybrid-layer-pattern has 4 layers, --num-layers is 52"):

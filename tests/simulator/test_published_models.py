@@ -109,6 +109,9 @@ PUBLISHED: dict[str, int | str] = {
     "starcoder2-3b": 3_030_371_328,
     "starcoder2-7b": 7_173_923_840,
     "starcoder2-15b": 15_957_889_024,
+    "nemotron-h-8b": "8.1",  # arXiv:2504.03624
+    "nemotron-nano-9b-v2": 8_888_227_328,
+    "nemotron3-nano-30b-a3b": "31.6",  # arXiv:2512.20848
     "nemotron4-340b": "3.4e2",  # arXiv:2406.11704
 }
 
@@ -154,6 +157,7 @@ ACTIVE = {
     "llama4-scout": ("17", 0),  # model card
     "llama4-maverick": ("17", 0),  # model card
     "minimax-m2": ("10", 1),  # model card
+    "nemotron3-nano-30b-a3b": ("3.2", 1),  # arXiv:2512.20848
     "dbrx": ("36", 0),  # model card
 }
 

@@ -20,8 +20,9 @@ _WHOLE = (
     "moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", "q_lora_rank", "kv_lora_rank",
     "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "sliding_window", "sliding_window_pattern",
     "max_window_layers", "n_group", "topk_group", "attention_chunk_size", "num_nextn_predict_layers", "num_mtp_modules",
-    "num_ln_in_parallel_attn", "moe_num_experts", "moe_top_k", "kv_n_heads", "mamba_num_heads", "mamba_head_dim",
-    "ssm_state_size", "n_groups", "attention_head_dim", "moe_latent_size", "moe_shared_expert_intermediate_size",
+    "num_ln_in_parallel_attn", "moe_num_experts", "moe_top_k", "kv_n_heads",
+    "mamba_num_heads", "mamba_head_dim", "conv_kernel", "ssm_state_size", "n_groups", "attention_head_dim",
+    "moe_latent_size", "moe_shared_expert_intermediate_size",
 )  # fmt: skip
 # Tables of sizes within the file.
 _TABLES = ("attn_config", "ffn_config", "rope_scaling", "rope_parameters")

@@ -35,6 +35,13 @@ def experts(
     return fields
 
 
+def router_groups(c: FileTable) -> SpecFields:
+    """Routing to so many groups of experts at most (DeepSeek-V2, arXiv:2405.04434, section 2.2.2), where it is on."""
+    if (c.get("n_group") or 1) == 1 or c.get("topk_method") == "greedy":
+        return {}
+    return {"moe_router_num_groups": c["n_group"], "moe_router_group_topk": c["topk_group"]}
+
+
 def after_the_first(c: FileTable, layer: int) -> bool:
     """DeepSeek's and GLM's rule: the first layers are dense."""
     every = c.get("moe_layer_freq") or 1

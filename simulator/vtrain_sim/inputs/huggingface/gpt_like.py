@@ -155,7 +155,7 @@ GPT_LIKE = {
     "bloom": Family(_bloom, _TIED, approximated=(EMBEDDING_NORM,)),
     "gpt_neox": Family(_gpt_neox),
     "nemotron": Family(_nemotron),
-    "starcoder2": Family(_starcoder2, _TIED, windows=EVERY),
+    "starcoder2": Family(_starcoder2, _TIED, windows=EVERY, reads=("use_bias",)),
     "phi": Family(_phi, approximated=(BESIDE, OUTPUT_BIAS)),
     "opt": Family(_opt, _TIED),
     "falcon": Family(_falcon, _TIED),

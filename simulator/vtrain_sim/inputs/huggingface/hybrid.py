@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from vtrain_sim.file_table import FileTable, SpecFields
-from vtrain_sim.inputs.huggingface.config_file import sequence
+from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
+from vtrain_sim.inputs.huggingface.experts import router_groups
 from vtrain_sim.inputs.huggingface.family import Family
+from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.hybrid_pattern import EXPERTS
+
+# Tokens that a convolution sees, as the simulated mixer has it.
+_CONVOLVED = 4
 
 
 def _nemotron_h(c: FileTable) -> SpecFields:
     """A layer for each symbol of the pattern."""
-    pattern = c["hybrid_override_pattern"]
+    pattern, convolved = c["hybrid_override_pattern"], c.get("conv_kernel", _CONVOLVED)
+    if convolved != _CONVOLVED:
+        raise SpecError(f"conv_kernel is {convolved}: convolutions of {_CONVOLVED} tokens are simulated")
+    attention, both = bool(c.get("attention_bias")), bool(c.get("attention_bias") and c.get("mlp_bias"))
     fields: SpecFields = {
         "num_layers": c["num_hidden_layers"],
         "hidden_size": c["hidden_size"],
@@ -20,12 +28,14 @@ def _nemotron_h(c: FileTable) -> SpecFields:
         "ffn_hidden_size": c["intermediate_size"],
         "seq_length": sequence(c, "max_position_embeddings"),
         "vocab_size": c["vocab_size"],
-        "add_bias_linear": False,
+        "add_bias_linear": both,
+        "add_qkv_bias": attention and not both,
         "normalization": "RMSNorm",
         "position_embedding_type": "none",
-        "dropout": float(c.get("attention_dropout") or 0.0) > 0,
+        "dropout": dropout(c),
         "untie_embeddings_and_output_weights": not c.get("tie_word_embeddings", False),
         "hybrid_layer_pattern": pattern,
+        "mtp_hybrid_override_pattern": c.get("mtp_hybrid_override_pattern") or "",
         "mamba_num_heads": c["mamba_num_heads"],
         "mamba_head_dim": c["mamba_head_dim"],
         "mamba_state_dim": c["ssm_state_size"],
@@ -43,6 +53,7 @@ def _experts(c: FileTable) -> SpecFields:
         "moe_ffn_hidden_size": width,
         "moe_latent_size": c.get("moe_latent_size") or 0,
         "moe_shared_expert_intermediate_size": shared,
+        **router_groups(c),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vtrain_sim.file_table import FileTable, SpecFields
 from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
-from vtrain_sim.inputs.huggingface.experts import after_the_first, every_nth, experts, interleaved
+from vtrain_sim.inputs.huggingface.experts import after_the_first, every_nth, experts, interleaved, router_groups
 from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, Family, qk_norm
 from vtrain_sim.inputs.huggingface.windows import EVERY, LATER, PATTERN
 
@@ -63,8 +63,7 @@ def _deepseek(c: FileTable) -> SpecFields:
         width = c.get("moe_intermediate_size") or c["intermediate_size"]
         shared = (c.get("n_shared_experts") or 0) * width
         fields |= experts(c, c["n_routed_experts"], width, shared, after_the_first)
-        if (c.get("n_group") or 1) > 1 and c.get("topk_method") != "greedy":
-            fields |= {"moe_router_num_groups": c["n_group"], "moe_router_group_topk": c["topk_group"]}
+        fields |= router_groups(c)
     if c.get("kv_lora_rank"):
         fields |= {
             "multi_latent_attention": True,
@@ -88,7 +87,7 @@ def _glm4_moe(c: FileTable) -> SpecFields:
     width = c["moe_intermediate_size"]
     shared = (c.get("n_shared_experts") or 0) * width
     mixtures = experts(c, c["n_routed_experts"], width, shared, after_the_first)
-    return {**_llama(c), "qk_layernorm": bool(c.get("use_qk_norm")), **mixtures}
+    return {**_llama(c), "qk_layernorm": bool(c.get("use_qk_norm")), **mixtures, **router_groups(c)}
 
 
 def _gpt_oss(c: FileTable) -> SpecFields:

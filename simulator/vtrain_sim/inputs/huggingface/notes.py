@@ -17,6 +17,7 @@ _FIELDS = {
     "final_logit_softcapping": f"logits {_CAP}",
     "attention_chunk_size": "attention within chunks, which is full attention here for sequences that are longer",
     "lm_head_bias": OUTPUT_BIAS,
+    "use_bias": "biases of projections, which are left out",
     "use_parallel_residual": BESIDE,
     "parallel_attn": BESIDE,
     "new_decoder_architecture": BESIDE,
