@@ -64,7 +64,7 @@ PUBLISHED: dict[str, int | str] = {
     "qwen2.5-32b": 32_763_876_352,
     "qwen2.5-72b": 72_706_203_648,
     "qwen1.5-moe-a2.7b": 14_315_784_192,
-    "qwen2-57b-a14b": "57.4",  # as Hugging Face rounds it; arXiv:2407.10671, table 1: 57B
+    "qwen2-57b-a14b": 57_408_658_944,
     "qwen3-0.6b": 596_049_920,
     "qwen3-8b": 8_190_735_360,
     "qwen3-32b": 32_762_123_264,
@@ -73,16 +73,16 @@ PUBLISHED: dict[str, int | str] = {
     "deepseek-moe-16b": 16_375_728_128,
     "deepseek-v2-lite": 15_706_484_224,
     "deepseek-v2": 235_741_434_880,
-    "deepseek-v3": 671_026_419_200,
+    "deepseek-v3": 671_026_419_200,  # of the main model: arXiv:2412.19437 says 671B
     "moonlight-16b-a3b": 15_960_110_208,
     "kimi-k2": 1_026_408_232_448,
     "glm4-9b": 9_399_951_360,
     "glm4-32b": "33",  # as Hugging Face rounds it
     "gpt-oss-20b": 20_914_757_184,  # arXiv:2508.10925, table 1: 20.91B
     "gpt-oss-120b": 116_829_156_672,  # the same: 116.83B
-    "llama4-scout": 107_769_861_120,  # of the text model; the card says 109B with the vision encoder
-    "llama4-maverick": "4.0e2",  # model card
-    "minimax-m2": "2.3e2",  # model card
+    "llama4-scout": 108_641_793_536,
+    "llama4-maverick": 401_583_781_376,
+    "minimax-m2": 228_703_644_928,
     "command-r": 34_980_831_232,
     "command-r-plus": 103_810_674_688,
     "command-r7b": 8_028_033_024,
@@ -111,7 +111,7 @@ PUBLISHED: dict[str, int | str] = {
     "starcoder2-15b": 15_957_889_024,
     "nemotron-h-8b": "8.1",  # arXiv:2504.03624
     "nemotron-nano-9b-v2": 8_888_227_328,
-    "nemotron3-nano-30b-a3b": "31.6",  # arXiv:2512.20848
+    "nemotron3-nano-30b-a3b": 31_577_937_344,
     "nemotron4-340b": "3.4e2",  # arXiv:2406.11704
 }
 
@@ -124,12 +124,20 @@ BESIDES: dict[str, tuple[int, str]] = {
     "bloom-7b1": (2 * 4096, "the embeddings' norm"),
     "bloom-176b": (2 * 14336, "the embeddings' norm"),
     "qwen1.5-moe-a2.7b": (24 * 2048, "gates of the shared experts"),
+    "qwen2-57b-a14b": (28 * 3584, "gates of the shared experts"),
     "deepseek-v3": (58 * 256, "biases that balance experts, which no gradient trains"),
     "moonlight-16b-a3b": (26 * 64, "biases that balance experts"),
     "kimi-k2": (60 * 384, "biases that balance experts"),
     "falcon-7b": (65024 * 4544, "the tied table, once more"),
     "falcon-40b": (65024 * 8192, "the tied table, once more"),
     "falcon-180b": (65024 * 14848, "the tied table, once more"),
+    # One scale for 128 x 128 elements of experts and of attention.
+    "minimax-m2": (
+        62 * 256 + 62 * 3072 * (3 * 256 * 1536 + 128 * (48 + 2 * 8 + 48)) // 128**2,
+        "biases that balance experts, and the scales of weights in 8 bits",
+    ),
+    "llama4-scout": (871_932_416, "vision"),
+    "llama4-maverick": (871_932_416, "vision"),
     # A vision encoder, and its projection to the hidden size with a norm.
     "gemma3-4b": (_ENCODER + 1152 * 2560 + 1152, "vision"),
     "gemma3-12b": (_ENCODER + 1152 * 3840 + 1152, "vision"),
