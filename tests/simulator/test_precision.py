@@ -10,7 +10,7 @@ import pytest
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
-from vtrain_sim.model import Compute, Parts
+from vtrain_sim.model import Compute, Parts, build_step, operators_of
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, Precision, SpecError, TrainSpec
 from vtrain_sim.specs.precision import _PRECISIONS, precision, precision_of, precisions, register
@@ -167,3 +167,35 @@ def test_narrower_products_take_less_time_where_products_decide() -> None:
     assert times == sorted(times, reverse=True)
     with pytest.raises(SpecError, match="does not multiply in nvfp4"):
         projector("dgx-h100").project(Configuration(model, ParallelSpec(dp=8), TrainSpec(1, 64, fp4="e2m1")))
+
+
+def test_layers_at_both_ends_may_stay_in_16_bits() -> None:
+    """Megatron's --first-last-layers-bf16: one layer at each end unless other numbers are given."""
+    layers = 8
+    model = replace(MODEL, num_layers=layers)
+    narrow = Configuration(model, ParallelSpec(), TrainSpec(1, 8, fp8="hybrid"))
+
+    def products(**train: object) -> list[str]:
+        configuration = replace(narrow, train=replace(narrow.train, first_last_layers_bf16=True, **train))
+        (stage,) = build_step(configuration).stages
+        return [
+            item.operator.dtype
+            for program, count in stage.chunks[0]
+            for _ in range(count)
+            for item in operators_of(program.forward)
+            if item.name == "linear_fc1"
+        ]
+
+    assert products() == ["bfloat16", *["float8"] * (layers - 2), "bfloat16"]
+    wide = {"num_layers_at_start_in_bf16": 0, "num_layers_at_end_in_bf16": 3}
+    assert products(**wide) == ["float8"] * (layers - 3) + ["bfloat16"] * 3
+    # Nothing is converted in them, and no copy of their weights is kept.
+    step = build_step(replace(narrow, train=replace(narrow.train, first_last_layers_bf16=True)))
+    (holding,) = (stage.holding for stage in step.stages)
+    (all_narrow,) = (stage.holding for stage in build_step(narrow).stages)
+    assert holding.product_parameters == all_narrow.product_parameters * (layers - 2) / layers
+    assert holding.total == all_narrow.total
+    with pytest.raises(SpecError, match="--first-last-layers-bf16 needs --fp8-format"):
+        TrainSpec(1, 8, first_last_layers_bf16=True)
+    with pytest.raises(SpecError, match="are 9 layers, --num-layers is 8"):
+        products(num_layers_at_end_in_bf16=8)

@@ -55,13 +55,13 @@ _NOT_FROM_RUNS = {
     "is_hybrid_model": "hybrid (Mamba) layers",
     "moe_latent_size": "experts on a latent dimension",
 }
+_NOT_FROM_RUNS_IN_FP8 = {"first_last_layers_bf16": "layers in 16 bits beside 8-bit ones"}
 # Only with 8-bit products; only with overlapped tensor parallel communication.
 _FP8 = (
     "fp8_quantizer_factory",
     "fp8_dot_product_attention",
     "fp8_multi_head_attention",
     "fp8_output_proj",
-    "first_last_layers_bf16",
 )
 _OVERLAP = ("tp_comm_overlap_disable_qkv", "tp_comm_overlap_disable_fc1")
 # On by default, and refused where they are off, as the flag "--no-..." is.
@@ -128,12 +128,13 @@ class CapturedConfig:
         self._check_step(run)
         fields = self.transformer
         self._check_off(fields, _MODEL)
-        for name, what in _NOT_FROM_RUNS.items():
+        narrow = bool(run.get("fp8") or fields.get("fp8"))
+        for name, what in (_NOT_FROM_RUNS | (_NOT_FROM_RUNS_IN_FP8 if narrow else {})).items():
             if fields.get(name):
                 raise self.refuse(what, name, fields[name])
         self._check_off(self.optimizer, _OPTIMIZER)
         self._check_off(self.ddp, _DDP)
-        if run.get("fp8") or fields.get("fp8"):
+        if narrow:
             self._check_off(fields, _FP8)
             self._check_on(fields, _ON_WITH_FP8)
         if fields.get("tp_comm_overlap"):

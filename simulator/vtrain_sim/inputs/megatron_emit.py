@@ -174,6 +174,7 @@ def _train(train: TrainSpec) -> list[str]:
         *([_PRECISION[train.params_dtype]]),
         *_switches(
             fp8_param_gather=train.fp8_param_gather,
+            first_last_layers_bf16=train.first_last_layers_bf16,
             grad_reduce_in_bf16=train.main_grads_dtype == "bfloat16",
             accumulate_allreduce_grads_in_fp32=wide,
             no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
@@ -199,6 +200,14 @@ def _train(train: TrainSpec) -> list[str]:
             recompute_method=method,
             recompute_num_layers=layers,
         ),
+        *_wide_layers(train),
         *(["--cuda-graph-scope", *train.cuda_graph_scope] if train.cuda_graph_scope else []),
         *(["--recompute-modules", *train.recompute_modules] if train.recompute_modules != DEFAULT else []),
     ]
+
+
+def _wide_layers(train: TrainSpec) -> list[str]:
+    """Counts of layers in 16 bits, of which 0 is one; 1 is Megatron's default."""
+    names = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
+    others = [name for name in names if getattr(train, name) != getattr(TrainSpec, name)]
+    return [word for name in others for word in (f"--{name.replace('_', '-')}", str(getattr(train, name)))]

@@ -39,14 +39,18 @@ class Parts:
         """A transformer layer."""
         program = self._layers.get(kind)
         if program is None:
-            program = self._layers[kind] = programs.layer(self.shard, kind)
+            program = self._layers[kind] = programs.layer(Shard(self._spec(kind)), kind)
         return program
+
+    def _spec(self, kind: LayerKind) -> ShardSpec:
+        spec = self.shard.spec
+        return replace(spec, precision=spec.precision.wide()) if kind.wide else spec
 
     def again_bytes(self, kind: LayerKind) -> int:
         """Bytes that the largest of the recomputed modules of a layer has back while its backward pass runs."""
         nbytes = self._again.get(kind)
         if nbytes is None:
-            spec = self.shard.spec
+            spec = self._spec(kind)
             kept = [
                 programs.layer(Shard(replace(spec, recomputed_modules=modules)), kind).saved_bytes
                 for modules in ((), *((module,) for module in spec.recomputed_modules))
@@ -135,7 +139,7 @@ def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
     how = (p.recomputed, p.recomputed_together, p.offloaded)
-    kinds = (p.symbols, p.mixtures, p.windows)
+    kinds = (p.wide, p.symbols, p.mixtures, p.windows)
     return _contents(p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_symbols)
 
 
@@ -144,6 +148,7 @@ def _contents(
     schedule: Schedule,
     stages: int,
     chunks: int,
+    wide: tuple[int, int],
     symbols: str,
     mixtures: tuple[bool, ...],
     windows: tuple[bool, ...],
@@ -156,7 +161,7 @@ def _contents(
     mtp_symbols: str,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
-    kinds = (symbols, mixtures, windows)
+    kinds = (wide, symbols, mixtures, windows)
     *others, last = chunks_of(*kinds, layers, recomputed, together, offloaded, tied and placement.ends_meet)
     if mtp:
         again = recomputed != 0
@@ -183,6 +188,7 @@ def _contents(
 
 
 def chunks_of(
+    wide: tuple[int, int],
     symbols: str,
     mixtures: tuple[bool, ...],
     windows: tuple[bool, ...],
@@ -194,6 +200,7 @@ def chunks_of(
 ) -> tuple[ChunkSpec, ...]:
     """Contents of every virtual stage, in the order in which a microbatch passes them.
 
+    wide: layers at the start and at the end of the model whose products are in 16 bits beside narrower ones.
     symbols: of the layers of a hybrid model; empty for a transformer. mixtures, windows: for each layer, whether it
     is a mixture of experts, and whether it has a window. counts:
     layers of each virtual stage. recomputed: how many of the first layers of each chunk run again in the
@@ -212,6 +219,7 @@ def chunks_of(
                 position < offloaded,
                 windows[first + position],
                 symbols[first + position] if symbols else "",
+                not wide[0] <= first + position < len(mixtures) - wide[1],
             )
             for position in range(count)
         ]

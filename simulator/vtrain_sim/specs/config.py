@@ -160,6 +160,11 @@ class Configuration:
         )
         if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
             raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
+        if sum(train.wide_layers) > model.num_layers:
+            raise SpecError(
+                f"--num-layers-at-start-in-bf16 and --num-layers-at-end-in-bf16 are {sum(train.wide_layers)} layers, "
+                f"--num-layers is {model.num_layers}"
+            )
         if not (train.moe_grouped_gemm or model.num_experts):
             raise SpecError("--no-moe-grouped-gemm needs --num-experts")
         if parallel.cp > 1 and train.attention_kernel == "unfused":
@@ -250,6 +255,7 @@ class Configuration:
             stages=self.parallel.pp,
             chunks=self.parallel.vpp,
             schedule=self.schedule_object,
+            wide=t.wide_layers,
             symbols=self.model.hybrid_layer_pattern,
             mtp_symbols=self.model.mtp_hybrid_override_pattern,
             mixtures=self.model.moe_layers,

@@ -73,6 +73,10 @@ class Precision:
         wide = dtype_bytes(self.params_dtype)
         return replace(self, keeps_params=True, weight_copy_bytes=self.weight_copy_bytes - wide)
 
+    def wide(self) -> Precision:
+        """That of layers whose products are in the parameters' type beside narrower ones."""
+        return precision_of(self.params_dtype)
+
     @property
     def flags(self) -> tuple[str, ...]:
         """Megatron's arguments that ask for it."""

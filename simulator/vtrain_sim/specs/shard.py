@@ -62,7 +62,8 @@ class LayerKind:
     """What tells the layers of a model apart. mixture: of experts. recomputed: the whole forward pass runs
     again in the backward pass. keeps_input: which it starts from; else it runs again together with the layer before.
     offloaded: what it keeps is in the host's memory. windowed: it attends to the last tokens alone. symbol: what a
-    layer of a hybrid model is (`specs.hybrid_pattern`); empty: attention and a feed-forward block."""
+    layer of a hybrid model is (`specs.hybrid_pattern`); empty: attention and a feed-forward block. wide: its products
+    are in the parameters' type whatever the others are in."""
 
     mixture: bool = False
     recomputed: bool = False
@@ -70,6 +71,7 @@ class LayerKind:
     offloaded: bool = False
     windowed: bool = False
     symbol: str = ""
+    wide: bool = False
 
 
 @hashed_once

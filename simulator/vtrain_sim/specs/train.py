@@ -26,7 +26,8 @@ class TrainSpec:
     recompute_granularity: "none", "selective" (recompute_modules: `specs.recompute`) or "full". fp8: "" or Transformer
     Engine's format ("hybrid", "e4m3"): the linear layers multiply in 8 bits, the rest stays as it is.
     fp8_recipe: how their operands are scaled, "" for Megatron's default; fp4: "" or the format of 4-bit products.
-    fp8_param_gather: their parameters are kept, and gathered, in 8 bits.
+    fp8_param_gather: their parameters are kept, and gathered, in 8 bits. first_last_layers_bf16: so many layers at both
+    ends of the model (num_layers_at_start_in_bf16, num_layers_at_end_in_bf16) multiply in 16 bits all the same.
     use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see `OptimizerTypes`.
     cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
     projected as not fused).
@@ -52,6 +53,9 @@ class TrainSpec:
     fp8_recipe: str = ""
     fp4: str = ""
     fp8_param_gather: bool = False
+    first_last_layers_bf16: bool = False
+    num_layers_at_start_in_bf16: int = 1
+    num_layers_at_end_in_bf16: int = 1
     use_precision_aware_optimizer: bool = False
     main_params_dtype: str = WIDE
     exp_avg_dtype: str = WIDE
@@ -88,6 +92,17 @@ class TrainSpec:
             flag = "--fp8-format" if self.fp8 else "--fp4-format"
             raise SpecError(f"{flag} needs --bf16: Transformer Engine keeps the other operators in bfloat16")
         self._precision()
+        whole("--num-layers-at-start-in-bf16", self.num_layers_at_start_in_bf16, 0)
+        whole("--num-layers-at-end-in-bf16", self.num_layers_at_end_in_bf16, 0)
+        if self.first_last_layers_bf16 and not self.precision.casts_inputs:
+            raise SpecError("--first-last-layers-bf16 needs --fp8-format or --fp4-format")
+
+    @property
+    def wide_layers(self) -> tuple[int, int]:
+        """Layers at the start and at the end of the model whose products are in 16 bits beside narrower ones."""
+        if not self.first_last_layers_bf16:
+            return 0, 0
+        return self.num_layers_at_start_in_bf16, self.num_layers_at_end_in_bf16
 
     @property
     def recomputed_modules(self) -> tuple[str, ...]:

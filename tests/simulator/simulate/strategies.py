@@ -203,10 +203,14 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     fused = parallel.cp > 1 or model.multi_latent_attention or model.window_size > 0 or draw(st.booleans())
     micro_batch_size = draw(st.sampled_from([1, 2]))
     grouped = not model.num_experts or draw(st.booleans())
+    fp8 = draw(st.sampled_from(["", "hybrid"]))
     train = TrainSpec(
         micro_batch_size,
         micro_batch_size * parallel.dp * microbatches,
-        fp8=draw(st.sampled_from(["", "hybrid"])),
+        fp8=fp8,
+        first_last_layers_bf16=bool(fp8) and draw(st.booleans()),
+        num_layers_at_start_in_bf16=0,
+        num_layers_at_end_in_bf16=draw(st.integers(0, num_layers)),
         attention_kernel="flash" if fused else "unfused",
         recompute_granularity=draw(st.sampled_from(granularities)),
         recompute_modules=draw(modules(model, parallel, grouped)),
