@@ -162,6 +162,19 @@ def test_hybrid_rows_are_of_models_as_they_are_published() -> None:
     assert stated.mtp_hybrid_override_pattern == "ME"
 
 
+def test_layers_that_stay_in_16_bits() -> None:
+    """As columns say; else as NVIDIA's recipe of Nemotron 3 Super in 4 bits has them."""
+    stated = DENSE | {"precision": "mxfp8", "first_last_layers_bf16": "1", "num_layers_at_end_in_bf16": "2"}
+    assert configuration_of(stated).train.wide_layers == (1, 2)
+    assert described_by(stated).approximated == ()
+    published = DENSE | {"precision": "nvfp4", "model": "nemotron_3_super", "source": "NVIDIA Megatron-Bridge docs"}
+    (configuration,) = described_by(published).configurations
+    assert configuration.train.wide_layers == (0, 14)
+    assert described_by(published).approximated == ("precision",)
+    for other in ({"model": "llama3_70b"}, {"precision": "mxfp8"}, {"source": "a paper"}):
+        assert configuration_of(published | other).train.wide_layers == (0, 0)
+
+
 def test_sizes_that_are_not_stated_are_bracketed(tmp_path: Path) -> None:
     open_row = DENSE | {"micro_batch_size": "", "virtual_pipeline_chunks": ""}
     sizes = {(c.train.micro_batch_size, c.parallel.vpp) for c in described_by(open_row).configurations}
