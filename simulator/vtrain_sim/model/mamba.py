@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vtrain_schemas.operators import Operator
-from vtrain_sim.model.program import Compute, Item
+from vtrain_sim.model.program import Communication, Compute, Item
 from vtrain_sim.model.shard import Region, Shard, backward
 
 # Megatron-Core's mixer has no arguments for these: tokens that a convolution sees, and tokens of a chunk of the scan.
@@ -25,27 +25,52 @@ def mamba_block(shard: Shard) -> Region:
     norm = shard.norm("mamba_norm", shard.local_tokens, model.hidden_size)
     project = shard.linear("mamba_in_proj", tokens, width, model.hidden_size, saves=shard.local_input_bytes)
     enter, backward_enter = shard.column_parallel("mamba_in", project)
-    filters = (channels + states) * (CONVOLVED_TOKENS + 1)
-    convolution = shard.operator(
-        "mamba_conv1d", "causal_conv1d", tokens, channels + states, CONVOLVED_TOKENS, parameters=filters
-    )
     # A norm over the channels of a group, without biases.
     grouped = shard.operator("mamba_gated_norm", "norm", tokens, channels, parameters=channels)
-    mix: list[Compute] = [
-        *_reordered(shard, "mamba_in_order", width),
-        convolution,
-        _scan(shard, heads, groups),
-        *_reordered(shard, "mamba_out_order", channels),
-        grouped,
-    ]
+    mixed, backward_mixed = _mix(shard, heads, groups)
     leave, backward_leave = shard.row_parallel(
         "mamba_out", shard.linear("mamba_out_proj", tokens, model.hidden_size, channels)
     )
-    back: list[Item] = [backward(item) for item in reversed(mix)]
-    return [norm, *enter, *mix, *leave], [*backward_leave, *back, *backward_enter, backward(norm)]
+    return (
+        [norm, *enter, *mixed, grouped, *leave],
+        [*backward_leave, backward(grouped), *backward_mixed, *backward_enter, backward(norm)],
+    )
 
 
-def _scan(shard: Shard, heads: int, groups: int) -> Compute:
+def _mix(shard: Shard, heads: int, groups: int) -> Region:
+    """What mixes tokens: convolution and scan, of the whole sequence.
+
+    Context parallel ranks exchange their parts of the sequence for all of it of some heads, and back after the scan
+    (DeepSpeed-Ulysses, arXiv:2309.14509); Megatron-Core's exchanges are one for each of gate, inputs, B, C and steps.
+    Groups that are fewer than the ranks are copied.
+    """
+    model, cp = shard.model, shard.spec.cp.size
+    own_heads, own_groups = heads // cp, max(1, groups // cp)
+    channels, states = own_heads * model.mamba_head_dim, own_groups * model.mamba_state_dim
+    tokens = shard.tokens * cp
+    convolution = shard.operator(
+        "mamba_conv1d",
+        "causal_conv1d",
+        tokens,
+        channels + 2 * states,
+        CONVOLVED_TOKENS,
+        parameters=(heads * model.mamba_head_dim + 2 * groups * model.mamba_state_dim) * (CONVOLVED_TOKENS + 1),
+    )
+    scan = _scan(shard, own_heads, own_groups, _PER_HEAD * heads)
+    before = _exchanged(shard, "mamba_in", channels, channels, states, states, own_heads)
+    after = _exchanged(shard, "mamba_out", channels)
+    forward: list[Item] = [
+        *before,
+        *_reordered(shard, "mamba_in_order", 2 * channels + 2 * states + own_heads),
+        convolution,
+        scan,
+        *_reordered(shard, "mamba_out_order", channels),
+        *after,
+    ]
+    return forward, [backward(item) if isinstance(item, Compute) else item for item in reversed(forward)]
+
+
+def _scan(shard: Shard, heads: int, groups: int, parameters: int) -> Compute:
     model = shard.model
     operator = Operator(
         "chunk_scan",
@@ -60,11 +85,23 @@ def _scan(shard: Shard, heads: int, groups: int) -> Compute:
         dtype=shard.dtype,
         fused=True,
     )
-    return Compute("mamba_scan", operator, parameters=_PER_HEAD * heads, saves=sum(shard.saved(operator).values()))
+    return Compute("mamba_scan", operator, parameters=parameters, saves=sum(shard.saved(operator).values()))
+
+
+def _exchanged(shard: Shard, name: str, *widths: int) -> list[Item]:
+    """All-to-alls of tensors of these widths over the whole sequence, and the copies that put them in order."""
+    cp = shard.spec.cp
+    if cp.size == 1:
+        return []
+    tokens = shard.tokens * cp.size
+    exchanges = [Communication(name, "all_to_all", cp, tokens * width * shard.size) for width in widths]
+    # Packed by rank, and unpacked; tokens have another order for the balance of causal attention.
+    copies = [shard.operator(f"{name}_{step}", "transpose", tokens, sum(widths)) for step in ("pack", "unpack")]
+    return [copies[0], *exchanges, copies[1]]
 
 
 def _reordered(shard: Shard, name: str, width: int) -> list[Compute]:
     """Megatron-Core's [sequence, batch] as mamba_ssm's [batch, sequence] or back: nothing to do for one sequence."""
     if shard.spec.micro_batch_size == 1:
         return []
-    return [shard.operator(name, "transpose", shard.tokens, width)]
+    return [shard.operator(name, "transpose", shard.tokens * shard.spec.cp.size, width)]

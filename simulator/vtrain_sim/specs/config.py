@@ -96,10 +96,11 @@ class Configuration:
         divides(tp, parallel.tp, "--mamba-num-heads", model.mamba_num_heads)
         divides(tp, parallel.tp, "--mamba-num-groups", model.mamba_num_groups)
         if parallel.cp > 1:
-            raise SpecError(
-                f"--context-parallel-size is {parallel.cp}: a sequence that is split over ranks is not simulated with "
-                "Mamba layers (M in --hybrid-layer-pattern)"
-            )
+            cp = "--tensor-model-parallel-size x --context-parallel-size"
+            divides(cp, parallel.tp * parallel.cp, "--mamba-num-heads", model.mamba_num_heads)
+            groups = model.mamba_num_groups // parallel.tp
+            if parallel.cp % groups:
+                divides(cp, parallel.tp * parallel.cp, "--mamba-num-groups", model.mamba_num_groups)
 
     def _check_pipeline(self) -> None:
         model, parallel, train = self.model, self.parallel, self.train

@@ -110,6 +110,30 @@ def test_sequence_parallelism_gathers_before_and_scatters_after_the_mixer() -> N
     assert exchanges == [("mamba_in", "all_gather", S * H * 2), ("mamba_out", "reduce_scatter", S * H * 2)]
 
 
+def test_context_parallelism_trades_sequence_for_heads() -> None:
+    """The whole sequence of a part of the heads between two exchanges; products see the rank's own tokens."""
+    whole, split = layer("M"), layer("M", ParallelSpec(cp=4))
+    one, part = ({i.name: i.operator for i in operators_of(p.forward)} for p in (whole, split))
+    scan = part["mamba_scan"]
+    assert (scan.seq_q, scan.heads, scan.kv_heads) == (S, HEADS // 4, GROUPS // 4)
+    assert scan.flops() == one["mamba_scan"].flops() / 4
+    assert (part["mamba_conv1d"].m, 4 * part["mamba_conv1d"].n) == (S, one["mamba_conv1d"].n)
+    assert (part["mamba_in_proj"].m, part["mamba_in_proj"].n) == (S // 4, one["mamba_in_proj"].n)
+    assert part["mamba_gated_norm"].m == S // 4
+    exchanges = [(i.name, i.op, i.role, i.nbytes) for i in split.forward if isinstance(i, Communication)]
+    tokens, states = S // 4, GROUPS * STATE
+    assert exchanges == [
+        *(("mamba_in", "all_to_all", "cp", tokens * n * 2) for n in (CHANNELS, CHANNELS, states, states, HEADS)),
+        ("mamba_out", "all_to_all", "cp", tokens * CHANNELS * 2),
+    ]
+    # Every rank has all parameters, and uses its part.
+    assert split.parameters == whole.parameters
+    assert split.saved_bytes == whole.saved_bytes // 4
+    copied = layer("M", ParallelSpec(cp=16))
+    (scan,) = (i.operator for i in operators_of(copied.forward) if i.name == "mamba_scan")
+    assert (scan.heads, scan.kv_heads) == (2, 1)
+
+
 def test_activations_of_a_mamba_layer() -> None:
     """The norm's input and output, the projection's output, the scan before and after its gate, the normalised."""
     width = 2 * CHANNELS + 2 * GROUPS * STATE + HEADS
@@ -183,7 +207,8 @@ def test_depths_of_multi_token_prediction_have_layers_of_their_own() -> None:
         ("--hybrid-layer-pattern M*M-/*-/*- --mtp-num-layers 1", "has 2 depths"),
         ("--hybrid-layer-pattern M*|M-|M --pipeline-model-parallel-size 2", "no multiple"),
         ("--hybrid-layer-pattern M*|M-", "no multiple of --pipeline-model-parallel-size 1"),
-        ("--hybrid-layer-pattern M*M- --context-parallel-size 2", "--context-parallel-size is 2"),
+        ("--hybrid-layer-pattern M*M- --context-parallel-size 3 --seq-length 510", "--mamba-num-heads"),
+        ("--hybrid-layer-pattern M*M- --context-parallel-size 4 --mamba-num-groups 2 --mamba-num-heads 6", "heads"),
         ("--hybrid-layer-pattern M*M- --mamba-num-groups 6", "--mamba-num-groups"),
         ("--hybrid-layer-pattern M*M- --tensor-model-parallel-size 8 --mamba-num-groups 4", "--mamba-num-groups"),
         ("--hybrid-layer-pattern M*M- --window-size 128", "--window-size does not go with"),
