@@ -280,7 +280,6 @@ def test_what_is_off_is_not_refused(parts: dict[str, Any], columns: dict[str, An
     ("field", "value", "flag"),
     [
         ("cp_comm_type", "a2a", "--cp-comm-type a2a"),
-        ("mtp_use_repeated_layer", True, "--mtp-use-repeated-layer"),
         ("moe_expert_capacity_factor", 1.0, "--moe-expert-capacity-factor 1.0"),
     ],
 )

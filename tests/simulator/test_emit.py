@@ -60,6 +60,7 @@ EXAMPLES = {
     "v_head_dim": LATENT,
     "make_vocab_size_divisible_by": "--make-vocab-size-divisible-by 64",
     "mtp_num_layers": "--mtp-num-layers 2",
+    "mtp_use_repeated_layer": "--mtp-num-layers 2 --mtp-use-repeated-layer",
     "hybrid_layer_pattern": HYBRID,
     "mtp_hybrid_override_pattern": f"{HYBRID}/*-",
     "mamba_num_heads": f"{HYBRID} --mamba-num-heads 24",

@@ -10,7 +10,7 @@ from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
-from vtrain_sim.model import StepProgram, build_step
+from vtrain_sim.model import Compute, StageProgram, StepProgram, build_step, communications_of
 from vtrain_sim.model.flops import flops_per_token
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
@@ -93,3 +93,27 @@ def test_each_depth_takes_time_and_memory() -> None:
     memory = [r.memory.stages[1].peak_bytes for r in results]
     assert times[0] < times[1] < times[2]
     assert memory[0] < memory[1] < memory[2]
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_depths_may_share_the_parameters_of_one(fsdp: bool) -> None:
+    """The work of two depths, the parameters and gradients of one; fully sharded, they are gathered for both."""
+    repeated = replace(SMALL, mtp_use_repeated_layer=True)
+    layout = ParallelSpec(dp=2, fsdp=fsdp)
+    (two,), (shared,), (one,) = (
+        step(model, layout).stages for model in (SMALL, repeated, replace(SMALL, mtp_num_layers=1))
+    )
+    assert shared.parameters == one.parameters < two.parameters
+    assert shared.holding == one.holding
+    assert flops_per_token(repeated) == flops_per_token(SMALL)
+
+    def work(stage: StageProgram) -> list[tuple[str, int]]:
+        return [(i.name, count) for p, count in stage.chunks[0] for i in p.forward if isinstance(i, Compute)]
+
+    assert work(shared) == work(two)
+    gathered = [
+        sum(count * i.nbytes for p, count in stage.chunks[0] for i in communications_of(p.forward))
+        for stage in (two, shared)
+    ]
+    assert gathered[0] == gathered[1]
+    assert (gathered[0] > 0) == fsdp

@@ -158,6 +158,7 @@ def test_hybrid_rows_are_of_models_as_they_are_published() -> None:
     assert (model.normalization, model.position_embedding_type, model.swiglu) == ("RMSNorm", "none", False)
     assert (model.add_bias_linear, model.dropout, model.untie_embeddings_and_output_weights) == (False, False, True)
     assert (model.mtp_num_layers, model.mtp_hybrid_override_pattern) == (2, "*E")
+    assert model.mtp_use_repeated_layer
     stated = configuration_of(DENSE | sizes | {"mtp_hybrid_override_pattern": "ME"}).model
     assert stated.mtp_hybrid_override_pattern == "ME"
 

@@ -16,7 +16,6 @@ Fields: TypeAlias = Mapping[str, Any]  # fields of a configuration object of Meg
 # Fields of the configuration objects that are refused as the flags of the same name are (`flag_lists.refused`), unless
 # they are off: null, false, 0, [], what the flag takes.
 _MODEL = (
-    "mtp_use_repeated_layer",
     "experimental_attention_variant",
     "linear_attention_freq",
     "heterogeneous_block_specs",
@@ -54,6 +53,7 @@ _MODEL = (
 _NOT_FROM_RUNS = {
     "is_hybrid_model": "hybrid (Mamba) layers",
     "moe_latent_size": "experts on a latent dimension",
+    "mtp_use_repeated_layer": "layers of multi-token prediction that share parameters",
 }
 _NOT_FROM_RUNS_IN_FP8 = {"first_last_layers_bf16": "layers in 16 bits beside 8-bit ones"}
 # Only with 8-bit products; only with overlapped tensor parallel communication.

@@ -161,6 +161,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--untie-embeddings-and-output-weights": ("untie_embeddings_and_output_weights", True),
     "--group-query-attention": ("group_query_attention", True),
     "--multi-latent-attention": ("multi_latent_attention", True),
+    "--mtp-use-repeated-layer": ("mtp_use_repeated_layer", True),
     "--qk-layernorm": ("qk_layernorm", True),
     "--use-rotary-position-embeddings": ("position_embedding_type", "rope"),
     "--no-position-embedding": ("position_embedding_type", "none"),

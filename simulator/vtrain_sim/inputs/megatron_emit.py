@@ -66,6 +66,7 @@ def _model(model: ModelSpec) -> list[str]:
             window_attn_skip_freq=model.window_attn_skip_freq,
             softmax_type=model.softmax_type if model.softmax_type != ModelSpec.softmax_type else "",
         ),
+        *_switches(mtp_use_repeated_layer=model.mtp_use_repeated_layer),
         *([] if model.dropout else ["--hidden-dropout", "0.0", "--attention-dropout", "0.0"]),
         *_switches(
             swiglu=model.swiglu,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vtrain_sim.model import layers as programs
 from vtrain_sim.model.fully_sharded import Neighbours, exchanging, is_fully_sharded, with_exchanges
-from vtrain_sim.model.program import Program
+from vtrain_sim.model.program import Program, borrowing
 from vtrain_sim.model.shard import Shard
 from vtrain_sim.schedules import Placement, Schedule
 from vtrain_sim.specs.hybrid_pattern import EXPERTS
@@ -31,6 +31,7 @@ class Parts:
         self._again: dict[LayerKind, int] = {}
         self._heads: dict[bool, Program] = {}
         self._mtp: dict[bool, Program] = {}
+        self._borrowers: dict[int, Program] = {}
         self._embedding: Program | None = None
         self._exchanging: dict[tuple[int | None, ...], Program] = {}
         self._runs: dict[ChunkSpec, list[tuple[Program, int]]] = {}
@@ -79,6 +80,13 @@ class Parts:
             program = self._mtp[table] = programs.mtp_entry(self.shard, table)
         return program
 
+    def _borrowing(self, program: Program) -> Program:
+        # The parts are kept, so that their identities are a key.
+        same = self._borrowers.get(id(program))
+        if same is None:
+            same = self._borrowers[id(program)] = borrowing(program)
+        return same
+
     def runs(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
         """The programs of a virtual stage in forward order, each with how many times in a row."""
         runs = self._runs.get(chunk)
@@ -94,7 +102,10 @@ class Parts:
         for depth in range(chunk.mtp):
             entry = self.mtp_entry(chunk.mtp_table and depth == 0)
             depth_layers = [(self.layer(kind), count) for kind, count in chunk.mtp_layers]
-            programs += [(entry, 1), *depth_layers, (self.head(True), 1)]
+            of_depth = [(entry, 1), *depth_layers, (self.head(True), 1)]
+            if chunk.mtp_repeated and depth:
+                of_depth = [(self._borrowing(program), count) for program, count in of_depth]
+            programs += of_depth
         if chunk.head:
             programs.append((self.head(chunk.tied), 1))
         return with_exchanges(programs, self._exchange) if is_fully_sharded(self.shard) else programs
@@ -140,7 +151,9 @@ def contents_of(pipeline: PipelineSpec) -> Contents:
     p = pipeline
     how = (p.recomputed, p.recomputed_together, p.offloaded)
     kinds = (p.wide, p.symbols, p.mixtures, p.windows)
-    return _contents(p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_symbols)
+    return _contents(
+        p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_repeated, p.mtp_symbols
+    )
 
 
 @lru_cache(maxsize=8192)
@@ -158,6 +171,7 @@ def _contents(
     offloaded: int,
     tied: bool,
     mtp: int,
+    mtp_repeated: bool,
     mtp_symbols: str,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
@@ -167,7 +181,13 @@ def _contents(
         again = recomputed != 0
         of_depth = [LayerKind(symbol == EXPERTS, again, symbol=symbol) for symbol in mtp_symbols]
         of_depth = of_depth or [LayerKind(mixtures[-1], again, windowed=windows[-1])]
-        last = replace(last, mtp=mtp, mtp_layers=_runs(of_depth), mtp_table=not (tied or placement.ends_meet))
+        last = replace(
+            last,
+            mtp=mtp,
+            mtp_layers=_runs(of_depth),
+            mtp_table=not (tied or placement.ends_meet),
+            mtp_repeated=mtp_repeated,
+        )
     by_virtual_stage = [*others, last]
     by_place = [by_virtual_stage[virtual_stage] for virtual_stage in placement.virtual_stage]
     by_stage = [tuple(by_place[stage::stages]) for stage in range(stages)]

@@ -79,7 +79,11 @@ def _gathers(shard: Shard, program: Program, blocking: bool) -> list[Item]:
     # A table that two programs use is gathered for each of them; its gradient is scattered once.
     return [
         Communication("param_gather", "all_gather", group, count * shard.spec.precision.gathered_bytes, blocking)
-        for group, count in _parts(shard, program.parameters + program.borrowed_parameters, program.expert_parameters)
+        for group, count in _parts(
+            shard,
+            program.parameters + program.borrowed_parameters,
+            program.expert_parameters + program.borrowed_expert_parameters,
+        )
     ]
 
 

@@ -136,7 +136,7 @@ class Program:
     weight: what a schedule that splits the backward pass runs apart: the weight gradients (else part of
     backward). checkpoint_bytes: kept instead of what its operators save when the part runs again in the
     backward pass, or when what they save is in the host's memory; None
-    else. borrowed_parameters: of another part of the same rank, which it uses too.
+    else. borrowed_parameters, borrowed_expert_parameters: of another part of the same rank, which it uses too.
     """
 
     name: str
@@ -145,6 +145,7 @@ class Program:
     weight: tuple[Item, ...] = ()
     checkpoint_bytes: int | None = None
     borrowed_parameters: int = 0
+    borrowed_expert_parameters: int = 0
 
     @cached_property
     def parameters(self) -> int:
@@ -165,7 +166,7 @@ class Program:
     @property
     def used_parameters(self) -> int:
         """Parameters that it needs on the rank while it runs."""
-        return self.parameters + self.borrowed_parameters + self.expert_parameters
+        return self.parameters + self.expert_parameters + self.borrowed_parameters + self.borrowed_expert_parameters
 
     def parameters_in(self, dtype: str) -> int:
         """Parameters of products in this type, those of experts too."""
@@ -181,6 +182,20 @@ class Program:
     def kept_bytes(self) -> int:
         """Bytes that stay until the backward pass: the saved ones, or the checkpoint of a recomputed part."""
         return self.saved_bytes if self.checkpoint_bytes is None else self.checkpoint_bytes
+
+
+def borrowing(program: Program) -> Program:
+    """The same work with the parameters of another part of the rank."""
+    forward = tuple(
+        replace(i, parameters=0, expert_parameters=0, replicated_parameters=0) if isinstance(i, Compute) else i
+        for i in program.forward
+    )
+    return replace(
+        program,
+        forward=forward,
+        borrowed_parameters=program.parameters + program.borrowed_parameters,
+        borrowed_expert_parameters=program.expert_parameters + program.borrowed_expert_parameters,
+    )
 
 
 def operators_of(items: Iterable[Item]) -> Iterator[Compute]:

@@ -267,6 +267,7 @@ class Configuration:
             offloaded=t.cpu_offload_layers,
             tied=not self.model.untie_embeddings_and_output_weights,
             mtp=self.model.mtp_num_layers,
+            mtp_repeated=self.model.mtp_use_repeated_layer,
             stage_ranks=self.groups.stage_ranks,
             scatter_gather=self.parallel.scatter_gather,
             batch_p2p=self.parallel.batch_p2p,

@@ -26,7 +26,7 @@ class ModelSpec:
     exchange and up after it (NVIDIA, Nemotron 3 Super, LatentMoE); 0: the hidden size. Multi-latent attention
     (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of the compressed queries (0: not compressed) and keys and
     values, and head sizes. mtp_num_layers: depths of multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section
-    2.2), each with a layer of the last one's kind.
+    2.2), each with a layer of the last one's kind; mtp_use_repeated_layer: one depth's parameters serve all of them.
     window_size: tokens before each one that it attends to, 0 for all; window_attn_skip_freq: Megatron's pattern of the
     layers without a window ("2": every second one). softmax_type: "vanilla"; "learnable" and "off-by-one" have an
     attention sink. hybrid_layer_pattern: a symbol for each layer (`specs.hybrid_pattern`), and
@@ -74,6 +74,7 @@ class ModelSpec:
     qk_pos_emb_head_dim: int = 0
     v_head_dim: int = 0
     mtp_num_layers: int = 0
+    mtp_use_repeated_layer: bool = False
     window_size: int = 0
     window_attn_skip_freq: str = ""
     softmax_type: str = "vanilla"
@@ -102,6 +103,8 @@ class ModelSpec:
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
         one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
         whole("--mtp-num-layers", self.mtp_num_layers, 0)
+        if self.mtp_use_repeated_layer and not self.mtp_num_layers:
+            raise SpecError("--mtp-use-repeated-layer needs --mtp-num-layers: depths of multi-token prediction")
         whole("--window-size", self.window_size, 0)
         one_of("--norms-per-layer", self.norms_per_layer, (1, 2, 4))
         one_of("--qk-layernorm-weights", self.qk_layernorm_weights, ("shared", "all", "none"))

@@ -21,8 +21,8 @@ class PipelineSpec:
     of the first layers of each chunk run again in the backward pass; None: all of them. recomputed_together: so
     many in a row run again from one input. offloaded: how many of the first layers keep their activations in
     the host's memory. tied: the output layer shares the embedding's table. mtp: depths of multi-token
-    prediction, with the last virtual stage. stage_ranks: ranks of one stage. scatter_gather, batch_p2p: how
-    stages exchange, see `ParallelSpec`.
+    prediction, with the last virtual stage; mtp_repeated: one depth's parameters serve all of them. stage_ranks:
+    ranks of one stage. scatter_gather, batch_p2p: how stages exchange, see `ParallelSpec`.
     """
 
     stages: int
@@ -39,6 +39,7 @@ class PipelineSpec:
     offloaded: int
     tied: bool
     mtp: int
+    mtp_repeated: bool
     stage_ranks: int
     scatter_gather: bool
     batch_p2p: bool

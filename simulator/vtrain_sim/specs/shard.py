@@ -81,6 +81,7 @@ class ChunkSpec:
 
     tied: its output layer shares the table of the embedding that the same rank holds. mtp: depths of multi-token
     prediction, each with the layers of mtp_layers; mtp_table: the rank holds a copy of the embedding's table for them.
+    mtp_repeated: the first one's parameters serve all of them.
     """
 
     layers: tuple[tuple[LayerKind, int], ...]
@@ -90,6 +91,7 @@ class ChunkSpec:
     mtp: int = 0
     mtp_layers: tuple[tuple[LayerKind, int], ...] = ()
     mtp_table: bool = False
+    mtp_repeated: bool = False
 
     @property
     def num_layers(self) -> int:

@@ -65,7 +65,7 @@ MODEL = (
            "says, but squared ReLU without a gate where that is 0, and no position embedding.",
            "--hybrid-layer-pattern"),
     Column("mtp_hybrid_override_pattern", "Layers of a depth of multi-token prediction; empty: *E (Nemotron 3 "
-           "Super), unless the pattern says them.", "--mtp-hybrid-override-pattern"),
+           "Super), one for all depths, unless the pattern says them.", "--mtp-hybrid-override-pattern"),
     *_same("mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups"),
 )  # fmt: skip
 LAYOUT = (

@@ -28,7 +28,7 @@ _MODEL_ARGUMENTS = (
     "--heterogeneous-block-specs",
     "--enable-mhc-connections",
 )
-# Attention and experts: as published with Nemotron 3 Super.
+# Attention and experts, with the same parameters for all depths: as published with Nemotron 3 Super.
 _DEPTH = "*E"
 _COUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 # Columns that rules below read, or which go with another that does.
@@ -214,7 +214,7 @@ def _depth_layers(cells: Cells) -> list[str]:
     stated = "/" in cells.text("hybrid_layer_pattern") or cells.text("mtp_hybrid_override_pattern")
     if stated or not (cells.hybrid and cells.number("mtp_num_layers")):
         return []
-    return ["--mtp-hybrid-override-pattern", _DEPTH]
+    return ["--mtp-hybrid-override-pattern", _DEPTH, "--mtp-use-repeated-layer"]
 
 
 def _layout(cells: Cells) -> list[str]:

@@ -93,6 +93,7 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
     }
     if not latent and draw(st.booleans()):
         sizes, windows = sizes | draw(hybrids(num_layers, moe)), {}
+    depths = draw(st.sampled_from([0, 0, 1, 2]))
     return ModelSpec(
         num_layers,
         draw(st.sampled_from([256, 2048])),
@@ -104,7 +105,8 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         dropout=draw(st.booleans()),
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         untie_embeddings_and_output_weights=draw(st.booleans()),
-        mtp_num_layers=draw(st.sampled_from([0, 0, 1, 2])),
+        mtp_use_repeated_layer=depths > 0 and draw(st.booleans()),
+        mtp_num_layers=depths,
         **windows,
         **sizes,
     )
