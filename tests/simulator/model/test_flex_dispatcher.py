@@ -9,7 +9,7 @@ import pytest
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.model import Compute, Parts
-from vtrain_sim.model.dispatchers import AllToAllDispatcher, Exchange, FlexDispatcher, Routing
+from vtrain_sim.model.dispatchers import AllToAllDispatcher, Exchange, FlexDispatcher, Routing, dispatcher
 from vtrain_sim.specs import Configuration, ParallelSpec, SpecError, TrainSpec
 from vtrain_sim.specs.shard import LayerKind
 
@@ -36,7 +36,7 @@ def test_a_backend_without_its_dispatcher_is_refused() -> None:
 
 
 def test_one_copy_of_each_token_is_exchanged_and_fewer_rows_are_permuted() -> None:
-    flex, usual = FlexDispatcher("hybridep"), AllToAllDispatcher()
+    flex, usual = FlexDispatcher("deepep"), AllToAllDispatcher()
     assert flex.dispatch(ROUTING) == flex.combine(ROUTING) == [Exchange("all_to_all", "ep", 4096 * 4096, 8)]
     assert usual.dispatch(ROUTING) == [Exchange("all_to_all", "ep", 8 * 4096 * 4096)]
     assert 0.3 < flex.permuted_rows(ROUTING) / usual.permuted_rows(ROUTING) < 0.6
@@ -53,6 +53,15 @@ def test_node_limited_routing_by_its_flags() -> None:
     for wrong, says in ((flags[:2], "go together"), ([*flags[:3], "9"], "--moe-router-group-topk")):
         with pytest.raises(SpecError, match=says):
             configuration_from_flags(wrong, BASE)
+
+
+def test_hybridep_gathers_where_tokens_go_once() -> None:
+    hybrid, deep = dispatcher("hybridep"), dispatcher("deepep")
+    where = Exchange("all_gather", "ep", 16 * 4096 * 128)
+    assert hybrid.dispatch(ROUTING) == [where, *deep.dispatch(ROUTING)]
+    for later in ("combine", "combine_backward", "dispatch_backward"):
+        assert getattr(hybrid, later)(ROUTING) == getattr(deep, later)(ROUTING) == deep.dispatch(ROUTING)
+    assert hybrid.dispatch(Routing(4096, 8, 4096, 128, ep=1)) == []
 
 
 def test_expert_tensor_parallel_ranks_get_copies_of_their_own() -> None:

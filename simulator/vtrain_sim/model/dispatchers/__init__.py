@@ -6,7 +6,12 @@ from vtrain_sim.model.dispatchers.base import Dispatcher, Exchange, Routing
 from vtrain_sim.model.dispatchers.flex import FlexDispatcher
 from vtrain_sim.model.dispatchers.registry import dispatcher, names, register
 
-for _dispatcher in (AllToAllDispatcher(), AllGatherDispatcher(), FlexDispatcher("deepep"), FlexDispatcher("hybridep")):
+for _dispatcher in (
+    AllToAllDispatcher(),
+    AllGatherDispatcher(),
+    FlexDispatcher("deepep"),
+    FlexDispatcher("hybridep", gathers_map=True),
+):
     register(_dispatcher)
 
 __all__ = [

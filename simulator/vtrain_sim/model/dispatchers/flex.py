@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from vtrain_sim.model.dispatchers.base import Dispatcher, Exchange, Routing
 
+# Bytes of one token and expert: whether it goes there.
+_MAP_BYTES = 1
+
 
 class FlexDispatcher(Dispatcher):
     """Megatron-Core's `MoEFlexTokenDispatcher`, with one of its backends (--moe-flex-dispatcher-backend).
 
     What it moves, forward and backward, is one copy of a token for each domain of a level; the backends differ in
-    their kernels, which the rate of a network level stands for.
+    their kernels, which the rate of a network level stands for. gathers_map: every rank first learns where the tokens
+    of all ranks go, once for all exchanges of a layer (HybridEP's metadata preprocessing).
     """
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, gathers_map: bool = False) -> None:
         self.name = backend
+        self.gathers_map = gathers_map
 
     def dispatch(self, routing: Routing) -> list[Exchange]:
         """All tokens of the rank, each once to wherever one of its experts is."""
+        exchanges = self._exchange(routing)
+        if not (self.gathers_map and exchanges):
+            return exchanges
+        ranks = routing.ep * routing.expert_tp
+        nbytes = routing.tokens * ranks * routing.num_experts * _MAP_BYTES
+        return [Exchange("all_gather", exchanges[0].role, nbytes), *exchanges]
+
+    def _exchange(self, routing: Routing) -> list[Exchange]:
         ranks = routing.ep * routing.expert_tp
         if ranks == 1:
             return []
@@ -36,4 +49,8 @@ class FlexDispatcher(Dispatcher):
 
     def combine(self, routing: Routing) -> list[Exchange]:
         """The same way back, partial sums where copies meet."""
-        return self.dispatch(routing)
+        return self._exchange(routing)
+
+    def combine_backward(self, routing: Routing) -> list[Exchange]:
+        """Gradients go the way that the tokens came, which is known."""
+        return self._exchange(routing)
