@@ -390,24 +390,13 @@ def test_a_defect_of_the_plugin_never_reaches_training(capture: Capturing, tmp_p
 
 
 def test_killed_process_leaves_whole_files_only(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "vtrain_plugin",
-        "--out",
-        str(tmp_path),
-        "--warmup",
-        "0",
-        "--steps",
-        "100000",
-        "--run-id",
-        "killed",
-        str(SCRIPT),
-        *SMALL[:-2],
-        "--train-iters",
-        "100000",
-        "--quiet",
-    ]
+    # A long capture is written while it goes on; here, often.
+    soon = (
+        "from vtrain_plugin.capture import output; output.LONG_S = 0.2; from vtrain_plugin.launcher import main; main()"
+    )
+    flags = ["--out", str(tmp_path), "--warmup", "0", "--steps", "100000", "--run-id", "killed"]
+    training = [str(SCRIPT), *SMALL[:-2], "--train-iters", "100000", "--quiet"]
+    command = [sys.executable, "-c", soon, *flags, *training]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and len(list(tmp_path.rglob("table=steps/*.parquet"))) < 5:

@@ -78,3 +78,4 @@ def test_nothing_is_recorded_while_a_graph_is_captured(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert capturing.recording() is None
     assert capturing.open_span("p2p", "p2p") is None
+    capturing.cancel()
