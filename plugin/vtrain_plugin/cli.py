@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from itertools import product
@@ -88,10 +89,13 @@ def run(
     except SettingsError as error:
         raise refuse(str(error)) from None
     try:
-        done = subprocess.run(command, env={**os.environ, **settings.to_environment()}, check=False)
+        process = subprocess.Popen(command, env={**os.environ, **settings.to_environment()})
     except OSError as error:
         raise refuse(f"cannot run {command[0]!r}: {error.strerror}") from None
-    raise typer.Exit(done.returncode)
+    if at in signal.Signals.__members__:
+        # It asks the training for a capture, and would end this process.
+        signal.signal(signal.Signals[at], lambda number, frame: process.send_signal(number))
+    raise typer.Exit(process.wait())
 
 
 @app.command()

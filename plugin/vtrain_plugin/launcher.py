@@ -63,7 +63,7 @@ def launch(
         arming.arm_instead(settings)
     except SettingsError as error:
         raise SystemExit(_refuse(str(error))) from None
-    if path != "-m" and not os.path.exists(path):
+    if not os.path.exists(path):
         raise SystemExit(_refuse(f"there is no script {path!r}: give the path of a Python file"))
     if os.environ.get("VTRAIN_OUT"):
         # It arms what the script starts: to do the same.
@@ -73,6 +73,10 @@ def launch(
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         runpy.run_path(path, run_name="__main__")
+    except (EOFError, KeyboardInterrupt) as error:
+        # The command line's library would say "Aborted" alone.
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
         arming.disarm()
 

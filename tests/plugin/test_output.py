@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -155,6 +156,43 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
     capture.output.finish()
     assert not list(tmp_path.rglob("*.parquet"))
     assert not said
+
+
+def test_a_disk_that_hangs_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(output_module, "DISK_PATIENCE_S", 0.05)
+    monkeypatch.setattr(output_module.Sink, "write", lambda sink, table, rows: release.wait(30))
+    capture = _Capture(tmp_path)
+    capture.step(0)
+    capture.output.finish()
+    assert not capture.output.written.is_set()
+    release.set()
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_a_forked_child_ends_without_its_parents_steps(tmp_path: Path) -> None:
+    capture = _Capture(tmp_path)
+    capture.step(0)
+    child = os.fork()
+    if not child:
+        capture.output.finish()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert not list(tmp_path.rglob("*.parquet"))
+    capture.output.finish()
+    assert capture.steps() == [0]
+
+
+def test_rows_that_were_dropped_in_any_step_are_counted(tmp_path: Path) -> None:
+    capture = _Capture(tmp_path)
+    for step in range(3):
+        capture.recorder.dropped += 5
+        capture.step(step)
+    capture.output.finish()
+    (file,) = capture.files("ranks")
+    assert pq.read_table(file)["dropped_rows"].to_pylist() == [15]
 
 
 def test_a_failing_disk_switches_the_capture_off_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,3 +56,41 @@ def test_a_session_that_is_over_is_not_under_way() -> None:
         del unused
     finally:
         patches.remove()
+
+
+OTHER_THREAD = """
+import sys, threading
+import torch
+from plugin import toy_training
+import vtrain_plugin
+
+training = toy_training.ToyTraining()
+calls = [0]
+
+def profile():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as other:
+        torch.ones(3) + 1
+    print("theirs", len(other.events()))
+
+def communicate():
+    calls[0] += 1
+    if calls[0] == 6:
+        thread = threading.Thread(target=profile)
+        thread.start()
+        thread.join()
+
+toy_training.communicate = communicate
+vtrain_plugin.enable(out=sys.argv[1], warmup=2, steps=2, kernels=True)
+training.run(6)
+vtrain_plugin.disable()
+print("trained")
+"""
+
+
+def test_another_session_in_another_thread_is_survived(tmp_path: Path) -> None:
+    """Ours can be stopped by its own thread alone: it is given up, not stopped by the other."""
+    tests = Path(__file__).resolve().parents[1]
+    done = run_python(["-c", OTHER_THREAD, str(tmp_path)], env={"PYTHONPATH": str(tests)}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "trained" in done.stdout
+    assert "another torch.profiler session began" in done.stderr

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,12 +93,39 @@ def test_a_run_of_an_earlier_version_is_not_added_to(tmp_path: Path) -> None:
     assert claim_run_id(str(tmp_path), "base", "first") == "base-first"
 
 
+CLAIM = """
+import sys, time
+from vtrain_plugin.capture.sink import claim_run_id
+out, capture, start = sys.argv[1:]
+while time.time() < float(start):
+    pass
+for number in range(100):
+    print(claim_run_id(out, f"run{number}", capture))
+"""
+
+
+@pytest.mark.parametrize("captures", [("first", "first"), ("first", "second")])
+def test_ranks_that_claim_at_the_same_moment(tmp_path: Path, captures: tuple[str, str]) -> None:
+    """Two of one capture always agree, two of different captures never do."""
+    start = str(time.time() + 3)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path), capture, start], stdout=subprocess.PIPE, text=True
+        )
+        for capture in captures
+    ]
+    one, other = (rank.communicate()[0].split() for rank in ranks)
+    assert len(one) == len(other) == 100
+    same = [a == b for a, b in zip(one, other, strict=True)]
+    assert all(same) if captures[0] == captures[1] else not any(same)
+
+
 def test_claims_are_made_on_any_filesystem(tmp_path: Path) -> None:
     claim_run_id(str(tmp_path), "base", "first")
     names = [
         i.base_name for i in pafs.LocalFileSystem().get_file_info(pafs.FileSelector(str(tmp_path / "run_id=base")))
     ]
-    assert names == [".capture-first"]
+    assert sorted(names) == [".capture-first", ".owner.lock"]
 
 
 ARMED = """

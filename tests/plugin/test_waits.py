@@ -107,3 +107,21 @@ def test_time_in_the_issuing_call_holds_up_a_processor_alone(source: str, expose
     session.clock.at += 20
     recorder._waited(*waiting)
     assert {row["op"]: row["exposed_ns"] for row in session.rows()} == {"send": 0, "recv": exposed_ns}
+
+
+def test_a_wait_for_work_of_the_step_before_is_a_call_of_this_step() -> None:
+    session = _Session()
+    recorder, calls = _calls(session)
+    work = SimpleNamespace()
+    recorder._issued_batch(calls, [work])  # type: ignore[list-item]
+    session.clock.at += 3
+    first = session.rows()
+    assert {row["op"]: row["exposed_ns"] for row in first} == {"send": 0, "recv": 0}
+    session.clock.at = 0
+    session.recorder.start_step(1)
+    waiting = recorder._begin_wait(work)  # type: ignore[arg-type]
+    assert waiting is not None
+    session.clock.at += 20
+    recorder._waited(*waiting)
+    (row,) = session.rows()
+    assert (row["step"], row["op"], row["exposed_ns"]) == (1, "recv", 20)

@@ -24,21 +24,24 @@ _OPERATOR_NODES, _BLOCK_NODES = 16, 256
 class Input:
     """The tensor that a module was given, and where in the autograd graph it comes from.
 
-    handle: of the hook that runs when all of the tensor's gradient is there; None without one.
+    handle: of the hook that runs when all of the tensor's gradient is there; None without one. The tensor itself is not
+    kept: it may be a recomputed activation that is to be freed.
     """
 
-    __slots__ = ("handle", "node", "tensor")
+    __slots__ = ("_leaf", "handle", "node")
 
     def __init__(self, tensor: torch.Tensor, handle: Any) -> None:
-        self.tensor = tensor
-        # None for a leaf, which comes from nowhere.
+        # None for a leaf, which comes from nowhere; the graph keeps it while it is asked about.
         self.node = tensor.grad_fn
+        self._leaf = id(tensor) if self.node is None else None
         self.handle = handle
 
     def feeds(self, node: Any) -> bool:
         """Whether a node takes the tensor (or another one that the same node made)."""
         for source, _ in node.next_functions:
-            if source is not None and (source is self.node or getattr(source, "variable", None) is self.tensor):
+            if source is None:
+                continue
+            if source is self.node or (self._leaf is not None and id(getattr(source, "variable", None)) == self._leaf):
                 return True
         return False
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vtrain_plugin.capture.clock import Mark
 from vtrain_plugin.capture.framework import Framework
 from vtrain_plugin.capture.groups import Groups
 from vtrain_plugin.capture.patches import Args, Function, Kwargs, Wrapper
-from vtrain_plugin.capture.recorder import Call, Recorder, Span
+from vtrain_plugin.capture.recorder import Call, Recorder, Span, StepRecord
 from vtrain_plugin.capture.session import Session
 from vtrain_plugin.capture.tensors import dtype_name
 
@@ -73,8 +74,8 @@ class CallRecorder:
         self._inside = False
         # Calls inside a coalescing manager: the communication happens when it is left.
         self._coalesced: list[Call] | None = None
-        # id(work) -> (the work itself, so that its id is not reused, and its calls)
-        self._open: dict[int, tuple[Work, list[Call]]] = {}
+        # id(work) -> the work itself, so that its id is not reused, its calls, and the step that they are of
+        self._open: dict[int, tuple[Work, list[Call], StepRecord | None]] = {}
 
     # -- wrappers --------------------------------------------------------------------------
 
@@ -300,10 +301,7 @@ class CallRecorder:
         if isinstance(result, Work):
             call.is_async = True
             self._add_issue_time(recorder, call)
-            self._open[id(result)] = (result, [call])
-            if len(self._open) > 4096:
-                # Work that nobody waits for: forget the oldest rather than hold its tensors.
-                self._open.pop(next(iter(self._open)))
+            self._keep(recorder, result, [call])
         else:
             call.is_async = False
             call.end = recorder.clock.now()
@@ -324,10 +322,17 @@ class CallRecorder:
         # NCCL coalesces a batch into one work item, gloo returns one per operation.
         for index, work in enumerate(works):
             waited_for = calls[index : index + 1] if len(works) == len(calls) else calls
-            self._open[id(work)] = (work, waited_for)
+            self._keep(recorder, work, waited_for)
         if not works:
             for call in calls:
                 call.end = recorder.clock.now()
+
+    def _keep(self, recorder: Recorder, work: Work, calls: list[Call]) -> None:
+        """Remember what a wait for the work will be for."""
+        self._open[id(work)] = (work, calls, recorder.record)
+        if len(self._open) > 4096:
+            # Work that nobody waits for: forget the oldest rather than hold its tensors.
+            self._open.pop(next(iter(self._open)))
 
     def _leave_coalescing(self) -> Mark | None:
         """When the communication of a coalescing manager begins; None where nothing is recorded."""
@@ -347,17 +352,22 @@ class CallRecorder:
         works = [w for w in getattr(manager, "works", []) if isinstance(w, Work)]
         merged.is_async = bool(works)
         if works:
-            self._open[id(works[-1])] = (works[-1], [merged])
+            self._keep(recorder, works[-1], [merged])
         else:
             merged.end = recorder.clock.now()
 
     def _begin_wait(self, work: Work) -> tuple[list[Call], Mark] | None:
         """The recorded calls that the work is, and when the wait for them begins."""
-        _, calls = self._open.pop(id(work), (None, None))
+        _, calls, step = self._open.pop(id(work), (None, None, None))
         recorder = self.session.recording()
         if not calls or recorder is None:
             return None
-        return calls, recorder.clock.now()
+        now = recorder.clock.now()
+        if step is not recorder.record:
+            # Issued in the step before: the wait is a call of this one.
+            calls = [replace(_waited_for(calls), begin=now, span=self._span(recorder), waits=[])]
+            recorder.add_call(calls[0])
+        return calls, now
 
     def _waited(self, calls: list[Call], begin: Mark) -> None:
         recorder = self.session.recorder

@@ -31,10 +31,16 @@ class KinetoCapture:
         self._step = 0
         # The session under way, and the thread that it belongs to.
         self._running: profile | None = None
+        self._lost: list[profile] = []
         self._thread = 0
         # Steps that are over: what was recorded of them is with the profiler, outside Python.
         self._done: list[tuple[int, profile]] = []
         self.why_none = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether a session is under way."""
+        return self._running is not None
 
     def start_step(self, step: int) -> None:
         """Begin to profile a step, if it is one to profile."""
@@ -78,9 +84,14 @@ class KinetoCapture:
 
     def _make_way(self) -> None:
         """Another session is about to begin: ours ends before, and what it has seen is not whole."""
+        if self._running is None:
+            return
+        self.why_none = "another torch.profiler session began"
+        self.abandon()
         if self._running is not None:
-            self.why_none = "another torch.profiler session began"
-            self.abandon()
+            # Of another thread, which alone may stop it: it is left as it is, and never asked again.
+            self._lost.append(self._running)
+            self._running = None
 
     def write(self, sink: Sink) -> None:
         """Write the traces of the steps that are over. Raises OSError where the disk refuses."""

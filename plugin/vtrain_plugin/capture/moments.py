@@ -1,7 +1,7 @@
 """When a capture begins: at steps known before, at a signal, or when a file appears.
 
 A signal or a file reaches the ranks at slightly different times: the capture begins at the next step whose number is a
-multiple of `ALIGNMENT`, so that all of them record the same steps.
+multiple of `ALIGNMENT`, so that all of them record the same steps unless such a step begins just then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 ALIGNMENT = 10
 _POLL_S = 1.0
 _FILE = "file:"
-_UNUSABLE = ("SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM", "SIGSEGV", "SIGCHLD")
+# Signals that mean nothing to a process by themselves.
+_USABLE = ("SIGUSR1", "SIGUSR2", "SIGRTMIN", "SIGRTMAX")
 
 
 class Moment(ABC):
@@ -177,11 +178,11 @@ def moment_of(at: str, warmup: int) -> Moment:
         return AtSteps((warmup,), f"the {warmup} warm-up steps were over")
     if at.startswith(_FILE) and at != _FILE:
         return OnFile(os.path.abspath(at[len(_FILE) :]))
-    if at in signal.Signals.__members__ and at not in _UNUSABLE:
+    if at in _USABLE:
         return OnSignal(signal.Signals[at])
     parts = [part.strip() for part in at.split(",")]
     if all(part.isdigit() for part in parts):
         return AtSteps(tuple(int(part) for part in parts), f"step {min(map(int, parts))}")
     raise ValueError(
-        f"{at!r} is no moment: it takes step numbers such as 100,5000, a signal such as SIGUSR2, or file:PATH"
+        f"{at!r} is no moment: it takes step numbers such as 100,5000, a signal (SIGUSR1, SIGUSR2), or file:PATH"
     )

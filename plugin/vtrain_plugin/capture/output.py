@@ -6,6 +6,7 @@ torch lets go of Python's lock at every operator, and waits for it as long as th
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from vtrain_plugin.capture.sink import Sink, claim_run_id
 
 # How long the thread waits for the device to pass the last marks, and for the run's name.
 PATIENCE_S = 10.0
+# How long whoever waits for the thread bears that it writes nothing: a disk may hang.
+DISK_PATIENCE_S = 30.0
 # A long capture is written while it goes on: where so many rows, or a step for so long, are in memory.
 MANY_ROWS = 100_000
 LONG_S = 10.0
@@ -68,6 +71,9 @@ class Output:
         self._thread: threading.Thread | None = None
         self._due = threading.Event()
         self._ended = False
+        # Of rows and files: what it does not change, hangs.
+        self._progress = 0
+        self._process = os.getpid()
         # Set where somebody waits for the thread: it pauses no more.
         self._hurry = threading.Event()
 
@@ -96,7 +102,10 @@ class Output:
         return True
 
     def finish(self) -> None:
-        """The same, and wait until it is done: for the device no longer than `PATIENCE_S`."""
+        """The same, and wait until it is done: for the device `PATIENCE_S` at most, and for no disk that hangs."""
+        if self._process != os.getpid():
+            # A child has the steps of its parent, and not the thread.
+            return
         deadline = time.monotonic() + PATIENCE_S
         while not self.end():
             if time.monotonic() >= deadline:
@@ -104,12 +113,23 @@ class Output:
                 self._pending = []
             time.sleep(0.001)
         self._hurry.set()
-        self.written.wait()
+        seen = -1
+        while not self.written.wait(DISK_PATIENCE_S):
+            if seen == self._progress:
+                report(
+                    f"nothing was written to {self._settings.out} for {DISK_PATIENCE_S:g} s: the capture is not whole"
+                )
+                return
+            seen = self._progress
+
+    @property
+    def writes_here(self) -> bool:
+        """Whether this is the thread that writes."""
+        return threading.current_thread() is self._thread
 
     def drop(self) -> None:
         """Forget what is not written."""
         self._pending, self._known = [], []
-        self._description = {}
         self._last = _nothing
         self._ended = True
         self._due.set()
@@ -168,7 +188,7 @@ class Output:
         }
         run["num_microbatches"] = record.microbatches or run.get("num_microbatches")
         complete_batch(run)
-        rank = {**rank_row(""), "dropped_rows": self._recorder.dropped, **self._framework.describe_rank()}
+        rank = {**rank_row(""), **self._framework.describe_rank()}
         # By every rank: none knows which of the others come this far. A reader takes the lowest one's.
         return {"ranks": [rank], "runs": [run]}
 
@@ -209,16 +229,17 @@ class Output:
         """Write rows of several tables; with the first ones, what the run is: a killed job has it too."""
         sink = self.sink()
         if self._description:
-            described = {
-                table: [{**row, "run_id": sink.run_id} for row in of] for table, of in self._description.items()
-            }
+            known = {"run_id": sink.run_id, "dropped_rows": self._recorder.dropped}
+            described = {table: [{**row, **known} for row in of] for table, of in self._description.items()}
             tables = {**described, **tables}
             self._description = {}
         for table, table_rows in tables.items():
             sink.write(table, table_rows)
+            self._progress += 1
 
     def _pause(self) -> None:
         """Let training have Python's lock."""
+        self._progress += 1
         self._hurry.wait(_PAUSE_S)
 
 

@@ -31,6 +31,10 @@ class StepIntervals:
             self._plain.append(now - last)
         return now - last
 
+    def restart(self) -> None:
+        """The next step's interval begins now."""
+        self._last = self._clock()
+
     def take(self) -> list[int]:
         """The intervals of the last steps that ran without hooks; they are forgotten."""
         plain = list(self._plain)

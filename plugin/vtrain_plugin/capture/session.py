@@ -194,10 +194,12 @@ class Session:
             return
         self.steps_done += 1
         # Hooks of a capture that is over are taken out at the end of a step: the next one is plain.
-        interval_ns = self._intervals.end_step(self._window is None)
+        interval_ns = self._intervals.end_step(not self._windows)
         if self._window is not None and not self._window.over:
             self._window.end_step(interval_ns)
             self._captured = self._captured or self._window.captured > 0
+            # What was done here is part of no span.
+            self._intervals.restart()
         settled = [window.settle() for window in self._windows]
         self._windows = [window for window in self._windows if not window.written]
         if self._moment.exhausted and self._captured and all(settled):
@@ -258,4 +260,6 @@ class Session:
         """After a failure: hooks do nothing until they are taken out, at the end of the step."""
         self.finished = True
         for window in self._windows:
-            window.abandon()
+            # One that is over is whole, unless it is what failed.
+            if not window.over or window.writes_here:
+                window.abandon()

@@ -22,14 +22,14 @@ class Settings:
     """One capture.
 
     out: output directory, or a URI that pyarrow or fsspec can open (``s3://bucket/profiles``).
-    warmup, steps: training steps to skip, then to capture. From the second on, the skipped ones say what steps take
-    without a capture, so that its cost can be taken off.
+    warmup, steps: training steps to skip, then to capture. All skipped ones but the first and the last say what steps
+    take without a capture, so that its cost can be taken off.
     operators: also record linear layers, norms and attention cores (not only layers and phases).
     kernels: also record CUPTI kernels, NCCL kernels and framework operators through torch.profiler.
     kernel_steps: how many of the captured steps, from the first, are profiled so.
     nvtx: mark the spans as NVTX ranges (domain ``vtrain``) for Nsight Systems.
     run_id: name of the run; made from the time and shared between ranks when empty.
-    max_rows: bound on rows held in memory on a rank; beyond it rows are dropped and counted.
+    max_rows: bound on rows of a step on a rank; beyond it rows are dropped and counted.
     ranks: on which ranks (``0,8,16-23``, ``first-of-node``); all of them when empty.
     at: when, instead of after the warm-up: step numbers (``100,5000``), a signal (``SIGUSR2``) or ``file:PATH``.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -96,14 +97,43 @@ def claim_run_id(out: str, wanted: str, capture: str) -> str:
 
 def _take(filesystem: pafs.FileSystem, folder: str, capture: str) -> bool:
     """Mark a run's directory as that of a capture; False where it is another's."""
-    entries = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-    names = [entry.base_name for entry in entries]
-    owners = [name for name in names if name.startswith(CAPTURE_PREFIX)]
-    if owners or any(name.startswith(TABLE_PREFIX) for name in names):
-        return f"{CAPTURE_PREFIX}{capture}" in owners
+    # First, since listing a directory that another rank makes meanwhile may fail.
     filesystem.create_dir(folder, recursive=True)
+    owner = _owner(filesystem, folder)
+    if owner is None:
+        mark = _mark_local if isinstance(filesystem, pafs.LocalFileSystem) else _mark
+        mark(filesystem, folder, capture)
+        owner = _owner(filesystem, folder)
+    return owner == capture
+
+
+def _owner(filesystem: pafs.FileSystem, folder: str) -> str | None:
+    """The capture that a directory belongs to: that of the oldest mark; "" for one without, None for nobody's."""
+    entries = filesystem.get_file_info(pafs.FileSelector(folder))
+    marks = [entry for entry in entries if entry.base_name.startswith(CAPTURE_PREFIX)]
+    if marks:
+        first = min(marks, key=lambda entry: (entry.mtime_ns or 0, entry.base_name))
+        return str(first.base_name[len(CAPTURE_PREFIX) :])
+    return "" if any(entry.base_name.startswith(TABLE_PREFIX) for entry in entries) else None
+
+
+def _mark(filesystem: pafs.FileSystem, folder: str, capture: str) -> None:
     with filesystem.open_output_stream(f"{folder}/{CAPTURE_PREFIX}{capture}"):
-        return True
+        pass
+
+
+def _mark_local(filesystem: pafs.FileSystem, folder: str, capture: str) -> None:
+    """Only one capture succeeds: times of files are too coarse to tell which of two came first."""
+    lock = f"{folder}/.owner.lock"
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        # Another rank is about to; of this capture or another.
+        deadline = time.monotonic() + 5
+        while _owner(filesystem, folder) is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return
+    _mark(filesystem, folder, capture)
 
 
 def _open_filesystem(out: str) -> tuple[pafs.FileSystem, str]:

@@ -108,7 +108,9 @@ class Window:
     def _end_recorded_step(self, interval_ns: int | None) -> None:
         memory = peak_memory()
         record = self.recorder.end_step()
-        record.memory, record.interval_ns = memory, interval_ns
+        # A profiled step takes longer by more than what is recorded of it.
+        profiled = self._kineto is not None and self._kineto.running
+        record.memory, record.interval_ns = memory, None if profiled else interval_ns
         sealed = self.recorder.clock.seal_step()
         if self._kineto is not None:
             self._kineto.end_step()
@@ -118,6 +120,11 @@ class Window:
     def settle(self) -> bool:
         """Where the window is over, have it written; False as long as that has to wait for the device."""
         return self.over and self._output.end()
+
+    @property
+    def writes_here(self) -> bool:
+        """Whether this is the thread that writes it."""
+        return self._output.writes_here
 
     @property
     def written(self) -> bool:

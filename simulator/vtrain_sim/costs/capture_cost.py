@@ -64,12 +64,12 @@ def capture_cost(connection: duckdb.DuckDBPyConnection, run_id: str) -> CaptureC
     if not captured or not spans:
         return CaptureCost()
     difference = statistics.median(captured) - statistics.median(plain)
-    error = math.hypot(_error_of_median(plain), _error_of_median(captured))
+    spread = statistics.stdev(plain)
+    error = math.hypot(_error_of_median(plain, spread), _error_of_median(captured, spread))
     return CaptureCost(max(0.0, difference) / spans / 1e9, error / spans / 1e9, float(spans), float(operators or 0.0))
 
 
-def _error_of_median(values: list[int]) -> float:
-    """Standard error of a median of normally distributed values; of a single one, nothing is known."""
-    if len(values) < FEWEST_STEPS:
-        return 0.0
-    return 1.253 * statistics.stdev(values) / math.sqrt(len(values))
+def _error_of_median(values: list[int], spread: float) -> float:
+    """Standard error of a median of normally distributed values. spread: their deviation where there is one value."""
+    deviation = statistics.stdev(values) if len(values) >= FEWEST_STEPS else spread
+    return 1.253 * deviation / math.sqrt(len(values))
