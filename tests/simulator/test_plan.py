@@ -22,6 +22,7 @@ from vtrain_sim.commands.sim import app
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.decide import Bounds, Failures, Request, configurations, plan
+from vtrain_sim.decide.space import gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
@@ -105,6 +106,27 @@ def test_pipelines_of_a_prime_number_of_layers_are_uneven() -> None:
     stages = {c.parallel.pp: c.stage_layers for c in space}
     # The ends of the model have the embedding and the output layer: they take fewer.
     assert stages[16] == (3, 3, *[4] * 13, 3)
+
+
+@pytest.mark.parametrize(
+    ("most", "domain", "segment", "counts"),
+    [
+        (24, 8, 0, {1, 2, 4, 8, 16, 24}),
+        (3, 8, 0, {1, 2}),
+        (72, 72, 0, {1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 36, 64, 72}),
+        (200, 72, 64, {1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 36, 64, 72, 128, 144, 192}),
+    ],
+)
+def test_numbers_of_gpus_fill_domains_and_segments(most: int, domain: int, segment: int, counts: set[int]) -> None:
+    assert gpu_counts((), most, domain, segment) == sorted(counts)
+
+
+def test_a_search_fills_the_segments_of_large_domains() -> None:
+    """Global batches that are powers of two leave a domain of 72 mostly idle, whose segments of 64 they fill."""
+    bounds = Bounds(max_tp=1, max_pp=1, max_cp=1, micro_batches=(1,), recompute=("none",))
+    request = Request(presets.model("llama3-8b"), (512,), 1e12, max_gpus=128, bounds=bounds)
+    best = plan(request, projector("gb200-nvl72"), top=1).plans[0]
+    assert best.projection.configuration.parallel.world_size == 128
 
 
 def test_rankings_and_the_front() -> None:

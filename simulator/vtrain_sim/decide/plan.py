@@ -225,7 +225,8 @@ def plan(
     """Search the whole space of a request; raises `UserError` where nothing is left, with what would help."""
     begin = perf_counter()
     cluster = projector.cluster
-    counts = gpu_counts(request.num_gpus, request.max_gpus, cluster.gpus_per_node)
+    domain, segment = cluster.gpus_per_node, cluster.intra_node.segment
+    counts = gpu_counts(request.num_gpus, request.max_gpus, domain, segment)
     space = (c for n in counts for c in configurations(request.model, n, request.batches, request.bounds, request.base))
     feasible = _Feasible()
     with collection_paused():

@@ -50,8 +50,12 @@ class Bounds:
             positive("micro batch size", size)
 
 
-def gpu_counts(exact: Sequence[int], most: int, per_node: int) -> list[int]:
-    """Numbers of GPUs to search: those given, or all whole nodes (and parts of one) up to `most`."""
+def gpu_counts(exact: Sequence[int], most: int, domain: int, segment: int = 0) -> list[int]:
+    """Numbers of GPUs to search: those given, or all whole domains, and whole segments of them, up to `most`.
+
+    domain: GPUs of a node or an NVLink domain; its divisors and powers of two are parts of one. segment: GPUs of
+    each domain that a job of several takes (`NetworkLevel`); 0: all.
+    """
     for count in exact:
         positive("--num-gpus", count)
     if exact:
@@ -59,8 +63,10 @@ def gpu_counts(exact: Sequence[int], most: int, per_node: int) -> list[int]:
     if not most:
         raise SpecError("how many GPUs there are is missing: give --num-gpus (a list) or --max-gpus")
     positive("--max-gpus", most)
-    parts = [n for n in divisors(per_node) if n <= most]
-    return sorted({*parts, *range(per_node, most + 1, per_node)})
+    # A batch is mostly a power of two: divisors of 72 alone would leave most of a domain idle.
+    parts = {*divisors(domain), *(1 << bits for bits in range(domain.bit_length()))}
+    segments = range(segment, most + 1, segment) if segment else ()
+    return sorted({*(n for n in parts if n <= most), *range(domain, most + 1, domain), *segments})
 
 
 def divisors(number: int) -> list[int]:
