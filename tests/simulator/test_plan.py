@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from vtrain_sim.commands.sim import app
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.decide import Bounds, Failures, Request, configurations, plan
+from vtrain_sim.decide.order import best_first
 from vtrain_sim.decide.space import gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
@@ -144,6 +146,30 @@ def test_rankings_and_the_front() -> None:
         assert one.cost_usd > two.cost_usd
     # Bands of 10% around times that differ by less overlap.
     assert fastest.plans[1].tied_with_best
+
+
+@pytest.mark.parametrize("rank_by", ["time", "days", "dollars", "mfu"])
+def test_of_plans_that_are_equally_good_the_simplest_is_first(rank_by: str) -> None:
+    """Context parallelism of 4 with four times the micro batch takes as long as none, but for rounding."""
+    bounds = Bounds(recompute=("none",), max_tp=1, max_pp=1)
+    request = Request(presets.model("llama3-8b"), (512,), 1e12, num_gpus=(64,), bounds=bounds, rank_by=rank_by)
+    result = plan(request, projector("dgx-b200"), top=3)
+    assert [p.projection.configuration.parallel.cp for p in result.plans] == [1, 2, 4]
+    assert [p.days for p in result.plans] == pytest.approx([result.plans[0].days] * 3, rel=1e-12)
+    assert result.pareto[0].projection.configuration == result.plans[0].projection.configuration
+
+
+def test_order_by_keys_then_by_context_tensor_and_pipeline_parallelism() -> None:
+    space = configurations(presets.model("llama3-8b"), 8, (8,), Bounds(recompute=("none",)), TrainSpec(1, 1))
+    some = list(space)
+    equal = np.full(len(some), 3.0) * (1 + 1e-15 * np.arange(len(some))[::-1])
+    sizes = [(c.parallel.cp, c.parallel.tp, c.parallel.pp) for c in some]
+    assert len(set(sizes)) > 3
+    assert [sizes[i] for i in best_first(some, equal)] == sorted(sizes)
+    # Keys come first, however complex the layout is, and the second one counts among equals of the first.
+    falling = np.arange(len(some), 0, -1.0)
+    assert list(best_first(some, falling)) == list(reversed(range(len(some))))
+    assert list(best_first(some, equal, falling)) == list(reversed(range(len(some))))
 
 
 def test_emitted_arguments_are_the_plan() -> None:

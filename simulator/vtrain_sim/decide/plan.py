@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vtrain_sim.decide.collection import collection_paused
 from vtrain_sim.decide.failures import Failures
+from vtrain_sim.decide.order import best_first
 from vtrain_sim.decide.space import Bounds, configurations, gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_emit import emit_flags
@@ -237,14 +238,14 @@ def plan(
         raise UserError(_nothing(request, projector, counts, feasible))
     figures = feasible.figures()
     key = _key(request, figures)
-    order = np.argsort(key, kind="stable")
+    order = best_first(feasible.configurations, key)
 
     def planned(index: int) -> Plan:
         c, days, cost_usd = feasible.configurations[index], figures.days[index], figures.dollars[index]
         return Plan(projector.project(c), float(days), float(cost_usd), False, _checkpoint_interval_s(request, c))
 
     best = [planned(int(index)) for index in order[:top]]
-    front = [planned(index) for index in _pareto(figures)]
+    front = [planned(index) for index in _pareto(feasible.configurations, figures)]
     limit = best[0].projection.iteration_time_high_s / best[0].projection.iteration_time_s
     return PlanResult(
         request,
@@ -284,11 +285,11 @@ def _key(request: Request, figures: _Figures) -> Floats:
     return keys[request.rank_by]
 
 
-def _pareto(figures: _Figures) -> list[int]:
+def _pareto(configurations: Sequence[Configuration], figures: _Figures) -> list[int]:
     """The Pareto front: plans that no other one beats in both days and dollars, fastest first."""
     front: list[int] = []
     cheapest = np.inf
-    for index in np.lexsort((figures.dollars, figures.days)):
+    for index in best_first(configurations, figures.days, figures.dollars):
         if figures.dollars[index] < cheapest * (1 - 1e-9):
             front.append(int(index))
             cheapest = figures.dollars[index]
