@@ -134,11 +134,23 @@ class DeviceSurface:
         return self.surfaces.coefficient(self.surfaces.sigma, operator, UNCALIBRATED_SIGMA)
 
     def launch_seconds(self, operator: Operator) -> float:
-        """Host time of one call: to launch its kernels, and besides."""
+        """Host time of one call: to launch its kernels, and besides. Input and weight gradients that run apart take
+        together what the undivided backward pass does: where a schedule runs them does not spare the host anything."""
+        if operator.phase not in ("dgrad", "wgrad"):
+            return self.surfaces.launch_s * kind(operator.kind).launches(operator) + self._besides(operator)
+        whole = replace(operator, phase="backward")
         record = kind(operator.kind)
-        besides = self.surfaces.coefficient(self.surfaces.host_s, operator, 0.0)
-        besides += self.surfaces.coefficient(self.surfaces.host_each_s, operator, 0.0) * record.problems(operator)
-        return self.surfaces.launch_s * record.launches(operator) + besides
+        launches = record.launches(operator)
+        if operator.phase == "dgrad":
+            launches = max(launches, record.launches(whole) - record.launches(replace(operator, phase="wgrad")))
+        return self.surfaces.launch_s * launches + self._besides(whole) / 2
+
+    def _besides(self, operator: Operator) -> float:
+        """Host time of one call that is not a kernel's launch."""
+        surfaces = self.surfaces
+        besides = surfaces.coefficient(surfaces.host_s, operator, 0.0)
+        each_s = surfaces.coefficient(surfaces.host_each_s, operator, 0.0)
+        return besides + each_s * kind(operator.kind).problems(operator)
 
     def _memory_bound(self, operator: Operator) -> float:
         efficiency = self.surfaces.coefficient(self.surfaces.efficiency, operator, 1.0)

@@ -27,6 +27,26 @@ def test_host_time_of_a_phase_is_added_to_the_launches() -> None:
     assert Surfaces.from_dict({"host_s": {"router": 2e-4}}).host_s == {"router": 2e-4}
 
 
+@pytest.mark.parametrize("name", ["grouped_gemm", "router", "gemm"])
+def test_gradients_that_run_apart_take_the_host_as_long_as_together(name: str) -> None:
+    for surfaces in (PRESET, Surfaces(launch_s=5e-6, host_s={name: 1e-3}, host_each_s={f"{name}/backward": 1e-5})):
+        surface = DeviceSurface(DEVICE, surfaces)
+        whole = Operator(name, "backward", 4096, 1536, 2048, 8 if name == "grouped_gemm" else 1)
+        apart = [surface.launch_seconds(replace(whole, phase=phase)) for phase in ("dgrad", "wgrad")]
+        assert sum(apart) == pytest.approx(surface.launch_seconds(whole))
+
+
+def test_splitting_the_backward_pass_spares_the_host_nothing() -> None:
+    """Without a pipeline, in a model that waits for the host, there is nothing to fill with weight gradients."""
+
+    def seconds(schedule: str) -> float:
+        parallel = ParallelSpec(dp=8, ep=8, distributed_optimizer=True)
+        configuration = Configuration(presets.model("qwen3-30b-a3b"), parallel, TrainSpec(1, 64, schedule=schedule))
+        return Projector.modelled(presets.cluster("dgx-b200"), PRESET).project(configuration).iteration_time_s
+
+    assert seconds("zb-h1") > 0.97 * seconds("1f1b")
+
+
 def test_small_microbatches_of_experts_wait_for_the_host() -> None:
     """One sequence of 4,096 tokens is not enough work for a layer of experts; four take little longer."""
 
