@@ -133,22 +133,23 @@ class DeviceSurface:
         """Uncertainty of `seconds`, standard deviation of the logarithm."""
         return self.surfaces.coefficient(self.surfaces.sigma, operator, UNCALIBRATED_SIGMA)
 
-    def launch_seconds(self, operator: Operator) -> float:
-        """Host time of one call: to launch its kernels, and besides. Input and weight gradients that run apart take
-        together what the undivided backward pass does: where a schedule runs them does not spare the host anything."""
+    def launch_seconds(self, operator: Operator, share: float = 1.0) -> float:
+        """Host time of one call: to launch its kernels, and besides. share: of its layer's time (`host_s`), where
+        several calls are one layer. Input and weight gradients that run apart take together what the undivided
+        backward pass does: where a schedule runs them does not spare the host anything."""
         if operator.phase not in ("dgrad", "wgrad"):
-            return self.surfaces.launch_s * kind(operator.kind).launches(operator) + self._besides(operator)
+            return self.surfaces.launch_s * kind(operator.kind).launches(operator) + self._besides(operator, share)
         whole = replace(operator, phase="backward")
         record = kind(operator.kind)
         launches = record.launches(operator)
         if operator.phase == "dgrad":
             launches = max(launches, record.launches(whole) - record.launches(replace(operator, phase="wgrad")))
-        return self.surfaces.launch_s * launches + self._besides(whole) / 2
+        return self.surfaces.launch_s * launches + self._besides(whole, share) / 2
 
-    def _besides(self, operator: Operator) -> float:
+    def _besides(self, operator: Operator, share: float) -> float:
         """Host time of one call that is not a kernel's launch."""
         surfaces = self.surfaces
-        besides = surfaces.coefficient(surfaces.host_s, operator, 0.0)
+        besides = share * surfaces.coefficient(surfaces.host_s, operator, 0.0)
         each_s = surfaces.coefficient(surfaces.host_each_s, operator, 0.0)
         return besides + each_s * kind(operator.kind).problems(operator)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtrain_sim.model.dispatchers import Exchange, Routing, dispatcher
 from vtrain_sim.model.feedforward import gated_mlp
@@ -88,8 +88,12 @@ def _experts(shard: Shard) -> list[Compute]:
 
     if spec.moe_grouped_gemm:
         return experts(rows, local)
-    # One after the other, each with its part of the tokens.
-    return experts(-(-rows // local), 1) * local
+    # One after the other, each with its part of the tokens, and of what the layer of them takes the host.
+    one = [
+        replace(item, host_share=1 / local) if item.expert_parameters else item
+        for item in experts(-(-rows // local), 1)
+    ]
+    return one * local
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,10 @@ class CostModel:
     def _compute(self, item: Compute) -> Step:
         surface = self.operators.surface
         launch_s = surface.surfaces.launch_s
-        launched_s = surface.launch_seconds(item.operator) if item.launches is None else launch_s * item.launches
+        if item.launches is None:
+            launched_s = surface.launch_seconds(item.operator, item.host_share)
+        else:
+            launched_s = launch_s * item.launches
         host_s = launched_s * item.share
         first_s = min(host_s, launch_s)
         estimate = self.operator(item.operator)

@@ -7,10 +7,14 @@ from dataclasses import replace
 import pytest
 
 from vtrain_schemas.operators import Operator
+from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.inputs import presets
+from vtrain_sim.model import Parts
+from vtrain_sim.simulate.cost_model import CostModel
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import Configuration, ParallelSpec, TrainSpec
+from vtrain_sim.specs.shard import LayerKind
 
 DEVICE = presets.device("b200-sxm-180gb")
 PRESET = Surfaces.from_dict(presets.cluster_surfaces("dgx-b200"))
@@ -45,6 +49,25 @@ def test_splitting_the_backward_pass_spares_the_host_nothing() -> None:
         return Projector.modelled(presets.cluster("dgx-b200"), PRESET).project(configuration).iteration_time_s
 
     assert seconds("zb-h1") > 0.97 * seconds("1f1b")
+
+
+def test_experts_one_after_the_other_are_one_layer_to_the_host() -> None:
+    """What the host does for a layer of experts it does once, and launches the kernels of each of them."""
+    surfaces = Surfaces(launch_s=5e-6, host_s={"grouped_gemm": 1e-3})
+
+    def host_s(grouped: bool, surfaces: Surfaces) -> float:
+        train = TrainSpec(1, 64, moe_grouped_gemm=grouped)
+        configuration = Configuration(presets.model("qwen3-30b-a3b"), ParallelSpec(dp=8, ep=8), train)
+        operators = OperatorCosts(DeviceSurface(DEVICE, surfaces))
+        costs = CostModel(presets.cluster("dgx-b200"), operators, CollectiveCosts(presets.cluster("dgx-b200")))
+        program = Parts(configuration.shard).layer(LayerKind(mixture=True))
+        return sum(step.host_s for items in (program.forward, program.backward) for step in costs.steps(items))
+
+    launches = replace(surfaces, host_s={})
+    for grouped in (True, False):
+        # Two products, in two directions.
+        assert host_s(grouped, surfaces) - host_s(grouped, launches) == pytest.approx(4e-3)
+    assert host_s(False, launches) > host_s(True, launches) + 15 * 6 * 5e-6
 
 
 def test_small_microbatches_of_experts_wait_for_the_host() -> None:

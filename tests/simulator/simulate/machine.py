@@ -35,7 +35,7 @@ class FixedOperators:
     def __init__(self, seconds: Mapping[str, float], launch_s: float = 0.0) -> None:
         self.seconds = seconds
         self.surface: Any = SimpleNamespace(
-            launch_seconds=lambda operator: launch_s, surfaces=SimpleNamespace(launch_s=launch_s, step_sigma=0.0)
+            launch_seconds=lambda operator, share: launch_s, surfaces=SimpleNamespace(launch_s=launch_s, step_sigma=0.0)
         )
 
     def estimate(self, operator: Operator) -> Estimate:
