@@ -58,8 +58,8 @@ class Compute:
     different moments is several items with the same name. part: which of them, from 0.
     parameters, expert_parameters: of the operator on one rank; those of experts are reduced over fewer
     data parallel ranks. replicated_parameters: of the former, those that every tensor parallel rank has. saves: bytes
-    that it keeps for its backward pass. launches: kernels that the host launches for it; None: as its kind says. host_share:
-    part of its layer's host time beside launches that it takes, where several items are one layer.
+    that it keeps for its backward pass. launches: kernels that the host launches for it; None: as its kind says.
+    host_share: part of its layer's host time beside launches that it takes, where several items are one layer.
     """
 
     name: str
