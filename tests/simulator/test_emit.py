@@ -116,7 +116,7 @@ EXAMPLES = {
     "exp_avg_dtype": f"{PRECISION_AWARE} --exp-avg-dtype bf16",
     "exp_avg_sq_dtype": f"{PRECISION_AWARE} --exp-avg-sq-dtype fp8",
     "cuda_graph_impl": "--cuda-graph-impl local",
-    "cuda_graph_scope": "--cuda-graph-impl transformer_engine --cuda-graph-scope attn moe_router",
+    "cuda_graph_scope": "--cuda-graph-impl transformer_engine --cuda-graph-scope attn mlp",
     "cpu_offload_layers": "--cpu-offloading-num-layers 3",
     "expandable_segments": "--expandable-segments",
     "cross_entropy_fusion": "--cross-entropy-loss-fusion --cross-entropy-fusion-impl te",

@@ -103,3 +103,58 @@ def test_flags_there_and_back() -> None:
         read("--cuda-graph-impl local --cuda-graph-scope moe_rout")
     with pytest.raises(UserError, match="--cuda-graph-impl is 'jax'"):
         read("--cuda-graph-impl jax")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--cuda-graph-impl transformer_engine --cuda-graph-scope moe", "moe needs experts that drop tokens"),
+        ("--cuda-graph-impl local --cuda-graph-scope moe moe_router", "moe and moe_router exclude each other"),
+        ("--cuda-graph-impl transformer_engine --cuda-graph-scope moe_preprocess", "moe_preprocess needs moe_router"),
+        ("--cuda-graph-impl transformer_engine --cuda-graph-scope full_iteration", "needs --cuda-graph-impl local"),
+        ("--cuda-graph-impl local --cuda-graph-scope full attn", "no other scope goes with it"),
+        ("--cuda-graph-impl local --cuda-graph-scope mlp", "mlp needs a dense layer"),
+        ("--cuda-graph-impl local --cuda-graph-scope moe_router --num-experts 0", "moe_router needs --num-experts"),
+        (
+            "--cuda-graph-impl transformer_engine --cuda-graph-scope moe_router moe_preprocess --num-experts 0",
+            "moe_router needs --num-experts",
+        ),
+        (
+            "--cuda-graph-impl transformer_engine --cuda-graph-scope attn --recompute-granularity full",
+            "whole iteration",
+        ),
+        ("--cuda-graph-impl local --recompute-granularity full", "whole iteration"),
+        (
+            "--cuda-graph-impl transformer_engine --cuda-graph-scope moe_router --recompute-granularity selective "
+            "--recompute-modules moe",
+            "does not go with --recompute-modules moe",
+        ),
+    ],
+)
+def test_what_megatron_does_not_capture_is_refused(flags: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read(flags)
+    assert read(
+        flags.replace("--cuda-graph-impl local", "--cuda-graph-impl none").replace("transformer_engine", "none")
+    )
+
+
+def test_what_megatron_captures_is_not_refused() -> None:
+    iteration = read("--cuda-graph-impl local --cuda-graph-scope full_iteration --recompute-granularity full")
+    assert iteration.train.graphed == ("full_iteration",)
+    assert read("--cuda-graph-impl full_iteration --recompute-granularity full").train.graphed == ("full_iteration",)
+    assert read("--cuda-graph-impl local --cuda-graph-scope moe_router").train.graphed == (
+        "moe_router",
+        "moe_preprocess",
+    )
+    mixed = read("--cuda-graph-impl local --cuda-graph-scope mlp --moe-layer-freq 2")
+    assert mixed.train.graphed == ("mlp",)
+
+
+def test_exchanges_beside_another_microbatch_take_no_full_recomputation_and_one_depth() -> None:
+    overlap = "--expert-model-parallel-size 2 --data-parallel-size 2 --overlap-moe-expert-parallel-comm"
+    assert read(f"{overlap} --mtp-num-layers 1").parallel.overlap_moe_comm
+    for flags in ("--recompute-granularity full", "--mtp-num-layers 2"):
+        assert read(flags)
+        with pytest.raises(UserError, match=f"--overlap-moe-expert-parallel-comm .*{flags.split()[0]}"):
+            read(f"{overlap} {flags}")

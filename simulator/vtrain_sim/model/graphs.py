@@ -40,9 +40,9 @@ def mamba_graph(shard: Shard, region: Region) -> Region:
 def feed_forward_graph(shard: Shard, region: Region, mixture: bool) -> Region:
     """The feed-forward block, with what of it is captured."""
     scopes = shard.spec.graphed
-    if ("moe" if mixture else "mlp") in scopes:
-        return _whole(region)
-    if not (mixture and "moe_router" in scopes):
+    if not mixture:
+        return _whole(region) if "mlp" in scopes else region
+    if "moe_router" not in scopes:
         return region
     names = {"pre_mlp_layernorm", "router"}
     if "moe_preprocess" in scopes:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from vtrain_sim import schedules
 from vtrain_sim.frozen import computed
+from vtrain_sim.specs import graphs
 from vtrain_sim.specs.checks import SpecError, divides, positive
 from vtrain_sim.specs.groups import Group, Groups, LayerGroups
 from vtrain_sim.specs.hybrid_pattern import MAMBA
@@ -39,6 +40,7 @@ class Configuration:
     def __post_init__(self) -> None:
         self._check_sharding()
         self._check_experts()
+        self._check_exchange_overlap()
         self._check_mamba()
         self._check_pipeline()
         self._check_kernels()
@@ -87,6 +89,15 @@ class Configuration:
             raise SpecError(
                 "a mixture of experts with --tensor-model-parallel-size of 2 or more needs --sequence-parallel"
             )
+
+    def _check_exchange_overlap(self) -> None:
+        model, train, flag = self.model, self.train, "--overlap-moe-expert-parallel-comm"
+        if not self.parallel.overlap_moe_comm:
+            return
+        if train.recompute_granularity == "full":
+            raise SpecError(f"{flag} does not go with --recompute-granularity full")
+        if model.mtp_num_layers > 1:
+            raise SpecError(f"{flag} takes one depth of multi-token prediction: --mtp-num-layers is at most 1 with it")
 
     def _check_mamba(self) -> None:
         model, parallel = self.model, self.parallel
@@ -159,6 +170,7 @@ class Configuration:
             parallel.moe_shared_expert_overlap,
             train.moe_grouped_gemm,
         )
+        graphs.check_model(train.graphed, model.num_experts > 1, model.has_dense_blocks)
         if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
             raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
         if sum(train.wide_layers) > model.num_layers:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vtrain_sim.specs.checks import Range, SpecError, divides, finite, one_of, positive, whole
-from vtrain_sim.specs.hybrid_pattern import EXPERTS, MAMBA, check_symbols
+from vtrain_sim.specs.hybrid_pattern import EXPERTS, MAMBA, MLP, check_symbols
 from vtrain_sim.specs.moe_pattern import moe_layers
 from vtrain_sim.specs.windows import windowed_layers
 
@@ -235,6 +235,11 @@ class ModelSpec:
         if self.hybrid_layer_pattern:
             return tuple(symbol == EXPERTS for symbol in self.hybrid_layer_pattern)
         return moe_layers(self.moe_layer_freq, self.num_layers) if self.num_experts else (False,) * self.num_layers
+
+    @property
+    def has_dense_blocks(self) -> bool:
+        """Whether any layer has a dense feed-forward block."""
+        return MLP in self.symbols if self.hybrid_layer_pattern else not all(self.moe_layers)
 
     @cached_property
     def symbols(self) -> str:

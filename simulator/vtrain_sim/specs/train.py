@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive, whole
-from vtrain_sim.specs.graphs import NONE, check_scopes, graphed
+from vtrain_sim.specs.graphs import NONE, check_recomputation, check_scopes, graphed
 from vtrain_sim.specs.optimizer import WIDE, OptimizerTypes
 from vtrain_sim.specs.precision import Precision, precision_of
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
@@ -82,7 +82,7 @@ class TrainSpec:
         one_of("--cross-entropy-fusion-impl", self.cross_entropy_fusion, ("", "native", "te"))
         self.optimizer_types.check()
         object.__setattr__(self, "cuda_graph_scope", check_scopes(self.cuda_graph_scope))
-        graphed(self.cuda_graph_impl, self.cuda_graph_scope)
+        check_recomputation(self.cuda_graph_impl, self.graphed, self.recompute_granularity, self.recomputed_modules)
         whole("--cpu-offloading-num-layers", self.cpu_offload_layers, 0)
         if self.cpu_offload_layers and self.recompute_granularity != "none":
             raise SpecError("--cpu-offloading-num-layers takes --recompute-granularity none, as Megatron-Core does")
