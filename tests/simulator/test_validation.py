@@ -234,3 +234,25 @@ def test_rows_that_tuning_leaves_out_are_named_with_the_reason(tmp_path: Path) -
     assert len(lines) == 2
     assert "row wide is left out: --tensor-model-parallel-size is 16, more than the 8 GPUs of a node" in lines[0]
     assert lines[1].startswith("t.csv: row odd is left out: precision int4 is not simulated: known are ")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])
+def test_a_measured_time_is_a_positive_finite_number(tmp_path: Path, text: str) -> None:
+    path = table(tmp_path / "t.csv", GOOD, GOOD.replace("a,A100", "b,A100").replace(",2.0,40", f",{text},40"))
+    with pytest.raises(UserError, match=rf"t\.csv, row b: iteration_time_s is '{text}', it takes a positive number"):
+        validate([path])
+
+
+def test_measured_memory_is_empty_or_a_positive_finite_number(tmp_path: Path) -> None:
+    assert validate([table(tmp_path / "t.csv", GOOD.replace(",2.0,40", ",2.0,"))])[0].memory_mape is None
+    with pytest.raises(UserError, match=r"row a: peak_memory_gb is '-1', it takes a positive number"):
+        validate([table(tmp_path / "u.csv", GOOD.replace(",2.0,40", ",2.0,-1"))])
+
+
+def test_a_table_without_rows_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"t\.csv has no rows"):
+        validate([table(tmp_path / "t.csv")])
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    with pytest.raises(UserError, match="is not a validation table: it has no column id"):
+        validate([empty])

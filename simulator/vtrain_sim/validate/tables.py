@@ -6,6 +6,7 @@ The table's columns are named after Megatron's flags (`validate.columns`); one r
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from vtrain_sim.validate.rows import Row
 from vtrain_sim.validate.table_row import Described, configuration_of, described_by
 
 SCHEMA = "vtrain.validation/1"
+_MEASUREMENTS = ("iteration_time_s", "peak_memory_gb")
 # Rows that a message names by their ids.
 _NAMED_ROWS = 5
 # What rows of one group have in common: one model, on as many GPUs, with one batch.
@@ -74,15 +76,34 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a validation table."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is not a CSV table") from None
-    missing = [name for name in NEEDED if not rows or name not in rows[0]]
+    missing = [name for name in NEEDED if name not in columns]
     if missing:
         raise UserError(f"{path} is not a validation table: it has no column {', '.join(missing)}")
+    if not rows:
+        raise UserError(f"{path} has no rows: it ends after the names of the columns")
+    for row in rows:
+        _check_measurements(path, row)
     return rows
+
+
+def _check_measurements(path: Path, row: Mapping[str, str]) -> None:
+    """Raise `UserError` for a measurement that cannot be: errors are relative to it."""
+    for name in _MEASUREMENTS:
+        text = row.get(name) or ""
+        if not text and name not in NEEDED:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{path}, row {row['id']}: {name} is {text!r}, it takes a positive number")
 
 
 def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
@@ -114,11 +135,8 @@ def _counted(rows: Sequence[str]) -> str:
 
 
 def _project(values: Mapping[str, str], projectors: Projectors, given: tuple[ClusterSpec, Surfaces] | None) -> Row:
-    try:
-        measured = float(values["iteration_time_s"])
-        memory = float(values["peak_memory_gb"]) if values.get("peak_memory_gb") else None
-    except ValueError:
-        raise UserError(f"row {values['id']}: a measurement is not a number") from None
+    measured = float(values["iteration_time_s"])
+    memory = float(values["peak_memory_gb"]) if values.get("peak_memory_gb") else None
     group = tuple(values.get(name) or "" for name in _GROUP)
     family = "mixture of experts" if Cells(values).number("num_experts") else "dense"
     row = Row(values["id"], measured, memory, group, gpu=values.get("gpu") or "", family=family)
