@@ -120,9 +120,7 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
     assert set(answer["rows"][0]) >= {"id", "measured_s", "predicted_s", "low_s", "high_s"}
 
 
-@pytest.mark.parametrize(
-    ("text", "word"), [("x,y\n1,2", "no column"), (HEADER, "no column"), ("\x00\xff", "no column")]
-)
+@pytest.mark.parametrize(("text", "word"), [("x,y\n1,2", "no column"), (HEADER, "no rows"), ("\x00\xff", "no column")])
 def test_files_that_are_no_such_table_are_refused(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(text.encode("latin-1"))
@@ -256,3 +254,22 @@ def test_a_table_without_rows_says_so(tmp_path: Path) -> None:
     empty.write_text("")
     with pytest.raises(UserError, match="is not a validation table: it has no column id"):
         validate([empty])
+
+
+def test_rows_without_a_cluster_say_the_known_ones_once(tmp_path: Path) -> None:
+    """A row that is not simulated is no reason to call documented columns unread."""
+    path = tmp_path / "t.csv"
+    rows = [GOOD.replace("a,A100-SXM4-80GB", f"{name},TPU-v4") for name in "ab"]
+    path.write_text(f"{HEADER},num_experts,moe_router_topk,moon\n" + "\n".join(f"{one},8,2,1" for one in rows))
+    (result,) = validate([path])
+    assert result.unread == ("moon",)
+    assert {row.reason for row in result.rows} == {"no calibrated cluster has TPU-v4 with 1600 Gb/s per node"}
+    assert "B300-SXM-270GB with 6400 Gb/s per node" in result.to_dict()["known_clusters"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vtrain_sim.commands.sim", "validate", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("B300-SXM-270GB with 6400 Gb/s per node") == 1
+    assert validate([table(tmp_path / "u.csv", GOOD)])[0].known_clusters == ()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity
+from vtrain_sim.validate.row_cluster import CLUSTERS
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def reference() -> str:
             f"| `{c.name}`{' *' if c.needed else ''} | {f'`{c.flag}`' if c.flag else ''} | {c.meaning} |"
             for c in columns
         ]
+        if columns is MACHINE:
+            lines += _clusters()
     flags = sorted({*VALUES, *SWITCHES, *LISTS} - {c.flag for c in COLUMNS.values()})
     names = ", ".join(f"`{column_of(flag)}`" for flag in flags if not flag.startswith("--no-"))
     lines += ["", "## Other arguments", "", "A column may also be named as another argument of Megatron that is"]
@@ -177,6 +180,18 @@ def reference() -> str:
     lines += ["", "Not read, since other columns say the same or they are about the publication:", ""]
     lines += [", ".join(f"`{name}`" for name in sorted(ASIDE)) + "."]
     return "\n".join(lines) + "\n"
+
+
+def _clusters() -> list[str]:
+    """The values of two columns that are known, and the presets that they choose."""
+    names = [f"| {gpu} | {gbps or '(empty)'} | `{preset}` |" for (gpu, gbps), preset in CLUSTERS.items()]
+    head = "These GPUs and bandwidths choose a preset; rows with others need `--cluster`, and have a reason without it."
+    return ["", head, "", "| `gpu` | `inter_node_gbps_per_node` | cluster |", "|---|---|---|", *names]
+
+
+def is_documented(name: str) -> bool:
+    """Whether a column is one of these lists, or named as an argument of Megatron."""
+    return name in COLUMNS or name in ASIDE or arity(f"--{name.replace('_', '-')}") is not None
 
 
 def column_of(flag: str) -> str:

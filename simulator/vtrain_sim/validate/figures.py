@@ -13,6 +13,7 @@ from vtrain_sim.validate.rows import Row
 
 # Two measurements closer than this are a tie: which is faster says nothing.
 TIE = 0.05
+_NOT_FIGURES = ("file", "rows", "unread", "known_clusters")
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class FileResult:
     """One file's rows and figures; fractions, not per cent. A figure without rows is None.
 
     unread: columns with values that nothing reads: the rows were projected as if they were not there.
+    known_clusters: where a row has none, the GPUs and bandwidths that have one.
     """
 
     file: str
     rows: tuple[Row, ...]
     unread: tuple[str, ...]
+    known_clusters: tuple[str, ...]
     mape: float | None
     median_ape: float | None
     bias: float | None
@@ -71,7 +74,7 @@ class FileResult:
 
     def to_dict(self) -> Document:
         """The file's figures."""
-        figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in ("file", "rows", "unread")}
+        figures = {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in _NOT_FIGURES}
         simulated = sum(r.predicted_s is not None for r in self.rows)
         return {
             "file": self.file,
@@ -80,6 +83,7 @@ class FileResult:
             **figures,
             "families": [family.to_dict() for family in self.families],
             "unread_columns": list(self.unread),
+            "known_clusters": list(self.known_clusters),
         }
 
 
@@ -100,6 +104,7 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
         file=file,
         rows=tuple(rows),
         unread=(),
+        known_clusters=(),
         mape=_mean(absolute),
         median_ape=statistics.median(absolute) if absolute else None,
         bias=_mean(errors),

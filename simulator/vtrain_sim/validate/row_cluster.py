@@ -11,7 +11,7 @@ from vtrain_sim.inputs import presets
 from vtrain_sim.specs import ClusterSpec
 
 # Cluster presets by GPU and inter-node bandwidth of a node, Gb/s; "" where a source does not say.
-_CLUSTERS = {
+CLUSTERS = {
     ("A100-SXM4-80GB", "1600"): "dgx-a100-80gb",
     ("A100-SXM4-80GB", "800"): "a100-80gb-4x200",
     ("A100-SXM4-80GB", "400"): "a100-80gb-4x100",
@@ -45,11 +45,18 @@ def cluster_of(row: Mapping[str, str]) -> tuple[ClusterSpec, Surfaces]:
 def cluster_name(row: Mapping[str, str]) -> str:
     """The cluster preset with a row's GPU and inter-node bandwidth per node. Raises `UserError`."""
     gpu, node_gbps = row.get("gpu") or "", row.get("inter_node_gbps_per_node") or ""
-    name = _CLUSTERS.get((gpu, node_gbps))
-    if name is None:
-        known = ", ".join(f"{g} with {b or 'unknown'} Gb/s per node" for g, b in _CLUSTERS)
+    if not has_cluster(row):
         raise UserError(
-            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node: "
-            f"known are {known}"
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node"
         )
-    return name
+    return CLUSTERS[gpu, node_gbps]
+
+
+def has_cluster(row: Mapping[str, str]) -> bool:
+    """Whether a preset has a row's GPU and inter-node bandwidth."""
+    return (row.get("gpu") or "", row.get("inter_node_gbps_per_node") or "") in CLUSTERS
+
+
+def known_clusters() -> tuple[str, ...]:
+    """GPUs and bandwidths that have a preset, in words."""
+    return tuple(f"{gpu} with {gbps or 'unknown'} Gb/s per node" for gpu, gbps in CLUSTERS)

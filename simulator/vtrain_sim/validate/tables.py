@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection
 from vtrain_sim.specs import ClusterSpec
-from vtrain_sim.validate.columns import ASIDE, NEEDED
+from vtrain_sim.validate.columns import NEEDED, is_documented
 from vtrain_sim.validate.figures import FileResult, summarise
-from vtrain_sim.validate.row_cluster import cluster_name, cluster_of, where
+from vtrain_sim.validate.row_cluster import cluster_name, cluster_of, has_cluster, known_clusters, where
 from vtrain_sim.validate.row_flags import Cells
 from vtrain_sim.validate.rows import Row
 from vtrain_sim.validate.table_row import Described, configuration_of, described_by
@@ -47,29 +47,12 @@ def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None
     results = []
     for path in paths:
         values = read_table(path)
-        read: set[str] = set()
-        rows = [_project(_Watched(one, read), projectors, cluster) for one in values]
-        unread = [name for name in values[0] if name not in read | ASIDE and any(row.get(name) for row in values)]
-        results.append(replace(summarise(path.name, rows), unread=tuple(unread)))
+        rows = [_project(one, projectors, cluster) for one in values]
+        unread = [name for name in values[0] if not is_documented(name) and any(row.get(name) for row in values)]
+        lacking = cluster is None and not all(map(has_cluster, values))
+        known = known_clusters() if lacking else ()
+        results.append(replace(summarise(path.name, rows), unread=tuple(unread), known_clusters=known))
     return results
-
-
-class _Watched(Mapping[str, str]):
-    """A row that notes the names of the columns that are asked for."""
-
-    def __init__(self, row: Mapping[str, str], read: set[str]) -> None:
-        self._row = row
-        self._read = read
-
-    def __getitem__(self, name: str) -> str:
-        self._read.add(name)
-        return self._row[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._row)
-
-    def __len__(self) -> int:
-        return len(self._row)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -45,6 +45,8 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
         if approximated:
             named = ", ".join(f"{name} ({count} rows)" for name, count in approximated.most_common())
             console.print(f"{file.file}: settings that are left out of projections: {named}")
+        if file.known_clusters:
+            console.print(f"{file.file}: calibrated clusters have {'; '.join(file.known_clusters)}")
         if file.unread:
             console.print(
                 f"{file.file}: columns that are not read, as if they were not there: {', '.join(file.unread)}"
