@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.megatron_emit import emit_flags, own_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.inputs.notes import not_megatrons
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
 
 GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256"
@@ -149,7 +153,8 @@ def read(flags: str) -> Configuration:
 
 
 def again(configuration: Configuration) -> Configuration:
-    return configuration_from_flags(emit_flags(configuration), None, configuration.parallel.world_size)
+    flags = [*emit_flags(configuration), *own_flags(configuration)]
+    return configuration_from_flags(flags, None, configuration.parallel.world_size)
 
 
 def test_there_is_an_example_of_every_field() -> None:
@@ -173,3 +178,53 @@ def test_flags_there_and_back(chosen: list[str]) -> None:
     except SpecError:
         assume(False)
     assert again(configuration) == configuration
+
+
+# Arguments that vtrain reads and Megatron-Core does not have.
+OWN = {
+    "--schedule", "--moe-imbalance-factor", "--norms-per-layer", "--qk-layernorm-weights", "--expandable-segments",
+    "--scatter-gather-tensors-in-pipeline", "--no-batch-p2p-comm", "--no-moe-grouped-gemm", "--fp32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [*EXAMPLES.values(), *MORE])
+def test_what_megatron_lacks_is_a_note_and_no_flag(flags: str) -> None:
+    configuration = read(flags)
+    assert not OWN & set(emit_flags(configuration))
+    own = {word for word in own_flags(configuration) if word.startswith("--")}
+    assert own == OWN & set(flags.split())
+    notes = " ".join(not_megatrons(configuration))
+    assert all(flag in notes for flag in own)
+    assert bool(notes) == bool(own)
+
+
+def test_experts_that_are_projected_together_are_launched_so() -> None:
+    assert "--moe-grouped-gemm" in emit_flags(read(MOE))
+    assert "--moe-grouped-gemm" not in emit_flags(read(f"{MOE} --no-moe-grouped-gemm"))
+    assert "--moe-grouped-gemm" not in emit_flags(read(""))
+
+
+def test_squared_relu_of_models_that_have_it() -> None:
+    def emitted(model: ModelSpec) -> list[str]:
+        return emit_flags(Configuration(model, ParallelSpec(), TrainSpec(1, 1)))
+
+    squared = ("nemotron-h-8b", "nemotron3-nano-30b-a3b", "nemotron4-15b")
+    assert all("--squared-relu" in emitted(presets.model(name)) for name in squared)
+    assert not any("--squared-relu" in emitted(presets.model(name)) for name in ("gpt3-1.3b", "llama3-8b"))
+
+
+@pytest.mark.parametrize("flag", ["--main-params-dtype fp16", "--exp-avg-dtype bf16", "--exp-avg-sq-dtype fp8"])
+def test_types_are_megatrons_words(flag: str) -> None:
+    assert flag in " ".join(emit_flags(read(f"{PRECISION_AWARE} {flag}")))
+
+
+def test_the_note_is_beside_the_flags() -> None:
+    command = (
+        "project --cluster dgx-h100 --model mixtral-8x7b --num-gpus 8 --expert-model-parallel-size 8 --emit-megatron"
+    )
+    words = [*f"{command} --moe-imbalance-factor 1.1 --micro-batch-size 1 --global-batch-size 8".split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "vtrain_sim.commands.sim", *words], capture_output=True, text=True, check=True
+    )
+    assert "--moe-imbalance-factor 1.1" in done.stderr
+    assert "--moe-imbalance-factor" not in done.stdout

@@ -69,7 +69,7 @@ class Job:
         return replace(self, configuration=configuration, fixed_gpus=gpus)
 
     def flags(self) -> list[str]:
-        """Megatron's command-line arguments for the job.
+        """Megatron's command-line arguments for the job, without what Megatron has no argument for.
 
         >>> import vtrain as vt
         >>> flags = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, tp=2, mbs=1, gbs=16).flags()

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from vtrain_sim.report.registry import Renderer
     from vtrain_sim.results import Result
-    from vtrain_sim.specs import ModelSpec
+    from vtrain_sim.specs import Configuration, ModelSpec
 
 FORMAT = typer.Option("table", "--format", help="table, json, csv, markdown, html, or another package's renderer.")
 
@@ -65,6 +65,14 @@ def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> 
     from vtrain_sim.inputs.notes import without_effect
 
     for sentence in (*without_effect(flags, model), *left_out_of_model(name)):
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+def name_what_is_not_megatrons(configuration: Configuration) -> None:
+    """Say on stderr what of a configuration no argument of Megatron asks for, beside those that are printed."""
+    from vtrain_sim.inputs.notes import not_megatrons
+
+    for sentence in not_megatrons(configuration):
         print(f"note: {sentence}", file=sys.stderr)
 
 

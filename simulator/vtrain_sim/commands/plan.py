@@ -12,6 +12,7 @@ from vtrain_sim.commands.output import (
     check_format,
     name_approximations,
     name_what_is_left_out,
+    name_what_is_not_megatrons,
     show,
     write_files,
 )
@@ -85,5 +86,6 @@ def plan(
             progress=progress,
         )
     name_what_is_left_out(context.args, model, result.request.model)
+    name_what_is_not_megatrons(result.plans[0].projection.configuration)
     write_files(result, table_file, plot)
     show(result, form)

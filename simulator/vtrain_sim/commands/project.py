@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
-from vtrain_sim.commands.output import FORMAT, check_format, show
+from vtrain_sim.commands.output import FORMAT, check_format, name_what_is_not_megatrons, show
 
 
 def project(
@@ -37,6 +37,7 @@ def project(
     form = check_format(form, as_json)
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
     if emit_megatron:
+        name_what_is_not_megatrons(job.configuration)
         print(shlex.join(job.flags()))
         return
     show(api.project(job, train_tokens, price_per_gpu_hour), form)

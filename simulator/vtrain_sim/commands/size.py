@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, check_files, check_format, name_what_is_not_megatrons, show, write_files
 
 
 def size(
@@ -45,5 +45,7 @@ def size(
             attention_backend=attention_backend,
             progress=progress,
         )
+    if result.chosen.plan is not None:
+        name_what_is_not_megatrons(result.chosen.plan.projection.configuration)
     write_files(result, table_file, plot)
     show(result, form)

@@ -12,13 +12,39 @@ from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.specs.recompute import DEFAULT
 from vtrain_sim.specs.train import AUTO, TrainSpec
 
-_PRECISION = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
+# Megatron trains in fp32 where no flag says else.
+_PRECISION = {"bfloat16": ["--bf16"], "float16": ["--fp16"], "float32": []}
+_STATE_WORDS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}
+# Dense presets whose activation is a squared ReLU, which has the sizes of a GELU: no field tells them apart.
+_SQUARED_RELU = ("nemotron4-15b", "nemotron4-340b")
 
 
 def emit_flags(configuration: Configuration) -> list[str]:
-    """Megatron's flags for a configuration; reading them back gives the same configuration."""
+    """Megatron's flags for a configuration; reading them back with `own_flags` gives the same configuration."""
     model, parallel, train = configuration.model, configuration.parallel, configuration.train
-    return [*_model(model), *_hybrid(configuration), *_parallel(model, parallel), *_train(train)]
+    return [*_model(model), *_hybrid(configuration), *_parallel(model, parallel), *_train(model, train)]
+
+
+def own_flags(configuration: Configuration) -> list[str]:
+    """Flags of vtrain's own for what Megatron has no argument for; a launch script cannot have them."""
+    model, parallel, train = configuration.model, configuration.parallel, configuration.train
+    weights = model.qk_layernorm_weights
+    return [
+        *_values(
+            schedule=train.schedule if train.schedule != AUTO else "",
+            moe_imbalance_factor=model.moe_imbalance_factor if model.moe_imbalance_factor != 1 else 0,
+            norms_per_layer=model.norms_per_layer if model.norms_per_layer != ModelSpec.norms_per_layer else 0,
+            qk_layernorm_weights=weights if weights != ModelSpec.qk_layernorm_weights else "",
+        ),
+        *_switches(
+            expandable_segments=train.expandable_segments,
+            scatter_gather_tensors_in_pipeline=parallel.scatter_gather,
+            no_batch_p2p_comm=not parallel.batch_p2p,
+            # What Megatron does without its flags is not what vtrain reads without them.
+            no_moe_grouped_gemm=not train.moe_grouped_gemm,
+            fp32=train.params_dtype == "float32",
+        ),
+    ]
 
 
 def _values(**values: object) -> list[str]:
@@ -57,10 +83,6 @@ def _model(model: ModelSpec) -> list[str]:
         *_latent(model),
         *_switches(qk_layernorm=model.qk_layernorm),
         *_values(
-            qk_layernorm_weights=model.qk_layernorm_weights
-            if model.qk_layernorm_weights != ModelSpec.qk_layernorm_weights
-            else "",
-            norms_per_layer=model.norms_per_layer if model.norms_per_layer != ModelSpec.norms_per_layer else 0,
             mtp_num_layers=0 if model.symbols else model.mtp_num_layers,
             window_size=f"{model.window_size},0" if model.window_size else "",
             window_attn_skip_freq=model.window_attn_skip_freq,
@@ -70,6 +92,8 @@ def _model(model: ModelSpec) -> list[str]:
         *([] if model.dropout else ["--hidden-dropout", "0.0", "--attention-dropout", "0.0"]),
         *_switches(
             swiglu=model.swiglu,
+            # Published hybrid models without a gate have it.
+            squared_relu=not model.swiglu and (bool(model.symbols) or model.name in _SQUARED_RELU),
             disable_bias_linear=not model.add_bias_linear,
             add_qkv_bias=model.add_qkv_bias,
             untie_embeddings_and_output_weights=model.untie_embeddings_and_output_weights,
@@ -105,7 +129,6 @@ def _experts(model: ModelSpec) -> list[str]:
         moe_layer_freq=model.moe_layer_freq if model.moe_layer_freq != "1" else "",
         moe_shared_expert_intermediate_size=model.moe_shared_expert_intermediate_size,
         moe_latent_size=model.moe_latent_size,
-        moe_imbalance_factor=model.moe_imbalance_factor if model.moe_imbalance_factor != 1 else 0,
     )
 
 
@@ -153,15 +176,13 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
             use_torch_fsdp2=parallel.fsdp,
             tp_comm_overlap=parallel.tp_comm_overlap,
             no_async_tensor_model_parallel_allreduce=not parallel.async_tp_allreduce,
-            scatter_gather_tensors_in_pipeline=parallel.scatter_gather,
-            no_batch_p2p_comm=not parallel.batch_p2p,
             overlap_moe_expert_parallel_comm=parallel.overlap_moe_comm,
             moe_shared_expert_overlap=parallel.moe_shared_expert_overlap,
         ),
     ]
 
 
-def _train(train: TrainSpec) -> list[str]:
+def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
     wide = train.main_grads_dtype == "float32" and train.params_dtype == "float16"
     full = train.recompute_granularity == "full"
     method = train.recompute_method if full or train.recompute_method != TrainSpec.recompute_method else ""
@@ -172,31 +193,29 @@ def _train(train: TrainSpec) -> list[str]:
             global_batch_size=train.global_batch_size,
             attention_backend=train.attention_kernel,
         ),
-        *([_PRECISION[train.params_dtype]]),
+        *_PRECISION[train.params_dtype],
         *_switches(
             fp8_param_gather=train.fp8_param_gather,
             first_last_layers_bf16=train.first_last_layers_bf16,
             grad_reduce_in_bf16=train.main_grads_dtype == "bfloat16",
             accumulate_allreduce_grads_in_fp32=wide,
             no_gradient_accumulation_fusion=not train.gradient_accumulation_fusion,
-            no_moe_grouped_gemm=not train.moe_grouped_gemm,
+            moe_grouped_gemm=bool(model.num_experts) and train.moe_grouped_gemm,
             use_precision_aware_optimizer=train.use_precision_aware_optimizer,
-            expandable_segments=train.expandable_segments,
             cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
         ),
         *_values(
             cuda_graph_impl=train.cuda_graph_impl if train.cuda_graph_impl != NONE else "",
             cpu_offloading_num_layers=train.cpu_offload_layers,
             cross_entropy_fusion_impl=train.cross_entropy_fusion,
-            main_params_dtype=train.main_params_dtype if train.main_params_dtype != WIDE else "",
-            exp_avg_dtype=train.exp_avg_dtype if train.exp_avg_dtype != WIDE else "",
-            exp_avg_sq_dtype=train.exp_avg_sq_dtype if train.exp_avg_sq_dtype != WIDE else "",
+            main_params_dtype=_state_word(train.main_params_dtype),
+            exp_avg_dtype=_state_word(train.exp_avg_dtype),
+            exp_avg_sq_dtype=_state_word(train.exp_avg_sq_dtype),
         ),
         *_values(
             fp8_format=train.fp8,
             fp8_recipe=train.fp8_recipe,
             fp4_format=train.fp4,
-            schedule=train.schedule if train.schedule != AUTO else "",
             recompute_granularity=train.recompute_granularity if train.recompute_granularity != "none" else "",
             recompute_method=method,
             recompute_num_layers=layers,
@@ -205,6 +224,11 @@ def _train(train: TrainSpec) -> list[str]:
         *(["--cuda-graph-scope", *train.cuda_graph_scope] if train.cuda_graph_scope else []),
         *(["--recompute-modules", *train.recompute_modules] if train.recompute_modules != DEFAULT else []),
     ]
+
+
+def _state_word(dtype: str) -> str:
+    """Megatron's word for a type of the optimizer's state; empty for its default."""
+    return "" if dtype == WIDE else _STATE_WORDS[dtype]
 
 
 def _wide_layers(train: TrainSpec) -> list[str]:

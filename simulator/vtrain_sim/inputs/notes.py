@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vtrain_sim.inputs.megatron_emit import own_flags
 from vtrain_sim.inputs.megatron_flags import Flags, parse_flags
+from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 
 # Values that only a mixture of experts, and only multi-latent attention has a use for.
@@ -28,6 +30,20 @@ def approximations(flags: Sequence[str]) -> tuple[str, ...]:
         return ()
     change, are = ("changes", "is") if len(named) == 1 else ("change", "are")
     return (f"{', '.join(named)} {change} time or memory somewhat, which {are} left out of the projection",)
+
+
+def not_megatrons(configuration: Configuration) -> tuple[str, ...]:
+    """A sentence about what the flags for Megatron (`megatron_emit.emit_flags`) cannot ask for, if there is any."""
+    flags = own_flags(configuration)
+    what = {
+        "--expandable-segments": "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True asks for it",
+        "--fp32": "Megatron's default, vtrain's is bf16",
+        "--no-moe-grouped-gemm": "Megatron's default, vtrain's is --moe-grouped-gemm",
+    }
+    if not flags:
+        return ()
+    said = [f"{flag} ({what[flag]})" if flag in what else flag for flag in flags]
+    return (f"no arguments of Megatron-Core, left out of those printed, but projected: {' '.join(said)}",)
 
 
 def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
