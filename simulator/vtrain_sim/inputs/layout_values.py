@@ -22,7 +22,7 @@ def layout_from_values(
 
     Raises `SpecError`.
     """
-    changes = parallel_from_values(values)
+    changes = parallel_from_values(values, old)
     _cut_into_chunks(values, given, changes, old, model)
     _pipeline(values, given, changes, old, model)
     if changes.get("vpp", old.vpp) > 1:
@@ -45,21 +45,26 @@ def layout_from_values(
     return layout
 
 
-def parallel_from_values(values: SpecFields) -> SpecFields:
-    """Fields of the layout that the values of flags describe, except for how layers are cut into stages."""
+def parallel_from_values(values: SpecFields, old: ParallelSpec | None = None) -> SpecFields:
+    """Fields of the layout that the values of flags describe, except for how layers are cut into stages.
+
+    old: the layout that they go on top of. Raises `SpecError`.
+    """
     changes = {k: values[k] for k in values if k in _PARALLEL}
     _shard_optimizer(values, changes)
-    _flex_backend(values, changes)
+    _flex_backend(values, changes, (old or ParallelSpec()).moe_token_dispatcher)
     return changes
 
 
-def _flex_backend(values: SpecFields, changes: SpecFields) -> None:
+def _flex_backend(values: SpecFields, changes: SpecFields, before: str) -> None:
     """The kernels of Megatron's flex dispatcher are dispatchers of their own here; DeepEP's are its default."""
     backend = values.get("moe_flex_backend", "deepep" if values.get("moe_deepep") else "")
     if changes.get("moe_token_dispatcher") == "flex":
         changes["moe_token_dispatcher"] = backend or "deepep"
     elif backend and changes.get("moe_token_dispatcher", backend) != backend:
         raise SpecError("--moe-flex-dispatcher-backend needs --moe-token-dispatcher-type flex")
+    elif values.get("moe_deepep") and changes.get("moe_token_dispatcher", before) != "deepep":
+        raise SpecError("--moe-enable-deepep needs --moe-token-dispatcher-type flex")
 
 
 def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:

@@ -33,6 +33,10 @@ def test_backends_by_their_flags(flags: str, name: str) -> None:
 def test_a_backend_without_its_dispatcher_is_refused() -> None:
     with pytest.raises(SpecError, match="needs --moe-token-dispatcher-type flex"):
         configuration_from_flags(["--moe-token-dispatcher-type", "alltoall", "--moe-enable-deepep"], BASE)
+    with pytest.raises(SpecError, match="--moe-enable-deepep needs --moe-token-dispatcher-type flex"):
+        configuration_from_flags(["--moe-enable-deepep"], BASE)
+    flex = configuration_from_flags(["--moe-token-dispatcher-type", "flex"], BASE)
+    assert configuration_from_flags(["--moe-enable-deepep"], flex) == flex
 
 
 def test_one_copy_of_each_token_is_exchanged_and_fewer_rows_are_permuted() -> None:
