@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity
+from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
-from vtrain_sim.inputs.notes import approximations
-from vtrain_sim.specs import Configuration
+from vtrain_sim.inputs.notes import approximations, left_out
+from vtrain_sim.specs import Configuration, SpecError
 
 GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256"
 STEP = "--micro-batch-size 1 --global-batch-size 16"
@@ -156,3 +159,36 @@ def test_commands_name_what_is_left_out_beside_their_answer(command: str) -> Non
     assert done.exit_code == 0, done.stderr
     assert done.stderr == "note: --use-sharp changes time or memory somewhat, which is left out of the projection\n"
     assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--fp8-recipe foo", "delayed, tensorwise, blockwise, mxfp8"),
+        ("--main-params-dtype fp8", "fp32, fp16"),
+        ("--exp-avg-dtype fp7", "fp32, fp16, bf16, fp8"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_megatrons(flags: str, words: str) -> None:
+    with pytest.raises(SpecError, match=rf"it takes one of {words}$"):
+        read(flags)
+    assert read("--fp8-format hybrid --fp8-recipe=").train.fp8_recipe == ""
+    assert read("--main-params-dtype float32").train.main_params_dtype == "float32"
+
+
+def test_offloading_with_its_number_of_layers() -> None:
+    both = read("--cpu-offloading --cpu-offloading-num-layers 4")
+    assert both == read("--cpu-offloading-num-layers=4 --cpu-offloading")
+    assert both.train.cpu_offload_layers == 4
+    with pytest.raises(SpecError, match="--cpu-offloading asks for"):
+        read("--cpu-offloading")
+    flags = emit_flags(both)
+    assert {"--cpu-offloading", "--cpu-offloading-num-layers"} <= set(flags)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "glm4.5-air"])
+def test_prediction_that_is_added_is_not_left_out(name: str) -> None:
+    model = presets.model(name)
+    (sentence,) = left_out(name, model)
+    assert "--mtp-num-layers" in sentence
+    assert left_out(name, replace(model, mtp_num_layers=1)) == ()

@@ -61,10 +61,9 @@ def name_approximations(flags: Sequence[str]) -> None:
 
 def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> None:
     """Say on stderr which flags the model has no use for, and what of its file is left out. name: preset or file."""
-    from vtrain_sim.inputs.lookup import left_out_of_model
-    from vtrain_sim.inputs.notes import without_effect
+    from vtrain_sim.inputs.notes import left_out, without_effect
 
-    for sentence in (*without_effect(flags, model), *left_out_of_model(name)):
+    for sentence in (*without_effect(flags, model), *left_out(name, model)):
         print(f"note: {sentence}", file=sys.stderr)
 
 

@@ -46,11 +46,12 @@ def text(flag: str, text: str) -> str:
 
 
 def choice(values: dict[str, str]) -> Reader:
-    """Read one of some words."""
+    """Read one of some words; a message names the first word of those for one value, and no empty one."""
+    words = {value: word for word, value in reversed(values.items()) if word}
 
     def read(flag: str, text: str) -> str:
         if text not in values:
-            raise SpecError(f"{flag} is {text!r}: it takes one of {', '.join(values)}")
+            raise SpecError(f"{flag} is {text!r}: it takes one of {', '.join(reversed(words.values()))}")
         return values[text]
 
     return read
@@ -135,7 +136,8 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--cpu-offloading-num-layers": ("cpu_offload_layers", whole_number),
     "--main-grads-dtype": ("optimizer_grads_dtype", choice(
         {"fp32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16": "bfloat16"})),
-    "--main-params-dtype": ("main_params_dtype", choice(STATE_DTYPES)),
+    "--main-params-dtype": ("main_params_dtype", choice(
+        {word: dtype for word, dtype in STATE_DTYPES.items() if dtype in ("float32", "float16")})),
     "--exp-avg-dtype": ("exp_avg_dtype", choice(STATE_DTYPES)),
     "--exp-avg-sq-dtype": ("exp_avg_sq_dtype", choice(STATE_DTYPES)),
     "--cross-entropy-fusion-impl": ("cross_entropy_impl", choice({"native": "native", "te": "te"})),

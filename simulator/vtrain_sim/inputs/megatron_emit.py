@@ -203,6 +203,7 @@ def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
             moe_grouped_gemm=bool(model.num_experts) and train.moe_grouped_gemm,
             use_precision_aware_optimizer=train.use_precision_aware_optimizer,
             cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
+            cpu_offloading=bool(train.cpu_offload_layers),
         ),
         *_values(
             cuda_graph_impl=train.cuda_graph_impl if train.cuda_graph_impl != NONE else "",

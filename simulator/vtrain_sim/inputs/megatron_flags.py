@@ -17,6 +17,9 @@ from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.parallel import ParallelSpec
 
+# Megatron's switch, which does not say of how many layers.
+_OFFLOADING = "--cpu-offloading"
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -52,7 +55,7 @@ def parse_flags(tokens: Sequence[str]) -> Flags:
                 raise SpecError(f"{flag} needs values")
             field, read_words = LISTS[flag]
             values[field], given[field] = read_words(flag, following), flag
-        elif flag in refused():
+        elif flag in refused() and not (flag == _OFFLOADING and _given(f"{_OFFLOADING}-num-layers", tokens)):
             _refuse(flag, following)
         elif flag in approximated():
             approximate[flag] = None
@@ -81,6 +84,11 @@ def _next(tokens: Sequence[str], position: int) -> tuple[str, list[str], int]:
         while end < min(begin + most, len(tokens)) and not tokens[end].startswith("--"):
             end += 1
     return flag, list(tokens[begin:end]), end
+
+
+def _given(flag: str, tokens: Sequence[str]) -> bool:
+    """Whether an argument is given anywhere."""
+    return any(token.partition("=")[0] == flag for token in tokens)
 
 
 def _refuse(flag: str, values: Sequence[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vtrain_sim.inputs.huggingface.notes import PREDICTION
+from vtrain_sim.inputs.lookup import left_out_of_model
 from vtrain_sim.inputs.megatron_emit import own_flags
 from vtrain_sim.inputs.megatron_flags import Flags, parse_flags
 from vtrain_sim.specs.config import Configuration
@@ -60,6 +62,12 @@ def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
     if read.values.get("transformer_impl") == "local" and read.values.get("attention_kernel") == "flash":
         sentences += _sentence(read, ["attention_kernel"], "--transformer-impl local has unfused attention alone")
     return tuple(sentences)
+
+
+def left_out(name: str, model: ModelSpec) -> tuple[str, ...]:
+    """Sentences about what a preset or file has and its projection has not. model: as it is projected."""
+    added = bool(model.mtp_num_layers)
+    return tuple(one for one in left_out_of_model(name) if not (added and one.endswith(PREDICTION)))
 
 
 def _sentence(read: Flags, fields: Iterable[str], why: str) -> list[str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, OUTPUT_BIAS, Family
 
-_PREDICTION = "layers of multi-token prediction, which are left out unless --mtp-num-layers adds them"
+# As the presets' files say it too.
+PREDICTION = "layers of multi-token prediction, which are left out unless --mtp-num-layers adds them"
 _CAP = "capped by a tanh, which is left out"
 # Fields of any family, and what they ask for where they are on.
 _FIELDS = {
-    "num_nextn_predict_layers": _PREDICTION,
-    "num_mtp_modules": _PREDICTION,
+    "num_nextn_predict_layers": PREDICTION,
+    "num_mtp_modules": PREDICTION,
     "attn_logit_softcapping": f"scores of attention {_CAP}",
     "final_logit_softcapping": f"logits {_CAP}",
     "attention_chunk_size": "attention within chunks, which is full attention here for sequences that are longer",
