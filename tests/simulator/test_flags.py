@@ -15,7 +15,7 @@ from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags, parse_flags
-from vtrain_sim.inputs.notes import approximations, left_out
+from vtrain_sim.inputs.notes import approximations, left_out, without_effect
 from vtrain_sim.specs import Configuration, SpecError
 
 GPT = "--num-layers 8 --hidden-size 512 --num-attention-heads 8 --seq-length 256"
@@ -192,3 +192,11 @@ def test_prediction_that_is_added_is_not_left_out(name: str) -> None:
     (sentence,) = left_out(name, model)
     assert "--mtp-num-layers" in sentence
     assert left_out(name, replace(model, mtp_num_layers=1)) == ()
+
+
+def test_megatron_fsdp_alone_shards_nothing() -> None:
+    alone, sharded = "--use-megatron-fsdp", "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params"
+    assert not read(alone).parallel.fsdp
+    (sentence,) = without_effect(alone.split(), read(alone).model)
+    assert "--use-megatron-fsdp has no effect: --data-parallel-sharding-strategy is no_shard" in sentence
+    assert without_effect(sharded.split(), read(sharded).model) == ()

@@ -7,6 +7,9 @@ from pathlib import Path
 from vtrain_sim.errors import UserError
 from vtrain_sim.model.dispatchers import dispatcher, names
 
+# Megatron's word for the dispatchers that are known by their backends (`inputs.layout_values`).
+_FLEX = "flex"
+
 
 def name_of(what: str, value: object) -> str:
     """Name of a preset, or path of a file; raises `UserError` for anything else."""
@@ -27,5 +30,9 @@ def check_dispatcher(name: str, num_experts: int) -> None:
 
     A model without experts may ask for any of Megatron-Core's.
     """
-    if num_experts or name not in (*names(), "flex"):
+    if not num_experts and name in (*names(), _FLEX):
+        return
+    try:
         dispatcher(name)
+    except UserError as error:
+        raise UserError(f"{error} or {_FLEX} (the backend is --moe-flex-dispatcher-backend)") from None

@@ -61,6 +61,9 @@ def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
         sentences += _sentence(read, _LATENT, "the model has no latent attention (--multi-latent-attention)")
     if read.values.get("transformer_impl") == "local" and read.values.get("attention_kernel") == "flash":
         sentences += _sentence(read, ["attention_kernel"], "--transformer-impl local has unfused attention alone")
+    if read.values.get("megatron_fsdp") and "sharding_strategy" not in read.values:
+        why = "--data-parallel-sharding-strategy is no_shard by default"
+        sentences += _sentence(read, ["megatron_fsdp"], why)
     return tuple(sentences)
 
 

@@ -68,6 +68,7 @@ def run(command: str) -> tuple[int, str]:
         (lambda: vt.sweep(job(), mbs=[1, 2], micro_batch_size=[4]), "mbs and micro_batch_size say the same"),
         (lambda: vt.sweep(job(), gpus=[8], num_gpus=[16]), "gpus and num_gpus say the same"),
         (lambda: job(moe_token_dispatcher_type="foo"), "--moe-token-dispatcher-type foo is not simulated"),
+        (lambda: job(moe_token_dispatcher_type="foo"), "allgather or alltoall or deepep or hybridep or flex"),
         (lambda: job().with_(moe_token_dispatcher_type="foo"), "--moe-token-dispatcher-type foo is not simulated"),
         (
             lambda: vt.plan("gpt3-1.3b", cluster=CLUSTER, gpus=8, gbs=8, moe_token_dispatcher_type="foo"),
