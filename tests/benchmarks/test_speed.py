@@ -43,9 +43,9 @@ GPT3 = (
 
 # Of a step on a CPU, whose operators are waited for one by one; twice what is measured on an idle machine.
 MOST_OVERHEAD = {
-    ("operators", "0.01 s"): 2.7,
-    ("operators", "0.1 s"): 0.5,
-    ("operators", "0.5 s"): 0.17,
+    ("operators", "0.01 s"): 0.6,
+    ("operators", "0.1 s"): 0.2,
+    ("operators", "0.5 s"): 0.1,
     ("operators", "1.5 s"): 0.1,
     ("spans", "1.5 s"): 0.1,
     ("kernels", "1.5 s"): 0.3,
