@@ -20,6 +20,7 @@ from plugin.row_tables import by_table
 from vtrain_plugin.adapters.megatron.optimizers import optimizer_name
 from vtrain_plugin.bench.collectives import default_sizes
 from vtrain_plugin.bench.model_operators import ModelSizes, SizeError, operators_of
+from vtrain_plugin.capture import process
 from vtrain_plugin.capture.clock import CudaClock, HostClock, StepTimes
 from vtrain_plugin.capture.collector import QuietCollector
 from vtrain_plugin.capture.guard import Guard
@@ -412,3 +413,25 @@ def test_the_package_installs_no_framework() -> None:
     names = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in metadata.requires("vtrain") or ()}
     assert "pyarrow" in names
     assert not {name for name in names if name.startswith(("torch", "megatron", "transformer"))}
+
+
+@pytest.mark.parametrize(
+    ("variables", "ranks", "place"),
+    [
+        ({"LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "3", "SLURM_NTASKS_PER_NODE": "8"}, 4, 3),
+        ({"SLURM_NTASKS_PER_NODE": "8", "SLURM_LOCALID": "5"}, 8, 5),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 2, 1),
+        ({}, 1, 0),
+    ],
+)
+def test_the_place_on_the_host_is_the_launchers(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], ranks: int, place: int
+) -> None:
+    for name in [n for n in os.environ if n.startswith(("LOCAL_", "SLURM_", "OMPI_", "MV2_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (process.local_world_size(), process.local_rank()) == (ranks, place)
+    process.nodes_of.cache_clear()
+    assert process.nodes_of(tuple(range(ranks + 1))) == (2 if variables else None)
+    process.nodes_of.cache_clear()

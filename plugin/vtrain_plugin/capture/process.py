@@ -9,6 +9,15 @@ import sys
 import time
 from functools import cache
 
+# Of torchrun, Open MPI, MVAPICH and Slurm.
+_RANKS_PER_HOST = (
+    "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "SLURM_NTASKS_PER_NODE",
+)
+_RANK_IN_HOST = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+
 
 def rank() -> int:
     """Global rank of this process; 0 outside torch.distributed."""
@@ -34,12 +43,17 @@ def world_size() -> int:
 
 def local_world_size() -> int:
     """Ranks of this host, from the launcher; 1 without one."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    return _from_launcher(_RANKS_PER_HOST) or 1
 
 
 def local_rank() -> int:
     """Rank within the host, from the launcher; 0 without one."""
-    return int(os.environ.get("LOCAL_RANK", "0") or 0)
+    return _from_launcher(_RANK_IN_HOST) or 0
+
+
+def _from_launcher(names: tuple[str, ...]) -> int | None:
+    """The first of these variables that is a number."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), None)
 
 
 def host_name() -> str:
@@ -49,9 +63,9 @@ def host_name() -> str:
 
 @cache
 def nodes_of(ranks: tuple[int, ...]) -> int | None:
-    """Hosts that a group spans, for the usual layout of LOCAL_WORLD_SIZE consecutive ranks per host."""
-    per_host = int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0)
-    if per_host <= 0:
+    """Hosts that a group spans, for the usual layout of so many consecutive ranks per host."""
+    per_host = _from_launcher(_RANKS_PER_HOST)
+    if not per_host:
         return 1 if len(ranks) == 1 else None
     return len({r // per_host for r in ranks if r >= 0})
 
