@@ -40,6 +40,16 @@ def test_sizes_that_follow_others_follow_their_new_values() -> None:
     assert deeper.model.num_layers == 12
 
 
+def test_sizes_that_a_preset_gives_stay_beside_new_ones() -> None:
+    def override(name: str, flags: str) -> ModelSpec:
+        return configuration_from_flags(f"{STEP} {flags}".split(), base_model=presets.model(name)).model
+
+    mamba = override("nemotron3-nano-30b-a3b", "--mamba-head-dim 32")
+    assert (mamba.mamba_num_heads, mamba.mamba_head_dim) == (64, 32)
+    attention = override("qwen3-30b-a3b", "--num-attention-heads 40 --num-query-groups 4")
+    assert (attention.num_attention_heads, attention.kv_channels) == (40, 128)
+
+
 def test_virtual_chunks_from_layers_a_virtual_stage() -> None:
     read_ = read(f"{GPT} {STEP} --pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 2")
     assert read_.parallel.vpp == 2

@@ -47,10 +47,10 @@ def _follow(changes: SpecFields, old: ModelSpec) -> None:
     changed = {name for name, value in changes.items() if value != getattr(old, name)}
     if changed & {"hidden_size", "swiglu"}:
         changes.setdefault("ffn_hidden_size", 0)
-    if changed & {"hidden_size", "num_attention_heads"}:
+    # A head size of its own, and the heads of Mamba layers, which every hybrid preset gives, are no such defaults.
+    derived = old.kv_channels * old.num_attention_heads == old.hidden_size
+    if derived and changed & {"hidden_size", "num_attention_heads"}:
         changes.setdefault("kv_channels", 0)
-    if old.hybrid_layer_pattern and changed & {"hidden_size", "mamba_head_dim"}:
-        changes.setdefault("mamba_num_heads", 0)
     if "num_attention_heads" in changed and old.num_query_groups == old.num_attention_heads:
         changes.setdefault("num_query_groups", 0)
     if "seq_length" in changed and old.max_position_embeddings == old.seq_length:
