@@ -131,6 +131,25 @@ def test_a_search_fills_the_segments_of_large_domains() -> None:
     assert best.projection.configuration.parallel.world_size == 128
 
 
+def test_pipelines_are_uneven_where_the_layers_have_many_divisors_too() -> None:
+    """126 layers divide over 14 or 18 stages, which 1,024 GPUs do not have: over 16, the ends take one fewer."""
+    bounds = Bounds(max_cp=1, micro_batches=(1,), fixed=(("tp", 8),))
+    space = list(configurations(presets.model("llama3-405b"), 1024, (2048,), bounds, TrainSpec(1, 1)))
+    assert {c.parallel.pp for c in space} == {1, 2, 4, 8, 16, 32, 64}
+    assert {c.stage_layers for c in space if c.parallel.pp == 16} == {(7, *[8] * 14, 7)}
+    # Numbers of GPUs that are no power of two leave a pipeline that is none either.
+    twelve = configurations(presets.model("deepseek-v3"), 96, (1024,), bounds, TrainSpec(1, 1))
+    assert {c.parallel.pp for c in twelve} == {3, 6, 12}
+
+
+def test_uneven_plans_are_launched_as_they_are() -> None:
+    request = Request(presets.model("llama3-405b"), (2048,), num_gpus=(1024,), bounds=Bounds(max_cp=1))
+    best = plan(request, projector("dgx-h100"), top=1).plans[0]
+    c = best.projection.configuration
+    assert c.parallel.layers
+    assert configuration_from_flags(best.to_dict()["megatron_args"], None, 1024) == c
+
+
 def test_rankings_and_the_front() -> None:
     model = projector()
     wide = replace(SMALL, num_gpus=(), max_gpus=128)
@@ -181,7 +200,7 @@ def test_emitted_arguments_are_the_plan() -> None:
 @pytest.mark.parametrize(
     ("request_", "word"),
     [
-        (replace(SMALL, num_gpus=(7,)), "no layout of gpt3-6.7b exists"),
+        (replace(SMALL, num_gpus=(67,)), "no layout of gpt3-6.7b exists"),
         (replace(SMALL, model=presets.model("megatron-1t"), num_gpus=(8,)), "the smallest needs"),
         (replace(SMALL, deadline_days=0.01), "the fastest that fits takes"),
     ],

@@ -16,8 +16,8 @@ from vtrain_sim.specs.recompute import DEFAULT
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # Chunks of a stage: more only add messages.
 MOST_CHUNKS = 12
-# An uneven pipeline is worth a try where even ones are few.
-FEW_DIVISORS = 6
+# More stages than these are tried only where the layers divide over them.
+MOST_UNEVEN_STAGES = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def configurations(
     # Shorter pieces than this leave attention nothing to hide the exchange behind.
     context = [cp for cp in context if cp == 1 or (cp <= bounds.max_cp and model.seq_length // (2 * cp) >= 1024)]
     for tp, cp, pp in product(
-        _tensor(model, bounds, fixed), _fixed("cp", context, fixed), _stages(model, bounds, fixed)
+        _tensor(model, bounds, fixed), _fixed("cp", context, fixed), _stages(model, gpus, bounds, fixed)
     ):
         ranks = tp * cp * pp
         if gpus % ranks or gpus // ranks > bounds.max_dp or fixed.get("dp", gpus // ranks) != gpus // ranks:
@@ -113,10 +113,9 @@ def _tensor(model: ModelSpec, bounds: Bounds, fixed: dict[str, object]) -> list[
     return _fixed("tp", fitting, fixed)
 
 
-def _stages(model: ModelSpec, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
-    even = divisors(model.num_layers)
-    uneven = [p for p in (2, 4, 8, 16, 32, 64) if p <= model.num_layers] if len(even) < FEW_DIVISORS else []
-    return _fixed("pp", [p for p in sorted({*even, *uneven}) if p <= bounds.max_pp], fixed)
+def _stages(model: ModelSpec, gpus: int, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
+    uneven = (p for p in divisors(gpus) if p <= min(model.num_layers, MOST_UNEVEN_STAGES))
+    return _fixed("pp", [p for p in sorted({*divisors(model.num_layers), *uneven}) if p <= bounds.max_pp], fixed)
 
 
 def _balanced(num_layers: int, pp: int) -> tuple[int, ...]:
