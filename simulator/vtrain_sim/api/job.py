@@ -207,7 +207,7 @@ class JobFactory:
     """
 
     def __call__(
-        self, model: str | Path = "", *, cluster: str | Path, price_per_gpu_hour: float | None = None, **options: Option
+        self, model: str | Path = "", *, cluster: str | Path = "", price_per_gpu_hour: float | None = None, **options: Option
     ) -> Job:
         """A job from keyword arguments."""
         return job_from_flags((), cluster, model, 0, price_per_gpu_hour, read_options(options))
@@ -216,7 +216,7 @@ class JobFactory:
         self,
         flags: Sequence[str],
         *,
-        cluster: str | Path,
+        cluster: str | Path = "",
         model: str | Path = "",
         gpus: int = 0,
         price_per_gpu_hour: float | None = None,
@@ -235,7 +235,7 @@ class JobFactory:
         self,
         path: str | Path,
         *,
-        cluster: str | Path,
+        cluster: str | Path = "",
         model: str | Path = "",
         gpus: int = 0,
         price_per_gpu_hour: float | None = None,

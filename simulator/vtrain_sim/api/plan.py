@@ -41,7 +41,7 @@ _CUTS = (
 def plan(
     model: str | Path = "",
     *,
-    cluster: str | Path,
+    cluster: str | Path = "",
     num_gpus: Numbers = (),
     max_gpus: int = 0,
     global_batch_size: Numbers = (),

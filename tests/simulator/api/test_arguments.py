@@ -44,6 +44,9 @@ def run(command: str) -> tuple[int, str]:
     [
         (lambda: vt.job(5, cluster=CLUSTER, mbs=1, gbs=8), "model is 5"),
         (lambda: vt.job("gpt3-1.3b", cluster=5, mbs=1, gbs=8), "cluster is 5"),
+        (lambda: vt.job("gpt3-1.3b", gpus=16), "on which cluster is not said: give one of"),
+        (lambda: vt.job.from_flags([], model="gpt3-1.3b", mbs=1, gbs=8), "on which cluster is not said"),
+        (lambda: vt.plan("gpt3-1.3b", gpus=8, gbs=8), "on which cluster is not said"),
         (lambda: vt.job.from_spec(None), "spec file is None"),
         (lambda: vt.job.from_script(None, cluster=CLUSTER), "launch script is None"),
         (lambda: vt.project("x"), "'x' is no job"),
