@@ -283,3 +283,9 @@ def test_a_device_that_was_only_modelled_is_called_so(cluster: str, says: bool) 
     )
     assert done.returncode == 0
     assert ("modelled only" in done.stdout) is says
+
+
+def test_the_length_of_sequences_is_printed() -> None:
+    step = "--micro-batch-size 1 --global-batch-size 8 --seq-length 4096"
+    done = run("project", "--cluster", "dgx-h100", "--model", "gpt3-1.3b", *step.split())
+    assert "global batch 8 sequences of 4096 tokens (8 microbatches)" in done.stdout

@@ -49,7 +49,7 @@ def _print_configuration(projection: Projection, console: Console) -> None:
         console.print("modelled only: no training step on this device was compared with its coefficients")
     console.print(
         f"{layout}; micro batch {t.micro_batch_size}, global batch {t.global_batch_size} sequences "
-        f"({c.num_microbatches} microbatches), schedule {c.schedule}"
+        f"of {c.model.seq_length} tokens ({c.num_microbatches} microbatches), schedule {c.schedule}"
     )
 
 
