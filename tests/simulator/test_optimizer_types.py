@@ -61,7 +61,7 @@ def test_gradients_are_reduced_in_the_type_of_their_buffers(flags: str, size: in
     [
         ("--exp-avg-dtype bf16", "--exp-avg-dtype bfloat16 needs --use-precision-aware-optimizer"),
         ("--main-params-dtype fp16", "needs --use-precision-aware-optimizer"),
-        (f"{AWARE} --main-params-dtype bf16", "--main-params-dtype is 'bfloat16': it takes one of float32, float16"),
+        (f"{AWARE} --main-params-dtype bf16", "--main-params-dtype is 'bf16': it takes one of fp32, fp16"),
         (f"{AWARE} --exp-avg-dtype int4", "it takes one of fp32"),
         (f"{AWARE} --no-use-distributed-optimizer", "needs --use-distributed-optimizer"),
         ("--main-grads-dtype bf16 --accumulate-allreduce-grads-in-fp32", "contradicts"),

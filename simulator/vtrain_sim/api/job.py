@@ -207,7 +207,12 @@ class JobFactory:
     """
 
     def __call__(
-        self, model: str | Path = "", *, cluster: str | Path = "", price_per_gpu_hour: float | None = None, **options: Option
+        self,
+        model: str | Path = "",
+        *,
+        cluster: str | Path = "",
+        price_per_gpu_hour: float | None = None,
+        **options: Option,
     ) -> Job:
         """A job from keyword arguments."""
         return job_from_flags((), cluster, model, 0, price_per_gpu_hour, read_options(options))
