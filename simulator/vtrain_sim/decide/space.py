@@ -16,8 +16,10 @@ from vtrain_sim.specs.recompute import DEFAULT
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # Chunks of a stage: more only add messages.
 MOST_CHUNKS = 12
-# More stages than these are tried only where the layers divide over them.
-MOST_UNEVEN_STAGES = 64
+# An uneven pipeline is worth a try where even ones are few, or where few of them divide the GPUs.
+FEW_DIVISORS = 6
+FEW_OF_THE_GPUS = 3
+UNEVEN_STAGES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ def _tensor(model: ModelSpec, bounds: Bounds, fixed: dict[str, object]) -> list[
 
 
 def _stages(model: ModelSpec, gpus: int, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
-    uneven = (p for p in divisors(gpus) if p <= min(model.num_layers, MOST_UNEVEN_STAGES))
-    return _fixed("pp", [p for p in sorted({*divisors(model.num_layers), *uneven}) if p <= bounds.max_pp], fixed)
+    even = divisors(model.num_layers)
+    few = len(even) < FEW_DIVISORS or sum(gpus % p == 0 for p in even) < FEW_OF_THE_GPUS
+    uneven = [p for p in UNEVEN_STAGES if p <= model.num_layers] if few else []
+    return _fixed("pp", [p for p in sorted({*even, *uneven}) if p <= bounds.max_pp], fixed)
 
 
 def _balanced(num_layers: int, pp: int) -> tuple[int, ...]:
