@@ -64,6 +64,7 @@ import torch
 from plugin import toy_training
 import vtrain_plugin
 
+out = sys.argv[1]
 training = toy_training.ToyTraining()
 calls = [0]
 
@@ -80,7 +81,7 @@ def communicate():
         thread.join()
 
 toy_training.communicate = communicate
-vtrain_plugin.enable(out=sys.argv[1], warmup=2, steps=2, kernels=True)
+vtrain_plugin.enable(out=out, warmup=2, steps=2, kernels=True)
 training.run(6)
 vtrain_plugin.disable()
 print("trained")
@@ -94,3 +95,4 @@ def test_another_session_in_another_thread_is_survived(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "trained" in done.stdout
     assert "another torch.profiler session began" in done.stderr
+    assert list(tmp_path.glob("run_id=*/table=spans/*.parquet"))
