@@ -91,12 +91,13 @@ register(
     )
 )
 # To the order of ranks, to that of experts, and back: of 8 copies of a token, one is read and one written at both ends.
+PERMUTE_PASSES = 6.25
 register(
     Permutation(
         "permute",
         "permutation of tokens to experts and back, m tokens of width n",
         kernels=(4, 4),
-        passes=(6.25, 6.25),
+        passes=(PERMUTE_PASSES, PERMUTE_PASSES),
     )
 )
 register(

@@ -9,9 +9,10 @@ from vtrain_sim.costs.algorithms import bus_factor, fastest_s
 from vtrain_sim.costs.estimate import MEASURED, MODELLED, Estimate
 from vtrain_sim.costs.measured_collectives import MeasuredCollectives
 from vtrain_sim.costs.paths import Path
-from vtrain_sim.costs.token_exchange import domains_reached, exchange_s
+from vtrain_sim.costs.token_exchange import exchange_s
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, Group
+from vtrain_sim.specs.token_routing import domains_reached
 
 # Kernels of token exchanges differ by that between libraries and their versions (standard deviation of the logarithm);
 # published steps of one configuration differ up to 1.8 times between containers.

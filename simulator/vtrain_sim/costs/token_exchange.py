@@ -8,15 +8,7 @@ expert. Expectations are over balanced routing.
 from __future__ import annotations
 
 from vtrain_sim.costs.paths import Path
-
-
-def domains_reached(domains: int, choices: int, share: float = 1.0) -> float:
-    """Expected number of so many equal domains that have one of a token's `choices` experts or more.
-
-    share: of the domains, those that the experts of one token are limited to.
-    """
-    within = max(1.0, domains * share)
-    return within * (1.0 - (1.0 - 1.0 / within) ** choices)
+from vtrain_sim.specs.token_routing import domains_reached
 
 
 def exchange_s(nbytes: int, path: Path, choices: int, share: float = 1.0) -> float:

@@ -9,11 +9,12 @@ import pytest
 from vtrain_sim.calibration.exchanges import MeasuredExchange, fit_exchanges, read_exchanges
 from vtrain_sim.costs import CollectiveCosts
 from vtrain_sim.costs.paths import Path as NetworkPath
-from vtrain_sim.costs.token_exchange import domains_reached, exchange_s
+from vtrain_sim.costs.token_exchange import exchange_s
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.specs import ParallelSpec
 from vtrain_sim.specs.groups import Groups
+from vtrain_sim.specs.token_routing import domains_reached
 
 H100 = presets.cluster("dgx-h100")
 

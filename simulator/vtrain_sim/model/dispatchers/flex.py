@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from vtrain_schemas.operators.elementwise import PERMUTE_PASSES
 from vtrain_sim.model.dispatchers.base import Dispatcher, Exchange, Routing
+from vtrain_sim.specs.token_routing import domains_reached
 
 # Bytes of one token and expert: whether it goes there.
 _MAP_BYTES = 1
@@ -42,10 +44,8 @@ class FlexDispatcher(Dispatcher):
     def permuted_rows(self, routing: Routing) -> int:
         """What arrives is copied to each expert of the rank, and summed up again: nothing is ordered by rank before."""
         rows = routing.tokens * routing.topk
-        ranks = routing.ep * routing.expert_tp
-        within = max(1.0, ranks * routing.share)
-        arrived = routing.tokens * within * (1.0 - (1.0 - 1.0 / within) ** routing.topk)
-        return round(2.0 * (rows + arrived) / 6.25)
+        arrived = routing.tokens * domains_reached(routing.ep * routing.expert_tp, routing.topk, routing.share)
+        return round(2.0 * (rows + arrived) / PERMUTE_PASSES)
 
     def combine(self, routing: Routing) -> list[Exchange]:
         """The same way back, partial sums where copies meet."""
