@@ -11,22 +11,10 @@ from itertools import product
 import typer
 
 from vtrain_plugin import __version__
+from vtrain_plugin import capture_options as options
 from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.run_rows import distribution_version
 from vtrain_plugin.capture.settings import Settings, SettingsError
-from vtrain_plugin.capture_options import (
-    AT,
-    KERNEL_STEPS,
-    KERNELS,
-    MAX_ROWS,
-    NVTX,
-    OPERATORS,
-    OUT,
-    RANKS,
-    RUN_ID,
-    STEPS,
-    WARMUP,
-)
 
 app = typer.Typer(
     rich_markup_mode="markdown",
@@ -59,17 +47,17 @@ def top_level(
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
 def run(
     command: list[str] = typer.Argument(..., help="The command that trains, after --."),
-    out: str = OUT,
-    warmup: int = WARMUP,
-    steps: int = STEPS,
-    operators: bool = OPERATORS,
-    kernels: bool = KERNELS,
-    kernel_steps: int = KERNEL_STEPS,
-    nvtx: bool = NVTX,
-    run_id: str = RUN_ID,
-    max_rows: int = MAX_ROWS,
-    ranks: str = RANKS,
-    at: str = AT,
+    out: str = options.OUT,
+    warmup: int = options.WARMUP,
+    steps: int = options.STEPS,
+    operators: bool = options.OPERATORS,
+    kernels: bool = options.KERNELS,
+    kernel_steps: int = options.KERNEL_STEPS,
+    nvtx: bool = options.NVTX,
+    run_id: str = options.RUN_ID,
+    max_rows: int = options.MAX_ROWS,
+    ranks: str = options.RANKS,
+    at: str = options.AT,
 ) -> None:
     """Run COMMAND (torchrun, python, a shell script) with the plugin armed in every process of it."""
     try:

@@ -9,20 +9,8 @@ import sys
 import typer
 
 from vtrain_plugin import arming
+from vtrain_plugin import capture_options as options
 from vtrain_plugin.capture.settings import Settings, SettingsError
-from vtrain_plugin.capture_options import (
-    AT,
-    KERNEL_STEPS,
-    KERNELS,
-    MAX_ROWS,
-    NVTX,
-    OPERATORS,
-    OUT,
-    RANKS,
-    RUN_ID,
-    STEPS,
-    WARMUP,
-)
 from vtrain_schemas.rank_choice import parse_ranks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -31,17 +19,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
 def launch(
     script: list[str] = typer.Argument(..., help="Training script and its arguments."),
-    out: str = OUT,
-    warmup: int = WARMUP,
-    steps: int = STEPS,
-    operators: bool = OPERATORS,
-    kernels: bool = KERNELS,
-    kernel_steps: int = KERNEL_STEPS,
-    nvtx: bool = NVTX,
-    run_id: str = RUN_ID,
-    max_rows: int = MAX_ROWS,
-    ranks: str = RANKS,
-    at: str = AT,
+    out: str = options.OUT,
+    warmup: int = options.WARMUP,
+    steps: int = options.STEPS,
+    operators: bool = options.OPERATORS,
+    kernels: bool = options.KERNELS,
+    kernel_steps: int = options.KERNEL_STEPS,
+    nvtx: bool = options.NVTX,
+    run_id: str = options.RUN_ID,
+    max_rows: int = options.MAX_ROWS,
+    ranks: str = options.RANKS,
+    at: str = options.AT,
 ) -> None:
     """Run SCRIPT with its arguments under the profiling plugin."""
     path, *arguments = script

@@ -10,6 +10,7 @@ from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, known_flags
 from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.specs import Configuration
 from vtrain_sim.specs.checks import whole
+from vtrain_sim.specs.precision import precision
 
 Option = str | int | float | bool | Sequence[str] | None
 
@@ -32,11 +33,11 @@ PRECISIONS = {
     "bf16": ("--bf16",),
     "fp16": ("--fp16",),
     "fp32": ("--fp32",),
-    "fp8": ("--bf16", "--fp8-format", "hybrid"),
-    "fp8-tensorwise": ("--bf16", "--fp8-format", "hybrid", "--fp8-recipe", "tensorwise"),
-    "fp8-blockwise": ("--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "blockwise"),
-    "mxfp8": ("--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "mxfp8"),
-    "nvfp4": ("--bf16", "--fp4-format", "e2m1"),
+    "fp8": ("--bf16", *precision("fp8-hybrid").flags),
+    "fp8-tensorwise": ("--bf16", *precision("fp8-tensorwise-hybrid").flags),
+    "fp8-blockwise": ("--bf16", *precision("fp8-blockwise-e4m3").flags),
+    "mxfp8": ("--bf16", *precision("mxfp8-e4m3").flags),
+    "nvfp4": ("--bf16", *precision("nvfp4").flags),
 }
 # What a precision does not say is as if it had not been said before.
 _NARROW = {"fp8": "--fp8-format", "fp8_recipe": "--fp8-recipe", "fp4": "--fp4-format"}

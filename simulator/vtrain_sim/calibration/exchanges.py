@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtrain_sim.calibration.measurements import columns_of, query
+from vtrain_sim.calibration.measurements import columns_of, equal_to, query
 from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.costs.paths import Path as NetworkPath
 from vtrain_sim.costs.token_exchange import exchange_s
@@ -47,22 +47,21 @@ def read_exchanges(path: Path, system: str = "", node: int = 8) -> list[Measured
     combine_transmit_us; the fastest number of SMs) or of an NVLink table (op_name, num_tokens, topk, moe_ep_size,
     duration_us; the fastest kernel, whose times show a copy for each expert). node: ranks of one node where the table
     counts nodes."""
-    where = "AND system = $system" if system else ""
-    values: dict[str, object] = {"least": FEWEST_TOKENS, **({"system": system} if system else {})}
+    where, values = equal_to({"system": system})
     once = "node_num" in columns_of(path)
     if once:
         sql = (
             f"SELECT node_num, {node} * node_num, num_token * hidden_size, num_topk, min(combine_transmit_us) "
-            f"FROM table WHERE num_token >= $least AND node_num <= {MOST_NODES} {where} "
+            f"FROM table WHERE num_token >= $least AND node_num <= {MOST_NODES}{where} "
             "GROUP BY node_num, hidden_size, num_token, num_topk, num_experts ORDER BY ALL"
         )
     else:
         sql = (
             "SELECT 1, moe_ep_size, num_tokens * hidden_size, topk, min(duration_us) FROM table "
-            "WHERE num_tokens >= $least AND op_name = 'alltoall_combine' AND moe_ep_size >= 8 "
+            "WHERE num_tokens >= $least AND op_name = 'alltoall_combine' AND moe_ep_size >= 8"
             f"{where} GROUP BY ALL ORDER BY ALL"
         )
-    rows = query(path, sql, values)
+    rows = query(path, sql, {"least": FEWEST_TOKENS, **values})
     if not rows:
         raise UserError(f"{path} has no exchange of {FEWEST_TOKENS} tokens or more")
     return [

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_schemas.operators import Operator
-from vtrain_sim.calibration.measurements import query
+from vtrain_sim.calibration.measurements import equal_to, query
 from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.errors import UserError
@@ -46,22 +46,18 @@ def read_experts(path: Path, rows_of: str, source: str = "", system: str = "") -
     """Evenly routed gated blocks of a table with num_tokens, hidden_size, inter_size, topk, num_experts, moe_tp_size,
     moe_ep_size, distribution, dtype, stack, kernel_source, system and duration_us; of the fastest kernel of each shape
     that is made for many rows. rows_of: the table's word for the element type."""
-    where, values = "", {"dtype": rows_of}
-    for column, value in (("stack", source), ("system", system)):
-        if value:
-            where += f" AND {column} = ${column}"
-            values[column] = value
-    found = query(
+    where, values = equal_to({"stack": source, "system": system})
+    rows = query(
         path,
         "SELECT num_tokens, hidden_size, inter_size // moe_tp_size, topk, num_experts, moe_ep_size, min(duration_us) "
         "FROM table WHERE dtype = $dtype AND distribution = 'balanced' AND num_experts >= 2 * moe_ep_size "
         "AND NOT contains(kernel_source, 'min_latency') "
         f"AND inter_size // moe_tp_size >= 256{where} GROUP BY ALL ORDER BY ALL",
-        values,
+        {"dtype": rows_of, **values},
     )
-    if len(found) < FEWEST:
-        raise UserError(f"{path} has {len(found)} blocks of experts in {rows_of}: a fit takes {FEWEST}")
-    return [ExpertBlock(t * k // ep, h, f, experts // ep, t, us / 1e6) for t, h, f, k, experts, ep, us in found]
+    if len(rows) < FEWEST:
+        raise UserError(f"{path} has {len(rows)} blocks of experts in {rows_of}: a fit takes {FEWEST}")
+    return [ExpertBlock(t * k // ep, h, f, experts // ep, t, us / 1e6) for t, h, f, k, experts, ep, us in rows]
 
 
 def fit_experts(device: DeviceSpec, surfaces: Surfaces, tables: Mapping[str, list[ExpertBlock]]) -> ExpertFit:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vtrain_schemas.operators import Operator
-from vtrain_sim.calibration.measurements import query
+from vtrain_sim.calibration.measurements import equal_to, query
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import DeviceSpec
@@ -24,11 +24,11 @@ def fit_latent_attention(
     path: table with batch_size, seq_length, num_heads (of the rank), dtype, duration_us and system; causal forward
     passes in 16 bits of 2,048 tokens and 16 heads or more. The factor is the median over shapes.
     """
-    where, values = ("AND system = $system", {"system": system}) if system else ("", {})
+    where, values = equal_to({"system": system})
     rows = query(
         path,
         "SELECT batch_size, seq_length, num_heads, median(duration_us) / 1e6 FROM table WHERE dtype = 'bfloat16' "
-        f"AND seq_length >= 2048 AND num_heads >= 16 AND batch_size <= 8 {where} GROUP BY ALL ORDER BY ALL",
+        f"AND seq_length >= 2048 AND num_heads >= 16 AND batch_size <= 8{where} GROUP BY ALL ORDER BY ALL",
         values,
     )
     if not rows:

@@ -32,6 +32,12 @@ def query(path: Path, sql: str, values: Mapping[str, object]) -> list[tuple[Any,
         connection.close()
 
 
+def equal_to(wanted: Mapping[str, str]) -> tuple[str, dict[str, object]]:
+    """SQL conditions, and their values, of the rows with these texts, by column; an empty text is not looked at."""
+    values: dict[str, object] = {column: text for column, text in wanted.items() if text}
+    return "".join(f" AND {column} = ${column}" for column in values), values
+
+
 def columns_of(path: Path) -> list[str]:
     """Names of the columns of a file. Raises `UserError`."""
     return [name for (name,) in query(path, "SELECT column_name FROM (DESCRIBE SELECT * FROM table)", {})]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.operators import kind as kind_of
-from vtrain_sim.calibration.measurements import query
+from vtrain_sim.calibration.measurements import equal_to, query
 from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import DeviceSpec
@@ -44,24 +44,28 @@ def read_scans(path: Path, system: str = "") -> dict[str, Calls]:
 
     Raises `UserError`.
     """
-    values: dict[str, object] = {"shortest": SHORTEST, "fewest": FEWEST_TOKENS}
-    where = "WHERE seq_len >= $shortest AND batch_size * seq_len >= $fewest"
-    if system:
-        values["system"] = system
-        where += " AND system = $system"
-    found = query(
+    where, values = equal_to({"system": system})
+    shapes = query(
         path,
         "SELECT kernel_source, batch_size, seq_len, d_state, d_conv, nheads, head_dim, n_groups, chunk_size, "
-        f"median(duration_us) FROM table {where} GROUP BY ALL ORDER BY ALL",
-        values,
+        "median(duration_us) FROM table WHERE seq_len >= $shortest AND batch_size * seq_len >= $fewest"
+        f"{where} GROUP BY ALL ORDER BY ALL",
+        {"shortest": SHORTEST, "fewest": FEWEST_TOKENS, **values},
     )
     calls: dict[str, Calls] = {}
-    for kernel, batch, length, states, filters, heads, head_dim, groups, chunk, microseconds in found:
+    for kernel, batch, length, states, filters, heads, head_dim, groups, chunk, microseconds in shapes:
         if kernel == _KERNELS["chunk_scan"]:
             operator = Operator(
-                "chunk_scan", "forward", n=states, k=chunk, batch=batch, seq_q=length, heads=heads, kv_heads=groups,
+                "chunk_scan",
+                "forward",
+                n=states,
+                k=chunk,
+                batch=batch,
+                seq_q=length,
+                heads=heads,
+                kv_heads=groups,
                 head_dim=head_dim,
-            )  # fmt: skip
+            )
         elif kernel == _KERNELS["causal_conv1d"]:
             channels = heads * head_dim + 2 * groups * states
             operator = Operator("causal_conv1d", "forward", batch * length, channels, filters)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_schemas.operators import Family, Operator, element_bytes, kind
-from vtrain_sim.calibration.measurements import columns_of, query
+from vtrain_sim.calibration.measurements import columns_of, equal_to, query
 from vtrain_sim.costs.measured import MeasuredOperators
 from vtrain_sim.costs.surfaces import (
     DeviceSurface,
@@ -66,14 +66,8 @@ def _seconds(columns: list[str]) -> str:
 
 def _chosen_rows(columns: list[str], source: str, dtype: str, system: str) -> tuple[str, dict[str, object]]:
     """SQL conditions, and their values, of the rows of one source, element type and system."""
-    wanted = (("source", ("source", "stack"), source), ("dtype", ("gemm_dtype", "dtype"), dtype))
-    conditions, values = "", {}
-    for name, aliases, value in (*wanted, ("system", ("system",), system)):
-        if value:
-            column = next((alias for alias in aliases if alias in columns), aliases[0])
-            conditions += f" AND {column} = ${name}"
-            values[name] = value
-    return conditions, dict(values)
+    aliases = ((("source", "stack"), source), (("gemm_dtype", "dtype"), dtype), (("system",), system))
+    return equal_to({next((name for name in names if name in columns), names[0]): text for names, text in aliases})
 
 
 def read_attention(path: Path, system: str = "") -> list[tuple[Operator, float]]:

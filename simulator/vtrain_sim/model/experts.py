@@ -15,7 +15,7 @@ def moe_block(shard: Shard) -> Region:
 
     Shapes are those of the busiest expert parallel rank: the others wait for it.
     """
-    model = shard.model
+    model, routing = shard.model, _routing(shard)
     norm = shard.norm("pre_mlp_layernorm", shard.local_tokens, model.hidden_size)
     # The router's input is the permutation's too.
     router = shard.operator(
@@ -28,8 +28,8 @@ def moe_block(shard: Shard) -> Region:
     ).replicated()
     # Where tokens go (a map and probabilities of all experts in 32 bits) and the probabilities in the order of the
     # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
-    kept = shard.local_tokens * model.num_experts * (4 + 1) + _routing(shard).expert_rows * 4
-    rows = dispatcher(shard.spec.moe_token_dispatcher).permuted_rows(_routing(shard))
+    kept = shard.local_tokens * model.num_experts * (4 + 1) + routing.expert_rows * 4
+    rows = dispatcher(shard.spec.moe_token_dispatcher).permuted_rows(routing)
     permute = shard.operator("permute", "permute", rows, model.expert_width, saves=kept)
     compute = _experts(shard)
     down, up = _latent(shard)

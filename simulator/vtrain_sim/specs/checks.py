@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vtrain_sim.errors import SpecError
+from vtrain_sim.errors import SpecError, nearest
 
-__all__ = ["LARGEST", "Range", "SpecError", "divides", "finite", "one_of", "positive", "whole"]
+__all__ = ["LARGEST", "Range", "SpecError", "divides", "finite", "known_words", "one_of", "positive", "whole"]
 
 LARGEST = 1 << 40
 
@@ -62,6 +62,15 @@ def one_of(flag: str, value: object, allowed: Sequence[object]) -> None:
     """One of the listed values."""
     if value not in allowed:
         raise SpecError(f"{flag} is {value!r}: it takes one of {', '.join(map(str, allowed))}")
+
+
+def known_words(flag: str, words: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+    """The words without repetitions, in the order of `known`, which has all that the flag takes."""
+    known = tuple(known)
+    for word in words:
+        if word not in known:
+            raise SpecError(f"{flag} has {word!r}{nearest(word, known)}: it takes {', '.join(known)}")
+    return tuple(word for word in known if word in words)
 
 
 def divides(flag: str, value: int, of_flag: str, of_value: int) -> None:

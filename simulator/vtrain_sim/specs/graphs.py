@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vtrain_sim.errors import nearest
-from vtrain_sim.specs.checks import SpecError, one_of
+from vtrain_sim.specs.checks import SpecError, known_words, one_of
 
 NONE = "none"
 # A word for the whole iteration is an implementation in some versions and a scope in others.
@@ -29,10 +28,7 @@ _ROUTING = ("moe_router", "moe_preprocess")
 
 def check_scopes(scopes: Sequence[str]) -> tuple[str, ...]:
     """The scopes without repetitions, in the order of `SCOPES`; raises `SpecError` for an unknown one."""
-    for name in scopes:
-        if name not in SCOPES:
-            raise SpecError(f"{FLAG} has {name!r}{nearest(name, SCOPES)}: it takes {', '.join(SCOPES)}")
-    return tuple(name for name in SCOPES if name in scopes)
+    return known_words(FLAG, scopes, SCOPES)
 
 
 def graphed(implementation: str, scopes: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vtrain_sim.errors import nearest
-from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.checks import SpecError, known_words
 
 FLAG = "--recompute-modules"
 MODULES = {
@@ -23,10 +22,7 @@ _OF_EXPERTS = ("moe_act", "moe", "shared_experts")
 
 def check_modules(modules: Sequence[str]) -> tuple[str, ...]:
     """The modules without repetitions, in the order of `MODULES`; raises `SpecError` for an unknown one."""
-    for name in modules:
-        if name not in MODULES:
-            raise SpecError(f"{FLAG} has {name!r}{nearest(name, MODULES)}: it takes {', '.join(MODULES)}")
-    return tuple(name for name in MODULES if name in modules)
+    return known_words(FLAG, modules, MODULES)
 
 
 def check_model(modules: Sequence[str], experts: bool, latent: bool, shared_overlap: bool, grouped: bool) -> None:
