@@ -80,8 +80,8 @@ def read_launch(path: Path) -> Launch:
     # What the environment says of memory, in a word of vtrain's own.
     allocator = [variables.values.get(name) for name in _ALLOCATOR]
     expandable = any(isinstance(value, str) and "expandable_segments:True" in value for value in allocator)
-    own = ["--expandable-segments"] if expandable else []
-    return Launch((*arguments, *own), *processes(before, directives))
+    allocates = ["--expandable-segments"] if expandable else []
+    return Launch((*arguments, *allocates), *processes(before, directives))
 
 
 def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[str], list[str]] | None:

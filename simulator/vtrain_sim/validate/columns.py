@@ -33,17 +33,26 @@ MEASUREMENT = (
     Column("id", "Name of the row.", needed=True, aside=True),
     Column("iteration_time_s", "Measured seconds of one training step.", needed=True),
     Column("peak_memory_gb", "Measured memory of the fullest GPU, GiB; empty: not stated."),
-    Column("source", "Where the measurement was published. Three sources (SC21, MT-NLG, BigScience) name software that "
-           "did not yet overlap the backward all-reduce of tensor parallelism with weight gradients; of Zero Bubble "
-           "the peak memory is that of tensors."),
-    Column("framework", "NeMo/Megatron-Core: gradients and parameters overlap with the passes, and tensor parallel "
-           "communication with its products, unless columns say else. Megatron-LM, Megatron-DeepSpeed: stages scatter "
-           "and gather what they pass on without sequence parallelism; DeepSpeed's stages send and receive in turn."),
+    Column(
+        "source",
+        "Where the measurement was published. Three sources (SC21, MT-NLG, BigScience) name software that "
+        "did not yet overlap the backward all-reduce of tensor parallelism with weight gradients; of Zero Bubble "
+        "the peak memory is that of tensors.",
+    ),
+    Column(
+        "framework",
+        "NeMo/Megatron-Core: gradients and parameters overlap with the passes, and tensor parallel "
+        "communication with its products, unless columns say else. Megatron-LM, Megatron-DeepSpeed: stages scatter "
+        "and gather what they pass on without sequence parallelism; DeepSpeed's stages send and receive in turn.",
+    ),
     Column("confidence", "Of the transcription.", aside=True),
-    Column("notes", "Free text. Without the columns `account_for_embedding_in_pipeline_split` and "
-           "`account_for_loss_in_pipeline_split`, the words \"first & last stages have one fewer layer\" say so."),
+    Column(
+        "notes",
+        "Free text. Without the columns `account_for_embedding_in_pipeline_split` and "
+        '`account_for_loss_in_pipeline_split`, the words "first & last stages have one fewer layer" say so.',
+    ),
     Column("model", "Rows of one model, GPU, number of GPUs and batch are ordered against each other."),
-)  # fmt: skip
+)
 MACHINE = (
     Column("gpu", "Name of the GPU; with the bandwidth it chooses the cluster preset, unless `--cluster` is given."),
     Column("gpus_per_node", "GPUs of one node; empty: as the preset."),
@@ -55,30 +64,47 @@ MODEL = (
     Column("num_layers", "", "--num-layers", needed=True),
     Column("hidden_size", "", "--hidden-size", needed=True),
     *_same("ffn_hidden_size num_attention_heads num_query_groups kv_channels seq_length vocab_size"),
-    Column("swiglu", "1: a gated activation, and what goes with it in such models: RMSNorm, rotary embedding, no "
-           "biases, no dropout, an output layer of its own; 0: none of these. Columns named as their arguments say "
-           "else one by one."),
+    Column(
+        "swiglu",
+        "1: a gated activation, and what goes with it in such models: RMSNorm, rotary embedding, no "
+        "biases, no dropout, an output layer of its own; 0: none of these. Columns named as their arguments say "
+        "else one by one.",
+    ),
     Column("add_bias_linear", "1: linear layers have biases; empty: as `swiglu` says."),
     *_same("qk_layernorm window_size window_attn_skip_freq num_experts moe_router_topk moe_ffn_hidden_size"),
     *_same("moe_shared_expert_intermediate_size moe_layer_freq moe_latent_size multi_latent_attention q_lora_rank"),
     *_same("kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim mtp_num_layers"),
-    Column("hybrid_layer_pattern", "Of a hybrid model, with what goes with that in published ones: as `swiglu` 1 "
-           "says, but squared ReLU without a gate where that is 0, and no position embedding.",
-           "--hybrid-layer-pattern"),
-    Column("mtp_hybrid_override_pattern", "Layers of a depth of multi-token prediction; empty: *E (Nemotron 3 "
-           "Super), one for all depths, unless the pattern says them.", "--mtp-hybrid-override-pattern"),
+    Column(
+        "hybrid_layer_pattern",
+        "Of a hybrid model, with what goes with that in published ones: as `swiglu` 1 "
+        "says, but squared ReLU without a gate where that is 0, and no position embedding.",
+        "--hybrid-layer-pattern",
+    ),
+    Column(
+        "mtp_hybrid_override_pattern",
+        "Layers of a depth of multi-token prediction; empty: *E (Nemotron 3 "
+        "Super), one for all depths, unless the pattern says them.",
+        "--mtp-hybrid-override-pattern",
+    ),
     *_same("mamba_num_heads mamba_head_dim mamba_state_dim mamba_num_groups"),
-)  # fmt: skip
+)
 LAYOUT = (
     *_same("tensor_model_parallel_size pipeline_model_parallel_size context_parallel_size"),
     *_same("expert_model_parallel_size expert_tensor_parallel_size"),
     Column("data_parallel_size", "What the number of GPUs leaves goes before it."),
-    Column("virtual_pipeline_chunks", "Model chunks per stage. Empty with a pipeline: not stated, bracketed. 1 with "
-           "`pipeline_schedule` interleaved: one layer per chunk.", "--num-virtual-stages-per-pipeline-rank"),
+    Column(
+        "virtual_pipeline_chunks",
+        "Model chunks per stage. Empty with a pipeline: not stated, bracketed. 1 with "
+        "`pipeline_schedule` interleaved: one layer per chunk.",
+        "--num-virtual-stages-per-pipeline-rank",
+    ),
     Column("sequence_parallel", "Left out with a tensor parallel size of 1.", "--sequence-parallel"),
     Column("pipeline_schedule", "1f1b, interleaved, or the name of another schedule.", "--schedule"),
-    Column("pipeline_layout", "E embedding, t layer, m multi-token prediction, L loss, | between virtual stages.",
-           "--pipeline-model-parallel-layout"),
+    Column(
+        "pipeline_layout",
+        "E embedding, t layer, m multi-token prediction, L loss, | between virtual stages.",
+        "--pipeline-model-parallel-layout",
+    ),
     *_same("account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split"),
     *_same("num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage"),
     Column("distributed_optimizer", "", "--use-distributed-optimizer"),
@@ -88,44 +114,65 @@ LAYOUT = (
     *_same("overlap_param_gather_with_optimizer_step fp8_param_gather tp_comm_overlap"),
     Column("nccl_ub", "", "--use-nccl-ub"),
     Column("average_in_collective", "Gradients are averaged by the reduction itself.", aside=True),
-)  # fmt: skip
+)
 STEP = (
     Column("micro_batch_size", "Empty: not stated, bracketed.", "--micro-batch-size", needed=True),
     Column("global_batch_size", "", "--global-batch-size", needed=True),
-    Column("precision", "bf16, fp16, fp32, fp8 (per tensor, delayed scaling), fp8_current, fp8_blockwise, mxfp8, "
-           "nvfp4; or a precision's own name."),
-    Column("precision_detail", "Words; with fp8, \"current\" says that the scale is the tensor's own."),
+    Column(
+        "precision",
+        "bf16, fp16, fp32, fp8 (per tensor, delayed scaling), fp8_current, fp8_blockwise, mxfp8, "
+        "nvfp4; or a precision's own name.",
+    ),
+    Column("precision_detail", 'Words; with fp8, "current" says that the scale is the tensor\'s own.'),
     Column("attention_kernel", "flash (fused) or unfused.", "--attention-backend"),
     Column("attention_backend", "How the recipe asks for it.", aside=True),
-    Column("recompute_granularity", "none, selective, full; unknown: projected without, and with full recomputation as "
-           "the other end.", "--recompute-granularity"),
+    Column(
+        "recompute_granularity",
+        "none, selective, full; unknown: projected without, and with full recomputation as the other end.",
+        "--recompute-granularity",
+    ),
     Column("recompute_modules", "Words apart by spaces, with selective.", "--recompute-modules"),
     *_same("recompute_method recompute_num_layers"),
     Column("moe_dispatcher", "alltoall, allgather, deepep, hybridep.", "--moe-token-dispatcher-type"),
-    Column("moe_a2a_overlap", "Expert parallel exchanges run beside another microbatch's work.",
-           "--overlap-moe-expert-parallel-comm"),
+    Column(
+        "moe_a2a_overlap",
+        "Expert parallel exchanges run beside another microbatch's work.",
+        "--overlap-moe-expert-parallel-comm",
+    ),
     *_same("delay_wgrad_compute moe_shared_expert_overlap moe_router_padding_for_fp8"),
-    Column("moe_load_balance", "What is known of the routing: \"force-balanced, dropless\", or \"tokendrop\"."),
+    Column("moe_load_balance", 'What is known of the routing: "force-balanced, dropless", or "tokendrop".'),
     Column("cuda_graph_impl", "none: no graph, whatever the scope.", "--cuda-graph-impl"),
     Column("cuda_graph_scope", "Words apart by spaces; empty: whole layers.", "--cuda-graph-scope"),
     *_same("optimizer"),
     Column("precision_aware_optimizer", "", "--use-precision-aware-optimizer"),
     *_same("main_params_dtype main_grads_dtype exp_avg_dtype exp_avg_sq_dtype"),
-    Column("grad_reduce_in_fp32", "Type of the gradients' buffers and of their reduction: 1 fp32, 0 bf16; empty: "
-           "Megatron's default.", "--accumulate-allreduce-grads-in-fp32"),
-    Column("gradient_accumulation_fusion", "0: weight gradients are added up by a kernel of their own.",
-           "--no-gradient-accumulation-fusion"),
+    Column(
+        "grad_reduce_in_fp32",
+        "Type of the gradients' buffers and of their reduction: 1 fp32, 0 bf16; empty: Megatron's default.",
+        "--accumulate-allreduce-grads-in-fp32",
+    ),
+    Column(
+        "gradient_accumulation_fusion",
+        "0: weight gradients are added up by a kernel of their own.",
+        "--no-gradient-accumulation-fusion",
+    ),
     Column("cross_entropy_fusion", "te, native, or empty: not fused.", "--cross-entropy-fusion-impl"),
     Column("te_op_fuser", "", "--use-transformer-engine-op-fuser"),
-    Column("expandable_segments", "1: PyTorch's allocator had them; empty: as the launch templates of the source have "
-           "it (Megatron-Bridge: 1).", "--expandable-segments"),
-    Column("cpu_offload_activation_layers", "Layers whose activations go to the host; the time is left out.",
-           "--cpu-offloading-num-layers"),
+    Column(
+        "expandable_segments",
+        "1: PyTorch's allocator had them; empty: as the launch templates of the source have it (Megatron-Bridge: 1).",
+        "--expandable-segments",
+    ),
+    Column(
+        "cpu_offload_activation_layers",
+        "Layers whose activations go to the host; the time is left out.",
+        "--cpu-offloading-num-layers",
+    ),
     Column("fine_grained_offload_modules", "", "--offload-modules"),
     Column("optimizer_cpu_offload", "", "--optimizer-cpu-offload"),
     Column("task", "pretrain or sft."),
-    Column("dataset", "Words; \"packed\": sequences of varying length."),
-)  # fmt: skip
+    Column("dataset", 'Words; "packed": sequences of varying length.'),
+)
 SECTIONS = {
     "The measurement": MEASUREMENT,
     "The machine": MACHINE,

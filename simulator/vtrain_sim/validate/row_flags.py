@@ -32,14 +32,41 @@ _MODEL_ARGUMENTS = (
 _DEPTH = "*E"
 _COUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 # Columns that rules below read, or which go with another that does.
-_BY_RULE = frozenset({
-    "num_gpus", "gpu", "gpus_per_node", "inter_node_gbps_per_node", "swiglu", "num_query_groups",
-    "data_parallel_size", "virtual_pipeline_chunks", "sequence_parallel", "pipeline_schedule", "pipeline_layout",
-    "distributed_optimizer", "fsdp", "fsdp_sharding_strategy", "overlap_grad_reduce", "overlap_param_gather",
-    "tp_comm_overlap", "precision", "precision_detail", "recompute_granularity", "grad_reduce_in_fp32",
-    "gradient_accumulation_fusion", "micro_batch_size", "moe_dispatcher", "moe_load_balance", "task", "dataset",
-    "cross_entropy_fusion", "expandable_segments", "cuda_graph_impl", "cuda_graph_scope",
-})  # fmt: skip
+_BY_RULE = frozenset(
+    {
+        "num_gpus",
+        "gpu",
+        "gpus_per_node",
+        "inter_node_gbps_per_node",
+        "swiglu",
+        "num_query_groups",
+        "data_parallel_size",
+        "virtual_pipeline_chunks",
+        "sequence_parallel",
+        "pipeline_schedule",
+        "pipeline_layout",
+        "distributed_optimizer",
+        "fsdp",
+        "fsdp_sharding_strategy",
+        "overlap_grad_reduce",
+        "overlap_param_gather",
+        "tp_comm_overlap",
+        "precision",
+        "precision_detail",
+        "recompute_granularity",
+        "grad_reduce_in_fp32",
+        "gradient_accumulation_fusion",
+        "micro_batch_size",
+        "moe_dispatcher",
+        "moe_load_balance",
+        "task",
+        "dataset",
+        "cross_entropy_fusion",
+        "expandable_segments",
+        "cuda_graph_impl",
+        "cuda_graph_scope",
+    }
+)
 
 
 class Cells:

@@ -32,11 +32,11 @@ def described_by(row: Mapping[str, str]) -> Described:
     micro_batches = (stated[0],) if stated[0] else _MICRO_BATCHES
     chunks = (stated[1],) if stated[1] else _divisors(max(cells.stage_layers))
     reads = [_read(row, micro_batch, vpp) for micro_batch in micro_batches for vpp in chunks]
-    found = [read for read in reads if isinstance(read, tuple)]
+    projected = [read for read in reads if isinstance(read, tuple)]
     refused = [read for read in reads if isinstance(read, UserError)]
-    if not found:
+    if not projected:
         raise refused[0]
-    return Described(tuple(configuration for configuration, _ in found), found[0][1])
+    return Described(tuple(configuration for configuration, _ in projected), projected[0][1])
 
 
 def _read(row: Mapping[str, str], micro_batch: int, chunks: int) -> tuple[Configuration, tuple[str, ...]] | UserError:

@@ -173,9 +173,13 @@ _TIED = {"tie_word_embeddings": True}
 _GEMMA = {**_TIED, "head_dim": 256, "sliding_window": 4096, "sliding_window_pattern": 2}
 # Files of multimodal models leave out what is as in the 4B model.
 _GEMMA3 = {
-    **_GEMMA, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208, "sliding_window_pattern": 6,
+    **_GEMMA,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 262208,
+    "sliding_window_pattern": 6,
     "max_position_embeddings": 131072,
-}  # fmt: skip
+}
 _BIASES = ("attention_bias",)
 _DEEPSEEK = Family(_deepseek)
 
