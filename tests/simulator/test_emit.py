@@ -38,6 +38,8 @@ EXAMPLES = {
     "kv_channels": "--kv-channels 128",
     "max_position_embeddings": "--max-position-embeddings 4096 --position-embedding-type rope",
     "swiglu": "--swiglu",
+    "quick_geglu": "--quick-geglu",
+    "activation_func_clamp_value": "--quick-geglu --activation-func-clamp-value 7.0",
     "add_bias_linear": "--disable-bias-linear",
     "add_qkv_bias": "--add-qkv-bias",
     "normalization": "--normalization RMSNorm",
@@ -125,6 +127,8 @@ EXAMPLES = {
     "expandable_segments": "--expandable-segments",
     "cross_entropy_fusion": "--cross-entropy-loss-fusion --cross-entropy-fusion-impl te",
     "gradient_accumulation_fusion": "--no-gradient-accumulation-fusion",
+    "use_transformer_engine_op_fuser": f"{MOE} --use-transformer-engine-op-fuser",
+    "moe_router_padding": f"{MOE} --moe-router-padding-for-fp8",
     "moe_grouped_gemm": f"{MOE} --no-moe-grouped-gemm",
 }
 # Of several flags of one group the last counts; the groups are independent.

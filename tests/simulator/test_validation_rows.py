@@ -121,9 +121,9 @@ def test_full_sharding() -> None:
 def test_settings_that_nothing_models_are_named() -> None:
     plain = {"te_op_fuser": "0", "optimizer_cpu_offload": "0", "moe_load_balance": "force-balanced, dropless"}
     assert described_by(DENSE | plain).approximated == ()
-    asked = {"te_op_fuser": "1", "optimizer_cpu_offload": "1", "moe_load_balance": "tokendrop", "task": "sft"}
+    asked = {"delay_wgrad_compute": "1", "optimizer_cpu_offload": "1", "moe_load_balance": "tokendrop", "task": "sft"}
     assert set(described_by(DENSE | asked).approximated) == {
-        "te_op_fuser",
+        "delay_wgrad_compute",
         "optimizer_cpu_offload",
         "moe_load_balance",
         "dataset",

@@ -61,6 +61,15 @@ class Permutation(Streamed):
         return {"expert_outputs": _tensor(operator)}
 
 
+@dataclass(frozen=True)
+class ExpertBias(Streamed):
+    """k experts one after the other."""
+
+    def launches(self, operator: Operator) -> int:
+        """A product and a sum for each expert, and two copies of all; backward products, sums and conversions."""
+        return 8 * operator.k + 2 if operator.phase == "backward" else 2 * operator.k + 3
+
+
 def _tensor(operator: Operator) -> int:
     return operator.m * operator.n * dtype_bytes(operator.dtype)
 
@@ -107,11 +116,45 @@ register(Streamed("cast", "conversion of m tokens of width n to 8 bits, and its 
 # Each expert's rows plus its bias times their fp32 probabilities (4 bytes written; 2 + 4 read, 4 written), put together
 # (4 + 4) and converted (4 + 2); backward the same ways, and sums for the gradients of bias and probabilities.
 register(
-    Streamed(
+    ExpertBias(
         "expert_bias",
-        "bias of each expert, weighted and added to its rows: m tokens of width n",
+        "bias of each of k experts, weighted and added to its rows: m tokens of width n",
         kernels=(5, 10),
         passes=(14.0, 20.0),
+        like="norm",
+    )
+)
+# Each half is clamped (2 bytes read, 2 written) and both are put together (2 + 2). Backward: masks of where a half was
+# within its bounds (one comparison of the gate, 3; two and their conjunction of the other half, 9), the gradient where
+# it was (1 + 2 read, 2 written) and both put together (2 + 2).
+register(
+    Streamed(
+        "clamp",
+        "bounds of both halves of a gated activation's input, in kernels of their own: m tokens of width n",
+        kernels=(3, 7),
+        passes=(4.0, 7.5),
+        keeps_input=True,
+        like="norm",
+    )
+)
+register(
+    Streamed(
+        "pad_rows",
+        "rows of each expert up to a multiple of what narrow products take, or back: m tokens of width n",
+        kernels=(1, 1),
+        like="transpose",
+    )
+)
+# Megatron-Core's `_apply_rotary_pos_emb_bshd` on [m, n] of 2-byte elements. Forward, bytes per element: product with
+# the cosine 4, sign of one half 2, both halves together 4, product with the sine 4, sum 6, end of the slice 4.
+# Backward: products 8, halves 6, sum of both ways 6, both slices and their sum 14. The fused kernel's 4 are `rope`'s.
+register(
+    Streamed(
+        "rotary_steps",
+        "rotary embedding kernel by kernel: what passes over memory beyond one fused kernel, m tokens of width n",
+        kernels=(12, 24),
+        passes=(10.0, 15.0),
+        like="rope",
     )
 )
 # Read once, for the scale of a whole tensor.

@@ -50,6 +50,8 @@ class OperatorKind:
     """Kernels that the host launches for one forward and one backward call."""
     fusion: str = ""
     """What `Operator.fused` means: text of the ``fused`` column; empty where there is no such choice."""
+    like: str = ""
+    """The kind whose coefficients of the cost model it takes where it has none of its own; empty: no such kind."""
     routed: bool = False
     """Works on the tokens routed to this rank's experts: its rows are those of the busiest rank."""
 

@@ -13,6 +13,7 @@ from vtrain_sim.costs.paths import Path as NetworkPath
 from vtrain_sim.costs.token_exchange import exchange_s
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, NetworkLevel
+from vtrain_sim.specs.token_routing import Delivery
 
 # Smaller microbatches are none that a training step has.
 FEWEST_TOKENS = 1024
@@ -37,7 +38,7 @@ class MeasuredExchange:
         """What the model says."""
         path = NetworkPath.over_nodes(self.ranks, self.nodes, 1, levels)
         if self.once:
-            return exchange_s(self.nbytes, path, self.choices)
+            return exchange_s(self.nbytes, path, Delivery(self.choices))
         sent = self.nbytes * self.choices * (self.ranks - 1) / self.ranks
         return path.call_s(self.nbytes) + sent / path.inside.exchange_bandwidth
 

@@ -12,7 +12,7 @@ from vtrain_sim.costs.paths import Path
 from vtrain_sim.costs.token_exchange import exchange_s
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, Group
-from vtrain_sim.specs.token_routing import domains_reached
+from vtrain_sim.specs.token_routing import Delivery, domains_reached
 
 # Kernels of token exchanges differ by that between libraries and their versions (standard deviation of the logarithm);
 # published steps of one configuration differ up to 1.8 times between containers.
@@ -43,18 +43,18 @@ class CollectiveCosts:
         """Duration of one point-to-point transfer between two pipeline stages (`Groups.boundary`)."""
         return self.estimate("p2p", boundary, nbytes)
 
-    def exchange(self, group: Group, nbytes: int, choices: int, share: float = 1.0) -> Estimate:
-        """Duration of one exchange of tokens that each go once to every domain with one of their `choices` experts.
+    def exchange(self, group: Group, nbytes: int, delivery: Delivery) -> Estimate:
+        """Duration of one exchange of tokens that each go once to every domain with one of their experts.
 
-        nbytes: one copy of a rank's tokens. share: of the domains, those that one token's experts are limited to. On a
-        network of which nothing is known, as an all-to-all of all copies.
+        nbytes: one copy of a rank's tokens. On a network of which nothing is known, as an all-to-all of all copies.
         """
         path = self.path(group)
         if path.size <= 1 or nbytes <= 0:
             return Estimate(0.0, 0.0, MEASURED)
         if not path.top.is_known:
-            return self.over_path("all_to_all", path, round(nbytes * domains_reached(path.size, choices, share)))
-        return Estimate(exchange_s(nbytes, path, choices, share), max(path.top.sigma, _EXCHANGE_SIGMA), MODELLED)
+            copies = domains_reached(path.size, delivery.choices, delivery.share)
+            return self.over_path("all_to_all", path, round(nbytes * copies))
+        return Estimate(exchange_s(nbytes, path, delivery), max(path.top.sigma, _EXCHANGE_SIGMA), MODELLED)
 
     def path(self, group: Group) -> Path:
         """What the group's communication crosses: groups with the same path take the same time."""

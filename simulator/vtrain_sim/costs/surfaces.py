@@ -94,12 +94,13 @@ class Surfaces:
         )
 
     def coefficient(self, table: Mapping[str, float], operator: Operator, default: float) -> float:
-        """Most specific entry of a table: "kind/phase", then "kind/dtype", then "kind"."""
-        name = kind(operator.kind).variant(operator)
+        """Most specific entry of a table: "kind/phase", "kind/dtype", "kind", or that of the kind which it is like."""
+        record = kind(operator.kind)
         phase = "forward" if operator.phase == "recompute" else operator.phase
-        for key in (f"{name}/{phase}", f"{name}/{operator.dtype}", name):
-            if key in table:
-                return table[key]
+        for name in filter(None, (record.variant(operator), record.like)):
+            for key in (f"{name}/{phase}", f"{name}/{operator.dtype}", name):
+                if key in table:
+                    return table[key]
         return default
 
 

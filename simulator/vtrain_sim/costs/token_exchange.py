@@ -8,22 +8,28 @@ expert. Expectations are over balanced routing.
 from __future__ import annotations
 
 from vtrain_sim.costs.paths import Path
-from vtrain_sim.specs.token_routing import domains_reached
+from vtrain_sim.specs import NetworkLevel
+from vtrain_sim.specs.token_routing import HYBRIDEP, Delivery, domains_reached
 
 
-def exchange_s(nbytes: int, path: Path, choices: int, share: float = 1.0) -> float:
-    """Seconds of one exchange. nbytes: one copy of all tokens of a rank; choices: experts of each; share: see
-    `domains_reached`.
+def exchange_s(nbytes: int, path: Path, delivery: Delivery) -> float:
+    """Seconds of one exchange. nbytes: one copy of all tokens of a rank.
 
     NVLink and network work at the same time: the slowest level decides.
     """
+    choices, share = delivery.choices, delivery.share
     inside = path.crossings[0].ranks if path.crossings else path.size
     copies = domains_reached(path.size, choices, share) * (inside - 1) / inside
-    slowest = nbytes * copies / (path.inside.exchange_bandwidth or path.inside.bandwidth)
+    slowest = nbytes * copies / _rate(path.inside, delivery)
     for crossing in path.crossings:
         nodes = crossing.domains
         leaving = nbytes * domains_reached(nodes, choices, share) * (nodes - 1) / nodes
         level = crossing.level
-        rate = (level.exchange_bandwidth or level.bandwidth) / level.oversubscription
-        slowest = max(slowest, leaving / rate)
+        slowest = max(slowest, leaving * level.oversubscription / _rate(level, delivery))
     return path.call_s(nbytes) + slowest
+
+
+def _rate(level: NetworkLevel, delivery: Delivery) -> float:
+    """Bytes/s of one rank with the library's kernels."""
+    known = level.exchange_bandwidth or level.bandwidth
+    return (level.hybridep_bandwidth or known) if delivery.library == HYBRIDEP else known

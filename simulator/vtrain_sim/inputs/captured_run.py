@@ -276,6 +276,10 @@ def _train(run: Run, config: CapturedConfig) -> TrainSpec:
         **_graphs(config),
         **_optimizer_types(config),
         gradient_accumulation_fusion=bool(config.transformer.get("gradient_accumulation_fusion", True)),
+        use_transformer_engine_op_fuser=bool(config.transformer.get("use_transformer_engine_op_fuser")),
+        moe_router_padding=any(
+            config.transformer.get(f"moe_router_padding_for_{name}") for name in ("fp8", "quantization")
+        ),
         moe_grouped_gemm=bool(config.transformer.get("moe_grouped_gemm", True)) or not run.get("num_experts"),
     )
 

@@ -73,7 +73,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--make-vocab-size-divisible-by": ("make_vocab_size_divisible_by", whole_number),
     "--normalization": ("normalization", text),
     "--position-embedding-type": ("position_embedding_type", choice(
-        {"learned_absolute": "learned_absolute", "rope": "rope", "yarn": "rope", "mrope": "rope", "none": "none"})),
+        {"learned_absolute": "learned_absolute", "rope": "rope", "yarn": "yarn", "mrope": "rope", "none": "none"})),
     # vtrain's words for what Megatron has no argument for.
     "--norms-per-layer": ("norms_per_layer", whole_number),
     "--qk-layernorm-weights": ("qk_layernorm_weights", text),
@@ -96,6 +96,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--v-head-dim": ("v_head_dim", whole_number),
     "--window-size": ("window_size", read_window),
     "--window-attn-skip-freq": ("window_attn_skip_freq", text),
+    "--activation-func-clamp-value": ("activation_func_clamp_value", number),
     "--softmax-type": ("softmax_type", text),
     "--hybrid-layer-pattern": ("hybrid_layer_pattern", text),
     "--hybrid-override-pattern": ("hybrid_layer_pattern", text),
@@ -155,6 +156,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
 SWITCHES: dict[str, tuple[str, object]] = {
     "--swiglu": ("swiglu", True),
     "--gated-linear-unit": ("swiglu", True),
+    "--quick-geglu": ("quick_geglu", True),
     "--squared-relu": ("squared_relu", True),
     "--is-hybrid-model": ("is_hybrid_model", True),
     "--disable-bias-linear": ("add_bias_linear", False),
@@ -195,6 +197,9 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--accumulate-allreduce-grads-in-fp32": ("grads_in_fp32", True),
     "--grad-reduce-in-bf16": ("grads_in_bf16", True),
     "--no-gradient-accumulation-fusion": ("gradient_accumulation_fusion", False),
+    "--use-transformer-engine-op-fuser": ("use_transformer_engine_op_fuser", True),
+    "--moe-router-padding-for-fp8": ("moe_router_padding", True),
+    "--moe-router-padding-for-quantization": ("moe_router_padding", True),
     "--no-moe-grouped-gemm": ("moe_grouped_gemm", False),
     "--enable-cuda-graph": ("cuda_graph_impl", "local"),
     "--external-cuda-graph": ("cuda_graph_impl", "transformer_engine"),

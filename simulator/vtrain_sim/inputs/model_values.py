@@ -28,6 +28,8 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
     _hybrid(values, changes, old)
     if "padded_vocab_size" in values:
         changes["vocab_size"], changes["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
+    if values.get("quick_geglu"):
+        changes["swiglu"] = True
     if values.get("squared_relu"):
         if changes.get("swiglu"):
             raise SpecError("--squared-relu and --swiglu are two activations: give one")

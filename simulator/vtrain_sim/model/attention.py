@@ -162,6 +162,10 @@ def _fused_qkv(shard: Shard) -> Inputs:
         )
         small.append(_weighted(norm, model.qk_layernorm_weights, heads))
     small.append(shard.operator("rope", "rope", shard.tokens, width))
+    if model.position_embedding_type == "yarn":
+        # Its attention factor is in no fused kernel, so that queries and keys are rotated step by step.
+        rotated = width - max(1, model.num_query_groups // shard.tp) * model.kv_channels
+        small.append(shard.operator("rotary_steps", "rotary_steps", shard.tokens, rotated, saves=0))
     return [*enter, *small], [*backward_of(small), *backward_enter], []
 
 

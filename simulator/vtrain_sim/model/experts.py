@@ -9,6 +9,9 @@ from vtrain_sim.model.feedforward import gated_mlp
 from vtrain_sim.model.program import Communication, Compute, Item, Wait
 from vtrain_sim.model.shard import Region, Shard, backward, backward_of
 
+# Part of a permutation's time that compute beside it loses: assumption, since both need the memory.
+_NOT_HIDDEN = 0.5
+
 
 def moe_block(shard: Shard) -> Region:
     """Norm, router, dispatch, local experts, combine and shared experts.
@@ -29,8 +32,15 @@ def moe_block(shard: Shard) -> Region:
     # Where tokens go (a map and probabilities of all experts in 32 bits) and the probabilities in the order of the
     # experts, which weigh what their activations make: what experts put out is not needed again (Megatron-Core 0.12).
     kept = shard.local_tokens * model.num_experts * (4 + 1) + routing.expert_rows * 4
-    rows = dispatcher(shard.spec.moe_token_dispatcher).permuted_rows(routing)
+    rule = dispatcher(shard.spec.moe_token_dispatcher)
+    rows = rule.permuted_rows(routing)
     permute = shard.operator("permute", "permute", rows, model.expert_width, saves=kept)
+    if not shard.spec.overlap_moe_comm:
+        # The host needs to know how many tokens each expert gets before it launches what is sized by them; beside
+        # another microbatch the device has that one's work meanwhile.
+        permute = replace(permute, host_waits=True)
+    elif rule.permutes:
+        permute = replace(permute, share=_NOT_HIDDEN)
     compute = _experts(shard)
     down, up = _latent(shard)
     routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute, up)
@@ -76,15 +86,23 @@ def _experts(shard: Shard) -> list[Compute]:
     rows = _routing(shard).expert_rows
     ffn = model.moe_ffn_hidden_size // spec.expert_tp.size
     local = model.num_experts // spec.ep.size
+    clamps = model.quick_geglu and model.activation_func_clamp_value and not spec.fused_experts
+
+    pads = spec.precision.casts_inputs and not (spec.pads_routing or dispatcher(spec.moe_token_dispatcher).permutes)
 
     def experts(rows: int, count: int) -> list[Compute]:
         bias, width = model.add_bias_linear, model.expert_width
+        pad, unpad = (
+            [shard.operator(f"experts_{n}", "pad_rows", rows, width, saves=0)] * pads for n in ("pad", "unpad")
+        )
         fc1 = shard.expert_linear("experts_fc1", rows, gates * ffn, width, count, bias=bias)
+        bounds = [shard.operator("clamp", "clamp", rows, gates * ffn)] if clamps else []
         activation = shard.operator("activation", "activation", rows, ffn)
         fc2 = shard.expert_linear("experts_fc2", rows, width, ffn, count, bias=bias)
-        # The first one's goes into the activation's kernel; the second one's is weighted as its rows are.
-        added = [shard.operator("experts_bias", "expert_bias", rows, width, saves=0)] if bias else []
-        return [*fc1, activation, *fc2, *added]
+        # The first one's goes into its product; the second one's is weighted as its rows are.
+        weighs = bias and not spec.fused_experts
+        added = [shard.operator("experts_bias", "expert_bias", rows, width, count, saves=0)] if weighs else []
+        return [*pad, *fc1, *bounds, activation, *fc2, *added, *unpad]
 
     if spec.moe_grouped_gemm:
         return experts(rows, local)
@@ -113,10 +131,7 @@ def _exchanges(shard: Shard) -> _Exchanges:
 
     def items(name: str, exchanges: list[Exchange]) -> list[Item]:
         blocking = not _overlaps(shard)
-        return [
-            Communication(name, e.op, groups[e.role], e.bytes, blocking, choices=e.choices, share=e.share)
-            for e in exchanges
-        ]
+        return [Communication(name, e.op, groups[e.role], e.bytes, blocking, delivery=e.delivery) for e in exchanges]
 
     return _Exchanges(
         items("dispatch", rule.dispatch(routing)),

@@ -21,7 +21,7 @@ def captured(items: Sequence[Item], launches: int = 1) -> list[Item]:
     result: list[Item] = []
     for item in items:
         if isinstance(item, Compute):
-            item = replace(item, launches=launches)
+            item = replace(item, launches=launches, host_waits=False)
             launches = 0
         result.append(item)
     return result

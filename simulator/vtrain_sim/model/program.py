@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from vtrain_schemas.operators import Operator
 from vtrain_sim.specs.groups import Group
+from vtrain_sim.specs.token_routing import Delivery
 
 
 class Stream(IntEnum):
@@ -60,6 +61,7 @@ class Compute:
     data parallel ranks. replicated_parameters: of the former, those that every tensor parallel rank has. saves: bytes
     that it keeps for its backward pass. launches: kernels that the host launches for it; None: as its kind says.
     host_share: part of its layer's host time beside launches that it takes, where several items are one layer.
+    host_waits: the host launches it, and what follows, only when the compute stream has done all before it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Compute:
     saves: int = 0
     launches: int | None = None
     host_share: float = 1.0
+    host_waits: bool = False
 
     def replicated(self) -> Compute:
         """The same operator, whose parameters every tensor parallel rank has."""
@@ -87,7 +90,7 @@ class Communication:
     """A collective of one group on the stream of its role.
 
     nbytes: payload, the larger of input and output on one rank. blocking: the compute stream waits for it at once.
-    for_weights: in a backward pass, only weight gradients need it. choices, share: of a token exchange, see
+    for_weights: in a backward pass, only weight gradients need it. delivery: of a token exchange, see
     `vtrain_sim.model.dispatchers.Exchange`.
     """
 
@@ -97,8 +100,7 @@ class Communication:
     nbytes: int
     blocking: bool = True
     for_weights: bool = False
-    choices: int = 0
-    share: float = 1.0
+    delivery: Delivery | None = None
 
     @property
     def role(self) -> str:

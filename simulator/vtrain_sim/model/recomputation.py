@@ -69,9 +69,11 @@ def _without_activation(forward: list[Item], back: list[Item]) -> Region:
     """The experts' activation runs again; the second product keeps nothing of it."""
     place = max(index for index, item in enumerate(forward) if item.name == "experts_fc2")
     activation = max(index for index in range(place) if forward[index].name == "activation")
-    again = run_again([forward[activation], *casts_of(forward, "experts_fc2")])
+    bounds = [item for item in forward[activation - 1 : activation] if item.name == "clamp"]
+    again = run_again([*bounds, forward[activation], *casts_of(forward, "experts_fc2")])
     first = _first(back, "experts_fc2")
-    return without_saves(forward, ["experts_fc2"]), [*back[:first], *again, *back[first:]]
+    # Of the first product's output, one copy is kept: within its bounds it is made again too.
+    return without_saves(forward, ["experts_fc2", "clamp"]), [*back[:first], *again, *back[first:]]
 
 
 def _first(items: Sequence[Item], name: str) -> int:

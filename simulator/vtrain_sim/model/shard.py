@@ -191,7 +191,7 @@ class Shard:
 def backward(item: Compute) -> Compute:
     """The backward pass of a forward operator."""
     operator = replace(item.operator, phase="backward")
-    return replace(item.without_tensors(), operator=operator)
+    return replace(item.without_tensors(), operator=operator, host_waits=False)
 
 
 def gradient_casts(linear: list[Compute]) -> list[Item]:

@@ -49,10 +49,8 @@ class CostModel:
 
     def communication(self, communication: Communication) -> Estimate:
         """Duration of one call that nothing else slows down."""
-        if communication.choices:
-            return self.collectives.exchange(
-                communication.group, communication.nbytes, communication.choices, communication.share
-            )
+        if communication.delivery is not None:
+            return self.collectives.exchange(communication.group, communication.nbytes, communication.delivery)
         return self.collectives.estimate(communication.op, communication.group, communication.nbytes)
 
     def transfer_s(self, boundary: Group, nbytes: int, gathered: Group | None, both_at_once: bool) -> float:
@@ -128,7 +126,8 @@ class CostModel:
         host_s = launched_s * item.share
         first_s = min(host_s, launch_s)
         estimate = self.operator(item.operator)
-        return Step(item, Stream.COMPUTE, estimate.seconds * item.share, host_s, first_s, estimate=estimate)
+        seconds = estimate.seconds * item.share
+        return Step(item, Stream.COMPUTE, seconds, host_s, first_s, host_waits=item.host_waits, estimate=estimate)
 
     def _communication(self, item: Communication, cover_s: float) -> list[Step]:
         estimate = self.communication(item)

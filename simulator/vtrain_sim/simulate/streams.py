@@ -31,7 +31,7 @@ class Step:
 
     seconds: on its stream. host_s: what the host needs to launch it; first_launch_s: until its first kernel is
     launched. waits_for: name of the communications that the compute stream waits for (then nothing runs).
-    estimate: what the seconds are from.
+    host_waits: the host goes on only when the compute stream has come that far. estimate: what the seconds are from.
     """
 
     item: Item
@@ -41,6 +41,7 @@ class Step:
     first_launch_s: float = 0.0
     blocking: bool = True
     waits_for: str = ""
+    host_waits: bool = False
     estimate: Estimate | None = None
 
 
@@ -76,6 +77,8 @@ def issue(
                 if record is not None:
                     record(step, ready, compute, ready)
             continue
+        if step.host_waits:
+            host = later(host, compute)
         start = compute
         if step.stream != Stream.COMPUTE:
             start = later(start, clocks[step.stream])

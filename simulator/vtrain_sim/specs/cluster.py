@@ -30,6 +30,7 @@ _OF_LEVEL = {
     "ramp_bytes": Range(1e-3, 1e18),
     "copy_bandwidth": _SHARED_RATE,
     "exchange_bandwidth": _SHARED_RATE,
+    "hybridep_bandwidth": _SHARED_RATE,
     "sigma": _SIGMA,
     "gpus": Range(0, 1 << 40, whole=True),
     "segment": Range(0, 1 << 40, whole=True),
@@ -107,7 +108,8 @@ class NetworkLevel:
     oversubscription: of the switches above the nodes. ramp_s, ramp_bytes: further latency of calls that
     are large against ramp_bytes (NCCL's protocols). copy_bandwidth: bytes/s at which every rank reads and writes
     the payload in its own memory, 0: not counted. exchange_bandwidth: bytes/s at which one rank sends tokens to their
-    experts with kernels made for it (DeepEP, HybridEP), 0: `bandwidth`. sigma: uncertainty of a modelled time, standard
+    experts with kernels made for it (DeepEP), 0: `bandwidth`; hybridep_bandwidth: with those of HybridEP, 0: the same.
+    sigma: uncertainty of a modelled time, standard
     deviation of its logarithm.
     """
 
@@ -123,6 +125,7 @@ class NetworkLevel:
     ramp_bytes: float = 1.0
     copy_bandwidth: float = 0.0
     exchange_bandwidth: float = 0.0
+    hybridep_bandwidth: float = 0.0
     sigma: float = 0.15
     source: str = ""
     gpus: int = 0

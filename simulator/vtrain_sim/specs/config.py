@@ -245,6 +245,8 @@ class Configuration:
             fused_cross_entropy=t.cross_entropy_fusion == "te",
             gradient_accumulation_fusion=t.gradient_accumulation_fusion,
             moe_grouped_gemm=t.moe_grouped_gemm,
+            pads_routing=t.moe_router_padding,
+            fused_experts=t.moe_grouped_gemm and t.use_transformer_engine_op_fuser,
             splits_backward=self.schedule_object.splits_backward,
             sequence_parallel=p.sequence_parallel,
             tp_comm_overlap=p.tp_comm_overlap,

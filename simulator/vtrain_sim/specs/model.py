@@ -11,6 +11,7 @@ from vtrain_sim.specs.moe_pattern import moe_layers
 from vtrain_sim.specs.windows import windowed_layers
 
 MOST_LAYERS = 1 << 16
+POSITIONS = ("learned_absolute", "rope", "yarn", "none")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class ModelSpec:
     not set. norms_per_layer: 2, before attention and before the feed-forward block; 1, for both (GPT-J's parallel
     layer); 4, also after each (Gemma 2, arXiv:2408.00118, section 2). qk_layernorm_weights: those of the norms of
     queries and keys are "shared" by all heads, "all" heads have their own (OLMo 2, arXiv:2501.00656), or there are
-    "none" (L2 norm).
+    "none" (L2 norm). quick_geglu: the gated activation is a sigmoid approximation of GELU (Hendrycks and Gimpel,
+    arXiv:1606.08415), with activation_func_clamp_value the bound of what goes into it (0: none), in kernels of their
+    own (GPT-OSS). position_embedding_type: "yarn" scales rotary embeddings (arXiv:2309.00071), which Megatron-Core does
+    not do in one kernel.
     """
 
     num_layers: int
@@ -49,6 +53,8 @@ class ModelSpec:
     kv_channels: int = 0
     max_position_embeddings: int = 0
     swiglu: bool = False
+    quick_geglu: bool = False
+    activation_func_clamp_value: float = 0.0
     add_bias_linear: bool = True
     add_qkv_bias: bool = False
     normalization: str = "LayerNorm"
@@ -101,7 +107,10 @@ class ModelSpec:
             raise SpecError(f"--num-layers is {self.num_layers}: more than any model has ({MOST_LAYERS} at most)")
         self._fill_sizes()
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
-        one_of("--position-embedding-type", self.position_embedding_type, ("learned_absolute", "rope", "none"))
+        one_of("--position-embedding-type", self.position_embedding_type, POSITIONS)
+        if self.quick_geglu and not self.swiglu:
+            raise SpecError("--quick-geglu is a gated activation: a model with it has swiglu as well")
+        finite("--activation-func-clamp-value", self.activation_func_clamp_value, 0.0)
         whole("--mtp-num-layers", self.mtp_num_layers, 0)
         if self.mtp_use_repeated_layer and not self.mtp_num_layers:
             raise SpecError("--mtp-use-repeated-layer needs --mtp-num-layers: depths of multi-token prediction")

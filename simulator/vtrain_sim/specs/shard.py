@@ -22,8 +22,9 @@ class ShardSpec:
 
     tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. fsdp, expert_fsdp: the groups over which parameters
     are fully sharded (ZeRO-3); of size 1 where they are not. recomputed_modules: what runs again in the backward
-    pass (`specs.recompute`). graphed: what CUDA graphs cover (`specs.graphs`). splits_backward: input and weight
-    gradients are passes of their own.
+    pass (`specs.recompute`). graphed: what CUDA graphs cover (`specs.graphs`). fused_experts: activation and
+    biases are in the kernels of the experts' products. pads_routing: the router fills up the rows of each
+    expert. splits_backward: input and weight gradients are passes of their own.
     """
 
     model: ModelSpec
@@ -43,6 +44,8 @@ class ShardSpec:
     graphed: tuple[str, ...]
     gradient_accumulation_fusion: bool
     moe_grouped_gemm: bool
+    fused_experts: bool
+    pads_routing: bool
     splits_backward: bool
     sequence_parallel: bool
     tp_comm_overlap: bool

@@ -37,6 +37,8 @@ class TrainSpec:
     (PYTORCH_CUDA_ALLOC_CONF).
     gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
     moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
+    use_transformer_engine_op_fuser: with their activation, its bounds and their biases in the same kernels.
+    moe_router_padding: the router gives each expert as many tokens as narrow products take a multiple of.
     """
 
     micro_batch_size: int
@@ -67,6 +69,8 @@ class TrainSpec:
     expandable_segments: bool = False
     gradient_accumulation_fusion: bool = True
     moe_grouped_gemm: bool = True
+    use_transformer_engine_op_fuser: bool = False
+    moe_router_padding: bool = False
 
     def __post_init__(self) -> None:
         positive("--micro-batch-size", self.micro_batch_size)

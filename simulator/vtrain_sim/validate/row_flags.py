@@ -18,6 +18,7 @@ from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.validate.columns import COLUMNS
 from vtrain_sim.validate.precision_flags import precision_flags
+from vtrain_sim.validate.published_models import narrow_layers, published_kernels
 
 # Sources of 2021: their software did not yet run the backward all-reduce beside the weight gradient.
 _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
@@ -168,7 +169,12 @@ def flags_of(row: Mapping[str, str], micro_batch: int, chunks: int) -> RowFlags:
     flags += _dispatcher(cells, left_out)
     flags += precision_flags(cells.text("precision", "bf16"), cells.text("precision_detail"))
     written_out = "--pipeline-model-parallel-layout" in flags
-    flags += _narrow_layers(cells, left_out)
+    model, source = cells.text("model"), cells.text("source")
+    if not cells.text("first_last_layers_bf16"):
+        flags += narrow_layers(model, cells.text("precision"), source, left_out)
+    flags += [
+        word for flag, *words in published_kernels(model) if not cells.text(_column_of(flag)) for word in (flag, *words)
+    ]
     for name in row:
         if name not in _BY_RULE and not (written_out and name in _COUNTED):
             flags += _column(cells, name, left_out)
@@ -327,19 +333,8 @@ def _dispatcher(cells: Cells, left_out: list[str]) -> list[str]:
     return ["--moe-token-dispatcher-type", "alltoall"]
 
 
-def _narrow_layers(cells: Cells, left_out: list[str]) -> list[str]:
-    """Layers that a published recipe keeps in 16 bits, where no column says so.
-
-    NVIDIA's for Nemotron 3 Super in 4 bits has the last 14 of them (Megatron-Bridge,
-    `nemotron_3_super_bf16_with_nvfp4_mixed`); that attention and latent projections are in 16 bits too, and projections
-    out of Mamba in 8, is left out.
-    """
-    if (cells.text("model"), cells.text("precision")) != ("nemotron_3_super", "nvfp4"):
-        return []
-    if cells.text("first_last_layers_bf16") or "Megatron-Bridge" not in cells.text("source"):
-        return []
-    left_out.append("precision")
-    return ["--first-last-layers-bf16", "--num-layers-at-start-in-bf16", "0", "--num-layers-at-end-in-bf16", "14"]
+def _column_of(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _pipeline(cells: Cells, vpp: int) -> list[str]:

@@ -12,6 +12,7 @@ from vtrain_sim.model import Compute, Parts
 from vtrain_sim.model.dispatchers import AllToAllDispatcher, Exchange, FlexDispatcher, Routing, dispatcher
 from vtrain_sim.specs import Configuration, ParallelSpec, SpecError, TrainSpec
 from vtrain_sim.specs.shard import LayerKind
+from vtrain_sim.specs.token_routing import Delivery
 
 BASE = Configuration(presets.model("qwen3-30b-a3b"), ParallelSpec(dp=16, ep=16), TrainSpec(1, 16))
 ROUTING = Routing(tokens=4096, topk=8, row_bytes=4096, num_experts=128, ep=16)
@@ -41,7 +42,7 @@ def test_a_backend_without_its_dispatcher_is_refused() -> None:
 
 def test_one_copy_of_each_token_is_exchanged_and_fewer_rows_are_permuted() -> None:
     flex, usual = FlexDispatcher("deepep"), AllToAllDispatcher()
-    assert flex.dispatch(ROUTING) == flex.combine(ROUTING) == [Exchange("all_to_all", "ep", 4096 * 4096, 8)]
+    assert flex.dispatch(ROUTING) == flex.combine(ROUTING) == [Exchange("all_to_all", "ep", 4096 * 4096, Delivery(8))]
     assert usual.dispatch(ROUTING) == [Exchange("all_to_all", "ep", 8 * 4096 * 4096)]
     assert 0.3 < flex.permuted_rows(ROUTING) / usual.permuted_rows(ROUTING) < 0.6
     assert flex.dispatch(Routing(4096, 8, 4096, 128, ep=1)) == []
@@ -52,7 +53,7 @@ def test_node_limited_routing_by_its_flags() -> None:
     model = configuration_from_flags(flags, BASE).model
     assert model.routed_share == 0.5
     assert FlexDispatcher("deepep").dispatch(replace(ROUTING, share=0.5)) == [
-        Exchange("all_to_all", "ep", 4096 * 4096, 8, 0.5)
+        Exchange("all_to_all", "ep", 4096 * 4096, Delivery(8, 0.5))
     ]
     for wrong, says in ((flags[:2], "go together"), ([*flags[:3], "9"], "--moe-router-group-topk")):
         with pytest.raises(SpecError, match=says):
@@ -62,15 +63,18 @@ def test_node_limited_routing_by_its_flags() -> None:
 def test_hybridep_gathers_where_tokens_go_once() -> None:
     hybrid, deep = dispatcher("hybridep"), dispatcher("deepep")
     where = Exchange("all_gather", "ep", 16 * 4096 * 128)
-    assert hybrid.dispatch(ROUTING) == [where, *deep.dispatch(ROUTING)]
+    (sent,) = deep.dispatch(ROUTING)
+    own = replace(sent, delivery=Delivery(8, library="hybridep"))
+    assert hybrid.dispatch(ROUTING) == [where, own]
     for later in ("combine", "combine_backward", "dispatch_backward"):
-        assert getattr(hybrid, later)(ROUTING) == getattr(deep, later)(ROUTING) == deep.dispatch(ROUTING)
+        assert getattr(deep, later)(ROUTING) == [sent]
+        assert getattr(hybrid, later)(ROUTING) == [own]
     assert hybrid.dispatch(Routing(4096, 8, 4096, 128, ep=1)) == []
 
 
 def test_expert_tensor_parallel_ranks_get_copies_of_their_own() -> None:
     (exchange,) = FlexDispatcher("deepep").dispatch(Routing(4096, 8, 4096, 128, ep=8, expert_tp=2))
-    assert (exchange.role, exchange.choices) == ("tp_ep", 16)
+    assert (exchange.role, exchange.delivery) == ("tp_ep", Delivery(16))
 
 
 def test_biases_of_experts_are_parameters_and_work_of_their_own() -> None:

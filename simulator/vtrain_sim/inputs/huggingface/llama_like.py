@@ -90,10 +90,17 @@ def _glm4_moe(c: FileTable) -> SpecFields:
     return {**_llama(c), "qk_layernorm": bool(c.get("use_qk_norm")), **mixtures, **router_groups(c)}
 
 
+# `swiglu_limit` where a configuration does not say it.
+_OSS_LIMIT = 7.0
+
+
 def _gpt_oss(c: FileTable) -> SpecFields:
-    """Biases of everything and an attention sink for each head (arXiv:2508.10925, section 2)."""
+    """Biases of everything, a sink for each head, and a gate of its own within bounds (arXiv:2508.10925, section 2)."""
     biases = {"add_bias_linear": True, "add_qkv_bias": False, "softmax_type": "learnable"}
-    return {**_mixtral(c), **biases}
+    gate = {"quick_geglu": True, "activation_func_clamp_value": float(c.get("swiglu_limit") or _OSS_LIMIT)}
+    scaling = c.get("rope_scaling") or c.get("rope_parameters") or {}
+    positions = "yarn" if scaling.get("rope_type") == "yarn" else "rope"
+    return {**_mixtral(c), **biases, **gate, "position_embedding_type": positions}
 
 
 def _llama4(c: FileTable) -> SpecFields:

@@ -10,7 +10,7 @@ for _dispatcher in (
     AllToAllDispatcher(),
     AllGatherDispatcher(),
     FlexDispatcher("deepep"),
-    FlexDispatcher("hybridep", gathers_map=True),
+    FlexDispatcher("hybridep", gathers_map=True, permutes=True),
 ):
     register(_dispatcher)
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from vtrain_sim.specs.token_routing import Delivery
+
 
 @dataclass(frozen=True)
 class Exchange:
     """One collective. role: of its group; bytes: the larger of input and output on one rank.
 
-    choices: experts of each token where a token crosses each level of the network once for each domain that has any
-    of them; bytes then are those of one copy of the rank's tokens. 0 for a plain collective. share: of the domains,
-    those that a token's experts are limited to.
+    delivery: of an exchange whose bytes are those of one copy of the rank's tokens; None: a plain collective.
     """
 
     op: str
     role: str
     bytes: int
-    choices: int = 0
-    share: float = 1.0
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,12 @@ class Routing:
 class Dispatcher(ABC):
     """One way to bring tokens to their experts and back.
 
-    name: as Megatron-Core's ``--moe-token-dispatcher-type`` has it.
+    name: as Megatron-Core's ``--moe-token-dispatcher-type`` has it. permutes: its exchange also orders rows by
+    expert, and fills them up to what narrow products take.
     """
 
     name: str
+    permutes: bool = False
 
     def permuted_rows(self, routing: Routing) -> int:
         """Rows that are permuted to the experts and back, each twice: by rank, and by expert."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vtrain_schemas.operators.elementwise import PERMUTE_PASSES
 from vtrain_sim.model.dispatchers.base import Dispatcher, Exchange, Routing
-from vtrain_sim.specs.token_routing import domains_reached
+from vtrain_sim.specs.token_routing import Delivery, domains_reached
 
 # Bytes of one token and expert: whether it goes there.
 _MAP_BYTES = 1
@@ -15,12 +15,13 @@ class FlexDispatcher(Dispatcher):
 
     What it moves, forward and backward, is one copy of a token for each domain of a level; the backends differ in
     their kernels, which the rate of a network level stands for. gathers_map: every rank first learns where the tokens
-    of all ranks go, once for all exchanges of a layer (HybridEP's metadata preprocessing).
+    of all ranks go, once for all exchanges of a layer (HybridEP's metadata preprocessing). permutes: see `Dispatcher`.
     """
 
-    def __init__(self, backend: str, gathers_map: bool = False) -> None:
+    def __init__(self, backend: str, gathers_map: bool = False, permutes: bool = False) -> None:
         self.name = backend
         self.gathers_map = gathers_map
+        self.permutes = permutes
 
     def dispatch(self, routing: Routing) -> list[Exchange]:
         """All tokens of the rank, each once to wherever one of its experts is."""
@@ -39,7 +40,8 @@ class FlexDispatcher(Dispatcher):
         role = "ep" if routing.expert_tp == 1 else "tp_ep"
         # Each expert is on all ranks of an expert tensor parallel group.
         choices = routing.topk * routing.expert_tp
-        return [Exchange("all_to_all", role, tokens * routing.row_bytes, choices, routing.share)]
+        delivery = Delivery(choices, routing.share, self.name)
+        return [Exchange("all_to_all", role, tokens * routing.row_bytes, delivery)]
 
     def permuted_rows(self, routing: Routing) -> int:
         """What arrives is copied to each expert of the rank, and summed up again: nothing is ordered by rank before."""
