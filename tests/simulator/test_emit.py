@@ -118,6 +118,7 @@ EXAMPLES = {
     "num_layers_at_start_in_bf16": "--fp8-format hybrid --first-last-layers-bf16 --num-layers-at-start-in-bf16 0",
     "num_layers_at_end_in_bf16": "--fp8-format hybrid --first-last-layers-bf16 --num-layers-at-end-in-bf16 3",
     "use_precision_aware_optimizer": PRECISION_AWARE,
+    "deepspeed_zero": f"{ZERO} --deepspeed-zero",
     "main_params_dtype": f"{PRECISION_AWARE} --main-params-dtype fp16",
     "exp_avg_dtype": f"{PRECISION_AWARE} --exp-avg-dtype bf16",
     "exp_avg_sq_dtype": f"{PRECISION_AWARE} --exp-avg-sq-dtype fp8",
@@ -187,7 +188,7 @@ def test_flags_there_and_back(chosen: list[str]) -> None:
 # Arguments that vtrain reads and Megatron-Core does not have.
 OWN = {
     "--schedule", "--moe-imbalance-factor", "--norms-per-layer", "--qk-layernorm-weights", "--expandable-segments",
-    "--scatter-gather-tensors-in-pipeline", "--no-batch-p2p-comm", "--no-moe-grouped-gemm", "--fp32",
+    "--scatter-gather-tensors-in-pipeline", "--no-batch-p2p-comm", "--no-moe-grouped-gemm", "--fp32", "--deepspeed-zero",
 }  # fmt: skip
 
 

@@ -25,8 +25,9 @@ def read(flags: str) -> Configuration:
 def per_parameter(configuration: Configuration) -> tuple[float, float]:
     """Bytes of gradients per parameter, and of optimizer states per parameter that is the rank's."""
     holding = build_step(configuration).stages[0].holding
-    _, gradients, optimizer, _ = parameter_terms(configuration.replicas, holding, 0)
-    return gradients / holding.total, optimizer / holding.owned(configuration.replicas)
+    terms = parameter_terms(configuration.replicas, holding, 0)
+    owned = holding.owned(configuration.replicas)
+    return terms.gradients / holding.total, (terms.optimizer + terms.step) / owned
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,8 @@ def per_parameter(configuration: Configuration) -> tuple[float, float]:
         (f"{AWARE} --grad-reduce-in-bf16", 2, 2 + 4 + 4),
         (f"{AWARE} --main-grads-dtype bf16 --exp-avg-dtype bf16 --exp-avg-sq-dtype bf16", 2, 2 + 2 + 2),
         (f"{AWARE} --main-params-dtype fp16 --exp-avg-dtype fp8 --exp-avg-sq-dtype fp16", 4, 2 + 1 + 2),
+        # DeepSpeed adds fp16 gradients up, and copies the rank's flat, once as they are and once in 32 bits.
+        ("--fp16 --accumulate-allreduce-grads-in-fp32 --deepspeed-zero", 2, 4 + 4 + 4 + 2 + 4),
         # Parameters in 8 bits have no half of a 32-bit one.
         (f"{AWARE} --fp8-format hybrid --fp8-param-gather --exp-avg-dtype bf16", 4, 4 + 2 + 4),
     ],
@@ -64,6 +67,7 @@ def test_gradients_are_reduced_in_the_type_of_their_buffers(flags: str, size: in
         (f"{AWARE} --main-params-dtype bf16", "--main-params-dtype is 'bf16': it takes one of fp32, fp16"),
         (f"{AWARE} --exp-avg-dtype int4", "it takes one of fp32"),
         (f"{AWARE} --no-use-distributed-optimizer", "needs --use-distributed-optimizer"),
+        ("--deepspeed-zero --no-use-distributed-optimizer", "--deepspeed-zero needs --use-distributed-optimizer"),
         ("--main-grads-dtype bf16 --accumulate-allreduce-grads-in-fp32", "contradicts"),
     ],
 )

@@ -8,7 +8,9 @@ import pytest
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.flag_table import arity
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.validate.columns import COLUMNS, reference
+from vtrain_sim.validate.row_cluster import cluster_of
 from vtrain_sim.validate.table_row import configuration_of, described_by
 from vtrain_sim.validate.tables import validate
 
@@ -196,3 +198,56 @@ def test_sizes_that_are_not_stated_are_bracketed(tmp_path: Path) -> None:
     # A layout says how many chunks there are.
     laid_out = open_row | {"micro_batch_size": "1", "pipeline_layout": "Et*4|t*4|t*4|t*4L"}
     assert configuration_of(laid_out).parallel.vpp == 1
+
+
+def test_a_row_that_cannot_have_run_is_projected_with_the_sizes_of_its_recipe(tmp_path: Path) -> None:
+    """70 billion parameters on one rank: 141 GB, and as much of gradients."""
+    row = DENSE | {
+        "num_gpus": "64",
+        "num_layers": "80",
+        "hidden_size": "8192",
+        "ffn_hidden_size": "28672",
+        "num_attention_heads": "64",
+        "tensor_model_parallel_size": "4",
+        "pipeline_model_parallel_size": "1",
+        "distributed_optimizer": "1",
+    }
+    said = row | {"id": "b", "recipe_match": "near: the recipe has pp=8 vp=5"}
+    other = row | {"id": "c", "pipeline_model_parallel_size": "8", "virtual_pipeline_chunks": "5"}
+    (result,) = validate([table(tmp_path / "t.csv", row, said, other)])
+    alone, with_recipe, stated = result.rows
+    assert not alone.fits
+    assert (with_recipe.predicted_s, with_recipe.predicted_memory_gb) == (
+        stated.predicted_s,
+        stated.predicted_memory_gb,
+    )
+    assert with_recipe.fits
+    assert with_recipe.approximated == ("recipe_match",)
+    # Where the row itself fits, nothing else is taken.
+    (kept,) = validate([table(tmp_path / "u.csv", DENSE | {"recipe_match": "near: the recipe has mbs=2"})])[0].rows
+    assert kept.approximated == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "per_gib"),
+    [("Zero Bubble paper", 2**30 / 1e9), ("BigScience log", 2**30 / (1000 * 2**20)), ("elsewhere", 1.0)],
+)
+def test_memory_is_in_the_unit_of_its_source(tmp_path: Path, source: str, per_gib: float) -> None:
+    row = DENSE | {"source": source}
+    memory = Projector.modelled(*cluster_of(row)).project(configuration_of(row)).memory
+    tensors = "Zero Bubble" in source
+    needed = max(s.allocated_bytes for s in memory.stages) if tensors else memory.worst.peak_bytes
+    (read,) = validate([table(tmp_path / "t.csv", row)])[0].rows
+    assert read.predicted_memory_gb == pytest.approx(needed / 2**30 * per_gib, rel=1e-12)
+
+
+def test_types_of_gradients_that_frameworks_keep() -> None:
+    sharded = DENSE | {"distributed_optimizer": "1"}
+    for framework, precision, dtype, deepspeed in (
+        ("", "bf16", "float32", False),
+        ("NeMo/Megatron-Core", "bf16", "bfloat16", False),
+        ("Megatron-LM", "fp16", "float32", False),
+        ("Megatron-DeepSpeed", "fp16", "float32", True),
+    ):
+        train = configuration_of(sharded | {"framework": framework, "precision": precision}).train
+        assert (train.main_grads_dtype, train.deepspeed_zero) == (dtype, deepspeed)

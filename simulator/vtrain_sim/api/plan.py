@@ -60,6 +60,7 @@ def plan(
     checkpoint_seconds: float = 60.0,
     restart_seconds: float = 600.0,
     checkpoint_interval: float = 0.0,
+    allow_tight: bool = False,
     flags: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda evaluated, feasible: None,
     **fixed: Option,
@@ -70,9 +71,9 @@ def plan(
     rank_by: days, dollars, time (of a step) or mfu. deadline_days: drop plans that take longer.
     gpu_mtbf_hours: mean time between failures of one GPU; days and US dollars then include failures,
     checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
-    (restart_seconds). flags, fixed: Megatron's arguments that are kept as they are, for example ``tp=8``.
-    progress: called with the configurations evaluated and those that are feasible. Raises `UserError` where no
-    plan is left, with what would help.
+    (restart_seconds). allow_tight: also plans with less memory to spare than projections are sure of. flags, fixed:
+    Megatron's arguments that are kept as they are, for example ``tp=8``. progress: called with the configurations
+    evaluated and those that are feasible. Raises `UserError` where no plan is left, with what would help.
 
     >>> import vtrain as vt
     >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, train_tokens=1e9, tp=2)
@@ -101,6 +102,7 @@ def plan(
         rank_by,
         deadline_days,
         _failures(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
+        allow_tight,
     )
     return search(request, machine.projector, top, progress)
 

@@ -44,6 +44,7 @@ def plan(
     checkpoint_seconds: float = typer.Option(60.0, help="Time to write a checkpoint."),
     restart_seconds: float = typer.Option(600.0, help="Time from a failure until training goes on."),
     checkpoint_interval: float = typer.Option(0.0, help="Seconds between checkpoints (default: the best)."),
+    allow_tight: bool = typer.Option(False, "--allow-tight", help="Also plans with less than 6% of memory to spare."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.plan/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the plans to a .csv or .parquet file."),
@@ -82,6 +83,7 @@ def plan(
             checkpoint_seconds=checkpoint_seconds,
             restart_seconds=restart_seconds,
             checkpoint_interval=checkpoint_interval,
+            allow_tight=allow_tight,
             flags=context.args,
             progress=progress,
         )

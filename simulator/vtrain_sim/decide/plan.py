@@ -19,6 +19,7 @@ from vtrain_sim.decide.space import Bounds, configurations, gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.results import Document, Result, Row
+from vtrain_sim.simulate.memory import MARGIN
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection, days_to_train, dollars, share_of_peak
 from vtrain_sim.specs import Configuration, ModelSpec, TrainSpec
@@ -38,7 +39,8 @@ class Request:
     """What to plan. tokens: to train on; 0: only iteration times are compared.
 
     num_gpus: exact counts; max_gpus: all up to so many. deadline_days: plans that take longer are
-    dropped. failures: None: nothing breaks and no checkpoint is written.
+    dropped. failures: None: nothing breaks and no checkpoint is written. allow_tight: also plans that leave less
+    memory than the margin of a projection (`simulate.memory.MARGIN`).
     """
 
     model: ModelSpec
@@ -51,6 +53,7 @@ class Request:
     rank_by: str = "days"
     deadline_days: float = 0.0
     failures: Failures | None = None
+    allow_tight: bool = False
 
     def __post_init__(self) -> None:
         one_of("--rank-by", self.rank_by, RANKINGS)
@@ -188,13 +191,13 @@ class _Figures:
 class _Feasible:
     """The configurations that fit and end in time, gathered chunk by chunk.
 
-    evaluated: configurations so far. smallest_bytes: least peak memory of all of them. soonest_days: of those
-    that fit.
+    evaluated: configurations so far. tight: of them, those that leave too little memory. smallest_bytes: least peak
+    memory of all of them. soonest_days: of those that fit.
     """
 
     def __init__(self) -> None:
         self.configurations: list[Configuration] = []
-        self.evaluated = 0
+        self.evaluated = self.tight = 0
         self.smallest_bytes = self.soonest_days = math.inf
         self._figures: list[_Figures] = []
 
@@ -204,10 +207,12 @@ class _Feasible:
         figures = _figures(request, projector, chunk, arrays.iteration_time_s, arrays.model_flops)
         self.evaluated += len(chunk)
         self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
-        if arrays.fits.any():
-            self.soonest_days = min(self.soonest_days, float(figures.days[arrays.fits].min()))
+        fits = arrays.fits | arrays.tight if request.allow_tight else arrays.fits
+        self.tight += int(arrays.tight.sum())
+        if fits.any():
+            self.soonest_days = min(self.soonest_days, float(figures.days[fits].min()))
         ends = np.isfinite(figures.days) & (figures.days <= (request.deadline_days or math.inf))
-        feasible = arrays.fits & ends
+        feasible = fits & ends
         self.configurations += [c for c, keep in zip(chunk, feasible, strict=True) if keep]
         self._figures.append(figures.pick(feasible))
 
@@ -322,6 +327,11 @@ def _nothing(request: Request, projector: Projector, counts: Sequence[int], feas
             f"no layout of {request.model.name or 'the model'} exists on {where} with a global batch of {batches} "
             "sequences: the data parallel size must divide the batch, and the layers and heads must divide over the "
             "rest; a batch that is a multiple of the GPUs, or fewer fixed sizes, would give some"
+        )
+    if math.isinf(feasible.soonest_days) and feasible.tight and not request.allow_tight:
+        return (
+            f"none of {feasible.evaluated} layouts fits with {MARGIN:.0%} of the memory to spare: {feasible.tight} do "
+            "with less, and may run: --allow-tight ranks them"
         )
     if feasible.smallest_bytes > projector.cluster.device.memory_bytes:
         return (

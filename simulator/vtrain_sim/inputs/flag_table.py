@@ -205,6 +205,8 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--external-cuda-graph": ("cuda_graph_impl", "transformer_engine"),
     # vtrain's word for an environment variable of PyTorch.
     "--expandable-segments": ("expandable_segments", True),
+    # And for DeepSpeed's engine.
+    "--deepspeed-zero": ("deepspeed_zero", True),
     "--use-precision-aware-optimizer": ("use_precision_aware_optimizer", True),
     "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),

@@ -38,6 +38,7 @@ def own_flags(configuration: Configuration) -> list[str]:
         ),
         *_switches(
             expandable_segments=train.expandable_segments,
+            deepspeed_zero=train.deepspeed_zero,
             scatter_gather_tensors_in_pipeline=parallel.scatter_gather,
             no_batch_p2p_comm=not parallel.batch_p2p,
             # What Megatron does without its flags is not what vtrain reads without them.

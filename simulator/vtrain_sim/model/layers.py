@@ -79,6 +79,9 @@ def embedding(shard: Shard) -> Program:
     positions = model.max_position_embeddings if model.position_embedding_type == "learned_absolute" else 0
     parameters = (rows + positions) * model.hidden_size
     look_up = shard.operator("embedding", "embedding", shard.tokens, model.hidden_size, rows, parameters=parameters)
+    if model.dropout:
+        # And the mask of its dropout (Korthikanti et al. 2022, section 4.3).
+        look_up = replace(look_up, saves=look_up.saves + shard.local_hidden)
     forward: list[Item] = [look_up]
     back: list[Item] = [backward(look_up)]
     if shard.tp > 1:

@@ -42,15 +42,16 @@ class Evaluation:
     """[count] arrays, and some with an entry per stage (all stages of the first, then the second, ...).
 
     critical_stage: [count] the stage that works longest. model_flops: of the model, as Megatron-LM counts them;
-    hardware_flops: executed by all ranks. Times in seconds, sizes in bytes. end_s: [stages] when
-    the passes of each stage are over, from their begin; exposed_s: [stages] how much longer the replicas' exchange
-    of gradients takes.
+    hardware_flops: executed by all ranks. fits, tight: see `MemoryVerdict`. Times in seconds, sizes in bytes.
+    end_s: [stages] when the passes of each stage are over, from their begin; exposed_s: [stages] how much longer the
+    replicas' exchange of gradients takes.
     """
 
     iteration_time_s: Floats
     critical_stage: Integers
     peak_bytes: Floats
     fits: NDArray[np.bool_]
+    tight: NDArray[np.bool_]
     model_flops: Floats
     hardware_flops: Floats
     stage_memory: dict[str, Floats]
@@ -122,12 +123,17 @@ class Evaluator:
         busy_s = step.work_s() + stages["sync_s"] + stages["before_s"]
         terms = self._memory(step)
         peak = np.maximum.reduceat(np.sum(list(terms.values()), axis=0), first)
+        waste = step.fragmentation[step.of_stage] * terms["activations"]
+        least = np.maximum.reduceat(np.sum(list(terms.values()), axis=0) - waste, first)
+        capacity = self.cluster.device.memory_bytes
+        fits = peak * (1 + memory.MARGIN) <= capacity
         ranks = np.array([c.parallel.world_size // c.parallel.pp for c in configurations])
         return Evaluation(
             iteration_s,
             _first_at(busy_s, np.maximum.reduceat(busy_s, first), first, step.of_stage),
             peak,
-            peak <= self.cluster.device.memory_bytes,
+            fits,
+            ~fits & (least <= capacity),
             np.array([model_flops(c.model, c.train.global_batch_size, c.parallel.tp) for c in configurations]),
             step.per_step("executed_flops") * ranks,
             terms,
@@ -143,6 +149,9 @@ class Evaluator:
         )
         terms: dict[str, Floats] = {term: step.stages[f"{term}_bytes"] for term in memory.HELD_TERMS}
         terms["activations"] = activations
+        # No activation and no logits are there during the update: of both, the larger is the peak.
+        passes = activations + terms["logits"]
+        terms["working"] = np.maximum(terms["working"], step.stages["step_bytes"] - passes)
         terms["runtime"] = memory.runtime_bytes(self.cluster) + step.fragmentation[step.of_stage] * activations
         return {term: terms[term] for term in memory.TERMS}
 

@@ -38,6 +38,7 @@ class StageTimes(NamedTuple):
     optimizer_bytes: float
     working_bytes: float
     logits_bytes: float
+    step_bytes: float
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ class Layouts:
         before_s, sync_s, update_s = self.once(holding, replicas).seconds
         working_bytes, logits_bytes, gathered = sizes
         terms = memory.parameter_terms(replicas, holding, gathered)
-        return StageTimes(before_s, sync_s, update_s, *terms[:3], working_bytes + terms[3], logits_bytes)
+        held = (terms.parameters, terms.gradients, terms.optimizer, working_bytes + terms.working)
+        return StageTimes(before_s, sync_s, update_s, *held, logits_bytes, terms.step)
 
     def _sizes(self, chunks: tuple[ChunkSpec, ...]) -> tuple[float, float, int]:
         """Of a stage with these chunks: bytes that work needs, bytes of logits, parameters that are whole at

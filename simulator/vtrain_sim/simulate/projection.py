@@ -13,7 +13,7 @@ from vtrain_sim.model.once import by_group, gather, reduction
 from vtrain_sim.model.program import Communication
 from vtrain_sim.simulate.batch import Evaluation, Evaluator, slowest_of
 from vtrain_sim.simulate.breakdown import STRAGGLERS, Tally, category_of, tally_stage
-from vtrain_sim.simulate.memory import MemoryVerdict, StageMemory, runtime_bytes
+from vtrain_sim.simulate.memory import MemoryVerdict, StageMemory
 from vtrain_sim.simulate.remedy import nearest_fit
 from vtrain_sim.simulate.result import Projection
 from vtrain_sim.specs import ClusterSpec, Configuration
@@ -125,13 +125,9 @@ class Projector:
             StageMemory(stage, **{f"{name}_bytes": round(float(values[stage])) for name, values in terms.items()})
             for stage in range(configuration.parallel.pp)
         )
-        fits = bool(evaluation.fits[0])
-        capacity = self.cluster.device.memory_bytes
-        if fits:
-            return MemoryVerdict(fits, capacity, stages)
-        tensors = max(stage.allocated_bytes for stage in stages)
-        tight = tensors + runtime_bytes(self.cluster) <= capacity
-        return MemoryVerdict(fits, capacity, stages, nearest_fit(configuration, self.evaluator), tight)
+        fits, capacity = bool(evaluation.fits[0]), self.cluster.device.memory_bytes
+        remedy = "" if fits else nearest_fit(configuration, self.evaluator)
+        return MemoryVerdict(fits, capacity, stages, remedy, bool(evaluation.tight[0]))
 
     def _sigma(self, total: Tally, waiting_s: float, iteration_s: float) -> float:
         # The bubble is made of the same operators: it carries the same relative error.

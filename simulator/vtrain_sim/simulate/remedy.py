@@ -17,16 +17,18 @@ Change = Callable[[Configuration], Configuration]
 def nearest_fit(configuration: Configuration, evaluator: Evaluator) -> str:
     """The change, of those that keep the GPUs and the global batch, that costs least time and fits.
 
-    In words, with all flags that make it; a sentence that none does where none does.
+    In words, with all flags that make it; one that fits tightly (`MemoryVerdict`) where no other does; a sentence that
+    none does where none does.
     """
     tried = (_attempt(configuration, change) for change in _changes(configuration))
     allowed = [c for c in tried if c is not None]
     if allowed:
         result = evaluator.evaluate(allowed)
-        fitting = [i for i in range(len(allowed)) if result.fits[i]]
-        if fitting:
-            best = min(fitting, key=lambda i: result.iteration_time_s[i])
-            return f"{_words(configuration, allowed[best])} would fit ({result.peak_bytes[best] / 2**30:.1f} GiB)"
+        for which, how in ((result.fits, "would fit"), (result.tight, "would fit tightly")):
+            fitting = [i for i in range(len(allowed)) if which[i]]
+            if fitting:
+                best = min(fitting, key=lambda i: result.iteration_time_s[i])
+                return f"{_words(configuration, allowed[best])} {how} ({result.peak_bytes[best] / 2**30:.1f} GiB)"
     return "no single change of micro batch, recomputation, sharding or layout on these GPUs fits"
 
 

@@ -174,6 +174,7 @@ class Projection(Result):
             "memory": {
                 "fits": self.memory.fits,
                 "tight": self.memory.tight,
+                "margin_bytes": self.memory.margin_bytes,
                 "capacity_bytes": self.memory.capacity_bytes,
                 "remedy": self.memory.remedy,
                 "stages": [

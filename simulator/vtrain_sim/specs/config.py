@@ -173,6 +173,8 @@ class Configuration:
         graphs.check_model(train.graphed, model.num_experts > 1, model.has_dense_blocks)
         if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
             raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
+        if train.deepspeed_zero and not parallel.distributed_optimizer:
+            raise SpecError("--deepspeed-zero needs --use-distributed-optimizer, which it stands in for")
         if sum(train.wide_layers) > model.num_layers:
             raise SpecError(
                 f"--num-layers-at-start-in-bf16 and --num-layers-at-end-in-bf16 are {sum(train.wide_layers)} layers, "

@@ -21,12 +21,14 @@ STATE_DTYPES = {
 
 @dataclass(frozen=True)
 class OptimizerTypes:
-    """Types of the main parameters and of both moments. precision_aware: Transformer Engine's Adam, which takes any."""
+    """Types of the main parameters and of both moments. precision_aware: Transformer Engine's Adam, which takes any.
+    deepspeed: DeepSpeed shards the optimizer (ZeRO stage 1), not Megatron."""
 
     precision_aware: bool = False
     main_params: str = WIDE
     exp_avg: str = WIDE
     exp_avg_sq: str = WIDE
+    deepspeed: bool = False
 
     def check(self) -> None:
         """Raises `SpecError` for types that Megatron's optimizer does not take."""
@@ -38,17 +40,31 @@ class OptimizerTypes:
         if self.main_params != WIDE and not self.precision_aware:
             raise SpecError("--main-params-dtype needs --use-precision-aware-optimizer")
 
-    def bytes_per_parameter(self, precision: Precision, gradients: str) -> int:
-        """Bytes of main parameters and moments, and of gradients converted for the step.
+    def bytes_per_parameter(self, precision: Precision) -> int:
+        """Bytes of main parameters and moments.
 
-        gradients: type of their buffers. The plain optimizer converts those of less than 32 bits; the precision-aware
-        one takes them as they are, and keeps of 32-bit parameters the half that bf16 parameters lack
-        (Megatron-Core's store_param_remainders).
+        Of 32-bit main parameters, the precision-aware optimizer keeps the half that bf16 parameters lack
+        (Megatron-Core's store_param_remainders). DeepSpeed's step copies the rank's gradients into one tensor, and that
+        into one of 32 bits (`DeepSpeedZeroOptimizer.step`): the allocator finds no room for tensors of this size in
+        what the passes leave, so that theirs stays with the process.
         """
         moments = dtype_bytes(self.exp_avg) + dtype_bytes(self.exp_avg_sq)
         if precision.params_dtype == WIDE:
             return moments
-        converted = 4 if dtype_bytes(gradients) < 4 and not self.precision_aware else 0
         halves = self.precision_aware and precision.params_dtype == "bfloat16" and not precision.keeps_params
         main = 2 if halves and self.main_params == WIDE else dtype_bytes(self.main_params)
-        return main + moments + converted
+        copies = dtype_bytes(precision.params_dtype) + 4 if self.deepspeed else 0
+        return main + moments + copies
+
+    def step_bytes_per_parameter(self, precision: Precision, gradients: str) -> int:
+        """Bytes that are there during the step alone, when no activation is.
+
+        gradients: type of their buffers. The plain optimizer converts those of less than 32 bits; the precision-aware
+        one takes them as they are.
+        """
+        taken = self.precision_aware or self.deepspeed or precision.params_dtype == WIDE
+        return 4 if dtype_bytes(gradients) < 4 and not taken else 0
+
+    def gradient_bytes(self, precision: Precision, gradients: str) -> int:
+        """Bytes of a gradient while microbatches add to it; DeepSpeed's have the parameters' type."""
+        return dtype_bytes(precision.params_dtype if self.deepspeed else gradients)

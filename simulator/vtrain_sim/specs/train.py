@@ -28,7 +28,8 @@ class TrainSpec:
     fp8_recipe: how their operands are scaled, "" for Megatron's default; fp4: "" or the format of 4-bit products.
     fp8_param_gather: their parameters are kept, and gathered, in 8 bits. first_last_layers_bf16: so many layers at both
     ends of the model (num_layers_at_start_in_bf16, num_layers_at_end_in_bf16) multiply in 16 bits all the same.
-    use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see `OptimizerTypes`.
+    deepspeed_zero, use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see
+    `OptimizerTypes`.
     cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
     projected as not fused).
     cuda_graph_impl, cuda_graph_scope: what CUDA graphs cover (`specs.graphs`), which the host launches at once.
@@ -62,6 +63,7 @@ class TrainSpec:
     main_params_dtype: str = WIDE
     exp_avg_dtype: str = WIDE
     exp_avg_sq_dtype: str = WIDE
+    deepspeed_zero: bool = False
     cross_entropy_fusion: str = ""
     cuda_graph_impl: str = NONE
     cuda_graph_scope: tuple[str, ...] = ()
@@ -122,7 +124,9 @@ class TrainSpec:
     def optimizer_types(self) -> OptimizerTypes:
         """What the optimizer keeps of each parameter."""
         moments = self.exp_avg_dtype, self.exp_avg_sq_dtype
-        return OptimizerTypes(self.use_precision_aware_optimizer, self.main_params_dtype, *moments)
+        return OptimizerTypes(
+            self.use_precision_aware_optimizer, self.main_params_dtype, *moments, deepspeed=self.deepspeed_zero
+        )
 
     @property
     def precision(self) -> Precision:

@@ -32,7 +32,11 @@ def _same(names: str) -> tuple[Column, ...]:
 MEASUREMENT = (
     Column("id", "Name of the row.", needed=True, aside=True),
     Column("iteration_time_s", "Measured seconds of one training step.", needed=True),
-    Column("peak_memory_gb", "Measured memory of the fullest GPU, GiB; empty: not stated."),
+    Column(
+        "peak_memory_gb",
+        "Measured memory of the fullest GPU, GiB (of Zero Bubble 10^9 bytes, of BigScience 1000 MiB); empty: not "
+        "stated.",
+    ),
     Column(
         "source",
         "Where the measurement was published. Three sources (SC21, MT-NLG, BigScience) name software that "
@@ -43,9 +47,17 @@ MEASUREMENT = (
         "framework",
         "NeMo/Megatron-Core: gradients and parameters overlap with the passes, and tensor parallel "
         "communication with its products, unless columns say else. Megatron-LM, Megatron-DeepSpeed: stages scatter "
-        "and gather what they pass on without sequence parallelism; DeepSpeed's stages send and receive in turn.",
+        "and gather what they pass on without sequence parallelism; DeepSpeed's stages send and receive in turn. "
+        "Gradients, where no column says their type: bf16 with NeMo/Megatron-Core, fp32 with a distributed "
+        "optimizer; DeepSpeed's take the memory of fp16.",
     ),
     Column("confidence", "Of the transcription.", aside=True),
+    Column(
+        "recipe_match",
+        'Words; "near: the recipe has mbs=1 pp=4": sizes (mbs, pp, vp, ep) in which the recipe of the source is '
+        "another one. Where a row does not fit in memory with its own, its columns contradict each other, and it is "
+        "projected with the recipe's.",
+    ),
     Column(
         "notes",
         "Free text. Without the columns `account_for_embedding_in_pipeline_split` and "
@@ -183,7 +195,7 @@ SECTIONS = {
 COLUMNS = {column.name: column for columns in SECTIONS.values() for column in columns}
 # Columns of a published table that say again, or check, what others say.
 _ASIDE = (
-    "container bridge_tag recipe recipe_match inferred measured_tokens_per_s_per_gpu measured_tflops_per_gpu "
+    "container bridge_tag recipe inferred measured_tokens_per_s_per_gpu measured_tflops_per_gpu "
     "flops_per_token_from_table flops_per_token_formula flops_per_token_bridge_code tflops_check "
     "iteration_time_from_tflops_s"
 )

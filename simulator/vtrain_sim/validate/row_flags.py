@@ -304,9 +304,14 @@ def _gradients(cells: Cells) -> list[str]:
     wide, narrow = ["--accumulate-allreduce-grads-in-fp32"], ["--grad-reduce-in-bf16"]
     if cells.text("grad_reduce_in_fp32"):
         return wide if cells.switch("grad_reduce_in_fp32") else narrow
-    # Sharded optimizers (Megatron-LM's, and DeepSpeed's as BLOOM ran it) keep gradients in fp32.
-    sharded = cells.text("precision") == "fp16" and cells.switch("distributed_optimizer")
-    return wide if sharded else []
+    if cells.text("framework") == "NeMo/Megatron-Core":
+        # As the examples for the H100 of NVIDIA's NeMo Framework Launcher (optim.grad_sync_dtype=bf16).
+        return narrow
+    if cells.text("precision") != "fp16" or not cells.switch("distributed_optimizer"):
+        return []
+    # Megatron-LM's sharded optimizer keeps gradients in fp32. DeepSpeed's sums those in fp16 over all ranks, which
+    # moves as much as scattering sums in fp32.
+    return [*wide, *_on("--deepspeed-zero", cells.text("framework") == "Megatron-DeepSpeed")]
 
 
 def _cross_entropy(cells: Cells) -> list[str]:

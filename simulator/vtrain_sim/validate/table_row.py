@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.specs import Configuration
 from vtrain_sim.validate.row_flags import Cells, flags_of
 
+# Sizes that `recipe_match` names, and their columns.
+_RECIPE_SIZES = {
+    "mbs": "micro_batch_size",
+    "pp": "pipeline_model_parallel_size",
+    "vp": "virtual_pipeline_chunks",
+    "ep": "expert_model_parallel_size",
+}
 # Micro batches that a row may have had which does not say it.
 _MICRO_BATCHES = (1, 2, 4, 8)
 
@@ -37,6 +44,16 @@ def described_by(row: Mapping[str, str]) -> Described:
     if not projected:
         raise refused[0]
     return Described(tuple(configuration for configuration, _ in projected), projected[0][1])
+
+
+def described_by_recipe(row: Mapping[str, str]) -> Described | None:
+    """What a row describes with the sizes of its source's recipe, where it says that these are other ones."""
+    words = (word.partition("=") for word in row.get("recipe_match", "").split())
+    sizes = {_RECIPE_SIZES[name]: value for name, _, value in words if name in _RECIPE_SIZES}
+    if not sizes:
+        return None
+    described = described_by({**row, **sizes})
+    return replace(described, approximated=(*described.approximated, "recipe_match"))
 
 
 def _read(row: Mapping[str, str], micro_batch: int, chunks: int) -> tuple[Configuration, tuple[str, ...]] | UserError:

@@ -24,7 +24,7 @@ from vtrain_sim.validate.figures import FileResult, summarise
 from vtrain_sim.validate.row_cluster import cluster_name, cluster_of, has_cluster, known_clusters, where
 from vtrain_sim.validate.row_flags import Cells
 from vtrain_sim.validate.rows import Row
-from vtrain_sim.validate.table_row import Described, configuration_of, described_by
+from vtrain_sim.validate.table_row import Described, configuration_of, described_by, described_by_recipe
 
 SCHEMA = "vtrain.validation/1"
 _MEASUREMENTS = ("iteration_time_s", "peak_memory_gb")
@@ -35,6 +35,9 @@ _GROUP = (
     *("gpu", "model", "num_layers", "hidden_size", "num_attention_heads", "seq_length"),
     *("num_gpus", "global_batch_size"),
 )
+# What sources call a GB, bytes; others mean GiB. Zero Bubble's code divides by a million, and nvidia-smi, which
+# BigScience's chronicles quote, shows MiB: 80 GB of an A100 with 79.3 GiB are 80,000 of these.
+_MEMORY_UNITS = {"Zero Bubble": 10**9, "BigScience": 1000 << 20}
 Projectors = dict[tuple[str, ...], Projector]
 
 
@@ -137,13 +140,19 @@ def _projected(row: Row, values: Mapping[str, str], described: Described, projec
     projections = [projector.project(configuration) for configuration in described.configurations]
     place = min(range(len(projections)), key=lambda n: _preference(projections[n]))
     projection = projections[place]
-    fits = projection.memory.fits or projection.memory.tight
+    fits = _may_run(projection)
     full = None
+    recipe = None if fits else described_by_recipe(values)
+    if recipe is not None and recipe.configurations != described.configurations:
+        # It ran, so that its columns contradict each other.
+        other = _projected(row, {**values, "recipe_match": ""}, recipe, projector)
+        if other.fits:
+            return other
     if values.get("recompute_granularity") == "unknown":
         most = described.configurations[place]
         most = replace(most, train=replace(most.train, recompute_granularity="full"))
         evaluated = projector.evaluate([most])
-        full, fits = float(evaluated.iteration_time_s[0]), fits or bool(evaluated.fits[0])
+        full, fits = float(evaluated.iteration_time_s[0]), fits or bool(evaluated.fits[0] or evaluated.tight[0])
     several = len(projections) > 1
     return replace(
         row,
@@ -153,7 +162,7 @@ def _projected(row: Row, values: Mapping[str, str], described: Described, projec
         bracket_low_s=min(p.iteration_time_s for p in projections) if several else None,
         bracket_high_s=max(p.iteration_time_s for p in projections) if several else None,
         full_recompute_s=full,
-        predicted_memory_gb=_memory(values, projection.memory) / 2**30,
+        predicted_memory_gb=_memory(values, projection.memory),
         fits=fits,
         approximated=described.approximated,
     )
@@ -161,12 +170,19 @@ def _projected(row: Row, values: Mapping[str, str], described: Described, projec
 
 def _preference(projection: Projection) -> tuple[bool, float]:
     """Published runs are tuned: of what fits in memory, the fastest."""
-    return (not (projection.memory.fits or projection.memory.tight), projection.iteration_time_s)
+    return (not _may_run(projection), projection.iteration_time_s)
+
+
+def _may_run(projection: Projection) -> bool:
+    """Whether it fits, if need be with nothing to spare."""
+    return projection.memory.fits or projection.memory.tight
 
 
 def _memory(values: Mapping[str, str], verdict: MemoryVerdict) -> float:
-    """Bytes of the fullest stage, as the row's source counts them: logs of the device show the whole
+    """Memory of the fullest stage, as the row's source counts it and in its unit: logs of the device show the whole
     process, the Zero Bubble paper what tensors take."""
-    if "Zero Bubble" in values.get("source", ""):
-        return max(s.allocated_bytes for s in verdict.stages)
-    return verdict.worst.peak_bytes
+    source = values.get("source", "")
+    unit = next((nbytes for word, nbytes in _MEMORY_UNITS.items() if word in source), 1 << 30)
+    if "Zero Bubble" in source:
+        return max(s.allocated_bytes for s in verdict.stages) / unit
+    return verdict.worst.peak_bytes / unit
