@@ -143,6 +143,8 @@ def _expert_options(model: ModelSpec, parallel: ParallelSpec) -> dict[str, Any]:
         "moe_ffn_hidden_size": model.moe_ffn_hidden_size,
         "moe_layer_freq": int(pattern) if pattern.isdigit() else [int(moe) for moe in model.moe_layers],
         "moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size or None,
+        "moe_expert_capacity_factor": model.moe_expert_capacity_factor or None,
+        "moe_pad_expert_input_to_capacity": model.moe_pad_expert_input_to_capacity,
         "moe_token_dispatcher_type": parallel.moe_token_dispatcher,
         "moe_shared_expert_overlap": parallel.moe_shared_expert_overlap,
         "expert_tensor_parallel_size": parallel.expert_tp or None,

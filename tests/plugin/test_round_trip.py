@@ -176,7 +176,7 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
         ({"heterogeneous_block_specs": True}, {}, "different shapes"),
         ({"experimental_attention_variant": "dsa"}, {}, "experimental"),
         ({"moe_latent_size": 64}, {}, "latent"),
-        ({"moe_expert_capacity_factor": 1.0}, {}, "capacity"),
+        ({"moe_token_dropping": True}, {}, "dropped tokens"),
         ({"cpu_offloading": True}, {}, "offloaded"),
         ({"fp4": "e2m1", "fp4_param": True}, {}, "4 bits"),
         ({"recompute_modules": ["attention"]}, {"recompute_granularity": "selective"}, "recompute-modules"),
@@ -280,7 +280,7 @@ def test_what_is_off_is_not_refused(parts: dict[str, Any], columns: dict[str, An
     ("field", "value", "flag"),
     [
         ("cp_comm_type", "a2a", "--cp-comm-type a2a"),
-        ("moe_expert_capacity_factor", 1.0, "--moe-expert-capacity-factor 1.0"),
+        ("moe_token_dropping", True, "--moe-token-dropping"),
     ],
 )
 def test_a_run_is_refused_with_the_words_of_the_flag(field: str, value: object, flag: str) -> None:

@@ -64,6 +64,8 @@ EXAMPLES = {
     "qk_head_dim": LATENT,
     "qk_pos_emb_head_dim": LATENT,
     "v_head_dim": LATENT,
+    "moe_expert_capacity_factor": f"{MOE} --moe-expert-capacity-factor 1.25",
+    "moe_pad_expert_input_to_capacity": f"{MOE} --moe-expert-capacity-factor 1 --moe-pad-expert-input-to-capacity",
     "make_vocab_size_divisible_by": "--make-vocab-size-divisible-by 64",
     "mtp_num_layers": "--mtp-num-layers 2",
     "mtp_use_repeated_layer": "--mtp-num-layers 2 --mtp-use-repeated-layer",

@@ -39,6 +39,16 @@ def launches(program: Program) -> dict[str, list[int | None]]:
     return found
 
 
+def test_padded_experts_are_captured_whole() -> None:
+    padded = "--moe-expert-capacity-factor 1 --moe-pad-expert-input-to-capacity"
+    program = layer(read(f"--cuda-graph-impl transformer_engine --cuda-graph-scope moe {padded}"))
+    captured = launches(program)
+    assert {"pre_mlp_layernorm", "token_drop", "experts_fc2", "permute"} <= set(captured)
+    assert sum(count for counts in captured.values() for count in counts if count) == 2
+    with pytest.raises(UserError, match="the host waits"):
+        read("--cuda-graph-impl local --cuda-graph-scope moe_router --moe-expert-capacity-factor 1")
+
+
 def test_nothing_is_captured_without_an_implementation() -> None:
     assert launches(layer(read("--cuda-graph-scope attn"))) == {}
     assert read("--cuda-graph-scope attn").train.graphed == ()

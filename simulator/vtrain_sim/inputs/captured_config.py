@@ -24,8 +24,6 @@ _MODEL = (
     "fp32_residual_connection",
     "enable_mhc_connections",
     "moe_shared_expert_gate",
-    "moe_expert_capacity_factor",
-    "moe_pad_expert_input_to_capacity",
     "moe_token_dropping",
     "moe_extended_tp",
     "moe_layer_recompute",

@@ -113,6 +113,8 @@ def _experts(run: Run, config: CapturedConfig) -> SpecFields:
         **_groups(run, config),
         "moe_ffn_hidden_size": run.get("moe_ffn_hidden_size") or 0,
         "moe_layer_freq": _layer_pattern(config),
+        "moe_expert_capacity_factor": config.transformer.get("moe_expert_capacity_factor") or 0.0,
+        "moe_pad_expert_input_to_capacity": bool(config.transformer.get("moe_pad_expert_input_to_capacity")),
         "moe_shared_expert_intermediate_size": config.transformer.get("moe_shared_expert_intermediate_size") or 0,
     }
 

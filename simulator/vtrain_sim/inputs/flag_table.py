@@ -40,6 +40,11 @@ def probability(flag: str, text: str) -> float:
     return value
 
 
+def capacity_factor(flag: str, text: str) -> float:
+    """Read a factor, of which Megatron takes a negative one for none."""
+    return max(0.0, number(flag, text))
+
+
 def text(flag: str, text: str) -> str:
     """Read any word."""
     return text
@@ -87,6 +92,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--moe-ffn-hidden-size": ("moe_ffn_hidden_size", whole_number),
     "--moe-layer-freq": ("moe_layer_freq", text),
     "--moe-shared-expert-intermediate-size": ("moe_shared_expert_intermediate_size", whole_number),
+    "--moe-expert-capacity-factor": ("moe_expert_capacity_factor", capacity_factor),
     "--moe-latent-size": ("moe_latent_size", whole_number),
     "--moe-imbalance-factor": ("moe_imbalance_factor", number),
     "--q-lora-rank": ("q_lora_rank", whole_number),
@@ -179,6 +185,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--tp-comm-overlap": ("tp_comm_overlap", True),
     "--no-align-grad-reduce": ("align_grad_reduce", False),
     "--no-delay-grad-reduce": ("align_grad_reduce", False),
+    "--moe-pad-expert-input-to-capacity": ("moe_pad_expert_input_to_capacity", True),
     "--moe-enable-deepep": ("moe_deepep", True),
     "--overlap-moe-expert-parallel-comm": ("overlap_moe_comm", True),
     "--moe-shared-expert-overlap": ("moe_shared_expert_overlap", True),

@@ -132,7 +132,8 @@ def _experts(model: ModelSpec) -> list[str]:
         moe_layer_freq=model.moe_layer_freq if model.moe_layer_freq != "1" else "",
         moe_shared_expert_intermediate_size=model.moe_shared_expert_intermediate_size,
         moe_latent_size=model.moe_latent_size,
-    )
+        moe_expert_capacity_factor=model.moe_expert_capacity_factor,
+    ) + _switches(moe_pad_expert_input_to_capacity=model.moe_pad_expert_input_to_capacity)
 
 
 def _latent(model: ModelSpec) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from vtrain_sim.model.dispatchers import Exchange, Routing, dispatcher
@@ -45,7 +46,7 @@ def moe_block(shard: Shard) -> Region:
     down, up = _latent(shard)
     routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute, up)
     block: Region = (
-        [norm, router, *down, permute, *routed],
+        [norm, router, *_drop(shard), *down, permute, *routed],
         [*backward_routed, backward(permute), *backward_of(down), backward(router), backward(norm)],
     )
     return shard.norm_after("post_mlp_layernorm", block)
@@ -77,7 +78,24 @@ def _routing(shard: Shard) -> Routing:
         spec.expert_tp.size,
         model.moe_imbalance_factor,
         model.routed_share,
+        _capacity(shard),
+        model.moe_pad_expert_input_to_capacity,
     )
+
+
+def _capacity(shard: Shard) -> int:
+    """Rows of one expert from one rank at most (Megatron-Core's `get_capacity`), which has no token twice; 0: all."""
+    model, tokens = shard.model, shard.local_tokens
+    average = tokens * model.moe_router_topk / model.num_experts
+    return min(tokens, math.ceil(average * model.moe_expert_capacity_factor))
+
+
+def _drop(shard: Shard) -> list[Compute]:
+    """The choice of each expert's rows among all tokens, by their probabilities in 32 bits."""
+    if not shard.model.moe_expert_capacity_factor:
+        return []
+    drop = shard.operator("token_drop", "permute", shard.local_tokens, shard.model.num_experts, saves=0)
+    return [replace(drop, operator=replace(drop.operator, dtype="float32"))]
 
 
 def _experts(shard: Shard) -> list[Compute]:

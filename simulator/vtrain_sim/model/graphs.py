@@ -42,9 +42,11 @@ def feed_forward_graph(shard: Shard, region: Region, mixture: bool) -> Region:
     scopes = shard.spec.graphed
     if not mixture:
         return _whole(region) if "mlp" in scopes else region
+    if "moe" in scopes:
+        return _whole(region)
     if "moe_router" not in scopes:
         return region
-    names = {"pre_mlp_layernorm", "router"}
+    names = {"pre_mlp_layernorm", "router", "token_drop"}
     if "moe_preprocess" in scopes:
         # A projection to a latent width is prepared with what is dispatched.
         names |= {item.name for item in region[0] if item.name.startswith("fc1_latent_proj")}

@@ -19,6 +19,8 @@ from vtrain_sim.specs.replicas import ReplicaSpec
 from vtrain_sim.specs.shard import ShardSpec
 from vtrain_sim.specs.train import TrainSpec
 
+# Token dispatchers of Megatron-Core that pad what experts get.
+_PADDING_DISPATCHERS = ("alltoall", "hybridep")
 _MOST_PASSES = 20_000_000
 # Objects that compare alike are one object, which makes them cheap to look up: a search makes each of them often.
 _shard = lru_cache(maxsize=1 << 14)(ShardSpec)
@@ -82,6 +84,11 @@ class Configuration:
                 parallel.tp,
                 "--moe-shared-expert-intermediate-size",
                 model.moe_shared_expert_intermediate_size,
+            )
+        if model.moe_pad_expert_input_to_capacity and parallel.moe_token_dispatcher not in _PADDING_DISPATCHERS:
+            raise SpecError(
+                "--moe-pad-expert-input-to-capacity needs --moe-token-dispatcher-type alltoall, or flex with "
+                "--moe-flex-dispatcher-backend hybridep"
             )
         if model.moe_latent_size and parallel.moe_shared_expert_overlap:
             raise SpecError("--moe-latent-size does not go with --moe-shared-expert-overlap")
@@ -170,7 +177,13 @@ class Configuration:
             parallel.moe_shared_expert_overlap,
             train.moe_grouped_gemm,
         )
-        graphs.check_model(train.graphed, model.num_experts > 1, model.has_dense_blocks)
+        padded = model.moe_pad_expert_input_to_capacity
+        if model.moe_expert_capacity_factor and not padded and "moe_preprocess" in train.graphed:
+            raise SpecError(
+                "--moe-expert-capacity-factor does not go with a CUDA graph of moe_preprocess unless "
+                "--moe-pad-expert-input-to-capacity does: the host waits for how many rows are kept"
+            )
+        graphs.check_model(train.graphed, model.num_experts > 1, model.has_dense_blocks, padded)
         if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
             raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
         if train.deepspeed_zero and not parallel.distributed_optimizer:

@@ -52,18 +52,20 @@ def graphed(implementation: str, scopes: tuple[str, ...]) -> tuple[str, ...]:
     return (LAYER,) if LAYER in scopes or not scopes else scopes
 
 
-def check_model(scopes: Sequence[str], experts: bool, dense: bool) -> None:
+def check_model(scopes: Sequence[str], experts: bool, dense: bool, padded: bool = False) -> None:
     """Raises `SpecError` where Megatron-Core captures no such part of a model.
 
     scopes: as `graphed` gives them. experts, dense: whether it has mixtures of experts, and dense feed-forward blocks.
+    padded: experts get as many rows whatever the tokens are.
     """
     for name in ("moe", *_ROUTING):
         if name in scopes and not experts:
             raise SpecError(f"{FLAG} {name} needs --num-experts: the model is dense")
-    if "moe" in scopes:
+    if "moe" in scopes and not padded:
         raise SpecError(
-            f"{FLAG} moe needs experts that drop tokens beyond a padded capacity, which are not simulated: "
-            "moe_router moe_preprocess captures what comes before experts that drop none"
+            f"{FLAG} moe needs experts that drop tokens beyond a padded capacity (--moe-expert-capacity-factor, "
+            "--moe-pad-expert-input-to-capacity): moe_router moe_preprocess captures what comes before experts that "
+            "drop none"
         )
     if "mlp" in scopes and not dense:
         raise SpecError(f"{FLAG} mlp needs a dense layer: all layers of the model are mixtures of experts")

@@ -23,9 +23,10 @@ class ModelSpec:
 
     moe_layer_freq: Megatron's pattern of mixture-of-experts layers: "2" (every second one), or a list
     such as "([0]*3+[1]*58)". moe_imbalance_factor: tokens of the busiest expert parallel rank over the
-    average; 1 is balanced. moe_latent_size: width at which experts get their tokens, projected down before the
-    exchange and up after it (NVIDIA, Nemotron 3 Super, LatentMoE); 0: the hidden size. Multi-latent attention
-    (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of the compressed queries (0: not compressed) and keys and
+    average; 1 is balanced. moe_expert_capacity_factor: the most rows of one expert from one rank over the average, what
+    is more is dropped; 0: nothing is. moe_pad_expert_input_to_capacity: each expert gets as many.
+    moe_latent_size: width at which experts get their tokens, projected down before the exchange and up after it
+    (NVIDIA, Nemotron 3 Super, LatentMoE); 0: the hidden size. Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of the compressed queries (0: not compressed) and keys and
     values, and head sizes. mtp_num_layers: depths of multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section
     2.2), each with a layer of the last one's kind; mtp_use_repeated_layer: one depth's parameters serve all of them.
     window_size: tokens before each one that it attends to, 0 for all; window_attn_skip_freq: Megatron's pattern of the
@@ -66,6 +67,8 @@ class ModelSpec:
     moe_layer_freq: str = "1"
     moe_shared_expert_intermediate_size: int = 0
     moe_imbalance_factor: float = 1.0
+    moe_expert_capacity_factor: float = 0.0
+    moe_pad_expert_input_to_capacity: bool = False
     moe_router_num_groups: int = 0
     moe_router_group_topk: int = 0
     moe_latent_size: int = 0
@@ -132,6 +135,8 @@ class ModelSpec:
             raise SpecError("--moe-imbalance-factor needs --num-experts")
         elif self.moe_latent_size:
             raise SpecError("--moe-latent-size needs --num-experts")
+        elif self.moe_expert_capacity_factor or self.moe_pad_expert_input_to_capacity:
+            raise SpecError("--moe-expert-capacity-factor needs --num-experts")
         if self.multi_latent_attention:
             self._check_latent_attention()
         if self.position_embedding_type == "learned_absolute" and not self.max_position_embeddings:
@@ -176,6 +181,9 @@ class ModelSpec:
         whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)
         finite("--moe-imbalance-factor", self.moe_imbalance_factor, 1.0)
         whole("--moe-latent-size", self.moe_latent_size, 0)
+        finite("--moe-expert-capacity-factor", self.moe_expert_capacity_factor, 0.0)
+        if self.moe_pad_expert_input_to_capacity and not self.moe_expert_capacity_factor:
+            raise SpecError("--moe-pad-expert-input-to-capacity needs --moe-expert-capacity-factor")
         moe_layers(self.moe_layer_freq, self.num_layers)
         if self.norms_per_layer == 1:
             raise SpecError("--norms-per-layer 1 does not go with --num-experts")

@@ -34,6 +34,78 @@ def test_all_to_all_moves_each_token_to_its_experts() -> None:
     assert dispatcher("alltoall").dispatch(busiest)[0].bytes == 1536 * 2048
 
 
+def test_rows_beyond_the_capacity_are_dropped() -> None:
+    """1.25 x 512 x 2 / 8 = 160 rows of an expert from a rank, 1280 of 8 experts; a rank sends 1024."""
+    dropping = replace(ROUTING, capacity=160)
+    swap = dispatcher("alltoall")
+    assert swap.dispatch(dropping)[0].bytes == 1024 * 2048
+    busiest = replace(dropping, imbalance=1.5)
+    assert busiest.expert_rows == 2 * 1280
+    assert swap.dispatch(busiest)[0].bytes == 1280 * 2048
+    assert swap.permuted_rows(busiest) == 1024
+    half = replace(busiest, capacity=64)
+    assert (swap.permuted_rows(half), half.expert_rows) == (512, 2 * 512)
+    # One copy for each rank: as many as two rows each make.
+    assert dispatcher("deepep").dispatch(busiest)[0].bytes == 640 * 2048
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 1.5])
+def test_padded_experts_get_as_many_rows_however_tokens_are_routed(imbalance: float) -> None:
+    padded = replace(ROUTING, capacity=160, padded=True, imbalance=imbalance)
+    swap = dispatcher("alltoall")
+    assert padded.expert_rows == 2 * 8 * 160
+    assert swap.dispatch(padded) == [
+        Exchange("all_to_all", "ep", 8 * 160 * 2048),
+        Exchange("all_gather", "expert_tp", 2 * 8 * 160 * 2048),
+    ]
+    assert swap.permuted_rows(padded) == 8 * 160
+    # Padding is added where rows arrive.
+    rows = min(round(1024 * imbalance), 1280)
+    assert dispatcher("hybridep").combine(padded)[0].bytes == rows // 2 * 2048
+
+
+def test_capacity_of_flags_reaches_the_experts() -> None:
+    """Of 16 tokens with 2 of 8 experts, 1.1 x 4 = 4.4 rows each: 5."""
+    model = ModelSpec(1, 64, 4, 16, 128, num_experts=8, moe_router_topk=2)
+    train = TrainSpec(1, 4)
+
+    def rows(**changes: object) -> list[int]:
+        configuration = Configuration(replace(model, **changes), ParallelSpec(dp=4, ep=4), train)  # type: ignore[arg-type]
+        block = moe_block(Shard(configuration.shard))[0]
+        drops = [i for i in block if i.name == "token_drop"]
+        assert bool(drops) == bool(changes)
+        return [i.operator.m for i in block if not isinstance(i, Communication) and i.name == "experts_fc1"]
+
+    assert rows() == [32]
+    assert rows(moe_expert_capacity_factor=1.1) == [32]
+    assert rows(moe_expert_capacity_factor=1.1, moe_pad_expert_input_to_capacity=True) == [40]
+    assert rows(moe_expert_capacity_factor=0.5) == [16]
+    # No expert has a token twice.
+    assert rows(moe_expert_capacity_factor=9.0, moe_pad_expert_input_to_capacity=True) == [8 * 16]
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "word"),
+    [
+        ({"moe_pad_expert_input_to_capacity": True}, {}, "needs --moe-expert-capacity-factor"),
+        (
+            {"moe_pad_expert_input_to_capacity": True, "moe_expert_capacity_factor": 1.0},
+            {"moe_token_dispatcher": "deepep"},
+            "needs --moe-token-dispatcher-type alltoall",
+        ),
+        ({"num_experts": 0, "moe_expert_capacity_factor": 1.0}, {}, "needs --num-experts"),
+    ],
+)
+def test_capacities_that_megatron_refuses(model: dict[str, object], parallel: dict[str, object], word: str) -> None:
+    base = {"num_experts": 8, "moe_router_topk": 2}
+    with pytest.raises(UserError, match=word):
+        Configuration(
+            ModelSpec(1, 64, 4, 16, 128, **(base | model)),  # type: ignore[arg-type]
+            ParallelSpec(dp=4, **parallel),  # type: ignore[arg-type]
+            TrainSpec(1, 4),
+        )
+
+
 def test_all_gather_moves_all_tokens_whoever_needs_them() -> None:
     all_tokens = 512 * 4 * 2
     gather = dispatcher("allgather")

@@ -28,7 +28,9 @@ class Routing:
     tokens: on one rank, between the tensor-parallel regions. topk: experts of each token. row_bytes: of one token's
     hidden state. num_experts: of the whole layer. ep, expert_tp: expert parallel and expert tensor parallel size.
     imbalance: tokens that the busiest rank receives over the mean. share: of the groups of experts, those that one
-    token's experts are from (node-limited routing, DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
+    token's experts are from (node-limited routing, DeepSeek-V3, arXiv:2412.19437, section 2.1.2). capacity: the most
+    rows of one expert from one rank, what is more is dropped (GShard, arXiv:2006.16668, section 2.2); 0: nothing is.
+    padded: every expert gets as many rows from every rank.
     """
 
     tokens: int
@@ -39,11 +41,28 @@ class Routing:
     expert_tp: int = 1
     imbalance: float = 1.0
     share: float = 1.0
+    capacity: int = 0
+    padded: bool = False
+
+    @property
+    def sent(self) -> int:
+        """Rows that a rank sends; padded ones too."""
+        rows = self.tokens * self.topk
+        if not self.capacity:
+            return rows
+        slots = self.capacity * self.num_experts
+        return slots if self.padded else min(rows, slots)
+
+    @property
+    def kept(self) -> int:
+        """Rows of tokens that a rank receives: as many as it sends, times the imbalance, unless they are dropped."""
+        rows = round(self.tokens * self.topk * self.imbalance)
+        return min(rows, self.capacity * self.num_experts) if self.capacity else rows
 
     @property
     def received(self) -> int:
-        """Rows that a rank receives: as many as it sends (`tokens` x `topk`), times the imbalance."""
-        return round(self.tokens * self.topk * self.imbalance)
+        """Rows that a rank's experts get; padded ones too."""
+        return self.sent if self.padded else self.kept
 
     @property
     def expert_rows(self) -> int:
@@ -63,7 +82,7 @@ class Dispatcher(ABC):
 
     def permuted_rows(self, routing: Routing) -> int:
         """Rows that are permuted to the experts and back, each twice: by rank, and by expert."""
-        return routing.tokens * routing.topk
+        return routing.sent
 
     @abstractmethod
     def dispatch(self, routing: Routing) -> list[Exchange]:

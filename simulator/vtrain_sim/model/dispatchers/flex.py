@@ -36,7 +36,8 @@ class FlexDispatcher(Dispatcher):
         ranks = routing.ep * routing.expert_tp
         if ranks == 1:
             return []
-        tokens = round(routing.tokens * routing.imbalance)
+        # A copy is sent if any of its rows is kept; what pads them is made where they arrive.
+        tokens = round(routing.kept / routing.topk)
         role = "ep" if routing.expert_tp == 1 else "tp_ep"
         # Each expert is on all ranks of an expert tensor parallel group.
         choices = routing.topk * routing.expert_tp
@@ -45,7 +46,7 @@ class FlexDispatcher(Dispatcher):
 
     def permuted_rows(self, routing: Routing) -> int:
         """What arrives is copied to each expert of the rank, and summed up again: nothing is ordered by rank before."""
-        rows = routing.tokens * routing.topk
+        rows = routing.sent
         arrived = routing.tokens * domains_reached(routing.ep * routing.expert_tp, routing.topk, routing.share)
         return round(2.0 * (rows + arrived) / PERMUTE_PASSES)
 
