@@ -67,7 +67,7 @@ def test_values_that_are_simulated_change_nothing(flag: str) -> None:
         ("--recompute-modules core_attn mla_up", "did you mean 'mla_up_proj'"),
         ("--recompute-granularity selective --recompute-modules moe", "moe needs --num-experts"),
         ("--recompute-granularity selective --recompute-modules mla_up_proj", "needs --multi-latent-attention"),
-        ("--optimizer sgd", "Adam"),
+        ("--optimizer sgd", "it takes one of adam, muon"),
         ("--evall-iters 3", "did you mean '--eval-iters'"),
         ("--bf16=1", "give --bf16 alone"),
         ("--num-query-groups 4", "--num-query-groups 4 needs --group-query-attention"),

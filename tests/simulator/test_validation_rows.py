@@ -138,7 +138,8 @@ def test_numbers_are_as_the_table_writes_them() -> None:
 
 
 def test_another_optimizer_is_named_and_another_model_refused() -> None:
-    assert described_by(DENSE | {"optimizer": "muon"}).approximated == ("optimizer",)
+    assert described_by(DENSE | {"optimizer": "lion"}).approximated == ("optimizer",)
+    assert configuration_of(DENSE | {"optimizer": "dist_muon"}).train.optimizer == "muon"
     assert described_by(DENSE | {"optimizer": "adam"}).approximated == ()
     with pytest.raises(UserError, match="linear attention"):
         configuration_of(DENSE | {"linear_attention_freq": "4"})

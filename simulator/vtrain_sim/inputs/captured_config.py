@@ -161,4 +161,4 @@ class CapturedConfig:
     def _check_step(self, run: Run) -> None:
         optimizer = run.get("optimizer")
         if optimizer not in (None, "adam"):
-            raise self.refuse(refused()["--optimizer"].what, "optimizer", optimizer)
+            raise self.refuse("another optimizer than Adam", "optimizer", optimizer)

@@ -154,6 +154,9 @@ VALUES: dict[str, tuple[str, Reader]] = {
         {name: name for name in ("no_shard", "optim", "optim_grads_params")})),
     "--attention-backend": ("attention_kernel", choice(
         {"flash": "flash", "fused": "flash", "auto": "flash", "unfused": "unfused", "local": "unfused"})),
+    "--optimizer": ("optimizer", choice({name: name for name in ("adam", "muon", "dist_muon")})),
+    "--muon-num-ns-steps": ("muon_num_ns_steps", whole_number),
+    "--muon-tp-mode": ("muon_tp_mode", text),
     "--schedule": ("schedule", text),
     "--ddp-bucket-size": ("bucket_size", whole_number),
     "--moe-token-dispatcher-type": ("moe_token_dispatcher", text),
@@ -215,6 +218,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     # And for DeepSpeed's engine.
     "--deepspeed-zero": ("deepspeed_zero", True),
     "--use-precision-aware-optimizer": ("use_precision_aware_optimizer", True),
+    "--muon-use-syrk": ("muon_use_syrk", True),
     "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),
     "--recompute-activations": ("recompute_granularity", "selective"),

@@ -9,6 +9,7 @@ from vtrain_sim.file_table import SpecFields
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.hybrid_pattern import read_pattern
 from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.optimizer import DIST_MUON
 from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
 
@@ -68,7 +69,9 @@ def _flex_backend(values: SpecFields, changes: SpecFields, before: str) -> None:
 
 
 def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:
-    """What is sharded over the data parallel ranks, from Megatron's two ways to say it."""
+    """What is sharded over the data parallel ranks, from Megatron's ways to say it."""
+    if values.get("optimizer") == DIST_MUON:
+        changes["distributed_optimizer"] = True
     if values.get("megatron_fsdp") is False:
         changes.setdefault("fsdp", False)
     if values.get("megatron_fsdp"):

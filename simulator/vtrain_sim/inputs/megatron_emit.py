@@ -6,7 +6,7 @@ from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.hybrid_pattern import write_pattern
 from vtrain_sim.specs.model import ModelSpec
-from vtrain_sim.specs.optimizer import WIDE
+from vtrain_sim.specs.optimizer import ADAM, WIDE, MuonSpec
 from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.specs.recompute import DEFAULT
@@ -207,6 +207,7 @@ def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
             moe_grouped_gemm=bool(model.num_experts) and train.moe_grouped_gemm,
             moe_router_padding_for_quantization=train.moe_router_padding,
             use_transformer_engine_op_fuser=train.use_transformer_engine_op_fuser,
+            muon_use_syrk=train.muon_use_syrk,
             use_precision_aware_optimizer=train.use_precision_aware_optimizer,
             cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
             cpu_offloading=bool(train.cpu_offload_layers),
@@ -215,6 +216,9 @@ def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
             cuda_graph_impl=train.cuda_graph_impl if train.cuda_graph_impl != NONE else "",
             cpu_offloading_num_layers=train.cpu_offload_layers,
             cross_entropy_fusion_impl=train.cross_entropy_fusion,
+            optimizer=train.optimizer if train.optimizer != ADAM else "",
+            muon_num_ns_steps=train.muon_num_ns_steps if train.muon_num_ns_steps != MuonSpec.num_ns_steps else 0,
+            muon_tp_mode=train.muon_tp_mode if train.muon_tp_mode != MuonSpec.tp_mode else "",
             main_params_dtype=_state_word(train.main_params_dtype),
             exp_avg_dtype=_state_word(train.exp_avg_dtype),
             exp_avg_sq_dtype=_state_word(train.exp_avg_sq_dtype),

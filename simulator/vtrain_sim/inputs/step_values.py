@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.optimizer import DIST_MUON, MUON
 from vtrain_sim.specs.precision import precision_of
 from vtrain_sim.specs.train import TrainSpec
 
@@ -30,6 +31,8 @@ def train_from_values(values: SpecFields, old: TrainSpec | None) -> TrainSpec:
 def step_from_values(values: SpecFields, old: TrainSpec | None = None) -> SpecFields:
     """Fields of the training step that the values of flags describe, on top of another one where there is one."""
     changes = {k: values[k] for k in values if k in _TRAIN}
+    if changes.get("optimizer") == DIST_MUON:
+        changes["optimizer"] = MUON
     if values.get("transformer_impl") == "local":
         changes["attention_kernel"] = "unfused"
     elif "transformer_impl" in values:

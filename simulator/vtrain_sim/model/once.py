@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vtrain_schemas.operators import Operator, dtype_bytes
 from vtrain_sim.frozen import hashed_once
+from vtrain_sim.model.muon import Matrices, Matrix, busiest, orthogonalisation
 from vtrain_sim.model.program import Communication, Compute, Item
 from vtrain_sim.specs.groups import Group
 from vtrain_sim.specs.replicas import ReplicaSpec
@@ -18,7 +19,8 @@ class Holding:
 
     parameters: that all data parallel ranks share; expert_parameters: of experts. replicated_parameters: of the first,
     those that tensor parallel ranks do not split (`Program.replicated_parameters`). product_parameters: of both, those
-    of linear layers. table_parameters: the table of a tied embedding, where it or the output layer is here.
+    of linear layers. table_parameters: the table of a tied embedding, where it or the output layer is here. matrices:
+    that Muon orthogonalises.
     """
 
     parameters: int
@@ -26,6 +28,7 @@ class Holding:
     replicated_parameters: int
     product_parameters: int
     table_parameters: int
+    matrices: Matrices = ()
 
     @property
     def total(self) -> int:
@@ -37,6 +40,18 @@ class Holding:
         if not (replicas.sharded or replicas.fully_sharded):
             return self.total
         return -(-self.parameters // replicas.dp.size) - (-self.expert_parameters // replicas.expert_dp.size)
+
+    def own_matrices(self, replicas: ReplicaSpec) -> Matrices:
+        """Those whose momentum is on the rank with most work, where each belongs to one data parallel rank."""
+        if not replicas.sharded:
+            return self.matrices
+        owned: list[tuple[Matrix, int]] = []
+        for expert, ranks, tp in (
+            (False, replicas.dp.size, replicas.tp.size),
+            (True, replicas.expert_dp.size, replicas.expert_tp.size),
+        ):
+            owned += busiest([entry for entry in self.matrices if entry[0].expert == expert], ranks, tp)
+        return tuple(owned)
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,10 @@ def once_per_step(replicas: ReplicaSpec, holding: Holding) -> OncePerStep:
     if replicas.sequence_parallel and holding.replicated_parameters:
         sync.append(_sum("norm_grads", replicas.tp, holding.replicated_parameters, replicas))
     update: list[Item] = [_elements(kind, owned) for kind in ("grad_prepare", "grad_norm", "grad_clip", "optimizer")]
+    if replicas.optimizer.muon is not None:
+        for matrix, count in holding.own_matrices(replicas):
+            tp = replicas.expert_tp if matrix.expert else replicas.tp
+            update += orthogonalisation(matrix, tp, replicas.optimizer.muon) * count
     if replicas.model_parallel.size > 1:
         update.append(Communication("grad_norm", "all_reduce", replicas.model_parallel, 4))
     if replicas.sharded and not replicas.overlap_param_gather:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vtrain_sim.model.chunks import Parts, contents_of
 from vtrain_sim.model.layers import table_parameters
+from vtrain_sim.model.muon import matrices_of
 from vtrain_sim.model.once import Holding, OncePerStep, once_per_step
 from vtrain_sim.model.program import Item, Program
 from vtrain_sim.specs import Configuration
@@ -69,6 +70,7 @@ def holding_of(parts: Parts, chunks: tuple[ChunkSpec, ...]) -> Holding:
         sum(program.replicated_parameters * count for program, count in runs),
         sum(program.parameters_in(product_dtype) * count for program, count in runs),
         table_parameters(parts.shard) if any(chunk.embedding or chunk.head for chunk in chunks) else 0,
+        matrices_of(runs, parts.shard.model),
     )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.model import Parts
 from vtrain_sim.model.layers import logits_bytes as logits_of
+from vtrain_sim.model.muon import step_bytes
 from vtrain_sim.model.once import Holding
 from vtrain_sim.specs import ClusterSpec, TrainSpec
 from vtrain_sim.specs.replicas import ReplicaSpec
@@ -164,6 +165,16 @@ def runtime_bytes(cluster: ClusterSpec) -> int:
     return RUNTIME_BYTES if cluster.backend == "nccl" else HOST_RUNTIME_BYTES
 
 
+def _even_share(replicas: ReplicaSpec, holding: Holding) -> int:
+    """Parameters of matrices on one rank if all data parallel ranks had as many."""
+    if not replicas.sharded:
+        return sum(matrix.size * count for matrix, count in holding.matrices)
+    return sum(
+        matrix.size * count // (replicas.expert_dp.size if matrix.expert else replicas.dp.size)
+        for matrix, count in holding.matrices
+    )
+
+
 class ParameterTerms(NamedTuple):
     """Bytes of what a stage holds. working: buffers that are there during the passes; step: during the update alone."""
 
@@ -185,6 +196,13 @@ def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> P
     gradient = optimizer.gradient_bytes(precision, replicas.main_grads_dtype)
     state = owned * optimizer.bytes_per_parameter(precision)
     step = owned * optimizer.step_bytes_per_parameter(precision, replicas.main_grads_dtype)
+    if optimizer.muon is not None:
+        matrices = holding.own_matrices(replicas)
+        size = sum(matrix.size * count for matrix, count in matrices)
+        # Whole matrices instead of an even share of them, without a second moment.
+        even = _even_share(replicas, holding)
+        state += (size - even) * optimizer.bytes_per_parameter(precision) - size * dtype_bytes(optimizer.exp_avg_sq)
+        step += step_bytes(matrices, optimizer.muon, replicas.tp.size, replicas.expert_tp.size)
     if replicas.fully_sharded:
         return ParameterTerms(owned * weight, owned * gradient, state, gathered * (weight + gradient), step)
     working = round(precision.weight_copy_bytes * holding.product_parameters)

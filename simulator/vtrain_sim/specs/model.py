@@ -26,7 +26,8 @@ class ModelSpec:
     average; 1 is balanced. moe_expert_capacity_factor: the most rows of one expert from one rank over the average, what
     is more is dropped; 0: nothing is. moe_pad_expert_input_to_capacity: each expert gets as many.
     moe_latent_size: width at which experts get their tokens, projected down before the exchange and up after it
-    (NVIDIA, Nemotron 3 Super, LatentMoE); 0: the hidden size. Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of the compressed queries (0: not compressed) and keys and
+    (NVIDIA, Nemotron 3 Super, LatentMoE); 0: the hidden size. Multi-latent attention
+    (DeepSeek-V2, arXiv:2405.04434, section 2.1): ranks of the compressed queries (0: not compressed) and keys and
     values, and head sizes. mtp_num_layers: depths of multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section
     2.2), each with a layer of the last one's kind; mtp_use_repeated_layer: one depth's parameters serve all of them.
     window_size: tokens before each one that it attends to, 0 for all; window_attn_skip_freq: Megatron's pattern of the

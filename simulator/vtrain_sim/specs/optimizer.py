@@ -1,11 +1,11 @@
-"""What Adam keeps of each parameter, in which types (Megatron-Core's precision-aware optimizer)."""
+"""What the optimizer keeps of each parameter, in which types (Megatron-Core's precision-aware one), and Muon."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from vtrain_schemas.operators import dtype_bytes
-from vtrain_sim.specs.checks import SpecError, one_of
+from vtrain_sim.specs.checks import SpecError, one_of, positive
 from vtrain_sim.specs.precision import Precision
 
 WIDE = "float32"
@@ -19,16 +19,39 @@ STATE_DTYPES = {
 }
 
 
+ADAM, MUON = "adam", "muon"
+# Megatron's older word for Muon with --use-distributed-optimizer.
+DIST_MUON = "dist_muon"
+# How ranks that share a matrix orthogonalise it: each the whole, each a part of the work, or each its part alone.
+DUPLICATED, DISTRIBUTED, BLOCKWISE = "duplicated", "distributed", "blockwise"
+
+
+@dataclass(frozen=True)
+class MuonSpec:
+    """Orthogonalisation of the momentum of matrices, by the words of Megatron's --muon arguments."""
+
+    num_ns_steps: int = 5
+    tp_mode: str = DUPLICATED
+    use_syrk: bool = False
+
+    def check(self) -> None:
+        """Raises `SpecError` for values that Megatron does not take."""
+        positive("--muon-num-ns-steps", self.num_ns_steps)
+        one_of("--muon-tp-mode", self.tp_mode, (DUPLICATED, DISTRIBUTED, BLOCKWISE))
+
+
 @dataclass(frozen=True)
 class OptimizerTypes:
     """Types of the main parameters and of both moments. precision_aware: Transformer Engine's Adam, which takes any.
-    deepspeed: DeepSpeed shards the optimizer (ZeRO stage 1), not Megatron."""
+    deepspeed: DeepSpeed shards the optimizer (ZeRO stage 1), not Megatron. muon: where matrices have no second moment.
+    """
 
     precision_aware: bool = False
     main_params: str = WIDE
     exp_avg: str = WIDE
     exp_avg_sq: str = WIDE
     deepspeed: bool = False
+    muon: MuonSpec | None = None
 
     def check(self) -> None:
         """Raises `SpecError` for types that Megatron's optimizer does not take."""
@@ -39,6 +62,11 @@ class OptimizerTypes:
                 raise SpecError(f"{flag} {dtype} needs --use-precision-aware-optimizer")
         if self.main_params != WIDE and not self.precision_aware:
             raise SpecError("--main-params-dtype needs --use-precision-aware-optimizer")
+        if self.muon is not None:
+            self.muon.check()
+            if self.precision_aware or self.deepspeed:
+                flag = "--use-precision-aware-optimizer" if self.precision_aware else "--deepspeed-zero"
+                raise SpecError(f"{flag} needs --optimizer {ADAM}")
 
     def bytes_per_parameter(self, precision: Precision) -> int:
         """Bytes of main parameters and moments.

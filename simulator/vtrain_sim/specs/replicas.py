@@ -13,7 +13,7 @@ from vtrain_sim.specs.precision import Precision
 @hashed_once
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """tp, precision, main_grads_dtype, sequence_parallel: as in `ShardSpec`.
+    """tp, expert_tp, precision, main_grads_dtype, sequence_parallel: as in `ShardSpec`.
 
     optimizer: what it keeps of each parameter. dp, expert_dp: ranks that hold the same parameters (context parallel
     ranks and the copies of a pipeline that runs both ways included), and the same experts.
@@ -24,6 +24,7 @@ class ReplicaSpec:
     """
 
     tp: Group
+    expert_tp: Group
     precision: Precision
     main_grads_dtype: str
     optimizer: OptimizerTypes

@@ -8,7 +8,7 @@ from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive, whole
 from vtrain_sim.specs.graphs import NONE, check_recomputation, check_scopes, graphed
-from vtrain_sim.specs.optimizer import WIDE, OptimizerTypes
+from vtrain_sim.specs.optimizer import ADAM, MUON, WIDE, MuonSpec, OptimizerTypes
 from vtrain_sim.specs.precision import Precision, precision_of
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
 
@@ -29,7 +29,8 @@ class TrainSpec:
     fp8_param_gather: their parameters are kept, and gathered, in 8 bits. first_last_layers_bf16: so many layers at both
     ends of the model (num_layers_at_start_in_bf16, num_layers_at_end_in_bf16) multiply in 16 bits all the same.
     deepspeed_zero, use_precision_aware_optimizer, main_params_dtype, exp_avg_dtype, exp_avg_sq_dtype: see
-    `OptimizerTypes`.
+    `OptimizerTypes`. optimizer: "adam", or "muon" for matrices with muon_num_ns_steps, muon_tp_mode, muon_use_syrk
+    (`MuonSpec`).
     cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
     projected as not fused).
     cuda_graph_impl, cuda_graph_scope: what CUDA graphs cover (`specs.graphs`), which the host launches at once.
@@ -64,6 +65,10 @@ class TrainSpec:
     exp_avg_dtype: str = WIDE
     exp_avg_sq_dtype: str = WIDE
     deepspeed_zero: bool = False
+    optimizer: str = ADAM
+    muon_num_ns_steps: int = MuonSpec.num_ns_steps
+    muon_tp_mode: str = MuonSpec.tp_mode
+    muon_use_syrk: bool = False
     cross_entropy_fusion: str = ""
     cuda_graph_impl: str = NONE
     cuda_graph_scope: tuple[str, ...] = ()
@@ -86,6 +91,7 @@ class TrainSpec:
         positive("--recompute-num-layers", self.recompute_num_layers)
         object.__setattr__(self, "recompute_modules", check_modules(self.recompute_modules))
         one_of("--cross-entropy-fusion-impl", self.cross_entropy_fusion, ("", "native", "te"))
+        one_of("--optimizer", self.optimizer, (ADAM, MUON))
         self.optimizer_types.check()
         object.__setattr__(self, "cuda_graph_scope", check_scopes(self.cuda_graph_scope))
         check_recomputation(self.cuda_graph_impl, self.graphed, self.recompute_granularity, self.recomputed_modules)
@@ -123,9 +129,14 @@ class TrainSpec:
     @property
     def optimizer_types(self) -> OptimizerTypes:
         """What the optimizer keeps of each parameter."""
-        moments = self.exp_avg_dtype, self.exp_avg_sq_dtype
+        muon = MuonSpec(self.muon_num_ns_steps, self.muon_tp_mode, self.muon_use_syrk)
         return OptimizerTypes(
-            self.use_precision_aware_optimizer, self.main_params_dtype, *moments, deepspeed=self.deepspeed_zero
+            self.use_precision_aware_optimizer,
+            self.main_params_dtype,
+            self.exp_avg_dtype,
+            self.exp_avg_sq_dtype,
+            deepspeed=self.deepspeed_zero,
+            muon=muon if self.optimizer == MUON else None,
         )
 
     @property

@@ -15,6 +15,7 @@ from vtrain_sim.inputs.flag_lists import approximated, refused
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, opposite
 from vtrain_sim.model import dispatchers
 from vtrain_sim.specs.graphs import NONE
+from vtrain_sim.specs.optimizer import ADAM, DIST_MUON, MUON
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.validate.columns import COLUMNS
 from vtrain_sim.validate.precision_flags import precision_flags
@@ -196,6 +197,9 @@ def _column(cells: Cells, name: str, left_out: list[str]) -> list[str]:
         return []
     text = cells.text(name)
     if not text or (takes == "value" and text == "0"):
+        return []
+    if flag == "--optimizer" and text not in (ADAM, MUON, DIST_MUON):
+        left_out.append(name)
         return []
     if flag in SWITCHES:
         return [flag if cells.switch(name) else opposite(flag)]

@@ -7,6 +7,7 @@ from rich.console import Console
 from vtrain_sim.report.tables import duration, gib, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.simulate.result import BAND_PROBABILITY, Projection
+from vtrain_sim.specs.optimizer import ADAM
 
 
 @printers.register(Projection)
@@ -41,6 +42,7 @@ def _print_configuration(projection: Projection, console: Console) -> None:
     layout += f", ep {p.ep}" if p.ep > 1 else ""
     settings = [t.precision.name, f"{t.attention_kernel} attention"]
     settings += ["sequence parallel"] if p.sequence_parallel else []
+    settings += [t.optimizer.capitalize()] if t.optimizer != ADAM else []
     settings += ["fully sharded"] if p.fsdp else ["distributed optimizer"] if p.distributed_optimizer else []
     settings += [f"{t.recompute_granularity} recomputation"] if t.recompute_granularity != "none" else []
     console.print(f"[bold]{c.model.name or 'the model'}[/bold], {', '.join(settings)}")
