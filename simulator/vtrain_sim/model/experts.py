@@ -36,12 +36,12 @@ def moe_block(shard: Shard) -> Region:
     rule = dispatcher(shard.spec.moe_token_dispatcher)
     rows = rule.permuted_rows(routing)
     permute = shard.operator("permute", "permute", rows, model.expert_width, saves=kept)
-    if not shard.spec.overlap_moe_comm:
-        # The host needs to know how many tokens each expert gets before it launches what is sized by them; beside
-        # another microbatch the device has that one's work meanwhile.
-        permute = replace(permute, host_waits=True)
-    elif rule.permutes:
+    overlaps = shard.spec.overlap_moe_comm
+    if overlaps and rule.permutes:
         permute = replace(permute, share=_NOT_HIDDEN)
+    # The host needs to know how many tokens each expert gets before it launches what is sized by them, unless that is
+    # their capacity; beside another microbatch the device has that one's work meanwhile.
+    permute = replace(permute, host_waits=not (overlaps or model.moe_pad_expert_input_to_capacity))
     compute = _experts(shard)
     down, up = _latent(shard)
     routed, backward_routed = _beside_shared(shard, _exchanges(shard), compute, up)

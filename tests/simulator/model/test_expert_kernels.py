@@ -99,7 +99,7 @@ def test_rows_are_padded_for_narrow_products(flags: str, pads: int) -> None:
 
 
 def test_the_host_waits_for_the_counts_of_tokens() -> None:
-    """Once in a forward pass, and neither beside another microbatch nor within a graph of the iteration."""
+    """Once in a forward pass; not beside another microbatch, for capacities, or within a graph of the iteration."""
 
     def waits(configuration: Configuration) -> tuple[int, int]:
         program = layer(configuration)
@@ -110,6 +110,7 @@ def test_the_host_waits_for_the_counts_of_tokens() -> None:
 
     assert waits(QWEN) == (1, 0)
     assert waits(changed(QWEN, "--overlap-moe-expert-parallel-comm")) == (0, 0)
+    assert waits(changed(QWEN, "--moe-expert-capacity-factor 1.0 --moe-pad-expert-input-to-capacity")) == (0, 0)
     assert waits(changed(QWEN, "--cuda-graph-impl local --cuda-graph-scope full_iteration")) == (0, 0)
 
 
