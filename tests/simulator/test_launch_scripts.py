@@ -1,4 +1,4 @@
-"""Launch scripts are read as bash reads them, or refused."""
+"""Launch scripts are read without running them as bash reads them, or refused."""
 
 from __future__ import annotations
 
@@ -96,13 +96,14 @@ def test_scripts_are_read_as_bash_reads_them(tmp_path: Path, name: str) -> None:
 def test_values_that_are_not_known_are_refused_where_they_matter(tmp_path: Path, text: str) -> None:
     path = tmp_path / "train.sh"
     path.write_text(f"{text}torchrun --nproc_per_node 8 x.py {STEP} --data-path $TP\n")
-    assert vt.job.from_script(path, cluster="dgx-h100").configuration.parallel.tp == 1
+    read = {"cluster": "dgx-h100", "run_script": False}
+    assert vt.job.from_script(path, **read).configuration.parallel.tp == 1
     path.write_text(f"{text}torchrun --nproc_per_node 8 x.py {STEP} --tensor-model-parallel-size $TP\n")
     with pytest.raises(UserError, match=r"--tensor-model-parallel-size is '\$(TP|1)': it takes a whole number"):
-        vt.job.from_script(path, cluster="dgx-h100")
+        vt.job.from_script(path, **read)
     path.write_text(f"{text}torchrun --nproc_per_node 8 x.py {STEP} $TP\n")
     with pytest.raises(UserError, match="its value is not known from the script"):
-        vt.job.from_script(path, cluster="dgx-h100")
+        vt.job.from_script(path, **read)
 
 
 def test_a_value_that_every_branch_leaves_is_known(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_processes(tmp_path: Path, launcher: str, processes: int) -> None:
 def test_processes_that_are_not_said(tmp_path: Path, launcher: str, why: str) -> None:
     path = tmp_path / "train.sh"
     path.write_text(f"{launcher} x.py {STEP}\n")
-    command = ["project", "--json", "--cluster", "dgx-h100", "--megatron-args", str(path)]
+    command = ["project", "--json", "--cluster", "dgx-h100", "--no-run-script", "--megatron-args", str(path)]
     refused = CliRunner().invoke(app, command).exception
     assert isinstance(refused, UserError)
     assert why in str(refused)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.launch_script import read_launch
+from vtrain_sim.inputs.job_files import read_job_file
 from vtrain_sim.inputs.megatron_flags import check_contradictions
 from vtrain_sim.inputs.spec_file import read_flags
 from vtrain_sim.specs.checks import finite, whole
@@ -20,7 +20,7 @@ class Given:
     """What describes a job: Megatron's flags and vtrain's own options.
 
     gpus: world size, 0: as the layout needs. unknown_gpus: why a launch script's cannot be read.
-    train_tokens: 0: not said. price_per_gpu_hour: US dollars, None: the cluster's.
+    train_tokens: 0: not said. price_per_gpu_hour: US dollars, None: the cluster's. notes: on how files were read.
     """
 
     flags: tuple[str, ...] = ()
@@ -30,14 +30,25 @@ class Given:
     train_tokens: float = 0.0
     price_per_gpu_hour: float | None = None
     unknown_gpus: str = ""
+    notes: tuple[str, ...] = ()
 
-    def over(self, spec: Path | None, megatron_args: Path | None) -> Given:
-        """The same on top of what a spec file and a launch script say. Raises `UserError`."""
+    def over(
+        self,
+        spec: Path | None,
+        megatron_args: Path | None,
+        run_script: bool = True,
+        script_arguments: Sequence[str] = (),
+    ) -> Given:
+        """The same on top of what a spec file and a launch script say. Raises `UserError`.
+
+        run_script: bash may run the script, where it can do no harm. script_arguments: the script's own.
+        """
         given = self
         check_contradictions(self.flags)
-        for read, path in ((_of_spec, spec), (_of_script, megatron_args)):
-            if path is not None:
-                given = given._before(read(path))
+        if spec is not None:
+            given = given._before(_of_spec(spec))
+        if megatron_args is not None:
+            given = given._before(_of_script(megatron_args, run_script, script_arguments))
         return given
 
     def _before(self, file: Given) -> Given:
@@ -51,6 +62,7 @@ class Given:
             self.train_tokens or file.train_tokens,
             priced,
             self.unknown_gpus or file.unknown_gpus,
+            (*file.notes, *self.notes),
         )
 
     def check_gpus(self) -> None:
@@ -65,11 +77,10 @@ def flags_of(flags: Sequence[str]) -> list[str]:
     return list(flags)
 
 
-def _of_script(path: Path) -> Given:
-    launch = read_launch(path)
-    return Given(
-        launch.arguments, gpus=launch.processes, unknown_gpus=f"{path}: {launch.unknown}" if launch.unknown else ""
-    )
+def _of_script(path: Path, run_script: bool, script_arguments: Sequence[str]) -> Given:
+    launch = read_job_file(path, run_script, script_arguments)
+    unknown = f"{path}: {launch.unknown}" if launch.unknown else ""
+    return Given(launch.arguments, gpus=launch.processes, unknown_gpus=unknown, notes=launch.notes)
 
 
 def _of_spec(path: Path) -> Given:

@@ -244,15 +244,22 @@ class JobFactory:
         model: str | Path = "",
         gpus: int = 0,
         price_per_gpu_hour: float | None = None,
+        run_script: bool = True,
+        script_args: Sequence[str] = (),
         **options: Option,
     ) -> Job:
-        """A job from a launch script, or a file that lists Megatron's arguments.
+        """A job from a launch script, or another file that says Megatron's arguments.
+
+        Bash runs the script in a sandbox; with run_script=False it is read without that. script_args: its own
+        arguments.
 
         >>> import vtrain as vt
         >>> vt.job.from_script("train.sh", cluster="dgx-a100-80gb", gbs=32)
         Job(model on 16 GPUs of dgx-a100-80gb: tp 2, pp 1, dp 8, mbs 1, gbs 32)
         """
-        given = _given(cluster, model, gpus, price_per_gpu_hour).over(None, file_of("launch script", path))
+        given = _given(cluster, model, gpus, price_per_gpu_hour).over(
+            None, file_of("launch script", path), run_script, script_args
+        )
         return job_from_given(given, options=read_options(options))
 
     def from_spec(

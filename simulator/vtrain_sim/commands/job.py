@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from vtrain_sim.commands.output import name_approximations, name_what_is_left_out
+from vtrain_sim.commands.output import name_approximations, name_notes, name_what_is_left_out
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,9 +18,23 @@ CATALOG: Path = typer.Option(None, "--catalog", help="Catalog that holds the pro
 RUN: list[str] = typer.Option([], "--run", help="Captured run to project from; repeat to pool several.")
 CLUSTER: str = typer.Option("", "--cluster", help="Cluster preset, for example dgx-a100-80gb, or a TOML or YAML file.")
 MODEL: str = typer.Option("", "--model", help="Model preset, for example gpt3-175b, or a Hugging Face config.json.")
-MEGATRON_ARGS: Path = typer.Option(None, "--megatron-args", help="Launch script, or file with Megatron's arguments.")
+MEGATRON_ARGS: Path = typer.Option(
+    None, "--megatron-args", help="Launch script, list of Megatron's arguments, YAML or TOML configuration, checkpoint."
+)
+RUN_SCRIPT: bool = typer.Option(
+    True, "--run-script/--no-run-script", help="Whether bash may run the launch script, in a sandbox, to read it."
+)
+SCRIPT_ARGS: str = typer.Option("", "--script-args", help="The launch script's own arguments, as one text.")
 SPEC: Path = typer.Option(None, "--spec", help="YAML or TOML file with the same names as the flags.")
 NUM_GPUS: int = typer.Option(0, "--num-gpus", help="World size (default: as the layout needs).")
+
+
+def words_of(script_args: str) -> list[str]:
+    """The words of --script-args. Raises `UserError`."""
+    try:
+        return shlex.split(script_args)
+    except ValueError:
+        raise UserError("--script-args has a quotation mark that is not closed") from None
 
 
 def read_job(
@@ -31,6 +46,8 @@ def read_job(
     megatron_args: Path | None,
     spec: Path | None,
     num_gpus: int,
+    run_script: bool = True,
+    script_args: str = "",
 ) -> Job:
     """The job that the options of a command describe. Raises `UserError`."""
     from vtrain_sim.api.flag_files import Given
@@ -39,7 +56,8 @@ def read_job(
 
     if num_gpus < 0:
         raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
-    given = Given(tuple(flags), cluster, model, num_gpus).over(spec, megatron_args)
+    given = Given(tuple(flags), cluster, model, num_gpus).over(spec, megatron_args, run_script, words_of(script_args))
+    name_notes(given.notes)
     name_approximations(given.flags)
     if not run and catalog is not None:
         raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")

@@ -51,6 +51,12 @@ def check_format(form: str, as_json: bool) -> str:
     return form
 
 
+def name_notes(notes: Sequence[str]) -> None:
+    """Say on stderr how files were read."""
+    for sentence in notes:
+        print(f"note: {sentence}", file=sys.stderr)
+
+
 def name_approximations(flags: Sequence[str]) -> None:
     """Say on stderr which of Megatron's flags change a step in a way that is not simulated."""
     from vtrain_sim.inputs.notes import approximations

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
+from vtrain_sim.commands.job import (
+    CATALOG,
+    CLUSTER,
+    MEGATRON_ARGS,
+    MODEL,
+    NUM_GPUS,
+    RUN,
+    RUN_SCRIPT,
+    SCRIPT_ARGS,
+    SPEC,
+    read_job,
+)
 from vtrain_sim.commands.output import FORMAT, check_format, name_what_is_not_megatrons, show
 
 
@@ -18,6 +29,8 @@ def project(
     cluster: str = CLUSTER,
     model: str = MODEL,
     megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
     spec: Path = SPEC,
     num_gpus: int = NUM_GPUS,
     train_tokens: float = typer.Option(None, "--train-tokens", help="Tokens to train on: days and dollars."),
@@ -35,7 +48,7 @@ def project(
     from vtrain_sim.api import project as api
 
     form = check_format(form, as_json)
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     if emit_megatron:
         name_what_is_not_megatrons(job.configuration)
         print(shlex.join(job.flags()))

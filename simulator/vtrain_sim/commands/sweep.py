@@ -6,7 +6,18 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
+from vtrain_sim.commands.job import (
+    CATALOG,
+    CLUSTER,
+    MEGATRON_ARGS,
+    MODEL,
+    NUM_GPUS,
+    RUN,
+    RUN_SCRIPT,
+    SCRIPT_ARGS,
+    SPEC,
+    read_job,
+)
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
 from vtrain_sim.errors import UserError
 
@@ -19,6 +30,8 @@ def sweep(
     cluster: str = CLUSTER,
     model: str = MODEL,
     megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
     spec: Path = SPEC,
     num_gpus: int = NUM_GPUS,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.sweep/1 as JSON."),
@@ -36,7 +49,7 @@ def sweep(
         if name in axes:
             raise UserError(f"--vary {name} is given twice: give all its values in one")
         axes[name] = values
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     result = api.sweep(job, **axes)
     write_files(result, table_file, plot)
     show(result, form)

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
+from vtrain_sim.commands.job import (
+    CATALOG,
+    CLUSTER,
+    MEGATRON_ARGS,
+    MODEL,
+    NUM_GPUS,
+    RUN,
+    RUN_SCRIPT,
+    SCRIPT_ARGS,
+    SPEC,
+    read_job,
+)
 from vtrain_sim.errors import UserError
 
 
@@ -22,6 +33,8 @@ def timeline(
     cluster: str = CLUSTER,
     model: str = MODEL,
     megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
     spec: Path = SPEC,
     num_gpus: int = NUM_GPUS,
 ) -> None:
@@ -34,7 +47,7 @@ def timeline(
 
     if not out.name.endswith((".json", ".json.gz")):
         raise UserError(f"--out is {out}: it must end in .json or .json.gz")
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     result = api.timeline(job, ranges("--stages", stages), ranges("--microbatches", microbatches), not passes)
     data = PerfettoRenderer().render(result).encode()
     write_file(out, lambda stream: stream.write(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data))

@@ -1,9 +1,12 @@
-"""Finds Megatron's arguments in a launch script, or in a file that lists nothing else."""
+"""Finds Megatron's arguments in a launch script without running it, or in a file that lists nothing else.
+
+Where bash may run the script (`script_run`), that reads what this refuses: see `job_files`.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_v
 from vtrain_sim.inputs.shell_branches import Script
 from vtrain_sim.inputs.shell_variables import TooLongError, Variables
 from vtrain_sim.inputs.shell_words import OpenQuoteError
+from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
 
 # Commands that name files without running them.
@@ -43,27 +47,23 @@ class Launch:
     """What a launch script starts.
 
     arguments: Megatron's. processes: how many it starts, 0 where it does not say. unknown: why the number cannot be
-    read from what it says; may be empty.
+    read from what it says; may be empty. notes: sentences on what the arguments depend on.
     """
 
     arguments: tuple[str, ...]
     processes: int = 0
     unknown: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_launch(path: Path) -> Launch:
-    """Megatron's arguments in a file, and the number of processes that it starts.
+    """Megatron's arguments in a file, and the number of processes that it starts, without running anything.
 
     A shell script's variables and arrays are put in; the arguments are those of the last command that runs a
     ``*.py`` file or a module. A variable whose value is not known stays as it is written. Raises `SpecError` where the
     file cannot be read or has no arguments.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
-    if len(text) > _LONGEST:
-        raise SpecError(f"{path} has {len(text):,} characters, more than any launch script ({_LONGEST:,} at most)")
+    text = read_script(path)
     directives = slurm_directives(text)
     variables = Variables(dict(slurm_variables(directives)))
     try:
@@ -75,13 +75,37 @@ def read_launch(path: Path) -> Launch:
     except RecursionError:
         raise SpecError(f"{path} is nested too deeply") from None
     if launched is None:
-        return Launch(tuple(_plain(text, path)))
+        return read_list(text, path)
     before, arguments = launched
-    # What the environment says of memory, in a word of vtrain's own.
-    allocator = [variables.values.get(name) for name in _ALLOCATOR]
-    expandable = any(isinstance(value, str) and "expandable_segments:True" in value for value in allocator)
-    allocates = ["--expandable-segments"] if expandable else []
-    return Launch((*arguments, *allocates), *processes(before, directives))
+    if what := other_training(before[-1]):
+        raise SpecError(f"{path} trains {what} ({before[-1]}), which is not simulated")
+    if what := other_work(before[-1]):
+        raise SpecError(f"{path} runs {before[-1]}: {what}, no training")
+    environment = {name: value for name in _ALLOCATOR if isinstance(value := variables.values.get(name), str)}
+    return Launch((*arguments, *allocates(environment)), *processes(before, directives))
+
+
+def read_script(path: Path) -> str:
+    """The text of a launch script. Raises `SpecError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+    if len(text) > _LONGEST:
+        raise SpecError(f"{path} has {len(text):,} characters, more than any launch script ({_LONGEST:,} at most)")
+    return text
+
+
+def allocates(environment: Mapping[str, str]) -> list[str]:
+    """What variables of the environment say of memory, in a word of vtrain's own."""
+    expandable = any("expandable_segments:True" in environment.get(name, "") for name in _ALLOCATOR)
+    return ["--expandable-segments"] if expandable else []
+
+
+def is_list(text: str) -> bool:
+    """Whether a file lists arguments and nothing else."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "").startswith("--")
 
 
 def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[str], list[str]] | None:
@@ -90,7 +114,7 @@ def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[s
     chosen = False
     for words, certain in run:
         command = _whole_commands(words)
-        script = _script(command)
+        script = script_position(command)
         if script is None:
             continue
         parts = command[: script + 1], _arguments(command[script + 1 :])
@@ -118,7 +142,7 @@ def _whole_commands(words: Sequence[str]) -> list[str]:
     return plain
 
 
-def _script(words: Sequence[str]) -> int | None:
+def script_position(words: Sequence[str]) -> int | None:
     """Position of the script, or of the module, that a command runs with arguments."""
     if not words or words[0] in _NAMING or not any(word.startswith("--") for word in words):
         return None
@@ -134,8 +158,8 @@ def _arguments(words: Sequence[str]) -> list[str]:
     return list(words[:end])
 
 
-def _plain(text: str, path: Path) -> list[str]:
-    """The arguments of a file that lists nothing else."""
+def read_list(text: str, path: Path) -> Launch:
+    """The arguments of a file that lists nothing else. Raises `SpecError`."""
     try:
         tokens = shlex.split(text, comments=True)
     except ValueError:
@@ -144,4 +168,4 @@ def _plain(text: str, path: Path) -> list[str]:
     start = next((i for i, token in enumerate(tokens) if token.startswith("--")), None)
     if start is None:
         raise SpecError(f"{path} has neither a command that runs a .py file nor arguments that begin with --")
-    return tokens[start:]
+    return Launch(tuple(tokens[start:]))

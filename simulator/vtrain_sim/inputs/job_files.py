@@ -1,0 +1,31 @@
+"""A file that describes a training, of whatever kind: a launch script, a list of arguments, a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vtrain_sim.inputs.launch_script import Launch, is_list, read_launch, read_list, read_script
+from vtrain_sim.inputs.script_run.resolve import resolve
+from vtrain_sim.inputs.script_run.run import NoSandboxError
+
+
+def read_job_file(path: Path, run_script: bool = True, script_arguments: Sequence[str] = ()) -> Launch:
+    """What a file says of a training: Megatron's arguments and the number of processes.
+
+    run_script: bash may run a launch script, where it can do no harm; else, and where the system does not allow that,
+    the script is read without running it, and refused where its text alone does not say what it does.
+    script_arguments: of the script. Raises `SpecError`.
+    """
+    text = read_script(path)
+    if is_list(text):
+        return read_list(text, path)
+    if not run_script:
+        return read_launch(path)
+    try:
+        return resolve(path, script_arguments)
+    except NoSandboxError as error:
+        launch = read_launch(path)
+        note = f"{path} is read without running it: {error}"
+        return replace(launch, notes=(note, *launch.notes))

@@ -1,0 +1,104 @@
+"""What a run of a launch script says of itself: what it did not find, and on what its arguments depend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtrain_sim.inputs.script_run.run import Run, passed_variables
+from vtrain_sim.specs.checks import SpecError
+
+_SOURCED = re.compile(r"^\++ (?:source|\.|builtin source|builtin \.) (\S+)", re.MULTILINE)
+# Files that prepare the environment of a shell and say nothing of a training.
+_PREPARES = re.compile(
+    r"(activate|conda\.sh|mamba\.sh|\.bashrc|\.bash_profile|\.profile|/etc/.*|setvars\.sh|modules?(\.sh)?|/init/\w+"
+    r"|set_env\.sh|\.env|env_vars\.sh)$"
+)
+_SYNTAX = re.compile(r"line (\d+): (?:.*syntax error.*|.*unexpected EOF.*|.*unexpected end of file.*)")
+_TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)
+_REFERENCE = re.compile(r"\$\{?([A-Za-z_]\w*)(\}|(?=[^\w:}\-=?+]))")
+_MOST = 6
+_OF_SHELL = re.compile(
+    r"(HOME|USER|PWD|OLDPWD|PATH|HOSTNAME|RANDOM|SECONDS|LINENO|BASH\w*|FUNCNAME|OPTARG|OPTIND|IFS|PIPESTATUS|UID|EUID"
+    r"|REPLY|LD_\w+|PYTHON\w*|SLURM_(JOB_)?(NAME|ID|SUBMIT_DIR|NODELIST|JOBID)\w*|EPOCHSECONDS|SHELL|TMPDIR|PS\d)$"
+)
+
+
+def check_sources(path: Path, run: Run) -> None:
+    """Raise `SpecError` where a part of the script could not be read."""
+    for sourced in _SOURCED.findall(run.trace):
+        name = sourced.strip("'\"")
+        if f"{name}: No such file or directory" in run.said and not _PREPARES.search(name):
+            raise SpecError(
+                f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for"
+            )
+    if broken := _SYNTAX.search(run.said):
+        raise SpecError(f"{path} has an error that bash stops at ({' '.join(broken[0].split())[:120]})")
+
+
+def why_nothing_started(run: Run) -> str:
+    """Why a script ended before it started anything, in its own words where it has any."""
+    if run.status is None:
+        return "it took too long (more than 20 s)"
+    missing = "".join(f" ({name} is not known)" for name in run.missing[:1])
+    lines = [line.strip() for line in run.said.splitlines() if line.strip()]
+    said = f", and said: {lines[-1][:160]}" if lines else ""
+    if programs := [command.words for command in run.commands if command.kind == "run"]:
+        return f"it runs {' '.join(programs[0])[:80]}, without arguments of Megatron's"
+    if not run.status and not said:
+        return (
+            "it sets variables, for another script that reads it"
+            if "+ source" not in run.trace
+            else "it starts nothing"
+        )
+    return f"it ended with status {run.status}{missing}{said}"
+
+
+def notes(text: str, run: Run, script_arguments: Sequence[str]) -> tuple[str, ...]:
+    """Sentences on what the arguments depend on that is not in the script."""
+    sentences = []
+    if any(command.kind == "gpus" for command in run.commands):
+        sentences.append("the script counts the GPUs of its node: 8 assumed, unless its #SBATCH lines say it")
+    if taken := passed_variables([text]):
+        sentences.append(f"from the environment: {_some(f'{name}={value}' for name, value in taken.items())}")
+    if unset := _unset(text, run):
+        sentences.append(f"not set, empty in the script as in bash: {_some(f'${name}' for name in unset)}")
+    if not script_arguments and (wanted := sorted(set(re.findall(r"\$\{?([1-9])\b", _without_functions(text))))):
+        sentences.append(
+            f"the script's own arguments (${', $'.join(wanted[:_MOST])}) are empty: --script-args gives them"
+        )
+    if run.missing:
+        sentences.append(f"programs that are not known, and fail in the script: {_some(run.missing)}")
+    if absent := _absent(run):
+        sentences.append(f"the script looks for what is not there: {_some(absent)}")
+    if run.status is None:
+        sentences.append("the script was stopped after 20 s")
+    return tuple(sentences)
+
+
+def _some(texts: object) -> str:
+    words = [str(text) for text in texts]  # type: ignore[attr-defined]
+    return ", ".join(words[:_MOST]) + (f" and {len(words) - _MOST} more" if len(words) > _MOST else "")
+
+
+def _absent(run: Run) -> list[str]:
+    tested = dict.fromkeys(path.strip("'\"") for path in _TESTED.findall(run.trace))
+    return [path for path in tested if path and not Path(run.folder, path).exists()]
+
+
+def _unset(text: str, run: Run) -> list[str]:
+    """Variables that the script uses without a default, and that nothing sets."""
+    plain = re.sub(r"(^|\s)#.*|\\\$\{?\w+|'[^'\n]*'", "", text)
+    used = dict.fromkeys(name for name, _ in _REFERENCE.findall(plain))
+    set_here = set(re.findall(r"(\w+)(?:\[[^\]]*\])?\+?=", text)) | set(
+        re.findall(r"(?:for|read|local|select) (?:-\w+ )*(\w+)", text)
+    )
+    set_here |= set(re.findall(r"^\++ (?:export )?(\w+)\+?=", run.trace, re.MULTILINE)) | set(passed_variables([text]))
+    return [name for name in used if name not in set_here and not _OF_SHELL.match(name)]
+
+
+def _without_functions(text: str) -> str:
+    """The text without the bodies of functions, whose $1 are their own, and without comments and awk's programs."""
+    text = re.sub(r"^[ \t]*(?:function\s+)?[\w-]+\s*\(\)\s*\{.*?^[ \t]*\}", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"(^|\s)#.*|'[^'\n]*'", "", text)

@@ -1,0 +1,144 @@
+"""Which of the commands that a launch script started is the training, and what it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtrain_sim.inputs.launch_script import Launch, allocates, script_position
+from vtrain_sim.inputs.megatron_flags import parse_flags
+from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_options, slurm_variables, starts_many
+from vtrain_sim.inputs.script_run.notes import check_sources, notes, why_nothing_started
+from vtrain_sim.inputs.script_run.run import Command, Run, read_text, run_script
+from vtrain_sim.inputs.script_run.visible_files import top_of
+from vtrain_sim.inputs.training_programs import other_training, other_work
+from vtrain_sim.specs.checks import SpecError
+
+# Of the first process of a job.
+_FIRST = ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_ARRAY_TASK_ID")
+_DEEPEST = 3
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A program with its arguments. before: all words before it."""
+
+    before: tuple[str, ...]
+    program: str
+    arguments: tuple[str, ...]
+    directives: Mapping[str, str]
+    command: Command
+
+
+def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
+    """What a launch script starts, found by running it. Raises `SpecError`, `NoSandboxError`."""
+    text = read_text(path)
+    shell = re.match(r"#!\s*\S*?(?:/env\s+(?:-\S+\s+)*)?([\w.-]+)(?:\s|$)", text)
+    if shell and shell[1] not in ("bash", "sh", "dash", "ash", "env"):
+        raise SpecError(f"{path} is a script of {shell[1]}: bash scripts are read")
+    directives = slurm_directives(text)
+    run = _best_run(path, text, script_arguments, directives)
+    check_sources(path, run)
+    started = _started(run.commands, directives, path, 0)
+    chosen = _training(path, started)
+    if chosen is None:
+        raise SpecError(f"{path} starts no training: {why_nothing_started(run)}")
+    extra = allocates(chosen.command.environment)
+    counted = processes(chosen.before, chosen.directives, chosen.command.attached)
+    return Launch((*chosen.arguments, *extra), *counted, notes(text, run, script_arguments))
+
+
+def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mapping[str, str]) -> Run:
+    """The run in the first folder in which all is found that the script reads; else the first."""
+    runs = []
+    for folder in _folders(path):
+        run = run_script(path, arguments, _slurm(directives), folder)
+        if any(command.kind in ("run", "batch") for command in run.commands):
+            try:
+                check_sources(path, run)
+                return run
+            except SpecError:
+                pass
+        runs.append(run)
+    return next((run for run in runs if run.commands), runs[0])
+
+
+def _folders(path: Path) -> list[Path]:
+    """Folders that a script may be meant to be run in: the current one, where the script can see it, first."""
+    script = path.resolve()
+    top = top_of(script)
+    here = Path.cwd()
+    folders = [here] if here == top or top in here.parents else []
+    return list(dict.fromkeys([*folders, script.parent, top]))
+
+
+def _slurm(directives: Mapping[str, str]) -> dict[str, str]:
+    """The variables that Slurm sets in the first process of a job."""
+    if not directives:
+        return {}
+    return {**dict.fromkeys(_FIRST, "0"), "SLURM_JOB_ID": "1", **slurm_variables(directives)}
+
+
+def _started(
+    commands: Sequence[Command], directives: Mapping[str, str], path: Path, depth: int, around: tuple[str, ...] = ()
+) -> list[_Started]:
+    """Programs that commands start, those of jobs that they hand in included."""
+    found = []
+    for command in commands:
+        words = (*around, *command.around, *command.words)
+        if command.kind == "batch" and depth < _DEEPEST:
+            found += _of_job(command, directives, path, depth)
+        elif command.kind == "run" and (position := script_position(words)) is not None:
+            arguments = words[position + 1 :]
+            if any(word.startswith("--") for word in arguments):
+                found.append(_Started(words[: position + 1], words[position], arguments, directives, command))
+    return found
+
+
+def _of_job(command: Command, directives: Mapping[str, str], path: Path, depth: int) -> list[_Started]:
+    """Programs that a batch system's job starts."""
+    asked = {**directives, **slurm_directives(command.attached), **slurm_options(command.words)}
+    position = next((i for i, word in enumerate(command.words) if i and word.endswith((".sh", ".slurm", ".sbatch"))), 0)
+    arguments = command.words[position + 1 :] if position else ()
+    environment = {k: v for k, v in command.environment.items() if not k.startswith("SLURM_")}
+    run = run_script(path, arguments, _slurm(asked), Path(command.folder), command.attached, environment)
+    check_sources(path, run)
+    return _started(run.commands, asked, path, depth + 1, (*command.around,))
+
+
+def _training(path: Path, started: Sequence[_Started]) -> _Started | None:
+    """The one training among the programs, None where there is none. Raises `SpecError` for another, or for several."""
+    works = [one for one in started if not other_work(one.program)]
+    candidates = [one for one in works if starts_many(one.before)] or works
+    simulated = [one for one in candidates if not other_training(one.program)]
+    if candidates and not simulated:
+        what = other_training(candidates[0].program)
+        raise SpecError(f"{path} trains {what} ({candidates[0].program}), which is not simulated")
+    if started and not simulated:
+        program = started[0].program
+        raise SpecError(f"{path} runs {program}: {other_work(program)}, no training")
+    distinct: list[_Started] = []
+    for one in simulated:
+        if not any(_same(one, other) for other in distinct):
+            distinct.append(one)
+    if len(distinct) > 1:
+        raise SpecError(
+            f"{path} starts {len(distinct)} trainings with different arguments: leave one of them in, or give its "
+            "arguments in a file"
+        )
+    return distinct[0] if distinct else None
+
+
+def _same(one: _Started, other: _Started) -> bool:
+    """Whether two programs are one training: the same where the arguments that are read are."""
+    if one.arguments == other.arguments and one.before == other.before:
+        return True
+    if processes(one.before, one.directives) != processes(other.before, other.directives):
+        return False
+    try:
+        first, second = parse_flags(one.arguments), parse_flags(other.arguments)
+    except SpecError:
+        return one.arguments == other.arguments
+    return first.values == second.values

@@ -1,0 +1,236 @@
+"""Runs a launch script in the jail, and says which commands it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vtrain_sim.inputs.script_run import jail, stubs
+from vtrain_sim.inputs.script_run.visible_files import copies, top_of
+from vtrain_sim.specs.checks import SpecError
+
+_SECONDS = 20
+# Of the user's environment: what changes bash itself, what the jail sets, and what may be secret.
+_NOT_PASSED = re.compile(
+    r"(PATH|HOME|PWD|OLDPWD|SHLVL|_|TMPDIR|ENV|IFS|PS[0-4]|SHELL.*|BASH.*|LD_.*|PYTHON.*|LC_.*|LANG.*|VIRTUAL_ENV.*"
+    r"|VTRAIN_.*|.*(KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH).*|.*[^A-Za-z0-9_].*)",
+    re.IGNORECASE,
+)
+_SEPARATOR = "\x1f"
+_FOLLOWED_PATH = re.compile(rf"^\++ (/\S*/({'|'.join(map(re.escape, stubs.FOLLOWED))}))(?:\s|$)", re.MULTILINE)
+_TESTED_PROGRAM = re.compile(r"^\++ (?:\[\[?|'\['|test) .*-[efrs] ([^\s']+\.py)", re.MULTILINE)
+_ROUNDS = 4
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What is left to be filled in: the value of a variable or of an argument.
+_PLACEHOLDER = re.compile(r"((?<![\w-])(?:[A-Za-z_]\w*=|--[a-z][\w-]*[= ]+)[\"']?)<[A-Za-z][^<>\n|&;$`\"']*>")
+
+
+class NoSandboxError(Exception):
+    """Scripts cannot be run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that a script started. around: words of the programs that started it in turn (srun, docker, ...)."""
+
+    kind: str
+    """``run`` of a program, ``batch`` (a job that was handed in), ``gpus`` (it counts them), ``unfollowed``."""
+    folder: str
+    around: tuple[str, ...]
+    words: tuple[str, ...]
+    attached: str = ""
+    """Text of a file of hosts, or of the batch system's script."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a script did. status: its exit status, None where its time was up. said: on standard output and error."""
+
+    commands: tuple[Command, ...]
+    status: int | None
+    said: str
+    trace: str
+    missing: tuple[str, ...]
+    """Programs that are not known."""
+    folder: str = ""
+
+
+def run_script(
+    script: Path,
+    arguments: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Run:
+    """Run a script with bash, where it can do no harm.
+
+    arguments: its own. variables: set beside those of the environment (default: the process's). folder: where it runs
+    (default: its own). text: instead of what the file holds. Raises `NoSandboxError`, `SpecError`.
+    """
+    script = script.resolve()
+    top = top_of(script)
+    task = _task(script, top, arguments, folder or script.parent, text, environment, variables or {})
+    known: set[str] = set()
+    for _ in range(_ROUNDS):
+        run = _run(task, script)
+        # Programs that are called by their paths, for example of a virtual environment.
+        called = {path for path, _ in _FOLLOWED_PATH.findall(run.trace) if not _is_linked(path)}
+        started = any(command.kind == "run" for command in run.commands)
+        # Some scripts look whether the program of the training is there.
+        tested = set() if started else {os.path.join(run.folder, path) for path in _TESTED_PROGRAM.findall(run.trace)}
+        known |= {target for target, _, _ in task["files"]}
+        if not (fresh := (called | tested) - known):
+            break
+        known |= fresh
+        task["links"] += [(path, stubs.STUB) for path in sorted(fresh & called)]
+        task["files"] += [(path, "", False) for path in sorted(fresh & tested)]
+    return run
+
+
+def _is_linked(path: str) -> bool:
+    return os.path.dirname(path) in (stubs.FOLDER, "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
+
+
+def passed_variables(texts: Iterable[str]) -> dict[str, str]:
+    """The variables of the process's environment that scripts see: those that their texts name."""
+    may = {name: value for name, value in os.environ.items() if not _NOT_PASSED.fullmatch(name)}
+    named = {name for text in texts for name in _NAME.findall(text)} if may else set()
+    return {name: value for name, value in may.items() if name in named}
+
+
+def _task(
+    script: Path,
+    top: Path,
+    arguments: Sequence[str],
+    folder: Path,
+    text: str | None,
+    environment: Mapping[str, str] | None,
+    variables: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the jail is told: see `jail`."""
+    binds, links = stubs.programs()
+    shown = copies(top, script)
+    home = os.path.expanduser("~")
+    own = {
+        "PATH": f"{stubs.FOLDER}:/bin",
+        "HOME": home,
+        "TMPDIR": "/tmp",
+        "PWD": str(folder),
+        "LC_ALL": "C.UTF-8",
+        "BASH_ENV": stubs.PRELUDE,
+        "VTRAIN_RECORDS": stubs.RECORDS,
+        "VTRAIN_NAMES": " ".join(stubs.FOLLOWED),
+        "VTRAIN_TOP": str(top),
+        "VTRAIN_AROUND": "",
+    }
+    scripts = [(path, _filled_in(each), executable) for path, each, executable in shown.files]
+    own_text = _filled_in(text if text is not None else read_text(script))
+    if environment is None:
+        environment = passed_variables([own_text, *(each for _, each, _ in scripts)])
+    files = [
+        *scripts,
+        (str(script), own_text, True),
+        (stubs.STUB, stubs.text("stub.bash"), True),
+        (stubs.PRELUDE, stubs.text("prelude.bash"), False),
+        (*stubs.SH, True),
+    ]
+    return {
+        "argv": [stubs.BASH, str(script), *arguments],
+        "env": {**environment, **variables, **own},
+        "cwd": str(folder),
+        "folders": [stubs.RECORDS.lstrip("/"), str(folder).lstrip("/"), home.lstrip("/")],
+        "records": stubs.RECORDS,
+        "said": f"{stubs.RECORDS}/said",
+        "binds": binds,
+        "links": links,
+        "files": files,
+        "seconds": _SECONDS,
+        "processes": 1024 + _processes(),
+    }
+
+
+def read_text(script: Path) -> str:
+    """The text of a script. Raises `SpecError`."""
+    try:
+        data = script.read_bytes()
+    except OSError as error:
+        raise SpecError(f"cannot read {script}: {error.strerror}") from None
+    if b"\0" in data:
+        raise SpecError(f"cannot read {script}: it is not text")
+    return data.decode(errors="surrogateescape").replace("\r\n", "\n").removeprefix("\ufeff")
+
+
+def _filled_in(text: str) -> str:
+    """The text with a value for each ``<path to data>``, which bash takes for redirections."""
+    return _PLACEHOLDER.sub(r"\1%placeholder%", text)
+
+
+def _processes() -> int:
+    """Processes of the machine, which older kernels count among those of the jail."""
+    try:
+        return sum(name.isdecimal() for name in os.listdir("/proc"))
+    except OSError:
+        return 0
+
+
+def _run(task: Mapping[str, object], script: Path) -> Run:
+    if sys.platform != "linux":
+        raise NoSandboxError("scripts are run on Linux alone")
+    if shutil.which("bash") is None:
+        raise NoSandboxError("there is no bash")
+    with tempfile.TemporaryDirectory(prefix="vtrain-") as root:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", str(jail.__file__), root],
+                input=json.dumps(task),
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS + 20,
+                env={},
+                start_new_session=True,
+                check=False,
+            )
+            result = json.loads(done.stdout)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise NoSandboxError(f"the sandbox does not start ({' '.join(str(error).split())[:100]})") from None
+    if "forbidden" in result:
+        raise NoSandboxError(f"the system does not allow a sandbox ({result['forbidden']})")
+    records = result["records"]
+    commands = [
+        _command(text, records.get(f"{name}.env", "")) for name, text in sorted(records.items()) if "\0" in text
+    ]
+    return Run(
+        tuple(command for command in commands if command is not None),
+        result["status"],
+        records.get("said", ""),
+        records.get("trace", ""),
+        tuple(dict.fromkeys(records.get("missing", "").split())),
+        str(task["cwd"]),
+    )
+
+
+def _command(text: str, environment: str) -> Command | None:
+    parts = text.split("\0")
+    if len(parts) < 6 or parts[0] not in ("run", "batch", "gpus", "unfollowed"):
+        return None
+    kind, folder, around, attached, *words = parts[:-1]
+    pairs = (pair.partition("=") for pair in environment.split("\0") if "=" in pair)
+    return Command(
+        kind,
+        folder,
+        tuple(around.split(_SEPARATOR)[:-1]),
+        tuple(words),
+        attached,
+        {name: value for name, _, value in pairs if not name.startswith(("VTRAIN_", "BASH_"))},
+    )

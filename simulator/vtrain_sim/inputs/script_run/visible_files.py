@@ -1,0 +1,90 @@
+"""The files beside a launch script that it can see while it runs: copies of small texts, and empty ones for the rest.
+
+Other scripts that it reads, files of hosts and settings are among the texts. Programs are not:
+what is no text is empty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_TEXTS = (
+    *("", ".sh", ".bash", ".env", ".conf", ".cfg", ".ini", ".txt", ".json", ".yaml", ".yml", ".toml", ".slurm"),
+    *(".sbatch", ".sub", ".pbs", ".args", ".list", ".hosts", ".csh", ".rc", ".inc", ".in", ".template", ".example"),
+)
+_LARGEST = 128 << 10
+_MOST_FILES = 4000
+_MOST_BYTES = 8 << 20
+_DEEPEST = 6
+
+
+@dataclass
+class Copies:
+    """Files for the root folder: path, text, whether it can be executed. complete: nothing was left out."""
+
+    files: list[tuple[str, str, bool]] = field(default_factory=list)
+    complete: bool = True
+
+
+def top_of(script: Path) -> Path:
+    """The folder whose files a script can see: its repository's, else the current one if it is in there, or its own."""
+    home, here = Path.home(), Path.cwd()
+    outer = (Path("/"), home, *home.parents)
+    inner = [folder for folder in script.parents if folder not in outer]
+    for folder in inner:
+        if (folder / ".git").exists():
+            return folder
+    return here if here in inner else script.parent
+
+
+def copies(top: Path, script: Path) -> Copies:
+    """Copies of what is below a folder, of the script's own folder first."""
+    result = Copies()
+    seen: set[Path] = set()
+    size = 0
+    for start in (script.parent, top):
+        for path in _below(start):
+            if path in seen:
+                continue
+            if len(seen) >= _MOST_FILES:
+                result.complete = False
+                return result
+            seen.add(path)
+            text = _text(path) if size < _MOST_BYTES else ""
+            size += len(text)
+            result.files.append((str(path), text, os.access(path, os.X_OK)))
+    return result
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """Regular files, those of outer folders first; hidden folders are left out."""
+    folders = deque([(top, 0)])
+    while folders:
+        folder, depth = folders.popleft()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if depth < _DEEPEST and not entry.name.startswith("."):
+                    folders.append((Path(entry.path), depth + 1))
+            elif entry.is_file():
+                yield Path(entry.path)
+
+
+def _text(path: Path) -> str:
+    """The text of a small file that can be a script's; empty for another."""
+    if path.suffix.lower() not in _TEXTS or path.name.startswith("."):
+        return ""
+    try:
+        if path.stat().st_size > _LARGEST:
+            return ""
+        data = path.read_bytes()
+    except OSError:
+        return ""
+    return "" if b"\0" in data else data.decode(errors="surrogateescape")
