@@ -200,3 +200,34 @@ def test_megatron_fsdp_alone_shards_nothing() -> None:
     (sentence,) = without_effect(alone.split(), read(alone).model)
     assert "--use-megatron-fsdp has no effect: --data-parallel-sharding-strategy is no_shard" in sentence
     assert without_effect(sharded.split(), read(sharded).model) == ()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--sequence-parallel", {"sequence_parallel": False}),
+        ("--num-experts 8", {"moe_router_topk": 2}),
+        ("--no-position-embedding --position-embedding-type rope", {"position_embedding_type": "rope"}),
+        ("--use-rotary-position-embeddings --no-position-embedding", {"position_embedding_type": "rope"}),
+        ("--no-position-embedding", {"position_embedding_type": "none"}),
+        ("--rampup-batch-size 16 16 1000", {"global_batch_size": 64}),
+        ("--checkpoint-activations", {"recompute_granularity": "full", "recompute_method": "uniform"}),
+        ("--activations-checkpoint-method block", {"recompute_granularity": "full", "recompute_method": "block"}),
+        ("--quick-geglu", {"swiglu": True}),
+        ("--deterministic-mode --no-bias-gelu-fusion", {}),
+    ],
+)
+def test_what_megatron_makes_of_flags(flags: str, expected: dict[str, object]) -> None:
+    base = "--num-layers 4 --hidden-size 1024 --num-attention-heads 16 --seq-length 1024 --micro-batch-size 1"
+    read = configuration_from_flags(f"{base} --global-batch-size 64 {flags}".split(), None, 8)
+    fields = {**vars(read.model), **vars(read.parallel), **vars(read.train)}
+    assert {name: fields[name] for name in expected} == expected
+
+
+def test_a_batch_that_grows_ends_at_the_last_one() -> None:
+    base = "--num-layers 4 --hidden-size 1024 --num-attention-heads 16 --seq-length 1024 --micro-batch-size 1"
+    schedule = ["--step-batch-size-schedule", "0:16 2.4B:32 5B:64"]
+    assert configuration_from_flags([*base.split(), *schedule], None, 8).train.global_batch_size == 64
+    with pytest.raises(SpecError, match="ends at 64"):
+        configuration_from_flags([*base.split(), *schedule, "--global-batch-size", "32"], None, 8)
+    assert configuration_from_flags(base.split(), None, 8).train.global_batch_size == 8

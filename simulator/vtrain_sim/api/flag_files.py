@@ -80,7 +80,7 @@ def flags_of(flags: Sequence[str]) -> list[str]:
 def _of_script(path: Path, run_script: bool, script_arguments: Sequence[str]) -> Given:
     launch = read_job_file(path, run_script, script_arguments)
     unknown = f"{path}: {launch.unknown}" if launch.unknown else ""
-    return Given(launch.arguments, gpus=launch.processes, unknown_gpus=unknown, notes=launch.notes)
+    return Given(launch.arguments, "", launch.preset, launch.processes, unknown_gpus=unknown, notes=launch.notes)
 
 
 def _of_spec(path: Path) -> Given:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vtrain_sim.commands.output import name_approximations, name_notes, name_what_is_left_out
+from vtrain_sim.commands.output import name_approximations, name_defaults, name_notes, name_what_is_left_out
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,5 +66,7 @@ def read_job(
             f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
         )
     job = job_from_given(given, catalog, run)
+    if not run:
+        name_defaults(given.flags)
     name_what_is_left_out(given.flags, given.model, job.configuration.model)
     return job

@@ -65,6 +65,13 @@ def name_approximations(flags: Sequence[str]) -> None:
         print(f"note: {sentence}", file=sys.stderr)
 
 
+def name_defaults(flags: Sequence[str]) -> None:
+    """Say on stderr which of Megatron's defaults a job without them takes."""
+    from vtrain_sim.inputs.notes import defaults_taken
+
+    name_notes(defaults_taken(flags))
+
+
 def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> None:
     """Say on stderr which flags the model has no use for, and what of its file is left out. name: preset or file."""
     from vtrain_sim.inputs.notes import left_out, without_effect

@@ -44,7 +44,6 @@ _MODEL = (
     "use_kitchen",
     "use_kitchen_attention",
     "quant_recipe",
-    "deterministic_mode",
     "batch_invariant_mode",
 )
 # Simulated, but not yet from what a run recorded of them.
@@ -78,6 +77,14 @@ _OPTIMIZER = (
     "optimizer_cuda_graph",
 )
 _DDP = ("num_distributed_optimizer_instances", "outer_dp_sharding_strategy")
+
+
+def off_by_default(narrow: bool, overlapped: bool) -> tuple[str, ...]:
+    """Fields that are off where Megatron has its defaults, and ask for what is not simulated where they are on.
+
+    narrow: with 8-bit products. overlapped: with overlapped tensor parallel communication.
+    """
+    return (*_MODEL, *_OPTIMIZER, *_DDP, *(_FP8 if narrow else ()), *(_OVERLAP if overlapped else ()))
 
 
 @dataclass(frozen=True)

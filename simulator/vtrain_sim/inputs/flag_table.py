@@ -113,6 +113,7 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--mamba-num-groups": ("mamba_num_groups", whole_number),
     "--mtp-num-layers": ("mtp_num_layers", whole_number),
     "--tensor-model-parallel-size": ("tp", whole_number),
+    "--model-parallel-size": ("tp", whole_number),
     "--pipeline-model-parallel-size": ("pp", whole_number),
     "--context-parallel-size": ("cp", whole_number),
     "--expert-model-parallel-size": ("ep", whole_number),
@@ -128,10 +129,15 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--num-layers-in-last-pipeline-stage": ("last_stage_layers", whole_number),
     "--pipeline-model-parallel-layout": ("pipeline_layout", text),
     "--micro-batch-size": ("micro_batch_size", whole_number),
+    "--batch-size": ("micro_batch_size", whole_number),
     "--global-batch-size": ("global_batch_size", whole_number),
     "--recompute-granularity": ("recompute_granularity", text),
     "--recompute-method": ("recompute_method", text),
     "--recompute-num-layers": ("recompute_num_layers", whole_number),
+    # Of Megatron-LM before selective recomputation: they turn it on.
+    "--activations-checkpoint-method": ("checkpoint_method", choice({"uniform": "uniform", "block": "block"})),
+    "--activations-checkpoint-num-layers": ("recompute_num_layers", whole_number),
+    "--checkpoint-num-layers": ("recompute_num_layers", whole_number),
     "--fp8-format": ("fp8", text),
     "--fp8": ("fp8", text),
     "--fp8-recipe": ("fp8_recipe", choice({name: name for name in ("", *FP8_RECIPES)})),
@@ -177,7 +183,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--mtp-use-repeated-layer": ("mtp_use_repeated_layer", True),
     "--qk-layernorm": ("qk_layernorm", True),
     "--use-rotary-position-embeddings": ("position_embedding_type", "rope"),
-    "--no-position-embedding": ("position_embedding_type", "none"),
+    "--no-position-embedding": ("add_position_embedding", False),
     "--sequence-parallel": ("sequence_parallel", True),
     "--use-distributed-optimizer": ("distributed_optimizer", True),
     "--use-torch-fsdp2": ("fsdp", True),
@@ -222,15 +228,31 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),
     "--recompute-activations": ("recompute_granularity", "selective"),
+    "--checkpoint-activations": ("recompute_granularity", "full"),
     "--no-overlap-p2p-communication": ("overlap_p2p", False),
     "--no-overlap-p2p-comm": ("overlap_p2p", False),
 }
+
+
+def final_batch(flag: str, words: Sequence[str]) -> int:
+    """Sequences of the last entry of ``--step-batch-size-schedule "0:384 200B:768"``."""
+    entries = [entry for word in words for entry in word.split()]
+    return whole_number(flag, entries[-1].rpartition(":")[2] if entries else "")
+
+
+def ramp_up(flag: str, words: Sequence[str]) -> list[int]:
+    """Begin, increment and samples of a batch that grows up to ``--global-batch-size``."""
+    if len(words) != 3:
+        raise SpecError(f"{flag} takes three numbers: first batch, increment, samples")
+    return [whole_number(flag, word) for word in words]
 
 
 # flag -> (field, reader of its words).
 LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--recompute-modules": ("recompute_modules", lambda flag, words: check_modules(words)),
     "--cuda-graph-scope": ("cuda_graph_scope", lambda flag, words: check_scopes(words)),
+    "--step-batch-size-schedule": ("final_batch", final_batch),
+    "--rampup-batch-size": ("ramp_up", ramp_up),
 }
 
 

@@ -48,12 +48,14 @@ class Launch:
 
     arguments: Megatron's. processes: how many it starts, 0 where it does not say. unknown: why the number cannot be
     read from what it says; may be empty. notes: sentences on what the arguments depend on.
+    preset: the model, where the arguments do not say it.
     """
 
     arguments: tuple[str, ...]
     processes: int = 0
     unknown: str = ""
     notes: tuple[str, ...] = ()
+    preset: str = ""
 
 
 def read_launch(path: Path) -> Launch:

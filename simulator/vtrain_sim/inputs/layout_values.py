@@ -32,7 +32,8 @@ def layout_from_values(
     else:
         changes["overlap_p2p"] = False
         changes.setdefault("microbatch_group_size", 0)
-    if changes.get("tp", old.tp) == 1 and "sequence_parallel" not in changes:
+    if changes.get("tp", old.tp) == 1:
+        # As Megatron does, with a warning.
         changes["sequence_parallel"] = False
         changes.setdefault("tp_comm_overlap", False)
     if num_gpus:

@@ -124,4 +124,7 @@ def configuration_from_flags(
     model = model_from_values(values, base.model if base is not None else base_model)
     old = base.parallel if base is not None else ParallelSpec()
     parallel = layout_from_values(values, flags.given, old, model, num_gpus)
+    if base is None and num_gpus and "micro_batch_size" in values and "final_batch" not in values:
+        # Megatron's default: no accumulation of gradients.
+        values.setdefault("global_batch_size", values["micro_batch_size"] * parallel.dp)
     return Configuration(model, parallel, train_from_values(values, base.train if base is not None else None))

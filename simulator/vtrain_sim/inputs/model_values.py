@@ -10,6 +10,7 @@ from vtrain_sim.specs.hybrid_pattern import read_pattern
 from vtrain_sim.specs.model import ModelSpec
 
 _MODEL = {f.name for f in fields(ModelSpec)}
+_ROUTER_TOPK = 2  # Megatron's default
 _NEEDED = {
     "num_layers": "--num-layers",
     "hidden_size": "--hidden-size",
@@ -24,6 +25,11 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
     if "hidden_dropout" in values or "attention_dropout" in values:
         # Either one keeps masks in memory; Megatron's default for both is 0.1.
         changes["dropout"] = values.get("hidden_dropout", 0.1) > 0 or values.get("attention_dropout", 0.1) > 0
+    if values.get("add_position_embedding") is False and changes.get("position_embedding_type") != "rope":
+        # Megatron's rotary embeddings go before this older word.
+        changes["position_embedding_type"] = "none"
+    if changes.get("num_experts") and not (old is not None and old.num_experts):
+        changes.setdefault("moe_router_topk", _ROUTER_TOPK)
     _query_groups(values, changes, old)
     _hybrid(values, changes, old)
     if "padded_vocab_size" in values:

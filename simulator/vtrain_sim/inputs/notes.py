@@ -59,12 +59,24 @@ def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
         sentences += _sentence(read, _EXPERTS, "the model has no experts (--num-experts)")
     if not model.multi_latent_attention:
         sentences += _sentence(read, _LATENT, "the model has no latent attention (--multi-latent-attention)")
+    if read.values.get("tp", 1) == 1 and read.values.get("sequence_parallel"):
+        sentences += _sentence(read, ["sequence_parallel"], "--tensor-model-parallel-size is 1")
+    for field in ("ramp_up", "final_batch"):
+        if field in read.given:
+            sentences.append(f"{read.given[field]}: the projection is of the final global batch")
     if read.values.get("transformer_impl") == "local" and read.values.get("attention_kernel") == "flash":
         sentences += _sentence(read, ["attention_kernel"], "--transformer-impl local has unfused attention alone")
     if read.values.get("megatron_fsdp") and "sharding_strategy" not in read.values:
         why = "--data-parallel-sharding-strategy is no_shard by default"
         sentences += _sentence(read, ["megatron_fsdp"], why)
     return tuple(sentences)
+
+
+def defaults_taken(flags: Sequence[str]) -> tuple[str, ...]:
+    """Sentences about what flags do not say, where Megatron's default is taken. Raises `SpecError` as `parse_flags`."""
+    if {"global_batch_size", "final_batch"} & set(parse_flags(flags).values):
+        return ()
+    return ("no --global-batch-size: as in Megatron, one microbatch of each data parallel rank",)
 
 
 def left_out(name: str, model: ModelSpec) -> tuple[str, ...]:

@@ -33,6 +33,12 @@ def step_from_values(values: SpecFields, old: TrainSpec | None = None) -> SpecFi
     changes = {k: values[k] for k in values if k in _TRAIN}
     if changes.get("optimizer") == DIST_MUON:
         changes["optimizer"] = MUON
+    if "checkpoint_method" in values:
+        changes["recompute_method"] = values["checkpoint_method"]
+        changes.setdefault("recompute_granularity", "full")
+    final = values.get("final_batch")
+    if final is not None and (given := changes.setdefault("global_batch_size", final)) != final:
+        raise SpecError(f"--step-batch-size-schedule ends at {final}, --global-batch-size is {given}: give one")
     if values.get("transformer_impl") == "local":
         changes["attention_kernel"] = "unfused"
     elif "transformer_impl" in values:

@@ -16,6 +16,7 @@ _PREPARES = re.compile(
     r"|set_env\.sh|\.env|env_vars\.sh)$"
 )
 _SYNTAX = re.compile(r"line (\d+): (?:.*syntax error.*|.*unexpected EOF.*|.*unexpected end of file.*)")
+_UNKNOWN = re.compile(r"%unknown_([\w.-]+)%")
 _TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{?([A-Za-z_]\w*)(\}|(?=[^\w:}\-=?+]))")
 _MOST = 6
@@ -34,7 +35,10 @@ def check_sources(path: Path, run: Run) -> None:
                 f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for"
             )
     if broken := _SYNTAX.search(run.said):
-        raise SpecError(f"{path} has an error that bash stops at ({' '.join(broken[0].split())[:120]})")
+        what = " ".join(broken[0].split())[:120]
+        if asked := _UNKNOWN.search(what):
+            raise SpecError(f"{path} computes with what {asked[1]} says, which is not run ({what})")
+        raise SpecError(f"{path} has an error that bash stops at ({what})")
 
 
 def why_nothing_started(run: Run) -> str:

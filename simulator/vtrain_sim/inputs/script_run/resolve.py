@@ -40,14 +40,19 @@ def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
         raise SpecError(f"{path} is a script of {shell[1]}: bash scripts are read")
     directives = slurm_directives(text)
     run = _best_run(path, text, script_arguments, directives)
-    check_sources(path, run)
-    started = _started(run.commands, directives, path, 0)
-    chosen = _training(path, started)
-    if chosen is None:
-        raise SpecError(f"{path} starts no training: {why_nothing_started(run)}")
+    said = notes(text, run, script_arguments)
+    try:
+        check_sources(path, run)
+        chosen = _training(path, _started(run.commands, directives, path, 0))
+        if chosen is None:
+            raise SpecError(f"{path} starts no training: {why_nothing_started(run)}")
+    except SpecError as error:
+        # What was not given may be why.
+        reasons = [sentence for sentence in said if "--script-args" in sentence or sentence.startswith("not set")]
+        raise SpecError("; ".join((str(error), *reasons))) from None
     extra = allocates(chosen.command.environment)
     counted = processes(chosen.before, chosen.directives, chosen.command.attached)
-    return Launch((*chosen.arguments, *extra), *counted, notes(text, run, script_arguments))
+    return Launch((*chosen.arguments, *extra), *counted, said)
 
 
 def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mapping[str, str]) -> Run:

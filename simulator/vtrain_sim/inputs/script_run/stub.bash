@@ -67,8 +67,13 @@ case $name in
 python* | pypy*)
     case ${1-} in
     -c | - | "" | -V | --version)
-        [[ ${1-} ]] || cat >/dev/null
-        echo "$unknown"
+        [[ ${1-} == -c ]] || cat >/dev/null
+        if [[ "${2-}" == *device_count* ]]; then
+            record gpus "" "$name" "$@"
+            echo "${SLURM_GPUS_ON_NODE:-8}"
+        else
+            echo "$unknown"
+        fi
         exit
         ;;
     esac
