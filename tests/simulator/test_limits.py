@@ -95,10 +95,10 @@ def test_a_sweep_is_bounded() -> None:
 
 
 def test_a_sweep_of_nothing_but_refusals_fails() -> None:
-    code, output, sentence = run(f"sweep --json {STEP} --vary tp=3,5")
-    assert code == 2
-    assert len(json.loads(output)["points"]) == 2
-    assert sentence.startswith("no point can be projected: --tensor-model-parallel-size is 3")
+    done = CliRunner().invoke(app, f"sweep --json {STEP} --vary tp=3,5".split())
+    assert done.exit_code == 2
+    assert len(json.loads(done.stdout)["points"]) == 2
+    assert done.stderr.startswith("vtrain-sim: no point can be projected: --tensor-model-parallel-size is 3")
     assert run(f"sweep --json {STEP} --vary tp=3,2")[0] == 0
 
 

@@ -38,7 +38,7 @@ def test_a_study_goes_on_where_it_stopped(study: Path, tmp_path: Path) -> None:
     assert len(units) == len({u.name for u in units}) == 12
     seen: list[int] = []
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: int, total: int, share: float) -> None:
         seen.append(done)
         if done == 5:
             raise KeyboardInterrupt
@@ -47,7 +47,7 @@ def test_a_study_goes_on_where_it_stopped(study: Path, tmp_path: Path) -> None:
         run_study(units, tmp_path / "out", progress=interrupt)
     assert len(list((tmp_path / "out").glob("*.json"))) == 5
     seen.clear()
-    results = run_study(units, tmp_path / "out", progress=lambda done, total: seen.append(done))
+    results = run_study(units, tmp_path / "out", progress=lambda done, total, share: seen.append(done))
     assert seen[0] == 5
     assert seen[-1] == 12
     assert results == [json.loads(json.dumps(run_unit(u))) for u in units]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.inputs.model_values import model_from_values
 from vtrain_sim.inputs.step_values import step_from_values
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.checks import positive
 from vtrain_sim.specs.train import AUTO
@@ -62,7 +63,7 @@ def plan(
     checkpoint_interval: float = 0.0,
     allow_tight: bool = False,
     flags: Sequence[str] = (),
-    progress: Callable[[int, int], None] = lambda evaluated, feasible: None,
+    progress: Progress = unwatched,
     **fixed: Option,
 ) -> PlanResult:
     """Search every layout of a model on a cluster, drop what does not fit, and rank the rest.
@@ -73,7 +74,8 @@ def plan(
     checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
     (restart_seconds). allow_tight: also plans with less memory to spare than projections are sure of. flags, fixed:
     Megatron's arguments that are kept as they are, for example ``tp=8``. progress: called with the configurations
-    evaluated and those that are feasible. Raises `UserError` where no plan is left, with what would help.
+    evaluated, those that are feasible, and the share of the search that is done. Raises `UserError` where no plan is
+    left, with what would help.
 
     >>> import vtrain as vt
     >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, train_tokens=1e9, tp=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, gene
 from vtrain_sim.decide.fleet import speed_tables as tables_of
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.errors import UserError
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.specs.checks import Range, one_of, positive, whole
 
 MODELS = ("gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "megatron-22b")
@@ -34,7 +35,7 @@ def schedule(
     no_deadlines: bool = False,
     policies: Names = tuple(POLICIES),
     restart_seconds: float = 60.0,
-    progress: Callable[[int, int], None] = lambda planned, done: None,
+    progress: Progress = unwatched,
 ) -> FleetResult:
     """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count.
 

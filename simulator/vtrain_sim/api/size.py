@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from vtrain_sim.api.lists import Numbers, some
@@ -10,6 +9,7 @@ from vtrain_sim.api.machine import machine_of
 from vtrain_sim.decide import Bounds
 from vtrain_sim.decide.sizing import SizeResult
 from vtrain_sim.decide.sizing import size as search
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.specs import TrainSpec
 
 
@@ -24,13 +24,13 @@ def size(
     vocab_size: int = 51200,
     max_tp: int = 8,
     attention_backend: str = "flash",
-    progress: Callable[[int, int], None] = lambda planned, in_time: None,
+    progress: Progress = unwatched,
 ) -> SizeResult:
     """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches.
 
     law: chinchilla-20, hoffmann-approach-3 or besiroglu. global_batch_size: sequences per step to try;
-    seq_length: tokens of a sequence. progress: called with the models planned and those in time. Raises
-    `UserError` where even the smallest model takes longer, with what would help.
+    seq_length: tokens of a sequence. progress: called with the models planned, those in time, and
+    the share of all. Raises `UserError` where even the smallest model takes longer, with what would help.
 
     >>> import vtrain as vt
     >>> result = vt.size(cluster="dgx-a100-80gb", num_gpus=16, days=10, global_batch_size=256)

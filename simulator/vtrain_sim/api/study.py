@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from vtrain_sim.decide.study import StudyResult, read_study, run_study
+from vtrain_sim.progress import Progress, unwatched
 
 
 def study(
@@ -13,7 +13,7 @@ def study(
     out: str | Path,
     executor: str = "local",
     address: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unwatched,
 ) -> StudyResult:
     """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped.
 

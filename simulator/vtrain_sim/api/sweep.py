@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
+from itertools import islice, product
 
 from vtrain_sim.api.job import Job, job_of
 from vtrain_sim.api.options import Option, check_names
 from vtrain_sim.decide.sweep import SweepPoint, SweepResult, evaluate_points
 from vtrain_sim.errors import UserError
+from vtrain_sim.progress import Progress, unwatched
 
 # More points than this take hours and are no table that anybody reads.
 MOST_POINTS = 100_000
+# Points evaluated together: enough to share operators' costs.
+_TOGETHER = 2048
 
 
-def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
-    """Project every combination of the given values, in one batch.
+def sweep(job: Job, *, progress: Progress = unwatched, **axes: Sequence[Option]) -> SweepResult:
+    """Project every combination of the given values, in batches.
 
     axes: a list of values by name, names as for `vtrain.job`. Combinations that Megatron-Core refuses, and those
-    whose cost is not known, are listed with the reason. Raises `UserError` for an unknown name.
+    whose cost is not known, are listed with the reason. progress: called with the points projected, all points, and
+    their share. Raises `UserError` for an unknown name.
 
     >>> import vtrain as vt
     >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
@@ -37,8 +41,13 @@ def sweep(job: Job, **axes: Sequence[Option]) -> SweepResult:
     size = math.prod(len(values) for values in axes.values())
     if size > MOST_POINTS:
         raise UserError(f"these values combine to {size:,} points, a sweep takes {MOST_POINTS:,}: vary fewer at a time")
-    points = [_point(job, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
-    return evaluate_points(job.machine.projector, points)
+    combinations = product(*axes.values())
+    projector = job.machine.projector
+    points: list[SweepPoint] = []
+    while batch := [_point(job, dict(zip(axes, values, strict=True))) for values in islice(combinations, _TOGETHER)]:
+        points += evaluate_points(projector, batch)
+        progress(len(points), size, len(points) / size)
+    return SweepResult(projector.cluster.name, tuple(points))
 
 
 def _point(job: Job, values: dict[str, Option]) -> SweepPoint:

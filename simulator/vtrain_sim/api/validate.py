@@ -11,6 +11,7 @@ from vtrain_sim.api.flag_files import Given
 from vtrain_sim.api.job import Job, job_from_run, job_of
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.errors import UserError
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.validate.captured import compare
 from vtrain_sim.validate.comparison import Comparison
 from vtrain_sim.validate.result import ValidationResult
@@ -23,7 +24,7 @@ Files = str | Path | Sequence[str | Path]
 
 
 @overload
-def validate(files: Files, *, cluster: str | Path = "") -> ValidationResult: ...
+def validate(files: Files, *, cluster: str | Path = "", progress: Progress = unwatched) -> ValidationResult: ...
 
 
 @overload
@@ -38,6 +39,7 @@ def validate(
     spec: str | Path | None = None,
     num_gpus: int = 0,
     modelled: bool = False,
+    progress: Progress = unwatched,
 ) -> ValidationResult | Comparison: ...
 
 
@@ -52,13 +54,15 @@ def validate(
     spec: str | Path | None = None,
     num_gpus: int = 0,
     modelled: bool = False,
+    progress: Progress = unwatched,
 ) -> ValidationResult | Comparison:
     """Project every row of CSV tables of measured configurations; or, with ``run``, simulate a captured run.
 
     files: one table or several; cluster: preset or file that all rows are from (default: by their GPU and network).
     With run and catalog the result is a `Comparison`, layer by layer and operator by operator. An imported trace
     does not say its configuration: cluster, and model, spec or megatron_args, say it. modelled: leave the run's own
-    operator and network times out. Raises `UserError`.
+    operator and network times out. progress: called with the rows projected, all rows, and their share. Raises
+    `UserError`.
 
     >>> import vtrain as vt
     >>> vt.validate("measured.csv").files[0].rows[0].measured_s
@@ -88,7 +92,7 @@ def validate(
             raise UserError(f"{name} goes with --run: tables say their own configurations")
     if not files:
         raise UserError("nothing to compare with: give CSV tables, or --catalog and --run")
-    return _validate_tables(files, cluster)
+    return _validate_tables(files, cluster, progress)
 
 
 def validate_run(job: Job) -> Comparison:
@@ -109,9 +113,9 @@ def validate_run(job: Job) -> Comparison:
     return compare(Catalog(job.catalog), job.run, job.machine.projector, job.configuration)
 
 
-def _validate_tables(files: Files, cluster: str | Path) -> ValidationResult:
+def _validate_tables(files: Files, cluster: str | Path, progress: Progress) -> ValidationResult:
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not cluster:
-        return ValidationResult(tuple(validate_files(paths)))
+        return ValidationResult(tuple(validate_files(paths, progress=progress)))
     machine = machine_of(cluster)
-    return ValidationResult(tuple(validate_files(paths, (machine.cluster, machine.surfaces))))
+    return ValidationResult(tuple(validate_files(paths, (machine.cluster, machine.surfaces), progress)))

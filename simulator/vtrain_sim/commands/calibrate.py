@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
 from vtrain_schemas.operators import ELEMENT_TYPES
-from vtrain_sim.commands.output import show
+from vtrain_sim.commands.notices import notice
+from vtrain_sim.commands.output import JSON, show
 from vtrain_sim.errors import UserError
 
 
@@ -49,6 +49,7 @@ def calibrate(
     cluster: str = typer.Option(
         "", "--cluster", help="Cluster preset or file that --collectives or --exchanges were measured on."
     ),
+    as_json: bool = JSON,
 ) -> None:
     """Fit GEMM tiles and waves, attention, memory-bound kinds or a network; prints sections of a preset."""
     from vtrain_sim.api import calibrate as api
@@ -76,8 +77,8 @@ def calibrate(
         cluster=cluster,
     )
     for line in result.report:
-        print(line, file=sys.stderr)
-    show(result, "table")
+        notice(line)
+    show(result, "json" if as_json else "table")
 
 
 def _products(texts: list[str]) -> dict[str, str]:

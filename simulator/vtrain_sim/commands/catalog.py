@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
 from vtrain_sim.commands import errors
-from vtrain_sim.commands.output import FORMAT, check_format, show
+from vtrain_sim.commands.help import Command
+from vtrain_sim.commands.notices import is_quiet, with_quiet
+from vtrain_sim.commands.output import FORMAT, JSON, check_format, show
 from vtrain_sim.commands.version import version
 from vtrain_sim.errors import UserError
 from vtrain_sim.whole_file import write_file
 
 app = typer.Typer(
     rich_markup_mode="markdown",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Index profiles in a DuckDB catalog and query them with SQL. Parquet stays where it is.",
 )
 app.callback()(version)
 _CATALOG = typer.Option(Path("vtrain.duckdb"), "--catalog", "-c", help="Catalog file.")
-_JSON = typer.Option(False, "--json", help="Print JSON.")
 _FORMATS = ("table", "csv", "json", "parquet", "markdown", "html")
 
 
-@app.command()
+@app.command(cls=Command)
+@with_quiet
 def add(
     locations: list[str] = typer.Argument(
         ...,
@@ -38,6 +40,7 @@ def add(
     rank: int = typer.Option(-1, "--rank", help="Rank of a trace that does not say it."),
     device: str = typer.Option("", "--device", help="GPU of a trace that does not say it, for example A100-SXM4-80GB."),
     processes: int = typer.Option(0, "--processes", min=0, help="Traces read at a time (default: one per core)."),
+    as_json: bool = JSON,
 ) -> None:
     """Index profiles, and read other profilers' traces into profiles; adding twice changes nothing."""
     from vtrain_sim.api import catalog as api
@@ -45,14 +48,15 @@ def add(
 
     if rank < -1:
         raise UserError(f"--rank is {rank}: it must be 0 or more")
-    with reading("reading traces") as progress:
+    with reading("reading traces", is_quiet()) as progress:
         given = rank if rank >= 0 else None
         result = api.Catalog(catalog).add(locations, out, run_id, given, device, processes, progress)
-    show(result, "table")
+    show(result, "json" if as_json else "table")
 
 
-@app.command()
-def ls(catalog: Path = _CATALOG, as_json: bool = _JSON, form: str = FORMAT) -> None:
+@app.command(cls=Command)
+@with_quiet
+def ls(catalog: Path = _CATALOG, as_json: bool = JSON, form: str = FORMAT) -> None:
     """List the runs."""
     from vtrain_sim.api import catalog as api
 
@@ -60,11 +64,12 @@ def ls(catalog: Path = _CATALOG, as_json: bool = _JSON, form: str = FORMAT) -> N
     show(api.Catalog(catalog).ls(), form)
 
 
-@app.command(name="show")
+@app.command(name="show", cls=Command)
+@with_quiet
 def show_run(
     run: str = typer.Argument(..., help="Run id."),
     catalog: Path = _CATALOG,
-    as_json: bool = _JSON,
+    as_json: bool = JSON,
     form: str = FORMAT,
 ) -> None:
     """Show one run: configuration, ranks, steps, problems."""
@@ -74,21 +79,24 @@ def show_run(
     show(api.Catalog(catalog).show(run), form)
 
 
-@app.command()
-def check(catalog: Path = _CATALOG) -> None:
+@app.command(cls=Command)
+@with_quiet
+def check(catalog: Path = _CATALOG, as_json: bool = JSON) -> None:
     """Look for missing ranks, clock or step mismatches and damaged files; exit code 1 if any."""
     from vtrain_sim.api import catalog as api
 
     problems = api.Catalog(catalog).check()
-    show(problems, "table")
+    show(problems, "json" if as_json else "table")
     if problems:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
+@with_quiet
 def sql(
     query: str = typer.Argument(..., help="SQL; see vtrain-catalog schema for tables and views."),
     catalog: Path = _CATALOG,
+    as_json: bool = JSON,
     form: str = typer.Option("table", "--format", help="table, csv, json, parquet, markdown or html."),
     output: str = typer.Option("", "--output", "-o", help="File to write (needed for parquet)."),
 ) -> None:
@@ -98,6 +106,7 @@ def sql(
 
     if form not in registry.names():
         raise UserError(f"--format is {form!r}: it takes one of {', '.join(_FORMATS)}")
+    form = check_format(form, as_json)
     if form == "parquet" and not output:
         raise UserError("--format parquet needs --output FILE")
     result = api.Catalog(catalog).sql(query)
@@ -109,20 +118,22 @@ def sql(
     write_file(output, lambda stream: stream.write(data if isinstance(data, bytes) else data.encode()))
 
 
-@app.command()
+@app.command(cls=Command)
+@with_quiet
 def schema(
     name: str = typer.Argument("", help="One table or view (default: all)."),
     catalog: Path = _CATALOG,
+    as_json: bool = JSON,
 ) -> None:
     """Describe the tables and views: every column, its type and meaning."""
     from vtrain_sim.api import catalog as api
 
-    show(api.Catalog(catalog).schema(name), "table")
+    show(api.Catalog(catalog).schema(name), "json" if as_json else "table")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``vtrain-catalog``."""
-    errors.run(app, "vtrain-catalog")
+    errors.run(app, "vtrain-catalog", arguments)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,84 @@
-"""Turns `UserError` into one sentence on stderr and exit code 2."""
+"""The one place where errors of a command line end: a sentence on stderr, and as JSON where JSON was asked for."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import traceback
+from collections.abc import Sequence
 
 import typer
 
 from vtrain_sim.errors import UserError
 
+SCHEMA = "vtrain.error/1"
+# Exit codes: bad input, as typer has it for malformed options; what should not happen, as sysexits.h has it.
+REFUSED, INTERNAL = 2, 70
+# Any value but an empty one: print the traceback before the sentence.
+TRACEBACK = "VTRAIN_TRACEBACK"
 
-def run(app: typer.Typer, name: str) -> None:
-    """Run a command line; never a traceback for bad input."""
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and leave with its exit code; never with a traceback.
+
+    arguments: without the name of the program; None: those of this process. With ``--json`` (or ``--format json``)
+    an error is also a document on standard output, schema vtrain.error/1, so that what reads it always gets JSON.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        app(prog_name=name)
+        # Commands return nothing; where one leaves early, this is its exit code.
+        code = int(app(words, prog_name=name, standalone_mode=False) or 0)
+        sys.stdout.flush()
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        code = _say(name, str(error), words, REFUSED)
     except BrokenPipeError:
         # The reader of a pipe (head, less) went away: nothing to report.
         sys.stderr.close()
-        raise SystemExit(0) from None
+        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _say(name, f"{where}{error.strerror or error}", words, REFUSED)
+    except MemoryError:
+        code = _say(name, "there is not enough memory for this", words, REFUSED)
+    except Exception as error:
+        code = _leave(name, error, words)
+    raise SystemExit(code)
+
+
+def _leave(name: str, error: Exception, words: Sequence[str]) -> int:
+    """Exit code of the command line's own errors, and of those that nobody foresaw."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error)
+        return REFUSED
+    if type(error).__name__ == "Abort":
+        return _say(name, "interrupted", words, 130)
+    # Some versions of typer bring a click of their own, whose exceptions have no public name.
+    said = getattr(error, "format_message", None)
+    if said is None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        place = f"{os.path.basename(where.filename)}, line {where.lineno}"
+        return _say(
+            name, f"internal error, please report it: {what} ({place}; {TRACEBACK}=1 shows all)", words, INTERNAL
+        )
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else name
+    sentence = said().strip().removesuffix(".")
+    return _say(path, f"{sentence[:1].lower()}{sentence[1:]} ({path} --help lists what there is)", words, REFUSED)
+
+
+def _say(name: str, sentence: str, words: Sequence[str], code: int) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    sentence = " ".join(sentence.split())
+    print(f"{name}: {sentence}", file=sys.stderr)
+    if wants_json(words):
+        print(json.dumps({"schema": SCHEMA, "error": sentence, "exit_code": code}))
+    return code
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return any(word in ("--json", "--format=json") or (word == "--format" and value == "json") for word, value in pairs)

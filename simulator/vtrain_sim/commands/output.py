@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from vtrain_sim.commands.notices import notice
+
 if TYPE_CHECKING:
     from vtrain_sim.report.registry import Renderer
     from vtrain_sim.results import Result
     from vtrain_sim.specs import Configuration, ModelSpec
 
+JSON = typer.Option(False, "--json", help="Print JSON.")
 FORMAT = typer.Option("table", "--format", help="table, json, csv, markdown, html, or another package's renderer.")
 
 
@@ -62,7 +65,7 @@ def name_approximations(flags: Sequence[str]) -> None:
     from vtrain_sim.inputs.notes import approximations
 
     for sentence in approximations(flags):
-        print(f"note: {sentence}", file=sys.stderr)
+        notice(f"note: {sentence}")
 
 
 def name_defaults(flags: Sequence[str]) -> None:
@@ -77,7 +80,7 @@ def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> 
     from vtrain_sim.inputs.notes import left_out, without_effect
 
     for sentence in (*without_effect(flags, model), *left_out(name, model)):
-        print(f"note: {sentence}", file=sys.stderr)
+        notice(f"note: {sentence}")
 
 
 def name_what_is_not_megatrons(configuration: Configuration) -> None:
@@ -85,7 +88,7 @@ def name_what_is_not_megatrons(configuration: Configuration) -> None:
     from vtrain_sim.inputs.notes import not_megatrons
 
     for sentence in not_megatrons(configuration):
-        print(f"note: {sentence}", file=sys.stderr)
+        notice(f"note: {sentence}")
 
 
 def show(result: Result, form: str, rows: bool = True) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
     check_files,
@@ -61,7 +62,7 @@ def plan(
     check_files(table_file, plot)
     form = check_format(form, as_json)
     name_approximations(context.args)
-    with counting("plans evaluated", "feasible", quiet=form != "table") as progress:
+    with counting("plans evaluated", "feasible", is_quiet()) as progress:
         result = api.plan(
             model,
             cluster=cluster,

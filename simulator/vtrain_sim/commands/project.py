@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from vtrain_sim.commands.job import (
     read_job,
 )
 from vtrain_sim.commands.output import FORMAT, check_format, name_what_is_not_megatrons, show
+
+_FLAGS = "vtrain.flags/1"
 
 
 def project(
@@ -51,6 +54,7 @@ def project(
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     if emit_megatron:
         name_what_is_not_megatrons(job.configuration)
-        print(shlex.join(job.flags()))
+        flags = job.flags()
+        print(json.dumps({"schema": _FLAGS, "megatron_args": flags}) if form == "json" else shlex.join(flags))
         return
     show(api.project(job, train_tokens, price_per_gpu_hour), form)

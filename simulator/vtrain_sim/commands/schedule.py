@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
 
 _MODELS = "gpt3-1.3b,gpt3-2.7b,gpt3-6.7b,gpt3-13b,megatron-22b"
@@ -41,7 +42,7 @@ def schedule(
     check_files(table_file, plot)
     check_files(save_trace)
     form = check_format(form, as_json)
-    with counting("kinds of jobs planned", "done", quiet=form != "table") as progress:
+    with counting("kinds of jobs planned", "in all", is_quiet()) as progress:
         result = api.schedule(
             cluster=cluster,
             num_gpus=num_gpus,

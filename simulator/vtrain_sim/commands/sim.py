@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
 from vtrain_sim.commands import errors
 from vtrain_sim.commands.calibrate import calibrate
+from vtrain_sim.commands.help import Command, MegatronCommand
+from vtrain_sim.commands.notices import with_quiet
 from vtrain_sim.commands.plan import plan
 from vtrain_sim.commands.project import project
 from vtrain_sim.commands.schedule import schedule
@@ -19,7 +23,6 @@ from vtrain_sim.commands.version import version
 
 app = typer.Typer(
     rich_markup_mode="markdown",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Project LLM training on clusters and configurations that were not run.",
@@ -27,21 +30,21 @@ app = typer.Typer(
 # What vtrain does not know is Megatron's.
 _MEGATRON = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.callback()(version)
-app.command(context_settings=_MEGATRON)(project)
-app.command(context_settings=_MEGATRON)(sweep)
-app.command(context_settings=_MEGATRON)(timeline)
-app.command(context_settings=_MEGATRON)(plan)
-app.command()(schedule)
-app.command()(size)
-app.command()(study)
-app.command()(calibrate)
-app.command()(validate)
-app.command()(tune)
+app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(project))
+app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(sweep))
+app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(timeline))
+app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(plan))
+app.command(cls=Command)(with_quiet(schedule))
+app.command(cls=Command)(with_quiet(size))
+app.command(cls=Command)(with_quiet(study))
+app.command(cls=Command)(with_quiet(calibrate))
+app.command(cls=Command)(with_quiet(validate))
+app.command(cls=Command)(with_quiet(tune))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``vtrain-sim``."""
-    errors.run(app, "vtrain-sim")
+    errors.run(app, "vtrain-sim", arguments)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, name_what_is_not_megatrons, show, write_files
 
 
@@ -32,7 +33,7 @@ def size(
 
     check_files(table_file, plot)
     form = check_format(form, as_json)
-    with counting("models planned", "in time", quiet=form != "table") as progress:
+    with counting("models planned", "in time", is_quiet()) as progress:
         result = api.size(
             cluster=cluster,
             num_gpus=num_gpus,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
 
 
@@ -28,7 +29,7 @@ def study(
 
     check_files(table_file)
     form = check_format(form, as_json)
-    with counting("units done", "in all", quiet=form != "table") as progress:
+    with counting("units done", "in all", is_quiet()) as progress:
         result = api.study(file, out, executor, address, progress)
     write_files(result, table_file)
     show(result, form)

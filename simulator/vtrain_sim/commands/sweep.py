@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import typer
@@ -18,6 +19,7 @@ from vtrain_sim.commands.job import (
     SPEC,
     read_job,
 )
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
 from vtrain_sim.errors import UserError
 
@@ -41,6 +43,7 @@ def sweep(
 ) -> None:
     """Project every combination of some values; names are short (tp, pp, mbs, ...) or Megatron's with underscores."""
     from vtrain_sim.api import sweep as api
+    from vtrain_sim.report.progress import counting
 
     check_files(table_file, plot)
     form = check_format(form, as_json)
@@ -50,11 +53,14 @@ def sweep(
             raise UserError(f"--vary {name} is given twice: give all its values in one")
         axes[name] = values
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
-    result = api.sweep(job, **axes)
+    with counting("points projected", "in all", is_quiet()) as progress:
+        result = api.sweep(job, progress=progress, **axes)
     write_files(result, table_file, plot)
     show(result, form)
     if not any(point.iteration_time_s for point in result.points):
-        raise UserError(f"no point can be projected: {result.points[0].reason}")
+        # The result, with every reason, is printed already: nothing else goes to standard output.
+        print(f"vtrain-sim: no point can be projected: {result.points[0].reason}", file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def _axis(text: str) -> tuple[str, list[str | int | bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import typer
@@ -19,7 +20,10 @@ from vtrain_sim.commands.job import (
     SPEC,
     read_job,
 )
+from vtrain_sim.commands.output import JSON
 from vtrain_sim.errors import UserError
+
+_SCHEMA = "vtrain.timeline-file/1"
 
 
 def timeline(
@@ -37,6 +41,7 @@ def timeline(
     script_args: str = SCRIPT_ARGS,
     spec: Path = SPEC,
     num_gpus: int = NUM_GPUS,
+    as_json: bool = JSON,
 ) -> None:
     """Simulate one step operator by operator and write it as a trace: open it in Perfetto (ui.perfetto.dev)."""
     from vtrain_sim.api import timeline as api
@@ -52,4 +57,8 @@ def timeline(
     data = PerfettoRenderer().render(result).encode()
     write_file(out, lambda stream: stream.write(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data))
     kept = len({span.stage for span in result.spans})
+    if as_json:
+        figures = {"spans": len(result.spans), "stages": kept, "iteration_time_s": result.iteration_time_s}
+        print(json.dumps({"schema": _SCHEMA, "file": str(out), **figures}))
+        return
     print(f"{out}: {len(result.spans):,} spans of {counted(kept, 'stages')}, a step of {result.iteration_time_s:.3f} s")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.output import FORMAT, check_format, show
+from vtrain_sim.commands.notices import notice
+from vtrain_sim.commands.output import FORMAT, JSON, check_format, show
 
 
 def tune(
@@ -18,18 +18,19 @@ def tune(
     start_from_presets: bool = typer.Option(
         False, "--start-from-presets", help="Begin at the bundled values instead of the priors' expectations."
     ),
+    as_json: bool = JSON,
     form: str = FORMAT,
 ) -> None:
     """Find the most probable coefficients given the priors and the rows, and print them with the errors."""
     from vtrain_sim.api import tune as api
 
-    form = check_format(form, as_json=False)
+    form = check_format(form, as_json)
     result = api.tune(
         files,
         priors=priors,
         rounds=rounds,
         cross_validate=cross_validate,
         start_from_presets=start_from_presets,
-        progress=lambda line: print(line, file=sys.stderr),
+        progress=notice,
     )
     show(result, form)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
 from vtrain_sim.errors import UserError
 
@@ -34,21 +35,24 @@ def validate(
     or a file of Megatron's arguments, say it.
     """
     from vtrain_sim.api import validate as api
+    from vtrain_sim.report.progress import counting
 
     check_files(None, plot)
     form = check_format(form, as_json)
     if run and plot is not None:
         raise UserError("--run compares with one captured run: leave out tables and --plot")
-    result = api.validate(
-        files or (),
-        run=run,
-        catalog=catalog,
-        cluster=cluster,
-        model=model,
-        megatron_args=megatron_args,
-        spec=spec,
-        num_gpus=num_gpus,
-        modelled=modelled,
-    )
+    with counting("rows projected", "in all", is_quiet()) as progress:
+        result = api.validate(
+            files or (),
+            run=run,
+            catalog=catalog,
+            cluster=cluster,
+            model=model,
+            megatron_args=megatron_args,
+            spec=spec,
+            num_gpus=num_gpus,
+            modelled=modelled,
+            progress=progress,
+        )
     write_files(result, None, plot)
     show(result, form, rows)

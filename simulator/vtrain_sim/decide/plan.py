@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from vtrain_sim.decide.collection import collection_paused
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.decide.order import best_first
-from vtrain_sim.decide.space import Bounds, configurations, gpu_counts
+from vtrain_sim.decide.space import Bounds, configurations, filled, gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.memory import MARGIN
 from vtrain_sim.simulate.projection import Projector
@@ -226,19 +227,26 @@ def plan(
     request: Request,
     projector: Projector,
     top: int = 10,
-    progress: Callable[[int, int], None] = lambda done, feasible: None,
+    progress: Progress = unwatched,
 ) -> PlanResult:
-    """Search the whole space of a request; raises `UserError` where nothing is left, with what would help."""
+    """Search the whole space of a request; raises `UserError` where nothing is left, with what would help.
+
+    progress: called with the configurations evaluated, those that are feasible, and the share of the space.
+    """
     begin = perf_counter()
     cluster = projector.cluster
     domain, segment = cluster.gpus_per_node, cluster.intra_node.segment
     counts = gpu_counts(request.num_gpus, request.max_gpus, domain, segment)
-    space = (c for n in counts for c in configurations(request.model, n, request.batches, request.bounds, request.base))
+    searched = filled(counts, request.model, request.batches, request.bounds, request.base)
+    done = {n: index / len(searched) for index, n in enumerate(searched)}
+    space = (
+        c for n in searched for c in configurations(request.model, n, request.batches, request.bounds, request.base)
+    )
     feasible = _Feasible()
     with collection_paused():
         for chunk in _chunks(space):
             feasible.add(request, projector, chunk)
-            progress(feasible.evaluated, len(feasible.configurations))
+            progress(feasible.evaluated, len(feasible.configurations), done[chunk[-1].parallel.world_size])
     if not feasible.configurations:
         raise UserError(_nothing(request, projector, counts, feasible))
     figures = feasible.figures()

@@ -21,6 +21,16 @@ FEW_DIVISORS = 6
 FEW_OF_THE_GPUS = 3
 UNEVEN_STAGES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
+# Fields of a layout that divide something, and the flags that fix them.
+_SIZES = {
+    "tp": "--tensor-model-parallel-size",
+    "pp": "--pipeline-model-parallel-size",
+    "vpp": "--num-virtual-stages-per-pipeline-rank",
+    "cp": "--context-parallel-size",
+    "ep": "--expert-model-parallel-size",
+    "dp": "--data-parallel-size",
+}
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -49,7 +59,10 @@ class Bounds:
         ):
             positive(flag, value)
         for size in self.micro_batches:
-            positive("micro batch size", size)
+            positive("--micro-batch-size", size)
+        for name, fixed in self.fixed:
+            if name in _SIZES:
+                positive(_SIZES[name], fixed)
 
 
 def gpu_counts(exact: Sequence[int], most: int, domain: int, segment: int = 0) -> list[int]:
@@ -71,6 +84,25 @@ def gpu_counts(exact: Sequence[int], most: int, domain: int, segment: int = 0) -
     return sorted({*(n for n in parts if n <= most), *range(domain, most + 1, domain), *segments})
 
 
+def filled(
+    counts: Sequence[int], model: ModelSpec, batches: Sequence[int], bounds: Bounds, base: TrainSpec
+) -> list[int]:
+    """Those of many numbers of GPUs that some layout of the model may fill, in their order.
+
+    The others have no configuration: a data parallel size divides the batch, and the sizes within one copy of the
+    model are few. Searching them takes as long as searching those that have some.
+    """
+    fixed = dict(bounds.fixed)
+    most = max(counts, default=0)
+    sizes = product(
+        _tensor(model, bounds, fixed), _context(model, bounds, base, fixed), _stages(model, None, bounds, fixed)
+    )
+    copies = {dp for batch in batches for dp in divisors(batch) if dp <= bounds.max_dp}
+    ranks = {tp * cp * pp for tp, cp, pp in sizes}
+    totals = {one * dp for one in ranks for dp in copies if one * dp <= most}
+    return [n for n in counts if n in totals]
+
+
 def divisors(number: int) -> list[int]:
     """All divisors, ascending."""
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
@@ -86,11 +118,8 @@ def configurations(
     parallelism goes with tensor parallelism (it costs the same and saves memory) unless fixed.
     """
     fixed = dict(bounds.fixed)
-    context = [1] if base.attention_kernel == "unfused" else [1, 2, 4, 8, 16, 32]
-    # Shorter pieces than this leave attention nothing to hide the exchange behind.
-    context = [cp for cp in context if cp == 1 or (cp <= bounds.max_cp and model.seq_length // (2 * cp) >= 1024)]
     for tp, cp, pp in product(
-        _tensor(model, bounds, fixed), _fixed("cp", context, fixed), _stages(model, gpus, bounds, fixed)
+        _tensor(model, bounds, fixed), _context(model, bounds, base, fixed), _stages(model, gpus, bounds, fixed)
     ):
         ranks = tp * cp * pp
         if gpus % ranks or gpus // ranks > bounds.max_dp or fixed.get("dp", gpus // ranks) != gpus // ranks:
@@ -115,9 +144,17 @@ def _tensor(model: ModelSpec, bounds: Bounds, fixed: dict[str, object]) -> list[
     return _fixed("tp", fitting, fixed)
 
 
-def _stages(model: ModelSpec, gpus: int, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
+def _context(model: ModelSpec, bounds: Bounds, base: TrainSpec, fixed: dict[str, object]) -> list[int]:
+    sizes = [1] if base.attention_kernel == "unfused" else [1, 2, 4, 8, 16, 32]
+    # Shorter pieces than this leave attention nothing to hide the exchange behind.
+    fitting = [cp for cp in sizes if cp == 1 or (cp <= bounds.max_cp and model.seq_length // (2 * cp) >= 1024)]
+    return _fixed("cp", fitting, fixed)
+
+
+def _stages(model: ModelSpec, gpus: int | None, bounds: Bounds, fixed: dict[str, object]) -> list[int]:
+    """Pipeline sizes for a number of GPUs; for None those for any."""
     even = divisors(model.num_layers)
-    few = len(even) < FEW_DIVISORS or sum(gpus % p == 0 for p in even) < FEW_OF_THE_GPUS
+    few = len(even) < FEW_DIVISORS or gpus is None or sum(gpus % p == 0 for p in even) < FEW_OF_THE_GPUS
     uneven = [p for p in UNEVEN_STAGES if p <= model.num_layers] if few else []
     return _fixed("pp", [p for p in sorted({*even, *uneven}) if p <= bounds.max_pp], fixed)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -21,6 +21,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.file_table import FileList, FileTable
 from vtrain_sim.inputs import spec_file
 from vtrain_sim.inputs.lookup import find_cluster, find_model
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs.checks import one_of
@@ -161,7 +162,7 @@ def run_study(
     out: Path,
     executor: str = "local",
     address: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unwatched,
 ) -> list[Document]:
     """Results of all units, in their order; those whose file is there already are not run again.
 
@@ -174,11 +175,11 @@ def run_study(
         raise UserError(f"cannot write into {out}: {error.strerror}") from None
     missing = [u for u in units if not (out / u.name).exists()]
     done = len(units) - len(missing)
-    progress(done, len(units))
+    progress(done, len(units), done / len(units))
     for unit, result in _on_ray(missing, address) if executor == "ray" else ((u, run_unit(u)) for u in missing):
         write_file(out / unit.name, partial(_dump, result))
         done += 1
-        progress(done, len(units))
+        progress(done, len(units), done / len(units))
     return [json.loads((out / u.name).read_text(encoding="utf-8")) for u in units]
 
 

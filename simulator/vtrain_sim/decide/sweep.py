@@ -98,13 +98,12 @@ class SweepResult(Result):
         return [p.to_dict() for p in self.points]
 
 
-def evaluate_points(projector: Projector, points: Sequence[SweepPoint]) -> SweepResult:
+def evaluate_points(projector: Projector, points: Sequence[SweepPoint]) -> list[SweepPoint]:
     """Times and memory of all points, in one batch; a point whose cost is not known gets the reason."""
     try:
-        evaluated = _evaluate(projector, points)
+        return _evaluate(projector, points)
     except UserError:
-        evaluated = [_evaluate_one(projector, point) for point in points]
-    return SweepResult(projector.cluster.name, tuple(evaluated))
+        return [_evaluate_one(projector, point) for point in points]
 
 
 def _evaluate_one(projector: Projector, point: SweepPoint) -> SweepPoint:

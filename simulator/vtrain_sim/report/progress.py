@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,40 +11,61 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-
-@contextmanager
-def counting(what: str, selected: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Yields ``report(done, selected)``; shows both counts, with these words, and the time."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda done, count: None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("searching")
-        yield lambda done, count: bar.update(task, description=f"{done:,} {what}, {count:,} {selected}")
+# Work that is done before has no bar: it would only flicker.
+_PATIENCE_S = 1.0
 
 
 @contextmanager
-def reading(what: str) -> Iterator[Callable[[int, int], None]]:
+def counting(what: str, selected: str, quiet: bool = False) -> Iterator[Callable[[int, int, float], None]]:
+    """Yields ``report(done, selected, share)``; shows both counts, with these words, and the time that is left."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), *_times())
+    with _late(columns, quiet) as update:
+        yield lambda done, count, share: update(f"{done:,} {what}, {count:,} {selected}", share, 1.0)
+
+
+@contextmanager
+def reading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Yields ``report(done, total)`` in bytes; shows a bar, the bytes and their rate."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(20),
         DownloadColumn(),
         TransferSpeedColumn(),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with _late(columns, quiet) as update:
+        yield lambda done, total: update(what, done, total)
+
+
+def _times() -> tuple[ProgressColumn, ...]:
+    return TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+
+
+@contextmanager
+def _late(columns: tuple[ProgressColumn, ...], quiet: bool) -> Iterator[Callable[[str, float, float], None]]:
+    """Yields ``update(description, done, total)`` of a bar that begins after a second, on a terminal alone."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda description, done, total: None
+        return
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("", total=None)
+    began = time.monotonic()
+
+    def update(description: str, done: float, total: float) -> None:
+        if time.monotonic() - began >= _PATIENCE_S:
+            bar.start()
+        bar.update(task, description=description, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        bar.stop()

@@ -15,6 +15,7 @@ from pathlib import Path
 from vtrain_sim.calibration.tuning import Sample, check_informative
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.errors import UserError
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection
@@ -41,16 +42,26 @@ _MEMORY_UNITS = {"Zero Bubble": 10**9, "BigScience": 1000 << 20}
 Projectors = dict[tuple[str, ...], Projector]
 
 
-def validate(paths: Sequence[Path], cluster: tuple[ClusterSpec, Surfaces] | None = None) -> list[FileResult]:
+def validate(
+    paths: Sequence[Path],
+    cluster: tuple[ClusterSpec, Surfaces] | None = None,
+    progress: Progress = unwatched,
+) -> list[FileResult]:
     """Project every row of every file; raises `UserError` for a file that is not such a table.
 
     cluster: where all rows were measured; None: the preset with each row's GPU and network.
+    progress: called with the rows projected, all rows, and their share.
     """
     projectors: Projectors = {}
     results = []
-    for path in paths:
-        values = read_table(path)
-        rows = [_project(one, projectors, cluster) for one in values]
+    tables = [(path, read_table(path)) for path in paths]
+    done, total = 0, sum(len(values) for _, values in tables)
+    for path, values in tables:
+        rows = []
+        for one in values:
+            rows.append(_project(one, projectors, cluster))
+            done += 1
+            progress(done, total, done / total)
         unread = [name for name in values[0] if not is_documented(name) and any(row.get(name) for row in values)]
         lacking = cluster is None and not all(map(has_cluster, values))
         known = known_clusters() if lacking else ()

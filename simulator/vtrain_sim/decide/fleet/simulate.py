@@ -55,8 +55,10 @@ class Outcome:
 
     @property
     def makespan_s(self) -> float:
-        """From the first arrival to the last end."""
-        return max(self.finished_s.values(), default=0.0) - min(j.arrival_s for j in self.jobs)
+        """From the first arrival to the last end; 0 where no job ended."""
+        if not self.finished_s:
+            return 0.0
+        return max(self.finished_s.values()) - min(j.arrival_s for j in self.jobs)
 
     @property
     def gpu_seconds(self) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import TrainSpec
 
@@ -26,7 +27,7 @@ def speed_tables(
     kinds: Iterable[Kind],
     cluster_gpus: int,
     projector: Projector,
-    progress: Callable[[int, int], None] = lambda done, feasible: None,
+    progress: Progress = unwatched,
 ) -> tuple[dict[Kind, SpeedTable], dict[Kind, SpeedTable]]:
     """For each kind: with the best plan at each GPU count, and with one plan whose data parallel size grows.
 
@@ -37,7 +38,8 @@ def speed_tables(
     best: dict[Kind, SpeedTable] = {}
     scaled: dict[Kind, SpeedTable] = {}
     counts = [1 << e for e in range(cluster_gpus.bit_length()) if 1 << e <= cluster_gpus]
-    for kind in sorted(set(kinds)):
+    ordered = sorted(set(kinds))
+    for kind in ordered:
         plans = {n: p for n in counts if (p := _best(kind, n, projector)) is not None}
         if not plans:
             raise UserError(
@@ -46,7 +48,7 @@ def speed_tables(
             )
         best[kind] = _table({n: p.projection.iteration_time_s for n, p in plans.items()})
         scaled[kind] = _replicated(min(plans.items())[1], counts, projector)
-        progress(len(best), len(best))
+        progress(len(best), len(ordered), len(best) / len(ordered))
     return best, scaled
 
 

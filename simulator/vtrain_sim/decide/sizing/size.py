@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
@@ -10,6 +10,7 @@ from vtrain_sim.decide.sizing.candidates import candidates, parameters
 from vtrain_sim.decide.sizing.laws import LAWS, largest_parameters, tokens_for
 from vtrain_sim.decide.space import divisors
 from vtrain_sim.errors import UserError
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ModelSpec, TrainSpec
@@ -115,7 +116,7 @@ def size(
     vocab_size: int = 51200,
     base: TrainSpec | None = None,
     bounds: Bounds | None = None,
-    progress: Callable[[int, int], None] = lambda done, feasible: None,
+    progress: Progress = unwatched,
 ) -> SizeResult:
     """The largest compute-optimal model that trains on so many GPUs in so many days.
 
@@ -141,7 +142,7 @@ def size(
     planned: list[Candidate] = []
     for model in models:
         planned.append(budget.plan(model))
-        progress(len(planned), sum(c.days <= days for c in planned))
+        progress(len(planned), sum(c.days <= days for c in planned), len(planned) / len(models))
     chosen = _largest_in_time(planned, days)
     naive = next((c for c in planned if c.model == nearest_naive[-1]), None) or budget.plan(nearest_naive[-1])
     cluster = projector.cluster.name

@@ -23,7 +23,7 @@ def print_tuning(result: TuneResult, console: Console, rows: bool = True) -> Non
         for row in result.rows()
     ]
     columns = ("", "prior", "tuned", "sigmas", "source of the prior")
-    console.print(table("coefficients", columns, coefficients))
+    console.print(table("coefficients", columns, coefficients, prose=columns[-1:]))
     errors = [
         (e.tuning, e.file, e.rows, f"{e.mape:.1%}", f"{e.median_ape:.1%}", f"{e.bias:+.1%}") for e in result.errors
     ]

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
 from vtrain_sim.ingest.notes import Note
-from vtrain_sim.report.tables import counted, duration, gib, table
+from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
 
@@ -32,17 +32,23 @@ def print_added(result: Added, console: Console, rows: bool = True) -> None:
 @printers.register(Runs)
 def print_runs(result: Runs, console: Console, rows: bool = True) -> None:
     """One line per run."""
-    columns = ("run", "source", "device", "ranks", "tp", "pp", "vpp", "dp", "layers", "hidden", "steps", "step")
-    console.print(table("", columns, [_run(run) for run in result.runs], left=3))
+    console.print(said_once("", [_run(run) for run in result.runs], (), left=3) if result.runs else "no runs")
 
 
-def _run(run: Row) -> tuple[object, ...]:
-    return (
-        *(run[name] for name in ("run_id", "source", "device_name")),
-        f"{run['ranks']}/{run['world_size']}",
-        *(run[name] for name in ("tp", "pp", "vpp", "dp", "num_layers", "hidden_size", "steps")),
-        duration(run["step_s"]) if run["step_s"] else None,
-    )
+def _run(run: Row) -> dict[str, object]:
+    """A run by column."""
+    layout = [f"{name} {run[name]}" for name in ("tp", "pp", "dp") if run[name] is not None]
+    if (run["vpp"] or 1) > 1:
+        layout[1] += f"x{run['vpp']}"
+    return {
+        "run": run["run_id"],
+        "source": run["source"],
+        "device": run["device_name"],
+        "ranks": f"{run['ranks']}/{run['world_size']}",
+        "layout": ", ".join(layout) or None,
+        "layers x hidden": f"{run['num_layers']} x {run['hidden_size']}" if run["num_layers"] else None,
+        "step": duration(run["step_s"]) if run["step_s"] else None,
+    }
 
 
 @printers.register(RunDetail)
@@ -92,12 +98,13 @@ def print_problems(result: Problems, console: Console, rows: bool = True) -> Non
 
 @printers.register(QueryResult)
 def print_query(result: QueryResult, console: Console, rows: bool = True) -> None:
-    """The rows; columns up to the first one of numbers are aligned left."""
+    """The rows; columns up to the first one of numbers are aligned left. A file or pipe gets each row on one line."""
     arrow = result.table
     lines = zip(*(c.to_pylist() for c in arrow.columns), strict=True) if arrow.num_columns else []
     numeric = [str(f.type).startswith(("int", "uint", "double", "float", "decimal")) for f in arrow.schema]
     left = next((i for i, n in enumerate(numeric) if n), len(numeric))
-    console.print(table("", arrow.column_names, lines, left=max(1, left)))
+    whole = not console.is_terminal
+    console.print(FittingTable("", arrow.column_names, lines, max(1, left), whole=whole))
 
 
 @printers.register(Schema)

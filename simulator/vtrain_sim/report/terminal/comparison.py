@@ -40,10 +40,9 @@ def print_comparison(comparison: Comparison, console: Console, rows: bool = True
             console.print(f"median error of a part: {percent(typical)}")
         operators = [
             (
-                f"{o.operator.kind}/{o.operator.phase}",
+                f"{o.operator.kind} {o.operator.phase}",
                 shape(o.operator),
-                f"{o.captured_calls:g}",
-                f"{o.simulated_calls:g}",
+                _calls(o.captured_calls, o.simulated_calls),
                 _time(o.captured_s),
                 _time(o.simulated_s),
                 _error(o.captured_s, o.simulated_s),
@@ -51,8 +50,9 @@ def print_comparison(comparison: Comparison, console: Console, rows: bool = True
             )
             for o in comparison.operators[:_MOST]
         ]
-        columns = ("operator", "shape", "calls", "simulated", "captured", "simulated", "error", "provenance")
-        console.print(table("by operator, calls per step on a rank and time of one", columns, operators, left=2))
+        columns = ("operator", "shape", "calls", "captured", "simulated", "error", "provenance")
+        title = "by operator, calls per step on a rank (captured, simulated where they differ) and time of one"
+        console.print(table(title, columns, operators, left=2, prose=columns[-1:]))
     for remark in comparison.remarks:
         console.print(remark)
 
@@ -62,6 +62,10 @@ def shape(operator: Operator) -> str:
     if kind(operator.kind).family is Family.ATTENTION:
         return f"{operator.batch} x {operator.seq_q} x {operator.seq_kv}, {operator.heads} heads of {operator.head_dim}"
     return " x ".join(str(d) for d in (operator.m, operator.n, operator.k) if d) or "-"
+
+
+def _calls(captured: float, simulated: float) -> str:
+    return f"{captured:g}" if captured == simulated else f"{captured:g}, {simulated:g}"
 
 
 def _time(seconds: float | None) -> str | None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from vtrain_sim.decide import Plan, PlanResult
-from vtrain_sim.report.tables import duration, gib, table
+from vtrain_sim.report.tables import counted, duration, said_once
 from vtrain_sim.report.terminal.printing import printers
+from vtrain_sim.simulate.result import BAND_PROBABILITY
 from vtrain_sim.specs.train import AUTO
+
+# Columns that say what a plan is: those that are the same in all plans are said once.
+_SAID_ONCE = ("schedule", "cp", "ep", "batch", "recompute", "zero-1", "GPUs")
 
 
 @printers.register(PlanResult)
@@ -19,68 +24,57 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     # Without a number of tokens the days of a training are those of one step.
     ranked_by = "time" if request.rank_by == "days" and not request.tokens else request.rank_by
     console.print(
-        f"{result.evaluated:,} plans of {request.model.name or 'the model'} on {result.cluster} evaluated in "
-        f"{result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {ranked_by} (all modelled)"
+        f"{counted(result.evaluated, 'plans')} of {request.model.name or 'the model'} on {result.cluster} evaluated "
+        f"in {result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {ranked_by} (all modelled)"
     )
-    # Megatron-Core's own two are told apart by the chunks.
-    other = any(p.projection.configuration.train.schedule != AUTO for p in (*result.plans, *result.pareto))
-    columns = (
-        "",
-        *(["schedule"] if other else []),
-        "tp",
-        "pp",
-        "vpp",
-        "dp",
-        "cp",
-        "ep",
-        "mbs",
-        "batch",
-        "recompute",
-        "zero-1",
-        "GPUs",
-        "step",
-        "90% band",
-        "MFU",
-        "memory",
-        *(["days", "dollars"] if request.tokens else []),
-        "",
-    )
-    lines = [_row(str(i + 1), p, other, request.tokens > 0) for i, p in enumerate(result.plans)]
-    console.print(table("best plans", columns, lines))
+    _print_plans("best plans", result.plans, request.tokens > 0, console)
     if request.tokens and len(result.pareto) > 1:
-        front = [_row("", p, other, True) for p in result.pareto]
-        console.print(table("Pareto front of days and dollars", columns, front))
+        _print_plans("Pareto front of days and dollars", result.pareto, True, console)
+    best = result.plans[0]
+    step = best.projection
+    console.print(
+        f"the best takes {duration(step.iteration_time_s)} a step, {BAND_PROBABILITY:.0%} band "
+        f"{duration(step.iteration_time_low_s)} to {duration(step.iteration_time_high_s)}"
+    )
     if any(p.tied_with_best for p in result.plans[1:]):
         console.print("tie: the plan's band overlaps that of the best; which of them is faster is not known")
-    best = result.plans[0]
     if best.checkpoint_interval_s is not None:
         console.print(f"checkpoint every {duration(best.checkpoint_interval_s)} (days and dollars include failures)")
-    console.print(f"launch the best with: {shlex.join(best.to_dict()['megatron_args'])}")
+    console.print("launch the best with:")
+    console.out(shlex.join(best.to_dict()["megatron_args"]), highlight=False)
 
 
-def _row(name: str, plan: Plan, with_schedule: bool, of_training: bool) -> tuple[object, ...]:
+def _print_plans(title: str, plans: Sequence[Plan], of_training: bool, console: Console) -> None:
+    """A table of plans; below its title what all of them have."""
+    lines = [_line(str(i + 1), plan, of_training) for i, plan in enumerate(plans)]
+    # Megatron-Core's own two schedules are told apart by the chunks.
+    if all(plan.projection.configuration.train.schedule == AUTO for plan in plans):
+        lines = [{**line, "schedule": None} for line in lines]
+    console.print(said_once(title, lines, _SAID_ONCE, {"cp": 1, "ep": 1}))
+
+
+def _line(name: str, plan: Plan, of_training: bool) -> dict[str, object]:
+    """A plan by column."""
     projection = plan.projection
     c = projection.configuration
     p, t = c.parallel, c.train
-    band = f"{duration(projection.iteration_time_low_s)} to {duration(projection.iteration_time_high_s)}"
-    return (
-        name,
-        *([c.schedule] if with_schedule else []),
-        p.tp,
-        p.pp,
-        p.vpp,
-        p.dp,
-        p.cp,
-        p.ep,
-        t.micro_batch_size,
-        t.global_batch_size,
-        t.recompute_granularity,
-        p.distributed_optimizer,
-        p.world_size,
-        duration(projection.iteration_time_s),
-        band,
-        f"{projection.mfu:.1%}",
-        gib(projection.memory.worst.peak_bytes),
-        *([f"{plan.days:.2f}", f"${plan.cost_usd:,.0f}"] if of_training else []),
-        "tie" if plan.tied_with_best and name != "1" else "",
-    )
+    days = {"days": f"{plan.days:.2f}", "dollars": f"${plan.cost_usd:,.0f}"} if of_training else {}
+    return {
+        "": name,
+        "schedule": c.schedule,
+        "tp": p.tp,
+        "pp x vpp": f"{p.pp}x{p.vpp}" if p.vpp > 1 else str(p.pp),
+        "dp": p.dp,
+        "cp": p.cp,
+        "ep": p.ep,
+        "mbs": t.micro_batch_size,
+        "batch": t.global_batch_size,
+        "recompute": t.recompute_granularity,
+        "zero-1": "yes" if p.distributed_optimizer else "no",
+        "GPUs": p.world_size,
+        "step": duration(projection.iteration_time_s),
+        "MFU": f"{projection.mfu:.1%}",
+        "GiB": f"{projection.memory.worst.peak_bytes / 2**30:.1f}",
+        **days,
+        " ": "tie" if plan.tied_with_best and name != "1" else "",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
         "vtrain_sim.decide.plan.PlanResult": _HERE + "plan",
         "vtrain_sim.decide.fleet.result.FleetResult": _HERE + "fleet",
         "vtrain_sim.decide.sizing.size.SizeResult": _HERE + "size",
+        "vtrain_sim.decide.sweep.SweepResult": _HERE + "sweep",
         "vtrain_sim.decide.study.StudyResult": _HERE + "study",
         "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
         "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
@@ -48,7 +50,13 @@ class TerminalRenderer:
         with out.capture() as capture:
             print_result = printers.find(result) or _print_any
             print_result(result, out, self.rows)
-        return capture.get()
+        return _tidy(capture.get())
+
+
+def _tidy(printed: str) -> str:
+    """Without spaces at the ends of lines, and one empty line where there are several, none at the ends."""
+    lines = "\n".join(line.rstrip() for line in printed.splitlines())
+    return re.sub(r"\n{3,}", "\n\n", lines).strip("\n") + "\n"
 
 
 def _print_any(result: Result, out: Console, rows: bool) -> None:

@@ -21,7 +21,7 @@ def print_projection(projection: Projection, console: Console, rows: bool = True
     )
     _print_breakdown(projection, console)
     console.print(
-        f"MFU {projection.mfu:.1%} (model FLOPs over peak, modelled), HFU {projection.hfu:.1%}, "
+        f"MFU {projection.mfu:.1%}, HFU {projection.hfu:.1%} ({_peak(projection)}; modelled), "
         f"{projection.model_tflops_per_s_per_gpu:,.0f} TFLOP/s and {projection.tokens_per_s_per_gpu:,.0f} tokens/s "
         "per device"
     )
@@ -31,6 +31,12 @@ def print_projection(projection: Projection, console: Console, rows: bool = True
     console.print(f"  stage {worst.stage}: {terms}")
     if projection.train_tokens:
         console.print(_training(projection, projection.train_tokens))
+
+
+def _peak(projection: Projection) -> str:
+    """What MFU is a share of."""
+    dtype = projection.configuration.train.precision.product_dtype
+    return f"of {projection.cluster.device.peak(dtype) / 1e12:,.5g} TFLOP/s, the {dtype} peak"
 
 
 def _print_configuration(projection: Projection, console: Console) -> None:

@@ -26,24 +26,22 @@ def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None
         "100.0%",
         None,
     )
-    lines = [
-        naive,
-        _row("the nearest model, as it would train", result.naive),
-        _row("largest that trains in time", result.chosen),
-    ]
-    columns = ("", "model", "parameters (billions)", "tokens (billions)", "days", "MFU", "plan")
-    console.print(table("", columns, lines, left=2))
-    lines = [_row("", c) for c in result.candidates if abs(c.days / result.days - 1) < 0.35]
-    console.print(table("candidates near the limit (days and MFU: modelled)", columns, lines, left=2))
+    lines = [naive, ("nearest, as it trains", *_row(result.naive))]
+    lines.append(("largest in time", *_row(result.chosen)))
+    columns = ("layers x hidden", "params (B)", "tokens (B)", "days", "MFU", "tp x pp x dp")
+    console.print(table("models", ("", *columns), lines))
+    near = [_row(c) for c in result.candidates if abs(c.days / result.days - 1) < 0.35]
+    console.print(table("candidates near the limit (days and MFU: modelled)", columns, near))
     if result.chosen.plan is not None:
-        console.print(f"launch it with: {shlex.join(result.chosen.plan.to_dict()['megatron_args'])}")
+        console.print("launch it with:")
+        console.out(shlex.join(result.chosen.plan.to_dict()["megatron_args"]), highlight=False)
 
 
-def _row(name: str, c: Candidate) -> tuple[object, ...]:
-    model = f"{c.model.num_layers} layers, hidden {c.model.hidden_size}"
+def _row(c: Candidate) -> tuple[object, ...]:
+    model = f"{c.model.num_layers} x {c.model.hidden_size}"
     sizes = (f"{c.parameters / 1e9:.2f}", f"{c.tokens / 1e9:,.0f}")
     if c.plan is None:
-        return (name, model, *sizes, None, None, "none fits")
+        return (model, *sizes, None, None, "none fits")
     p = c.plan.projection.configuration.parallel
-    where = f"tp {p.tp}, pp {p.pp}" + (f" x {p.vpp}" if p.vpp > 1 else "") + f", dp {p.dp} ({p.world_size:,} GPUs)"
-    return (name, model, *sizes, f"{c.plan.days:.1f}", f"{c.plan.projection.mfu:.1%}", where)
+    layout = f"{p.tp} x {p.pp}{f'x{p.vpp}' if p.vpp > 1 else ''} x {p.dp}"
+    return (model, *sizes, f"{c.plan.days:.1f}", f"{c.plan.projection.mfu:.1%}", layout)

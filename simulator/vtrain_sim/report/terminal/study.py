@@ -5,21 +5,37 @@ from __future__ import annotations
 from rich.console import Console
 
 from vtrain_sim.decide.study import StudyResult
-from vtrain_sim.report.tables import duration, table
+from vtrain_sim.report.tables import duration, percent, said_once
 from vtrain_sim.report.terminal.printing import printers
+from vtrain_sim.results import Row
 
 
 @printers.register(StudyResult)
 def print_study(result: StudyResult, console: Console, rows: bool = True) -> None:
     """The best plan of each unit."""
-    lines = result.rows()
-    shown = [tuple(_shown(name, value) for name, value in line.items()) for line in lines]
-    console.print(table("best plan of each unit (modelled)", tuple(lines[0]), shown, left=2))
+    lines = [_line(row) for row in result.rows()]
+    console.print(said_once("best plan of each unit (modelled)", lines, ("cluster", "batch", "GPUs", "recompute")))
+    for row in result.rows():
+        if row["reason"]:
+            unit = f"{row['model']} on {row['cluster']}, batch {row['global_batch_size']}"
+            console.print(f"{unit}: {row['reason']}")
 
 
-def _shown(name: str, value: object) -> object:
-    if isinstance(value, float) and name == "iteration_time_s":
-        return duration(value)
-    if isinstance(value, float) and name == "mfu":
-        return f"{value:.1%}"
-    return value
+def _line(row: Row) -> dict[str, object]:
+    """The best plan of a unit by column; without figures where there is none."""
+    planned = row["iteration_time_s"] is not None
+    return {
+        "model": row["model"],
+        "cluster": row["cluster"],
+        "batch": row["global_batch_size"],
+        "GPUs": row["num_gpus"],
+        "tp": row["tp"],
+        "pp x vpp": (f"{row['pp']}x{row['vpp']}" if row["vpp"] > 1 else str(row["pp"])) if planned else None,
+        "dp": row["dp"],
+        "mbs": row["mbs"],
+        "recompute": row["recompute"],
+        "step": duration(row["iteration_time_s"]) if planned else None,
+        "MFU": percent(row["mfu"]),
+        "days": f"{row['days']:.3g}" if planned else None,
+        "dollars": f"${row['cost_usd']:,.2f}" if planned else None,
+    }

@@ -6,13 +6,24 @@ from collections import Counter
 
 from rich.console import Console
 
-from vtrain_sim.report.tables import duration, percent, table
+from vtrain_sim.report.tables import duration, percent, said_once, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.validate.result import ValidationResult
 from vtrain_sim.validate.rows import Row
 
-_OF_FAMILY = ("mape", "median_ape", "bias", "coverage")
-_FIGURES = ("mape", "median_ape", "bias", "p90", "r2", "pairwise_order", "regret", "coverage", "memory_mape")
+_OF_FAMILY = ("mape", "median_ape", "bias", "coverage")  # of `_FIGURES`
+# Figures of a file, and what they are called here; those that no file has are left out.
+_FIGURES = {
+    "mape": "mape",
+    "median_ape": "median",
+    "bias": "bias",
+    "p90": "p90",
+    "r2": "r2",
+    "pairwise_order": "order",
+    "regret": "regret",
+    "coverage": "in band",
+    "memory_mape": "memory mape",
+}
 
 
 @printers.register(ValidationResult)
@@ -21,25 +32,25 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
     for file in result.files:
         if rows:
             columns = ("row", "measured", "projected", "error", "remark")
-            console.print(table(file.file, columns, [_line(row) for row in file.rows]))
+            console.print(table(file.file, columns, [_line(row) for row in file.rows], prose=columns[-1:]))
     figures = [
-        (
-            file.file,
-            len(file.rows),
-            sum(row.predicted_s is not None for row in file.rows),
-            *(percent(getattr(file, name)) for name in _FIGURES),
-        )
+        {
+            "file": file.file,
+            "rows": len(file.rows),
+            "simulated": sum(row.predicted_s is not None for row in file.rows),
+            **{shown: percent(getattr(file, name)) for name, shown in _FIGURES.items()},
+        }
         for file in result.files
     ]
-    console.print(table("figures", ("file", "rows", "simulated", *_FIGURES), figures))
+    console.print(said_once("figures", figures, ()))
     for file in result.files:
         if file.families:
-            names = ("GPU", "models", "rows", "simulated", *_OF_FAMILY)
+            names = ("GPU", "models", "rows", "simulated", *(_FIGURES[name] for name in _OF_FAMILY))
             lines = [
                 (f.gpu, f.family, f.rows, f.simulated, *(percent(getattr(f, name)) for name in _OF_FAMILY))
                 for f in file.families
             ]
-            console.print(table(f"{file.file} by GPU and family", names, lines))
+            console.print(table(f"{file.file} by GPU and family", names, lines, left=2))
     for file in result.files:
         approximated = Counter(name for row in file.rows for name in row.approximated)
         if approximated:
