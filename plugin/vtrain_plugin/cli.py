@@ -6,22 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import product
 
 import typer
 
-from vtrain_plugin import __version__
+from vtrain_plugin import __version__, command_errors
 from vtrain_plugin import capture_options as options
 from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.run_rows import distribution_version
 from vtrain_plugin.capture.settings import Settings, SettingsError
+from vtrain_plugin.command_help import Command
 
 app = typer.Typer(
     rich_markup_mode="markdown",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+# Element types that operators and collectives are measured in.
+_DTYPES = ("bfloat16", "float16", "float32")
 
 
 def refuse(sentence: str) -> typer.Exit:
@@ -44,7 +48,7 @@ def top_level(
     """Profile Megatron-Core training, or measure operators and collectives, into Parquet."""
 
 
-@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
+@app.command(cls=Command, context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
 def run(
     command: list[str] = typer.Argument(..., help="The command that trains, after --."),
     out: str = options.OUT,
@@ -86,13 +90,13 @@ def run(
     raise typer.Exit(process.wait())
 
 
-@app.command()
+@app.command(cls=Command)
 def collectives(
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
     nproc_per_node: int = typer.Option(2, help="Processes to start here; ignored under torchrun."),
     ops: str = typer.Option("all_reduce,all_gather,reduce_scatter,all_to_all,p2p", help="Operations."),
     sizes: str = typer.Option("", help="Payloads in bytes, comma separated (default: powers of two)."),
-    max_bytes: int = typer.Option(256 << 20, help="Largest payload where --sizes is not given."),
+    max_bytes: int = typer.Option(256 << 20, min=1, help="Largest payload where --sizes is not given."),
     dtype: str = typer.Option("", help="Element type (default: bfloat16 on a GPU, float32 elsewhere)."),
     repeats: int = typer.Option(12, min=3, help="Timed calls per payload."),
     pin: bool = typer.Option(True, help="On CPU, pin each process to a core."),
@@ -106,6 +110,7 @@ def collectives(
     from vtrain_plugin.bench.device import default_dtype
 
     _check_collectives(ops.split(","), sizes, nproc_per_node)
+    _check_dtype(dtype)
     arguments = _flags(
         out=out,
         run_id=run_id,
@@ -140,12 +145,17 @@ def _check_collectives(ops: list[str], sizes: str, nproc_per_node: int) -> None:
         raise refuse(f"--nproc-per-node is {nproc_per_node}: communication takes 2 processes or more")
 
 
+def _check_dtype(name: str) -> None:
+    if name not in ("", *_DTYPES):
+        raise refuse(f"--dtype is {name!r}: it takes one of {', '.join(_DTYPES)}")
+
+
 def _flags(**values: object) -> list[str]:
     """``--flag value`` of each keyword, underscores as dashes."""
     return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def ops(
     context: typer.Context,
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
@@ -178,6 +188,7 @@ def ops(
     from vtrain_plugin.bench.output import BenchOutput
 
     try:
+        _check_dtype(dtype)
         args = further_flags(context.args)
         args.swiglu = swiglu
         device = choose_device(pin)
@@ -215,7 +226,7 @@ def ops(
     print(f"wrote {out}/run_id={name}: {len(operators) - len(bench.failures)} operators, {rows} calls")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def rank(
     context: typer.Context,
     out: str = typer.Option(..., "--out", help="Output directory or URI."),
@@ -274,20 +285,9 @@ def _integers(flag: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``vtrain-profile``."""
-    try:
-        app(prog_name="vtrain-profile")
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing not in ("torch", "megatron"):
-            raise
-        print(
-            f"vtrain-profile: {missing} is not installed here: measure in the environment that trains "
-            "(pip install 'vtrain[plugin]' beside its torch)",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+    command_errors.run(app, "vtrain-profile", arguments)
 
 
 if __name__ == "__main__":

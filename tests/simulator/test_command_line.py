@@ -212,7 +212,7 @@ def test_no_table_is_wider_than_80_columns(
     tables = [part for part in out.split("\n\n") if "───" in part]
     assert tables
     for part in tables:
-        heading, rule, body = part.partition("───")
+        _, rule, body = part.partition("───")
         assert max(map(len, (rule + body).splitlines())) <= 80, part
 
 

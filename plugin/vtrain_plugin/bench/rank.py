@@ -117,13 +117,15 @@ def main(arguments: list[str] | None = None) -> None:
     if args.prelude:
         importlib.import_module(args.prelude).apply()
     device = choose_device(args.pin)
+    if not device.cuda and not args.prelude:
+        _leave(args, "Megatron-Core builds its modules on a CUDA GPU, and torch finds none here", REFUSED)
     refusal = ShardMemory.of(args).refusal(device.free_bytes())
     if refusal:
         _leave(args, refusal, REFUSED)
     try:
         play(args, device)
     except Exception as error:
-        if not isinstance(error, ValueError) and "OutOfMemory" not in type(error).__name__:
+        if os.environ.get("VTRAIN_TRACEBACK"):
             traceback.print_exc()
         _leave(args, reason_of(error), FAILED)
 
