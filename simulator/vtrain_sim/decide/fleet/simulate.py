@@ -134,7 +134,7 @@ class _Fleet:
         for r in self.active:
             r.remaining = max(0.0, r.remaining - _trained(r, self.now, following))
         self.now = following
-        for r in [r for r in self.active if r.gpus and r.remaining <= _NOTHING and r.resume_s <= self.now]:
+        for r in [r for r in self.active if r.gpus and r.resume_s <= self.now and _is_done(r, self.now)]:
             self._end_stretch(r)
             self.finished[r.job.job_id] = self.now
             self.active.remove(r)
@@ -188,6 +188,11 @@ def _trained(r: Running, since: float, until: float) -> float:
     if not r.gpus:
         return 0.0
     return max(0.0, until - max(since, r.resume_s)) / r.seconds(r.gpus)
+
+
+def _is_done(r: Running, now: float) -> bool:
+    """Whether nothing is left, or less than what moves the clock, which would stand still for ever."""
+    return r.remaining <= _NOTHING or _end(r, now) <= now
 
 
 def _end(r: Running, now: float) -> float:
