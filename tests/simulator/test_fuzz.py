@@ -1,132 +1,143 @@
-"""Whatever is typed, ``vtrain-sim`` answers or refuses in one sentence."""
+"""Whatever is typed and whatever stands in the files: an answer of finite numbers, or one sentence.
+
+``VTRAIN_FUZZ_CASES`` says how many cases, ``VTRAIN_FUZZ_SEED`` where they begin; a failure names its case.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import itertools
 import json
 import math
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from typer.testing import CliRunner
+import pytest
+import typer
 
-from vtrain_sim.commands.sim import app
-from vtrain_sim.errors import UserError
-from vtrain_sim.inputs import presets
+from simulator.api.workplace import furnish
+from simulator.fuzz.cases import MAKERS
+from vtrain_sim.commands import catalog, sim
+from vtrain_sim.decide.study import read_study, run_study
 
-VALUES = st.sampled_from(
-    [
-        "0",
-        "1",
-        "2",
-        "3",
-        "4",
-        "8",
-        "16",
-        "64",
-        "128",
-        "1000",
-        "-1",
-        "-8",
-        "1.5",
-        "nan",
-        "inf",
-        "-inf",
-        "1e300",
-        "99999999999999999999",
-        "",
-        "x",
-        "selective",
-        "full",
-        "uniform",
-        "block",
-        "hybrid",
-        "zb-h1",
-        "zb-h2",
-        "gpipe",
-        "unfused",
-        "flash",
-        "[0]*2+[1]*46",
-        "Et*48L",
-    ]
-)
-FLAGS = st.sampled_from(
-    [
-        "--tensor-model-parallel-size",
-        "--pipeline-model-parallel-size",
-        "--context-parallel-size",
-        "--expert-model-parallel-size",
-        "--expert-tensor-parallel-size",
-        "--num-virtual-stages-per-pipeline-rank",
-        "--micro-batch-size",
-        "--global-batch-size",
-        "--num-layers",
-        "--hidden-size",
-        "--num-attention-heads",
-        "--num-query-groups",
-        "--seq-length",
-        "--vocab-size",
-        "--ffn-hidden-size",
-        "--kv-channels",
-        "--num-gpus",
-        "--recompute-granularity",
-        "--recompute-method",
-        "--recompute-num-layers",
-        "--fp8-format",
-        "--schedule",
-        "--attention-backend",
-        "--moe-imbalance-factor",
-        "--moe-layer-freq",
-        "--pipeline-model-parallel-layout",
-        "--decoder-first-pipeline-num-layers",
-        "--train-tokens",
-        "--price-per-gpu-hour",
-        "--data-parallel-size",
-        "--num-experts",
-        "--moe-router-topk",
-        "--moe-ffn-hidden-size",
-        "--make-vocab-size-divisible-by",
-    ]
-)
-SWITCHES = st.sampled_from(
-    [
-        "--sequence-parallel",
-        "--use-distributed-optimizer",
-        "--overlap-grad-reduce",
-        "--overlap-param-gather",
-        "--tp-comm-overlap",
-        "--use-torch-fsdp2",
-        "--swiglu",
-        "--bf16",
-        "--fp16",
-        "--no-overlap-p2p-communication",
-    ]
-)
-ARGUMENTS = st.lists(st.one_of(st.tuples(FLAGS, VALUES), st.tuples(SWITCHES)), max_size=9)
+CASES = int(os.environ.get("VTRAIN_FUZZ_CASES", "10000"))
+SEED = int(os.environ.get("VTRAIN_FUZZ_SEED", "0"))
+# Longer than any case takes, on a busy machine too.
+LIMIT_S = 30
+PARTS = 10
+_MAINS = {"vtrain-sim": sim.main, "vtrain-catalog": catalog.main}
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.sampled_from([*presets.names("clusters"), "dgx-a100", ""]),
-    st.sampled_from([*presets.names("models"), "gpt3", "x.json"]),
-    ARGUMENTS,
-)
-def test_any_command_line_is_answered_or_refused(cluster: str, model: str, arguments: list[tuple[str, ...]]) -> None:
-    flags = [word for argument in arguments for word in argument]
-    command = ["project", "--cluster", cluster, "--model", model, "--json"]
-    command += ["--micro-batch-size", "1", "--global-batch-size", "64", *flags]
-    done = CliRunner().invoke(app, command)
-    if done.exit_code == 0:
-        answer = json.loads(done.stdout)
-        assert answer["iteration_time_s"] > 0
-        assert all(math.isfinite(v) and v >= 0 for v in answer["breakdown_s"].values())
-        assert math.isclose(sum(answer["breakdown_s"].values()), answer["iteration_time_s"], rel_tol=1e-6)
-        low, high = answer["iteration_time_low_s"], answer["iteration_time_high_s"]
-        assert low <= answer["iteration_time_s"] <= high
-        for stage in answer["memory"]["stages"]:
-            assert sum(v for k, v in stage.items() if k.endswith("_bytes") and k != "peak_bytes") == stage["peak_bytes"]
-    elif isinstance(done.exception, UserError):
-        assert str(done.exception)
-        assert "\n" not in str(done.exception)
+class Hang(BaseException):
+    """A case that does not end; no handler of errors catches it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(program: str, words: list[str]) -> Answer:
+    """Run a command line in this process."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise Hang
+
+    out, err = io.StringIO(), io.StringIO()
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                _MAINS[program](words)
+            except SystemExit as left:
+                return Answer(int(left.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    raise AssertionError("a command line leaves with an exit code")
+
+
+def constant(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def check(words: list[str], answer: Answer) -> None:
+    """An answer or one sentence."""
+    assert answer.code in (0, 2)
+    assert "Traceback" not in answer.err
+    said = [line for line in answer.err.splitlines() if line.startswith(f"{words[0]}")]
+    if answer.code == 0:
+        assert not said
     else:
-        # Typer's own refusals of a malformed option.
-        assert done.exit_code == 2, done.exception
+        assert len(said) == 1
+        sentence = said[0].partition(": ")[2]
+        assert len(sentence) > 10
+        assert not any(word in sentence for word in ("internal error", "object at 0x", "<class", "NoneType"))
+    if "--json" in words:
+        document = json.loads(answer.out, parse_constant=constant)
+        if document_of(document) == "vtrain.projection/1":
+            check_projection(document)
+
+
+def document_of(document: Any) -> str:
+    return str(document.get("schema")) if isinstance(document, dict) else ""
+
+
+def check_projection(answer: Any) -> None:
+    """Parts add up, and the time is within its band."""
+    assert answer["iteration_time_s"] > 0
+    assert all(value >= 0 for value in answer["breakdown_s"].values())
+    assert math.isclose(sum(answer["breakdown_s"].values()), answer["iteration_time_s"], rel_tol=1e-6)
+    assert answer["iteration_time_low_s"] <= answer["iteration_time_s"] <= answer["iteration_time_high_s"]
+    for stage in answer["memory"]["stages"]:
+        parts = sum(v for k, v in stage.items() if k.endswith("_bytes") and k != "peak_bytes")
+        assert parts == stage["peak_bytes"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a catalog and the results of a study."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    furnish(folder)
+    run_study(read_study(folder / "study.toml"), folder / "study-done")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer reads every command's options at each call, which takes longer than most cases."""
+    monkeypatch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_anything_is_answered_or_refused_in_a_sentence(part: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    makers, weights = list(MAKERS), list(itertools.accumulate(MAKERS.values()))
+    answered = 0
+    for number in range(SEED + part, SEED + CASES, PARTS):
+        r = Random(number)
+        maker = r.choices(makers, cum_weights=weights)[0]
+        words = maker(r, place)
+        try:
+            answer = call(words[0], words[1:])
+        except Hang:
+            pytest.fail(f"case {number} ({maker.__name__}) takes more than {LIMIT_S} s: {words}")
+        try:
+            check(words, answer)
+        except (AssertionError, ValueError) as error:
+            pytest.fail(f"case {number} ({maker.__name__}): {error}\n{words}\n{answer.code} {answer.err[-1500:]}")
+        answered += answer.code == 0
+    # Cases that are all refused at once would find nothing.
+    assert answered > CASES / PARTS / 10

@@ -13,6 +13,7 @@ from vtrain_sim.calibration.surfaces import descend
 from vtrain_sim.costs.collectives import CollectiveCosts
 from vtrain_sim.errors import UserError
 from vtrain_sim.specs import ClusterSpec, NetworkLevel
+from vtrain_sim.specs.checks import finite, positive
 
 # Smaller calls are decided by protocol thresholds that no smooth curve follows.
 SMALLEST_BYTES = 1 << 18
@@ -56,7 +57,24 @@ def read_collectives(path: Path, source: str = "", system: str = "") -> list[Mea
         raise UserError(
             f"{path} has no collective of {SMALLEST_BYTES} bytes or more" + (f" from {source}" if source else "")
         )
-    return [Measured(_OPS.get(op, op), int(n), int(b), int(nodes), float(s)) for op, n, b, nodes, s in rows]
+    measured = []
+    for op, *numbers, seconds in rows:
+        gpus, nbytes, nodes = (
+            _whole(path, name, n) for name, n in zip(("gpus", "bytes", "nodes"), numbers, strict=True)
+        )
+        finite(f"{path}: duration_us", seconds)
+        measured.append(Measured(_OPS.get(op, op), gpus, nbytes, nodes, float(seconds)))
+    return measured
+
+
+def _whole(path: Path, column: str, value: object) -> int:
+    """A number of a cell. Raises `UserError`."""
+    try:
+        number = int(float(str(value)))
+    except (ValueError, OverflowError):
+        raise UserError(f"{path}: {column} is {value!r}: it takes a whole number") from None
+    positive(f"{path}: {column}", number)
+    return number
 
 
 def fit_intra_node(cluster: ClusterSpec, rows: list[Measured]) -> tuple[NetworkLevel, str]:

@@ -180,7 +180,29 @@ def run_study(
         write_file(out / unit.name, partial(_dump, result))
         done += 1
         progress(done, len(units), done / len(units))
-    return [json.loads((out / u.name).read_text(encoding="utf-8")) for u in units]
+    return [_read(out / u.name, u) for u in units]
+
+
+def _read(path: Path, unit: Unit) -> Document:
+    """The result of a unit. Raises `UserError` for a file that holds something else."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        result = None
+    if not isinstance(result, dict) or result.get("unit") != json.loads(json.dumps(asdict(unit))):
+        raise UserError(f"{path} is not the result of its unit: delete it, and the study runs the unit again")
+    plans = result.get("plans")
+    complete = isinstance(plans, list) and plans and all(map(_is_plan, plans))
+    if not complete and not isinstance(result.get("reason"), str):
+        raise UserError(f"{path} has neither plans nor a reason: delete it, and the study runs the unit again")
+    return result
+
+
+def _is_plan(plan: object) -> bool:
+    if not isinstance(plan, dict):
+        return False
+    figures = [plan.get(name) for name in _COLUMNS if name != "recompute"]
+    return all(isinstance(value, (int, float)) for value in figures) and isinstance(plan.get("recompute"), str)
 
 
 def _dump(result: Document, stream: IO[bytes]) -> None:

@@ -38,8 +38,15 @@ def cluster_of(row: Mapping[str, str]) -> tuple[ClusterSpec, Surfaces]:
     cluster = presets.cluster(name)
     # Where NVLink joins several nodes, the domain counts and not the node.
     if not cluster.intra_node.segment:
-        cluster = replace(cluster, gpus_per_node=int(row.get("gpus_per_node") or 8))
+        cluster = replace(cluster, gpus_per_node=_gpus_per_node(row))
     return cluster, Surfaces.from_dict(presets.cluster_surfaces(name))
+
+
+def _gpus_per_node(row: Mapping[str, str]) -> int:
+    text = (row.get("gpus_per_node") or "8").strip().removesuffix(".0")
+    if not text.isdecimal():
+        raise UserError(f"gpus_per_node is {text!r}, not a whole number")
+    return int(text)
 
 
 def cluster_name(row: Mapping[str, str]) -> str:

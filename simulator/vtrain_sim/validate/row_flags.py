@@ -6,6 +6,7 @@ no argument says is deduced here: what a gated activation goes with, what a fram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,10 +90,17 @@ class Cells:
     def number(self, name: str, default: int = 0) -> int:
         """A whole number. Raises `UserError` for text that is none."""
         text = self.text(name)
+        if not text:
+            return default
         try:
-            return int(float(text)) if text else default
-        except (ValueError, OverflowError):
-            raise UserError(f"{name} is {text!r}, not a number") from None
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(f"{name} is {text!r}, not a number")
+        if value != int(value):
+            raise UserError(f"{name} is {text!r}, not a whole number")
+        return int(value)
 
     def switch(self, name: str, default: bool = False) -> bool:
         """A cell that is 0 or 1."""
@@ -352,6 +360,11 @@ def _pipeline(cells: Cells, vpp: int) -> list[str]:
     if cells.text("pipeline_layout"):
         return ["--pipeline-model-parallel-layout", cells.text("pipeline_layout"), *schedule]
     if cells.number("num_layers") % (cells.pp * vpp) and not cells.text("num_layers_in_first_pipeline_stage"):
+        if cells.pp * vpp > cells.number("num_layers"):
+            raise UserError(
+                f"--pipeline-model-parallel-size is {cells.pp}, x {vpp} chunks: the model has "
+                f"{cells.number('num_layers')} layers"
+            )
         layers = _interleave(cells.stage_layers, vpp)
         return ["--pipeline-model-parallel-layout", write_layout(layers, cells.number("mtp_num_layers")), *schedule]
     return ["--num-virtual-stages-per-pipeline-rank", str(vpp), *schedule]

@@ -85,6 +85,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"{path} has no rows: it ends after the names of the columns")
     for row in rows:
+        if None in row or None in row.values():
+            # Cells would stand below the names of others, or be taken for empty ones.
+            raise UserError(f"{path}, row {row['id']}: it has more or fewer cells than the table has columns")
         _check_measurements(path, row)
     return rows
 

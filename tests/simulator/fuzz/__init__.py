@@ -1,0 +1,1 @@
+"""Command lines and files that nobody would write on purpose."""
