@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from vtrain_sim.api.study import study as study
     from vtrain_sim.api.sweep import sweep as sweep
     from vtrain_sim.api.timeline import timeline as timeline
+    from vtrain_sim.api.trace import save_trace as save_trace
     from vtrain_sim.api.tune import tune as tune
     from vtrain_sim.api.validate import validate as validate
     from vtrain_sim.api.validate import validate_run as validate_run
     from vtrain_sim.calibration.result import CalibrationResult as CalibrationResult
     from vtrain_sim.calibration.result import TuneResult as TuneResult
+    from vtrain_sim.catalog.timeline import CapturedTimeline as CapturedTimeline
     from vtrain_sim.decide.fleet.result import FleetResult as FleetResult
     from vtrain_sim.decide.plan import PlanResult as PlanResult
     from vtrain_sim.decide.sizing.size import SizeResult as SizeResult
@@ -56,6 +58,7 @@ _HOMES = {
     "project": "vtrain_sim.api.project",
     "sweep": "vtrain_sim.api.sweep",
     "timeline": "vtrain_sim.api.timeline",
+    "save_trace": "vtrain_sim.api.trace",
     "plan": "vtrain_sim.api.plan",
     "study": "vtrain_sim.api.study",
     "schedule": "vtrain_sim.api.schedule",
@@ -73,6 +76,7 @@ _HOMES = {
     "Projection": "vtrain_sim.simulate.result",
     "Timeline": "vtrain_sim.simulate.spans",
     "TimelineSpan": "vtrain_sim.simulate.spans",
+    "CapturedTimeline": "vtrain_sim.catalog.timeline",
     "SweepPoint": "vtrain_sim.decide.sweep",
     "SweepResult": "vtrain_sim.decide.sweep",
     "PlanResult": "vtrain_sim.decide.plan",

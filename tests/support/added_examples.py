@@ -36,7 +36,7 @@ def schedule() -> None:
     usual = vt.project(toy.with_(schedule="1f1b"))
     projection = vt.project(toy)
     assert projection.iteration_time_s > 2 * usual.iteration_time_s
-    timeline = vt.timeline(toy, operators=False)
+    timeline = vt.timeline(toy, detail="passes")
     assert abs(timeline.iteration_time_s / projection.iteration_time_s - 1) < 1e-9
     assert projection.memory.stages[0].activations_bytes < usual.memory.stages[0].activations_bytes
 

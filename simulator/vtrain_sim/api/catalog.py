@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vtrain_sim import catalog as indexed
+from vtrain_sim.api.lists import numbers
 from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
+from vtrain_sim.catalog.timeline import CapturedTimeline
 from vtrain_sim.errors import UserError, nearest
 
 
@@ -92,6 +94,28 @@ class Catalog:
         [{'first': 0}]
         """
         return QueryResult(self._catalog.sql(query))
+
+    def timeline(
+        self,
+        run: str,
+        step: int | None = None,
+        ranks: int | Iterable[int] | None = None,
+        microbatches: int | Iterable[int] | None = None,
+    ) -> CapturedTimeline:
+        """One captured step, to lay beside a simulated one (`vtrain.save_trace`).
+
+        step: default: the one of middle duration. ranks: default: the lowest captured one of each stage. microbatches:
+        those that are kept, with what is done once per step. Raises `UserError` for what was not captured.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("vtrain.duckdb").timeline("base", microbatches=[0]).ranks[0].rank
+        0
+        """
+        chosen = (
+            None if value is None else numbers(name, value)
+            for name, value in (("ranks", ranks), ("microbatches", microbatches))
+        )
+        return self._catalog.timeline(run, step, *chosen)
 
     def schema(self, name: str = "") -> Schema:
         """The tables and views: every column, its type and meaning (name: of one only). Raises `UserError`.

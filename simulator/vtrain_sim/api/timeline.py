@@ -7,63 +7,82 @@ from collections.abc import Iterable
 from vtrain_sim.api.job import Job, job_of
 from vtrain_sim.api.lists import numbers
 from vtrain_sim.errors import UserError
-from vtrain_sim.simulate.spans import Timeline
+from vtrain_sim.report.tables import counted
+from vtrain_sim.simulate.spans import DETAILS, Timeline, check_detail
 from vtrain_sim.simulate.timeline import timeline as simulate
+from vtrain_sim.specs import Configuration
 
 # More spans than this are more than a viewer opens.
-MOST_SPANS = 2_000_000
+MOST_SPANS = 1_000_000
+# As many as a trace of 50 MB has that is not compressed.
+MOST_UNCOMPRESSED = 180_000
 # Every operator of the step is simulated, whether it is kept or not: so many take minutes.
 MOST_OPERATORS = 200_000_000
-# A layer has about so many operators and communications in both directions.
-_PER_LAYER = 50
+# A layer has about so many operators, launches and communications in both directions.
+_PER_LAYER = 70
+_Numbers = int | Iterable[int] | None
 
 
 def timeline(
     job: Job,
-    stages: int | Iterable[int] | None = None,
-    microbatches: int | Iterable[int] | None = None,
-    operators: bool = True,
+    stages: _Numbers = None,
+    microbatches: _Numbers = None,
+    detail: str = "",
+    most_spans: int = MOST_SPANS,
 ) -> Timeline:
     """The step of a job, operator by operator, on every stream of one rank of each pipeline stage.
 
-    stages, microbatches: those whose spans are kept (default: all). operators: False keeps whole passes and what is
-    done once per step alone. Raises `UserError` where a cost is not known, for a stage that is not there, or where
-    more spans would be kept than a viewer opens.
+    stages, microbatches: those whose spans are kept (default: all). detail: ``passes`` keeps whole passes and what is
+    done once per step, ``layers`` the parts of the model too, ``operators`` everything; default: the most that stays
+    below most_spans. Raises `UserError` where a cost is not known, for a stage that is not there, or where more spans
+    would be kept than most_spans.
 
     >>> import vtrain as vt
     >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, pp=2, mbs=1, gbs=16)
     >>> timeline = vt.timeline(job, stages=[0], microbatches=[0, 1])
     >>> sorted({span.track for span in timeline.spans})
-    ['compute', 'dp', 'passes', 'pp']
+    ['compute', 'dp', 'host', 'layers', 'passes', 'pp', 'pp send']
     """
     configuration = job_of(job).configuration
-    kept_stages, kept_microbatches = _chosen("stages", stages), _chosen("microbatches", microbatches)
-    pp = configuration.parallel.pp
-    for stage in kept_stages or ():
-        if not 0 <= stage < pp:
-            raise UserError(f"stage {stage} is not there: the pipeline has stages 0 to {pp - 1}")
-    for microbatch in kept_microbatches or ():
-        if not 0 <= microbatch < configuration.num_microbatches:
-            raise UserError(
-                f"microbatch {microbatch} is not there: a step has microbatches 0 to "
-                f"{configuration.num_microbatches - 1}"
-            )
-    stage_count = len(set(kept_stages)) if kept_stages is not None else pp
-    kept = len(set(kept_microbatches)) if kept_microbatches is not None else configuration.num_microbatches
-    simulated = configuration.num_microbatches * configuration.model.num_layers * _PER_LAYER
+    if detail:
+        check_detail(detail)
+    pp, count = configuration.parallel.pp, configuration.num_microbatches
+    kept_stages = _chosen("stages", stages, "stage", "the pipeline has stages", pp)
+    kept_microbatches = _chosen("microbatches", microbatches, "microbatch", "a step has microbatches", count)
+    simulated = count * configuration.model.num_layers * _PER_LAYER
     if simulated > MOST_OPERATORS:
         raise UserError(
-            f"a step of {configuration.num_microbatches:,} microbatches is some {simulated:,} operators, more than "
+            f"a step of {count:,} microbatches is some {simulated:,} operators, more than "
             f"{MOST_OPERATORS:,}: choose a smaller --global-batch-size, or more data parallel ranks"
         )
-    layers = max(configuration.stage_layers) * _PER_LAYER if operators else configuration.parallel.vpp * 2
-    if stage_count * kept * layers > MOST_SPANS:
+    passes = len(kept_stages or range(pp)) * len(kept_microbatches or range(count))
+    spans = {name: passes * _per_microbatch(configuration, name) for name in DETAILS}
+    chosen = detail or next((name for name in reversed(DETAILS) if spans[name] <= most_spans), DETAILS[0])
+    if spans[chosen] > most_spans:
+        coarser = [name for name in DETAILS[: DETAILS.index(chosen)] if spans[name] <= most_spans]
         raise UserError(
-            f"{kept} microbatches on {stage_count} stages are some {stage_count * kept * layers:,} spans, more than "
-            f"{MOST_SPANS:,}: choose some with --stages and --microbatches, or whole passes with --passes"
+            f"{counted(len(kept_microbatches or range(count)), 'microbatches')} on "
+            f"{counted(len(kept_stages or range(pp)), 'stages')} are some {spans[chosen]:,} spans, more than "
+            f"{most_spans:,}: choose some with --stages and --microbatches"
+            + (f", or --detail {coarser[-1]}" if coarser else "")
         )
-    return simulate(job.machine.projector.evaluator, configuration, kept_stages, kept_microbatches, operators)
+    return simulate(job.machine.projector.evaluator, configuration, kept_stages, kept_microbatches, chosen)
 
 
-def _chosen(name: str, value: int | Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if value is None else numbers(name, value)
+def _per_microbatch(configuration: Configuration, detail: str) -> int:
+    """About how many spans a microbatch has on a stage."""
+    layers = max(configuration.stage_layers)
+    # A pass in each direction, and its transfers.
+    passes = 6 * configuration.parallel.vpp
+    return passes + {"passes": 0, "layers": 2 * layers, "operators": layers * _PER_LAYER}[detail]
+
+
+def _chosen(name: str, value: _Numbers, thing: str, there: str, size: int) -> tuple[int, ...] | None:
+    """Numbers of stages or microbatches, of `size` that are there."""
+    if value is None:
+        return None
+    chosen = numbers(name, value)
+    for number in chosen:
+        if not 0 <= number < size:
+            raise UserError(f"{thing} {number} is not there: {there} 0 to {size - 1}")
+    return chosen

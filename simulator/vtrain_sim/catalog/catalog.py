@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from vtrain_sim.catalog.problems import (
 )
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, scan
+from vtrain_sim.catalog.timeline import CapturedTimeline, read_timeline
 from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.ingest import Ingested, RunReport, ingest, ingest_captured, is_trace
 from vtrain_sim.results import Row
@@ -221,6 +222,18 @@ class Catalog:
             for check in (rank_problems, step_problems, sum_problems, launch_problems):
                 problems += _unless_damaged(check, connection)
         return problems
+
+    def timeline(
+        self,
+        run_id: str,
+        step: int | None = None,
+        ranks: Collection[int] | None = None,
+        microbatches: Collection[int] | None = None,
+    ) -> CapturedTimeline:
+        """One step of a run, see `read_timeline`; raises `CatalogError` for an unknown run."""
+        with self._reading() as connection:
+            self._require_run(connection, run_id)
+            return read_timeline(connection, run_id, step, ranks, microbatches)
 
     def sql(self, query: str) -> pa.Table:
         """Run SQL, read-only and confined to the indexed files; raises `CatalogError` on an error."""

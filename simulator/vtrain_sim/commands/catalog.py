@@ -11,6 +11,7 @@ from vtrain_sim.commands import errors
 from vtrain_sim.commands.help import Command
 from vtrain_sim.commands.notices import is_quiet, with_quiet
 from vtrain_sim.commands.output import FORMAT, JSON, check_format, show
+from vtrain_sim.commands.timeline import DETAIL, MICROBATCHES, OUT
 from vtrain_sim.commands.version import version
 from vtrain_sim.errors import UserError
 from vtrain_sim.whole_file import write_file
@@ -77,6 +78,35 @@ def show_run(
 
     form = check_format(form, as_json)
     show(api.Catalog(catalog).show(run), form)
+
+
+@app.command(cls=Command)
+@with_quiet
+def timeline(
+    run: str = typer.Argument(..., help="Run id."),
+    out: Path = OUT,
+    step: int = typer.Option(None, "--step", help="Captured step (default: the one of middle duration)."),
+    ranks: str = typer.Option("", "--ranks", help="Ranks, for example 0,8-11 (default: the lowest of each stage)."),
+    microbatches: str = MICROBATCHES,
+    detail: str = DETAIL,
+    catalog: Path = _CATALOG,
+) -> None:
+    """Write a captured step as a trace: open it in Perfetto (ui.perfetto.dev)."""
+    from vtrain_sim.api import catalog as api
+    from vtrain_sim.api.lists import ranges
+    from vtrain_sim.api.trace import write_trace
+    from vtrain_sim.report.tables import counted, duration
+    from vtrain_sim.report.trace import captured_trace
+
+    chosen = ranges("--ranks", ranks), ranges("--microbatches", microbatches)
+    result = api.Catalog(catalog).timeline(run, step, *chosen)
+    trace = captured_trace(result, detail or "operators")
+    write_trace(out, trace)
+    longest = duration(max(rank.duration_ns for rank in result.ranks) / 1e9)
+    print(
+        f"{out}: {trace.slices:,} slices of {counted(len(result.ranks), 'ranks')} of run {run}, step {result.step} of "
+        f"{longest}; open it in ui.perfetto.dev"
+    )
 
 
 @app.command(cls=Command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import typer
@@ -40,6 +41,9 @@ def project(
     price_per_gpu_hour: float = typer.Option(None, "--price-per-gpu-hour", help="US dollars."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.projection/1 as JSON."),
     form: str = FORMAT,
+    timeline: Path = typer.Option(
+        None, "--timeline", help="Also write the step as a trace for Perfetto: a .json or .json.gz file."
+    ),
     emit_megatron: bool = typer.Option(False, "--emit-megatron", help="Print Megatron's flags and stop."),
 ) -> None:
     """Project a configuration, given with Megatron's own flags.
@@ -51,6 +55,10 @@ def project(
     from vtrain_sim.api import project as api
 
     form = check_format(form, as_json)
+    if timeline is not None:
+        from vtrain_sim.api.trace import check_trace_name
+
+        check_trace_name(timeline)
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     if emit_megatron:
         name_what_is_not_megatrons(job.configuration)
@@ -58,3 +66,8 @@ def project(
         print(json.dumps({"schema": _FLAGS, "megatron_args": flags}) if form == "json" else shlex.join(flags))
         return
     show(api.project(job, train_tokens, price_per_gpu_hour), form)
+    if timeline is not None:
+        from vtrain_sim.commands.timeline import write_timeline
+
+        for sentence in write_timeline(job, timeline):
+            print(sentence, file=sys.stderr)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -21,17 +21,24 @@ from vtrain_sim.commands.job import (
     read_job,
 )
 from vtrain_sim.commands.output import JSON
-from vtrain_sim.errors import UserError
+
+if TYPE_CHECKING:
+    from vtrain_sim.api.job import Job
+
+OUT: Path = typer.Option(..., "--out", "-o", help="Trace to write for Perfetto: a .json or .json.gz file.")
+MICROBATCHES: str = typer.Option("", "--microbatches", help="Microbatches to keep, for example 0-3.")
+DETAIL: str = typer.Option("", "--detail", help="passes, layers or operators (default: what a viewer opens).")
 
 _SCHEMA = "vtrain.timeline-file/1"
 
 
 def timeline(
     context: typer.Context,
-    out: Path = typer.Option(..., "--out", "-o", help="Trace to write for Perfetto: a .json or .json.gz file."),
+    out: Path = OUT,
     stages: str = typer.Option("", "--stages", help="Stages to keep, for example 0,7,12-15 (default: all)."),
-    microbatches: str = typer.Option("", "--microbatches", help="Microbatches to keep, for example 0-3."),
-    passes: bool = typer.Option(False, "--passes", help="Keep whole passes, not their operators."),
+    microbatches: str = MICROBATCHES,
+    detail: str = DETAIL,
+    beside: str = typer.Option("", "--beside", help="Captured run of --catalog whose step goes under the simulated."),
     catalog: Path = CATALOG,
     run: list[str] = RUN,
     cluster: str = CLUSTER,
@@ -44,21 +51,53 @@ def timeline(
     as_json: bool = JSON,
 ) -> None:
     """Simulate one step operator by operator and write it as a trace: open it in Perfetto (ui.perfetto.dev)."""
-    from vtrain_sim.api import timeline as api
     from vtrain_sim.api.lists import ranges
-    from vtrain_sim.report.perfetto import PerfettoRenderer
-    from vtrain_sim.report.tables import counted
-    from vtrain_sim.whole_file import write_file
+    from vtrain_sim.errors import UserError
 
-    if not out.name.endswith((".json", ".json.gz")):
-        raise UserError(f"--out is {out}: it must end in .json or .json.gz")
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
-    result = api.timeline(job, ranges("--stages", stages), ranges("--microbatches", microbatches), not passes)
-    data = PerfettoRenderer().render(result).encode()
-    write_file(out, lambda stream: stream.write(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data))
+    if beside and catalog is None:
+        raise UserError("--beside needs --catalog: the file that vtrain-catalog add made")
+    # A run that is only laid beside is no run to project from.
+    chosen_catalog = catalog if run else None
+    job = read_job(
+        context.args, chosen_catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args
+    )
+    chosen = ranges("--stages", stages), ranges("--microbatches", microbatches)
+    sentences = write_timeline(job, out, *chosen, detail, (catalog, beside) if beside else None)
+    print(json.dumps({"schema": _SCHEMA, "file": str(out), "notes": sentences}) if as_json else "\n".join(sentences))
+
+
+def write_timeline(
+    job: Job,
+    out: Path,
+    stages: tuple[int, ...] | None = None,
+    microbatches: tuple[int, ...] | None = None,
+    detail: str = "",
+    beside: tuple[Path, str] | None = None,
+) -> list[str]:
+    """Write the timeline of a job, and return sentences that say what is in it. beside: catalog, and the run whose
+    captured step is added."""
+    from vtrain_sim.api.catalog import Catalog
+    from vtrain_sim.api.timeline import MOST_SPANS, MOST_UNCOMPRESSED, timeline
+    from vtrain_sim.api.trace import check_trace_name, write_trace
+    from vtrain_sim.report.tables import counted, duration
+    from vtrain_sim.report.trace import captured_trace, simulated_trace
+
+    most = MOST_SPANS if check_trace_name(out).suffix == ".gz" else MOST_UNCOMPRESSED
+    result = timeline(job, stages, microbatches, detail, most)
+    trace = simulated_trace(result)
+    if beside is not None:
+        captured = Catalog(beside[0]).timeline(beside[1], microbatches=microbatches)
+        trace = trace.beside(captured_trace(captured.of_stages(stages), result.detail))
+    write_trace(out, trace)
     kept = len({span.stage for span in result.spans})
-    if as_json:
-        figures = {"spans": len(result.spans), "stages": kept, "iteration_time_s": result.iteration_time_s}
-        print(json.dumps({"schema": _SCHEMA, "file": str(out), **figures}))
-        return
-    print(f"{out}: {len(result.spans):,} spans of {counted(kept, 'stages')}, a step of {result.iteration_time_s:.3f} s")
+    sentences = [
+        f"{out}: {trace.slices:,} slices of {counted(kept, 'stages')} ({result.detail}), a step of "
+        f"{duration(result.iteration_time_s)}; open it in ui.perfetto.dev"
+    ]
+    if not detail and result.detail != "operators":
+        shorter = "" if out.suffix == ".gz" else "end the name in .json.gz, or "
+        sentences.append(
+            f"with all operators it would be more than a viewer opens: for them, {shorter}choose some stages and "
+            "microbatches of vtrain-sim timeline (--stages 0 --microbatches 0-3)"
+        )
+    return sentences

@@ -51,6 +51,12 @@ _STREAM_OF_ROLE = {
 }
 
 
+def stream_of(role: str) -> str:
+    """Name of the stream that communication of a role runs on; the role itself where it has none."""
+    stream = _STREAM_OF_ROLE.get(role)
+    return role if stream is None else stream.name.lower()
+
+
 @dataclass(frozen=True)
 class Compute:
     """An operator on the compute stream. `name` says where in the model it is.

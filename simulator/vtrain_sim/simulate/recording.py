@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from vtrain_sim.model import Communication, Compute, Stream
 from vtrain_sim.schedules import Pass, Placement, TransferSpan
-from vtrain_sim.schedules.passes import BACKWARD, FORWARD, FULL_BACKWARD, WEIGHT
+from vtrain_sim.schedules.passes import BACKWARD, FORWARD, FULL_BACKWARD, WEIGHT, Message
 from vtrain_sim.simulate.cost_model import Work
-from vtrain_sim.simulate.spans import PASSES, TimelineSpan
+from vtrain_sim.simulate.spans import DETAILS, LAYERS, PASSES, SENDS, TimelineSpan
 from vtrain_sim.simulate.streams import Span
 
 _PASS_NAMES = {FORWARD: "forward", BACKWARD: "backward", WEIGHT: "weight gradients", FULL_BACKWARD: "full backward"}
@@ -22,12 +22,12 @@ UNHIDDEN = "exchange that cannot overlap"
 @dataclass
 class Recording:
     """Keeps spans. begin_s: when the passes begin; what happens in them is told from there, all else from the
-    beginning of the step. stages, microbatches, operators: see `timeline`."""
+    beginning of the step. stages, microbatches, detail: see `timeline`."""
 
     begin_s: float
     stages: Collection[int] | None
     microbatches: Collection[int] | None
-    keeps_operators: bool
+    detail: str
     spans: list[TimelineSpan] = field(default_factory=list)
 
     def wants(self, stage: int, microbatch: int | None = None) -> bool:
@@ -36,49 +36,63 @@ class Recording:
             microbatch is None or self.microbatches is None or microbatch in self.microbatches
         )
 
+    def keeps(self, detail: str) -> bool:
+        """Whether spans of this detail are kept."""
+        return DETAILS.index(detail) <= DETAILS.index(self.detail)
+
     def one_pass(self, stage: int, one: Pass, start: float, end: float) -> None:
         """A whole pass."""
         if self.wants(stage, one.microbatch):
             begin, name = self.begin_s, _PASS_NAMES[one.kind]
             self.spans.append(TimelineSpan(stage, PASSES, name, begin + start, begin + end, one.chunk, one.microbatch))
 
-    def operators(self, stage: int, one: Pass, spans: Sequence[Span]) -> None:
-        """The operators and the communication of a part of a pass."""
-        if not (self.keeps_operators and self.wants(stage, one.microbatch)):
+    def part(self, stage: int, one: Pass, name: str, start: float, end: float) -> None:
+        """A part of the model in a pass: a layer, the embedding, the head."""
+        if self.keeps("layers") and end > start and self.wants(stage, one.microbatch):
+            begin = self.begin_s
+            self.spans.append(TimelineSpan(stage, LAYERS, name, begin + start, begin + end, one.chunk, one.microbatch))
+
+    def operators(self, stage: int, one: Pass, spans: Sequence[Span], host: float) -> None:
+        """The operators and the communication of a part of a pass; host: when the host begins to launch them."""
+        if not (self.keeps("operators") and self.wants(stage, one.microbatch)):
             return
         for span in spans:
-            item = span.step.item
-            if isinstance(item, Compute | Communication) and span.end > span.start:
-                self.spans.append(
-                    TimelineSpan(
-                        stage,
-                        _track(span.step.stream),
-                        item.name,
-                        self.begin_s + span.start,
-                        self.begin_s + span.end,
-                        one.chunk,
-                        one.microbatch,
-                        item,
-                        span.step.estimate,
-                    )
-                )
-
-    def transfers(self, transfers: Iterable[TransferSpan], placement: Placement) -> None:
-        """What stages receive, in the order of time. Transfers to a stage that run at the same time have a track
-        each."""
-        free: dict[tuple[int, int], float] = defaultdict(float)
-        for stage, message, start, end in transfers:
-            lane = next(number for number in count() if free[stage, number] <= start)
-            free[stage, lane] = end
-            if not self.wants(stage, message.microbatch):
+            step, item = span.step, span.step.item
+            if not isinstance(item, Compute | Communication):
                 continue
-            track = _track(Stream.PP) + (f" {lane + 1}" if lane else "")
+            times = [(_track(step.stream), span.start, span.end)]
+            if step.host_s > 0:
+                times.append((_track(Stream.HOST), host, host + step.host_s))
+                host += step.host_s
+            for track, start, end in times:
+                if end > start:
+                    of_pass = (self.begin_s + start, self.begin_s + end, one.chunk, one.microbatch)
+                    self.spans.append(TimelineSpan(stage, track, item.name, *of_pass, item, step.estimate))
+
+    def transfers(
+        self, transfers: Iterable[TransferSpan], placement: Placement, sent: Callable[[Message], Communication]
+    ) -> None:
+        """What stages send and receive. Transfers from or to a stage that run at the same time have a track each.
+        sent: what a message is as a transfer of one rank."""
+        free: dict[tuple[str, int, int], float] = defaultdict(float)
+        for number, (stage, message, start, end) in enumerate(sorted(transfers, key=lambda span: span.start_s)):
+            item = sent(message)
             down = message.direction == FORWARD
-            name = "receive activations" if down else "receive gradients"
             neighbours = placement.next_place if down else placement.previous_place
             chunk = placement.chunk_of(neighbours[placement.place(message.chunk, message.stage)])
-            begin = self.begin_s
-            self.spans.append(TimelineSpan(stage, track, name, begin + start, begin + end, chunk, message.microbatch))
+            what = "activations" if down else "gradients"
+            for track, name, where, of_chunk in (
+                (SENDS, f"send {what}", message.stage, message.chunk),
+                (_track(Stream.PP), f"receive {what}", stage, chunk),
+            ):
+                lane = next(n for n in count() if free[track, where, n] <= start)
+                free[track, where, lane] = end
+                if self.wants(where, message.microbatch):
+                    times = (self.begin_s + start, self.begin_s + end)
+                    span = TimelineSpan(where, f"{track} {lane + 1}" if lane else track, name, *times)
+                    self.spans.append(
+                        replace(span, chunk=of_chunk, microbatch=message.microbatch, item=item, transfer=number)
+                    )
 
     def exchange(self, stage: int, communications: Sequence[Communication], start: float, end: float) -> None:
         """An exchange between replicas beside passes; several groups may have a part in it."""

@@ -11,14 +11,18 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from vtrain_sim.model import Stream
+from vtrain_sim.model import Communication, Stream
+from vtrain_sim.model.step import boundary_bytes
 from vtrain_sim.schedules import Pass, PassTimes, PipelineShape, Replay
-from vtrain_sim.schedules.passes import BACKWARD, FORWARD, FULL_BACKWARD, WEIGHT, produces_gradients
+from vtrain_sim.schedules.messages import boundary
+from vtrain_sim.schedules.passes import BACKWARD, FORWARD, FULL_BACKWARD, WEIGHT, Message, produces_gradients
 from vtrain_sim.schedules.replay import replay_instructions
 from vtrain_sim.simulate.batch import Evaluator, slowest_of
 from vtrain_sim.simulate.breakdown import STRAGGLERS
 from vtrain_sim.simulate.cost_model import CostModel
+from vtrain_sim.simulate.held import held_by_stages
 from vtrain_sim.simulate.layout import Layout, Layouts
+from vtrain_sim.simulate.part_names import part_names
 from vtrain_sim.simulate.recording import Recording
 from vtrain_sim.simulate.replicas import (
     Bucket,
@@ -38,16 +42,16 @@ def timeline(
     configuration: Configuration,
     stages: Collection[int] | None = None,
     microbatches: Collection[int] | None = None,
-    operators: bool = True,
+    detail: str = "operators",
 ) -> Timeline:
     """The timeline of a configuration; raises `UserError` where a cost is not known.
 
-    stages, microbatches: those whose spans are kept; None: all. operators: keep every operator's span; else those
-    of passes, of transfers between stages and of what is done once per step alone.
+    stages, microbatches: those whose spans are kept; None: all. detail: one of `DETAILS`; whatever it is, transfers
+    between stages and what is done once per step are kept too.
     """
     layouts, layout = evaluator.layouts(configuration), evaluator.layout(configuration)
     begin_s = max(layouts.once(h, configuration.replicas).seconds[0] for h in layout.holdings)
-    recording = Recording(begin_s, stages, microbatches, operators)
+    recording = Recording(begin_s, stages, microbatches, detail)
     run = _Run(layouts, layout, configuration, recording)
     replay = run.replay()
     ends = [_Ending(run, replay, stage) for stage in range(layout.placement.stages)]
@@ -59,10 +63,12 @@ def timeline(
     for end, behind_s in zip(ends, behind, strict=True):
         end.add_once(begin_s, begin_s + synced_s + behind_s)
         recording.work(end.stage, Stream.COMPUTE, STRAGGLERS, whole + behind_s, slowest + behind_s)
-    recording.transfers(replay.transfers, layout.placement)
+    recording.transfers(replay.transfers, layout.placement, run.sent)
     spans = sorted(recording.spans, key=lambda span: (span.stage, span.start_s))
     exposed = tuple(end.exposed_s for end in ends)
-    return Timeline(configuration, slowest, begin_s, replay.end_s, exposed, tuple(spans))
+    held = held_by_stages(evaluator, configuration, layout, replay.spans, begin_s)
+    kept = tuple(moment for moment in held if recording.wants(moment.stage))
+    return Timeline(configuration, slowest, begin_s, replay.end_s, exposed, tuple(spans), kept, detail)
 
 
 class _Run:
@@ -77,6 +83,7 @@ class _Run:
         self.replicas = replicas
         unrolled = [layouts.exchanges.unrolled(chunk) for chunk in contents]
         self.sequences = [one.programs for one in unrolled]
+        self.names = part_names(layout.contents, self.sequences)
         self.buckets = [
             buckets_of(one, replicas.bucket_size if place == 0 else None) for place, one in enumerate(unrolled)
         ]
@@ -123,6 +130,15 @@ class _Run:
         places = self.layout.places
         return float(sum(places["forward_s"][:stage]) + sum(places["transfer_s"][:stage]))
 
+    def sent(self, message: Message) -> Communication:
+        """What one rank sends with a message."""
+        placement, pipeline = self.layout.placement, self.configuration.pipeline
+        place = boundary(placement, message)
+        groups, which = self.costs.boundaries(placement, pipeline.stage_ranks)
+        shard = self.configuration.shard
+        nbytes = boundary_bytes(shard, self.layouts.parts, pipeline.scatter_gather)
+        return Communication("transfer", "p2p", groups[int(which[place]) - 1], nbytes)
+
     def _gather(self, stage: int) -> dict[int, list[float]]:
         """When each bucket of each chunk (in forward order) has been gathered, from the begin of the passes."""
         ends: dict[int, list[float]] = {}
@@ -155,19 +171,20 @@ class _Run:
         place = self.layout.placement.place(one.chunk, stage)
         clocks = [begin] * STREAMS
         sequence = self.sequences[place]
+        names = self.names[place]
         if one.kind == FORWARD:
             gathers = {} if place in self.started else self._waits(stage, place)
             self.started.add(place)
             for position, program in enumerate(sequence):
                 clocks[Stream.COMPUTE] = max(clocks[Stream.COMPUTE], gathers.get(position, 0.0))
-                self._issue(stage, one, program.forward.steps, clocks)
+                self._issue(stage, one, names[position], program.forward.steps, clocks)
             return self._finish(stage, one, begin, max(clocks))
-        back = sequence[::-1]
+        back, names = sequence[::-1], names[::-1]
         if one.kind in (BACKWARD, FULL_BACKWARD):
-            passed = self._issue_all(stage, one, [p.backward.steps for p in back], clocks)
+            passed = self._issue_all(stage, one, names, [p.backward.steps for p in back], clocks)
         if one.kind in (WEIGHT, FULL_BACKWARD):
             clocks = [max(clocks)] * STREAMS
-            passed = self._issue_all(stage, one, [p.weight.steps for p in back], clocks)
+            passed = self._issue_all(stage, one, names, [p.weight.steps for p in back], clocks)
         if produces_gradients(one.kind, self.layout.schedule.splits_backward):
             self.complete[place] = passed
         return self._finish(stage, one, begin, max(clocks))
@@ -177,15 +194,19 @@ class _Run:
         ends = self.gathered[stage].get(place, [])
         return {bucket.first: end for bucket, end in zip(reversed(self.buckets[place]), ends, strict=bool(ends))}
 
-    def _issue_all(self, stage: int, one: Pass, programs: Sequence[Sequence[Step]], clocks: list[float]) -> list[float]:
+    def _issue_all(
+        self, stage: int, one: Pass, names: Sequence[str], programs: Sequence[Sequence[Step]], clocks: list[float]
+    ) -> list[float]:
         passed = []
-        for steps in programs:
-            self._issue(stage, one, steps, clocks)
+        for name, steps in zip(names, programs, strict=True):
+            self._issue(stage, one, name, steps, clocks)
             passed.append(clocks[Stream.COMPUTE])
         return passed
 
-    def _issue(self, stage: int, one: Pass, steps: Sequence[Step], clocks: list[float]) -> None:
-        self.recording.operators(stage, one, spans_of(steps, clocks))
+    def _issue(self, stage: int, one: Pass, name: str, steps: Sequence[Step], clocks: list[float]) -> None:
+        start, host = clocks[Stream.COMPUTE], clocks[Stream.HOST]
+        self.recording.operators(stage, one, spans_of(steps, clocks), host)
+        self.recording.part(stage, one, name, start, clocks[Stream.COMPUTE])
 
     def _finish(self, stage: int, one: Pass, begin: float, end: float) -> float:
         self.recording.one_pass(stage, one, begin, end)

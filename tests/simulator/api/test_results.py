@@ -102,7 +102,7 @@ def test_pictures(results: dict[str, vt.Result], name: str, tmp_path: Path) -> N
 def test_the_picture_of_a_timeline_has_a_row_per_stage() -> None:
     """Its passes, and below them what the replicas exchange; without passes there is nothing to draw."""
     job = vt.job("gpt3-1.3b", cluster=CLUSTER, gpus=8, pp=4, mbs=1, gbs=16, schedule="zb-h1", overlap_grad_reduce=True)
-    figure = vt.timeline(job, operators=False).plot()
+    figure = vt.timeline(job, detail="passes").plot()
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2", "3"]
     kinds = [text.get_text() for text in figure.legends[0].get_texts()]

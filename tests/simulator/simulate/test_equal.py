@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simulator.simulate.strategies import Machine, configurations, machines
 from vtrain_sim.schedules import names
 from vtrain_sim.simulate.recording import UNHIDDEN
-from vtrain_sim.simulate.spans import PASSES, Timeline
+from vtrain_sim.simulate.spans import PASSES, SENDS, Timeline
 from vtrain_sim.simulate.timeline import timeline
 
 EXACT = 1e-9
@@ -23,7 +23,7 @@ def assert_equal(data: st.DataObject, schedule: str) -> None:
     configuration, machine = data.draw(configurations(schedule)), data.draw(machines)
     projector = machine.projector()
     batch = projector.evaluate([configuration])
-    exact = timeline(projector.evaluator, configuration, operators=False)
+    exact = timeline(projector.evaluator, configuration, detail="passes")
     assert batch.iteration_time_s[0] == pytest.approx(exact.iteration_time_s, rel=EXACT)
     assert list(batch.end_s) == pytest.approx(exact.end_s, rel=EXACT)
     # What is exposed is a difference of two ends: its error is theirs.
@@ -86,7 +86,7 @@ def test_chosen_stages_and_microbatches_are_those_of_the_whole(data: st.DataObje
     part = timeline(evaluator, configuration, stages=[1], microbatches=[0])
     assert part.iteration_time_s == whole.iteration_time_s
     assert list(part.spans) == [s for s in whole.spans if s.stage == 1 and s.microbatch in (0, None)]
-    passes = timeline(evaluator, configuration, stages=[1], operators=False)
+    passes = timeline(evaluator, configuration, stages=[1], detail="passes")
     assert list(passes.spans) == [
         s for s in whole.spans if s.stage == 1 and (s.microbatch is None or s.track.startswith((PASSES, "pp")))
     ]
@@ -97,7 +97,7 @@ def test_chosen_stages_and_microbatches_are_those_of_the_whole(data: st.DataObje
 def test_the_timeline_shows_everything_up_to_the_end_of_the_step(configuration, machine: Machine) -> None:
     """Also what an exchange cannot hide, and the wait for the slowest node."""
     projector = machine.projector()
-    one = timeline(projector.evaluator, configuration, operators=False)
+    one = timeline(projector.evaluator, configuration, detail="passes")
     end_s = max(span.end_s for span in one.spans)
     layout = projector.evaluator.layout(configuration)
     if not layout.schedule.overlaps_optimizer:
@@ -110,6 +110,6 @@ def test_the_timeline_shows_everything_up_to_the_end_of_the_step(configuration, 
     # A microbatch crosses each boundary between stages once in each direction.
     placement = layout.placement
     crossings = sum(other not in (-1, placement.stage_of(p)) for p, other in enumerate(placement.next_stage))
-    received = [s for s in one.spans if s.track.startswith("pp") and s.microbatch is not None]
-    copies = layout.schedule.parameter_copies
-    assert len(received) == 2 * crossings * configuration.num_microbatches // copies
+    ends = Counter(s.track.startswith(SENDS) for s in one.spans if s.transfer is not None)
+    transfers = 2 * crossings * configuration.num_microbatches // layout.schedule.parameter_copies
+    assert ends == Counter({True: transfers, False: transfers})

@@ -41,7 +41,7 @@ def evaluator(
 
 def exchanged(one: Evaluator, configuration: Configuration, stage: int, name: str) -> list[int]:
     """Bytes of each exchange of a stage's buckets, in order."""
-    spans = timeline(one, configuration, stages=[stage], operators=False).spans
+    spans = timeline(one, configuration, stages=[stage], detail="passes").spans
     return [s.item.nbytes for s in spans if s.name == name and isinstance(s.item, Communication)]
 
 

@@ -1,0 +1,58 @@
+"""Traces in the JSON format of Chrome's trace events, which Perfetto (ui.perfetto.dev) opens.
+
+A process has a number above 0, a thread one of its own: 0 is the idle process. Slices are complete events, arrows a
+start and a finish inside their slices. Times are microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from vtrain_sim.report.trace.parts import Process, Trace
+
+Event = dict[str, object]
+_TRACKS = 1000
+
+
+def chrome_json(trace: Trace) -> str:
+    """The trace as JSON, an event on each line."""
+    encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+    events = ",\n".join(encode(event) for event in _events(trace))
+    return f'{{"displayTimeUnit":"ms","traceEvents":[\n{events}\n]}}\n'
+
+
+def _events(trace: Trace) -> Iterator[Event]:
+    threads: dict[tuple[int, str], int] = {}
+    for number, process in enumerate(trace.processes):
+        pid = number + 1
+        for position, (track, _) in enumerate(process.ordered()):
+            threads[number, track] = pid * _TRACKS + position
+        yield from _names(process, number, threads)
+        for track, slices in process.ordered():
+            tid = threads[number, track]
+            for name, begin_ns, end_ns, arguments in slices:
+                times = {"ts": _micro(begin_ns), "dur": _micro(end_ns - begin_ns)}
+                yield {"ph": "X", "name": name, "pid": pid, "tid": tid, **times, "args": arguments}
+        for name, values in process.counters.items():
+            for at_ns, value in values:
+                yield {"ph": "C", "name": name, "pid": pid, "ts": _micro(at_ns), "args": {"value": value}}
+    for number, flow in enumerate(trace.flows, 1):
+        for phase, moment in (({"ph": "s"}, flow.begin), ({"ph": "f", "bp": "e"}, flow.end)):
+            where = {"pid": moment.process + 1, "tid": threads[moment.process, moment.track]}
+            yield {**phase, "name": flow.name, "cat": "pp", "id": number, **where, "ts": _micro(moment.at_ns)}
+
+
+def _names(process: Process, number: int, threads: dict[tuple[int, str], int]) -> Iterator[Event]:
+    pid = number + 1
+    yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": process.name}}
+    yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": number}}
+    for track, _ in process.ordered():
+        tid = threads[number, track]
+        yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": track}}
+        yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
+
+
+def _micro(nanoseconds: int) -> float:
+    # The quotient of whole numbers is printed with the three digits that it has.
+    return nanoseconds / 1000
