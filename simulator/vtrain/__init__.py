@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vtrain_sim import __version__ as __version__
     from vtrain_sim.api.calibrate import calibrate as calibrate
     from vtrain_sim.api.catalog import Catalog as Catalog
+    from vtrain_sim.api.compare import compare as compare
     from vtrain_sim.api.job import Job as Job
     from vtrain_sim.api.job import job as job
     from vtrain_sim.api.plan import plan as plan
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vtrain_sim.api.validate import validate_run as validate_run
     from vtrain_sim.calibration.result import CalibrationResult as CalibrationResult
     from vtrain_sim.calibration.result import TuneResult as TuneResult
+    from vtrain_sim.catalog.run import CapturedRun as CapturedRun
     from vtrain_sim.catalog.timeline import CapturedTimeline as CapturedTimeline
     from vtrain_sim.decide.fleet.result import FleetResult as FleetResult
     from vtrain_sim.decide.plan import PlanResult as PlanResult
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from vtrain_sim.simulate.spans import Timeline as Timeline
     from vtrain_sim.simulate.spans import TimelineSpan as TimelineSpan
     from vtrain_sim.validate.comparison import Comparison as Comparison
+    from vtrain_sim.validate.difference import Cause as Cause
+    from vtrain_sim.validate.difference import Difference as Difference
     from vtrain_sim.validate.result import ValidationResult as ValidationResult
 
 _HOMES = {
@@ -57,6 +61,7 @@ _HOMES = {
     "job": "vtrain_sim.api.job",
     "project": "vtrain_sim.api.project",
     "sweep": "vtrain_sim.api.sweep",
+    "compare": "vtrain_sim.api.compare",
     "timeline": "vtrain_sim.api.timeline",
     "save_trace": "vtrain_sim.api.trace",
     "plan": "vtrain_sim.api.plan",
@@ -76,6 +81,7 @@ _HOMES = {
     "Projection": "vtrain_sim.simulate.result",
     "Timeline": "vtrain_sim.simulate.spans",
     "TimelineSpan": "vtrain_sim.simulate.spans",
+    "CapturedRun": "vtrain_sim.catalog.run",
     "CapturedTimeline": "vtrain_sim.catalog.timeline",
     "SweepPoint": "vtrain_sim.decide.sweep",
     "SweepResult": "vtrain_sim.decide.sweep",
@@ -85,6 +91,8 @@ _HOMES = {
     "SizeResult": "vtrain_sim.decide.sizing.size",
     "ValidationResult": "vtrain_sim.validate.result",
     "Comparison": "vtrain_sim.validate.comparison",
+    "Cause": "vtrain_sim.validate.difference",
+    "Difference": "vtrain_sim.validate.difference",
     "CalibrationResult": "vtrain_sim.calibration.result",
     "TuneResult": "vtrain_sim.calibration.result",
     "UserError": "vtrain_sim.errors",

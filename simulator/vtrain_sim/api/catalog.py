@@ -9,6 +9,7 @@ from pathlib import Path
 from vtrain_sim import catalog as indexed
 from vtrain_sim.api.lists import numbers
 from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
+from vtrain_sim.catalog.run import CapturedRun
 from vtrain_sim.catalog.timeline import CapturedTimeline
 from vtrain_sim.errors import UserError, nearest
 
@@ -116,6 +117,16 @@ class Catalog:
             for name, value in (("ranks", ranks), ("microbatches", microbatches))
         )
         return self._catalog.timeline(run, step, *chosen)
+
+    def captured(self, run: str) -> CapturedRun:
+        """A run as something to compare with (`vtrain.compare`).
+
+        >>> import vtrain as vt
+        >>> catalog = vt.Catalog("vtrain.duckdb")
+        >>> vt.compare(catalog.captured("base"), vt.job.from_run(catalog, "base")).a.captured
+        True
+        """
+        return CapturedRun(self._catalog, run)
 
     def schema(self, name: str = "") -> Schema:
         """The tables and views: every column, its type and meaning (name: of one only). Raises `UserError`.

@@ -21,6 +21,7 @@ from vtrain_sim.commands.job import (
 )
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.values import value_of
 from vtrain_sim.errors import UserError
 
 
@@ -68,10 +69,4 @@ def _axis(text: str) -> tuple[str, list[str | int | bool]]:
     name, equals, values = text.partition("=")
     if not equals or not name or not values:
         raise UserError(f"--vary is {text!r}: it takes a name and values, for example tp=1,2,4")
-    return name.replace("-", "_"), [_value(v) for v in values.split(",")]
-
-
-def _value(text: str) -> str | int | bool:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return int(text) if text.isdecimal() else text
+    return name.replace("-", "_"), [value_of(v) for v in values.split(",")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,15 +23,19 @@ HOST_SIGMA = 0.3
 # Clocks that differ by less than this part of a program's duration are the same.
 _SAME = 1e-12
 
+Key = TypeVar("Key")
+
 
 class Tally:
-    """Time by category, by provenance and by source of error; seconds."""
+    """Time by category, by category and source (a kind of operator in a phase, an operation of a collective), by
+    provenance and by source of error; seconds."""
 
-    __slots__ = ("category", "error", "provenance", "seconds")
+    __slots__ = ("category", "error", "parts", "provenance", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.category: dict[str, float] = defaultdict(float)
+        self.parts: dict[tuple[str, str], float] = defaultdict(float)
         self.provenance: dict[str, float] = defaultdict(float)
         # Errors of one kind of work are the same error wherever it occurs: they add up linearly.
         self.error: dict[str, float] = defaultdict(float)
@@ -41,19 +46,22 @@ class Tally:
             return
         self.seconds += seconds
         self.category[category] += seconds
+        self.parts[category, source] += seconds
         self.provenance[estimate.provenance] += seconds
         self.error[source] += seconds * estimate.sigma
 
     def merge(self, other: Tally, count: float = 1) -> None:
         """Add another tally `count` times."""
         self.seconds += other.seconds * count
-        for mine, theirs in (
-            (self.category, other.category),
-            (self.provenance, other.provenance),
-            (self.error, other.error),
-        ):
-            for key, value in theirs.items():
-                mine[key] += value * count
+        _add(self.category, other.category, count)
+        _add(self.parts, other.parts, count)
+        _add(self.provenance, other.provenance, count)
+        _add(self.error, other.error, count)
+
+
+def _add(mine: dict[Key, float], theirs: dict[Key, float], count: float) -> None:
+    for key, value in theirs.items():
+        mine[key] += value * count
 
 
 def tally_pass(runs: Sequence[tuple[TimedDirection, int]], direction: str) -> Tally:

@@ -25,6 +25,7 @@ pictures: ByType[Callable[[Any], Figure]] = ByType(
         "vtrain_sim.decide.study.StudyResult": _HERE + "study",
         "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
         "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
+        "vtrain_sim.validate.difference.Difference": _HERE + "difference",
     }
 )
 

@@ -1,0 +1,124 @@
+"""One side of a comparison, as it is written on the command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtrain_sim.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vtrain_sim.api.flag_files import Given
+    from vtrain_sim.api.job import Job
+    from vtrain_sim.api.options import Option
+    from vtrain_sim.catalog.run import CapturedRun
+
+SAME = "base"
+RUN, SIMULATED = "run:", "sim:"
+_SPECS, _MODELS = (".yaml", ".yml", ".toml"), (".json",)
+HELP = (
+    "What to compare: settings (tp=4 pp=2, names as for sweep), a file (launch script, spec, config.json), a preset of "
+    "a model or cluster, Megatron's flags, a captured run (run:ID) or its simulation (sim:ID); several in quotes; "
+    "base: the common options as they are."
+)
+
+
+def read_side(text: str, common: Given, catalog: Path | None, runs: Sequence[str], said: set[str]) -> Job | CapturedRun:
+    """What one side of a comparison is, on top of what both sides have in common. Raises `UserError`.
+
+    said: what has been said on stderr about the other side, which is not said again.
+    """
+    from vtrain_sim.api.job import job_from_given
+    from vtrain_sim.api.options import read_options
+    from vtrain_sim.inputs import presets
+    from vtrain_sim.inputs.notes import approximations, left_out, without_effect
+
+    words = _words(text)
+    if len(words) == 1 and words[0].startswith(RUN):
+        return _captured(words[0].removeprefix(RUN), catalog)
+    settings: dict[str, Option] = {}
+    given = common
+    while words:
+        word = words.pop(0)
+        if word.startswith("--"):
+            given = replace(given, flags=(*given.flags, word, *words))
+            words = []
+        elif word == SAME:
+            continue
+        elif word.startswith(SIMULATED):
+            runs = [word.removeprefix(SIMULATED)]
+        elif word.startswith(RUN):
+            raise UserError(f"{word} is a captured run: it has its own settings, give it alone (or sim:{word[4:]})")
+        elif "=" in word:
+            given = _setting(given, settings, word)
+        elif Path(word).suffix in _SPECS or (Path(word).is_file() and Path(word).suffix not in _MODELS):
+            spec = Path(word) if Path(word).suffix in _SPECS else None
+            given = given.over(spec, None if spec else Path(word))
+        elif Path(word).suffix in _MODELS or Path(word).is_dir() or word in presets.names("models"):
+            given = replace(given, model=word)
+        elif word in presets.names("clusters"):
+            given = replace(given, cluster=word)
+        else:
+            raise UserError(_unknown(word))
+    if not runs and not given.cluster:
+        raise UserError(f"{text!r} does not say on what: give --cluster for both sides, or cluster=NAME")
+    job = job_from_given(given, catalog, runs, read_options(settings))
+    model = job.configuration.model
+    notes = (*approximations(given.flags), *without_effect(given.flags, model), *left_out(given.model, model))
+    for sentence in notes:
+        if sentence not in said:
+            print(f"note: {sentence}", file=sys.stderr)
+            said.add(sentence)
+    return job
+
+
+def _words(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} cannot be read: {str(error).lower()}") from None
+    if not words:
+        raise UserError(f"there is nothing to compare: give {SAME} for the common options as they are")
+    return words
+
+
+def _captured(run_id: str, catalog: Path | None) -> CapturedRun:
+    from vtrain_sim.api.catalog import Catalog
+
+    if catalog is None:
+        raise UserError(f"{RUN}{run_id} needs --catalog: the file that vtrain-catalog add made")
+    return Catalog(catalog).captured(run_id)
+
+
+def _setting(given: Given, settings: dict[str, Option], word: str) -> Given:
+    """Take one ``name=value``."""
+    from vtrain_sim.commands.values import value_of
+
+    name, _, value = word.partition("=")
+    name = name.replace("-", "_")
+    if not value:
+        raise UserError(f"{word!r} has no value: settings are name=value, for example tp=4")
+    if name == "cluster":
+        return replace(given, cluster=value)
+    if name == "model":
+        return replace(given, model=value)
+    if name in settings:
+        raise UserError(f"{name} is given twice: once is enough")
+    settings[name] = value_of(value)
+    return given
+
+
+def _unknown(word: str) -> str:
+    from vtrain_sim.errors import nearest
+    from vtrain_sim.inputs import presets
+
+    known = [*presets.names("models"), *presets.names("clusters")]
+    return (
+        f"{word!r} is neither a file nor a preset{nearest(word, known)}: a side is settings (tp=4 pp=2), a file, a "
+        f"preset, flags, {RUN}ID, {SIMULATED}ID or {SAME}"
+    )

@@ -1,0 +1,54 @@
+"""The difference between two steps for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from vtrain_sim.report.tables import duration, gib, percent, table
+from vtrain_sim.report.terminal.printing import printers
+from vtrain_sim.validate.account import Account
+from vtrain_sim.validate.difference import Difference
+
+# Less is rounding.
+_LEAST_S = 1e-9
+
+
+@printers.register(Difference)
+def print_difference(difference: Difference, console: Console, rows: bool = True) -> None:
+    """Print both steps, the largest causes in words, and the waterfall."""
+    a, b = difference.a, difference.b
+    console.print(f"A  [bold]{difference.name_a}[/bold]: {_side(a)}", highlight=False)
+    console.print(f"B  [bold]{difference.name_b}[/bold]: {_side(b)}", highlight=False)
+    more = "longer" if difference.difference_s > 0 else "less"
+    share = percent(difference.difference_s / a.step_s, sign=True)
+    console.print(f"B takes [bold]{duration(abs(difference.difference_s))}[/bold] {more} ({share}):")
+    for sentence in difference.sentences:
+        console.print(f"- {sentence}", highlight=False)
+    if rows:
+        lines = [
+            (cause.name, _time(cause.a_s), _time(cause.b_s), _signed(cause.difference_s)) for cause in difference.shown
+        ]
+        lines.append(("step", duration(a.step_s), duration(b.step_s), _signed(difference.difference_s)))
+        console.print(table("where the difference comes from", ("", "A", "B", "B - A"), lines))
+    for remark in difference.remarks:
+        console.print(remark)
+
+
+def _side(account: Account) -> str:
+    parts = [f"{duration(account.step_s)} a step ({'captured' if account.captured else 'projected'})"]
+    if account.num_gpus:
+        parts.append(f"{account.num_gpus:,} GPU" + ("s" if account.num_gpus > 1 else ""))
+    rate = account.tokens_per_s_per_gpu
+    if rate is not None:
+        parts.append(f"{rate:,.0f} tokens/s per GPU")
+    if account.peak_bytes:
+        parts.append(gib(account.peak_bytes) + ("" if account.fits in (None, True) else ", which does not fit"))
+    return ", ".join(parts)
+
+
+def _time(seconds: float) -> str | None:
+    return duration(seconds) if seconds else None
+
+
+def _signed(seconds: float) -> str:
+    return f"{'-' if seconds < 0 else '+'}{duration(abs(seconds))}" if abs(seconds) > _LEAST_S else "0"
