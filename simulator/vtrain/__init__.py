@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vtrain_sim.api.calibrate import calibrate as calibrate
     from vtrain_sim.api.catalog import Catalog as Catalog
     from vtrain_sim.api.compare import compare as compare
+    from vtrain_sim.api.explain import explain as explain
     from vtrain_sim.api.job import Job as Job
     from vtrain_sim.api.job import job as job
     from vtrain_sim.api.plan import plan as plan
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from vtrain_sim.catalog.timeline import CapturedTimeline as CapturedTimeline
     from vtrain_sim.decide.fleet.result import FleetResult as FleetResult
     from vtrain_sim.decide.plan import PlanResult as PlanResult
+    from vtrain_sim.decide.sensitivity import Effect as Effect
+    from vtrain_sim.decide.sensitivity import Sensitivity as Sensitivity
     from vtrain_sim.decide.sizing.size import SizeResult as SizeResult
     from vtrain_sim.decide.study import StudyResult as StudyResult
     from vtrain_sim.decide.sweep import SweepPoint as SweepPoint
@@ -62,6 +65,7 @@ _HOMES = {
     "project": "vtrain_sim.api.project",
     "sweep": "vtrain_sim.api.sweep",
     "compare": "vtrain_sim.api.compare",
+    "explain": "vtrain_sim.api.explain",
     "timeline": "vtrain_sim.api.timeline",
     "save_trace": "vtrain_sim.api.trace",
     "plan": "vtrain_sim.api.plan",
@@ -91,6 +95,8 @@ _HOMES = {
     "SizeResult": "vtrain_sim.decide.sizing.size",
     "ValidationResult": "vtrain_sim.validate.result",
     "Comparison": "vtrain_sim.validate.comparison",
+    "Sensitivity": "vtrain_sim.decide.sensitivity",
+    "Effect": "vtrain_sim.decide.sensitivity",
     "Cause": "vtrain_sim.validate.difference",
     "Difference": "vtrain_sim.validate.difference",
     "CalibrationResult": "vtrain_sim.calibration.result",

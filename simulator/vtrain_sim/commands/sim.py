@@ -9,6 +9,7 @@ import typer
 from vtrain_sim.commands import errors
 from vtrain_sim.commands.calibrate import calibrate
 from vtrain_sim.commands.compare import compare
+from vtrain_sim.commands.explain import explain
 from vtrain_sim.commands.help import Command, MegatronCommand
 from vtrain_sim.commands.notices import with_quiet
 from vtrain_sim.commands.plan import plan
@@ -35,6 +36,7 @@ app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(project)
 app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(sweep))
 app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(timeline))
 app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(compare))
+app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(explain))
 app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(plan))
 app.command(cls=Command)(with_quiet(schedule))
 app.command(cls=Command)(with_quiet(size))

@@ -26,6 +26,7 @@ pictures: ByType[Callable[[Any], Figure]] = ByType(
         "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
         "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
         "vtrain_sim.validate.difference.Difference": _HERE + "difference",
+        "vtrain_sim.decide.sensitivity.Sensitivity": _HERE + "sensitivity",
     }
 )
 

@@ -25,6 +25,7 @@ printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
         "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
         "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
         "vtrain_sim.validate.difference.Difference": _HERE + "difference",
+        "vtrain_sim.decide.sensitivity.Sensitivity": _HERE + "sensitivity",
         "vtrain_sim.calibration.result.CalibrationResult": _HERE + "calibration",
         "vtrain_sim.calibration.result.TuneResult": _HERE + "calibration",
         "vtrain_sim.catalog.results.Added": _HERE + "catalog",

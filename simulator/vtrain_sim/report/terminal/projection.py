@@ -13,7 +13,7 @@ from vtrain_sim.specs.optimizer import ADAM
 @printers.register(Projection)
 def print_projection(projection: Projection, console: Console, rows: bool = True) -> None:
     """Print what the configuration would do, where the time goes, and where the numbers come from."""
-    _print_configuration(projection, console)
+    print_configuration(projection, console)
     console.print(
         f"iteration time [bold]{duration(projection.iteration_time_s)}[/bold], "
         f"{BAND_PROBABILITY:.0%} band {duration(projection.iteration_time_low_s)} to "
@@ -39,7 +39,8 @@ def _peak(projection: Projection) -> str:
     return f"of {projection.cluster.device.peak(dtype) / 1e12:,.5g} TFLOP/s, the {dtype} peak"
 
 
-def _print_configuration(projection: Projection, console: Console) -> None:
+def print_configuration(projection: Projection, console: Console) -> None:
+    """Print what was projected: model, devices, layout, batch."""
     c, cluster = projection.configuration, projection.cluster
     p, t = c.parallel, c.train
     ranks = f"{p.world_size} device" + ("s" if p.world_size > 1 else "")

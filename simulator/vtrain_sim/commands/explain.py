@@ -1,0 +1,39 @@
+"""``vtrain-sim explain``: what binds one configuration, and what one change at a time would bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
+from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+
+
+def explain(
+    context: typer.Context,
+    catalog: Path = CATALOG,
+    run: list[str] = RUN,
+    cluster: str = CLUSTER,
+    model: str = MODEL,
+    megatron_args: Path = MEGATRON_ARGS,
+    spec: Path = SPEC,
+    num_gpus: int = NUM_GPUS,
+    as_json: bool = typer.Option(False, "--json", help="Print vtrain.sensitivity/1 as JSON."),
+    form: str = FORMAT,
+    table_file: Path = typer.Option(None, "--table", help="Write the changes to a .csv or .parquet file."),
+    plot: Path = typer.Option(None, "--plot", help="Draw the changes: a .png, .svg or .pdf."),
+) -> None:
+    """Say what binds a configuration, and what one change at a time would bring.
+
+    A faster machine (products, memory, links, launches), another micro batch size, tp, pp, cp, ep or recomputation:
+    each is projected; the one that shortens the step most comes first.
+    """
+    from vtrain_sim.api import explain as api
+
+    check_files(table_file, plot)
+    form = check_format(form, as_json)
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    result = api.explain(job)
+    write_files(result, table_file, plot)
+    show(result, form)
