@@ -120,7 +120,7 @@ def test_a_captured_step_is_a_trace(capture: Callable[..., Capture], tmp_path: P
         fc1 = next(one for one in found.tracks[process, "compute"] if one["name"] == "linear_fc1")
         assert (fc1["args"]["operator"], fc1["args"]["m"], fc1["args"]["n"], fc1["args"]["k"]) == ("gemm", 32, 256, 64)
         assert fc1["args"]["flops"] == 2 * 32 * 256 * 64
-        assert max(value for _, value in found.counters[process, "microbatches in flight"]) == 2 - stage
+        assert max(value for _, value in found.counters[process, "in flight microbatches"]) == 2 - stage
     # Four microbatches cross the boundary in each direction.
     assert Counter(ends["s"]["name"] for ends in found.flows.values()) == {"activations": 4, "gradients": 4}
 

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 # Causes beside the kinds of operators and the communication of each role.
 RECOMPUTE, OPTIMIZER, OVERHEAD, UNEXPLAINED = "recompute", "optimizer", "step overhead", "unexplained"
 # Kinds by what people call them.
-_KINDS = {"gemm": "matrix products", "grouped_gemm": "products of experts", "microbatch": "work per microbatch"}
+_KINDS = {
+    "gemm": "matrix products",
+    "grouped_gemm": "products of experts",
+    "microbatch": "work per microbatch",
+    "memory": "copies and fills",
+}
 _PASSES = ("forward", "backward")
 
 

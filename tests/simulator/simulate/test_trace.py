@@ -102,10 +102,10 @@ def test_memory_and_microbatches_in_flight_are_the_projections() -> None:
     found = read(vt.timeline(JOB, microbatches=[0], detail="passes"))
     for stage in projection.memory.stages:
         process = f"stage {stage.stage}, simulated"
-        in_flight = [value for _, value in found.counters[process, "microbatches in flight"]]
+        in_flight = [value for _, value in found.counters[process, "in flight microbatches"]]
         # 1F1B: a stage holds as many as there are stages from it to the last.
         assert (max(in_flight), in_flight[-1]) == (4 - stage.stage, 0)
-        memory = [value for _, value in found.counters[process, "memory (GiB)"]]
+        memory = [value for _, value in found.counters[process, "memory GiB"]]
         assert max(memory) * 2**30 == pytest.approx(stage.peak_bytes, rel=1e-6)
         assert min(memory) * 2**30 == pytest.approx(stage.peak_bytes - stage.activations_bytes, rel=1e-6)
 

@@ -43,14 +43,15 @@ def check(text: str) -> Read:
             threads[event["pid"], event["tid"]] = event["args"]["name"]
     assert 0 not in read.processes, "0 is the idle process"
     assert len(set(read.processes.values())) == len(read.processes)
-    assert len({tid for _, tid in threads}) == len(threads)
+    assert len({tid for _, tid in threads}) == len(threads), "a thread is known by its number alone"
+    assert not {tid for _, tid in threads} & read.processes.keys(), "the thread of a process's number is its main one"
     for event in events:
         if event["ph"] == "X":
             assert event["dur"] >= 0, event
             read.tracks[read.processes[event["pid"]], threads[event["pid"], event["tid"]]].append(event)
         elif event["ph"] == "C":
-            (value,) = event["args"].values()
-            read.counters[read.processes[event["pid"]], event["name"]].append((event["ts"], value))
+            ((unit, value),) = event["args"].items()
+            read.counters[read.processes[event["pid"]], f"{event['name']} {unit}"].append((event["ts"], value))
         elif event["ph"] in "sf":
             assert event["ph"] not in read.flows[event["id"]], "an arrow has one start and one end"
             read.flows[event["id"]][event["ph"]] = event
@@ -61,6 +62,7 @@ def check(text: str) -> Read:
     for ends in read.flows.values():
         assert ends.keys() == {"s", "f"}
         assert ends["s"]["ts"] <= ends["f"]["ts"]
+        assert (ends["s"]["cat"], ends["s"]["name"]) == (ends["f"]["cat"], ends["f"]["name"])
         for end in ends.values():
             slices = by_thread[end["pid"], end["tid"]]
             assert any(_ns(s["ts"]) <= _ns(end["ts"]) < _ns(s["ts"]) + _ns(s["dur"]) for s in slices), end

@@ -1,18 +1,19 @@
 """Traces in the JSON format of Chrome's trace events, which Perfetto (ui.perfetto.dev) opens.
 
-A process has a number above 0, a thread one of its own: 0 is the idle process. Slices are complete events, arrows a
-start and a finish inside their slices. Times are microseconds.
+Perfetto's importer knows a thread by its number alone, takes the thread of a process's number for its main one, and
+0 for the idle process: processes are numbered from 1, threads go on from there. Slices are complete events, arrows a
+start and a finish inside their slices, counters named by name and unit. Times are microseconds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 
 from vtrain_sim.report.trace.parts import Process, Trace
 
 Event = dict[str, object]
-_TRACKS = 1000
 
 
 def chrome_json(trace: Trace) -> str:
@@ -24,19 +25,19 @@ def chrome_json(trace: Trace) -> str:
 
 def _events(trace: Trace) -> Iterator[Event]:
     threads: dict[tuple[int, str], int] = {}
+    tids = count(len(trace.processes) + 1)
     for number, process in enumerate(trace.processes):
         pid = number + 1
-        for position, (track, _) in enumerate(process.ordered()):
-            threads[number, track] = pid * _TRACKS + position
+        threads |= {(number, track): next(tids) for track, _ in process.ordered()}
         yield from _names(process, number, threads)
         for track, slices in process.ordered():
             tid = threads[number, track]
             for name, begin_ns, end_ns, arguments in slices:
                 times = {"ts": _micro(begin_ns), "dur": _micro(end_ns - begin_ns)}
                 yield {"ph": "X", "name": name, "pid": pid, "tid": tid, **times, "args": arguments}
-        for name, values in process.counters.items():
+        for (name, unit), values in process.counters.items():
             for at_ns, value in values:
-                yield {"ph": "C", "name": name, "pid": pid, "ts": _micro(at_ns), "args": {"value": value}}
+                yield {"ph": "C", "name": name, "pid": pid, "ts": _micro(at_ns), "args": {unit: value}}
     for number, flow in enumerate(trace.flows, 1):
         for phase, moment in (({"ph": "s"}, flow.begin), ({"ph": "f", "bp": "e"}, flow.end)):
             where = {"pid": moment.process + 1, "tid": threads[moment.process, moment.track]}

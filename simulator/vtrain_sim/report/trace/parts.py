@@ -13,7 +13,8 @@ PASSES, COMPUTE, HOST = "passes", "compute", "host"
 RECEIVES, SENDS = "pp", "pp send"
 # From top to bottom; tracks that are not named here follow. A further lane of a track is next to it.
 _ORDER = (PASSES, COMPUTE, "tp", "cp", "ep", "dp", RECEIVES, SENDS, HOST)
-IN_FLIGHT, MEMORY = "microbatches in flight", "memory (GiB)"
+# Counters with what they count.
+IN_FLIGHT, MEMORY = ("in flight", "microbatches"), ("memory", "GiB")
 
 
 class Slice(NamedTuple):
@@ -44,12 +45,12 @@ class Flow(NamedTuple):
 @dataclass
 class Process:
     """One rank of a stage. tracks: slices by the name of their track, by time, what encloses others before them.
-    counters: values by name, by time."""
+    counters: values by name and unit, by time."""
 
     name: str
     stage: int
     tracks: dict[str, list[Slice]] = field(default_factory=dict)
-    counters: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    counters: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
 
     def add(self, track: str, slices: Iterable[Slice]) -> None:
         """Put slices on a track; those that neither enclose nor follow what is there go to further lanes of it."""
