@@ -127,6 +127,14 @@ def test_the_number_of_gpus_stays_where_it_follows_from_the_layout() -> None:
     assert effects(job)["tp 4"].step_s == pytest.approx(vt.project(job.with_(gpus=8, tp=4)).iteration_time_s)
 
 
+@pytest.mark.parametrize(
+    ("mbs", "gbs", "others"), [(1, 16, {2}), (2, 12, {1, 3}), (4, 4, {2}), (8, 24, {6, 12}), (1, 1, set()), (1, 3, {3})]
+)
+def test_neighbours_of_a_micro_batch_divide_the_batch(mbs: int, gbs: int, others: set[int]) -> None:
+    job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=1, mbs=mbs, gbs=gbs)
+    assert {f"micro batch {size}" for size in others} == {name for name in effects(job) if name.startswith("micro")}
+
+
 def test_what_does_not_fit_says_what_would() -> None:
     job = vt.job("llama2-70b", cluster="dgx-a100-80gb", gpus=64, tp=4, pp=4, mbs=1, gbs=64, sp=True)
     sensitivity = vt.explain(job)

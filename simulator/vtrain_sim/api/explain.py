@@ -13,6 +13,8 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.report.sensitivity_words import sentences
 
 _RECOMPUTED = ("none", "selective", "full")
+# Micro batch sizes that are tried on each side.
+_TRIED = 1000
 
 
 def explain(job: Job) -> Sensitivity:
@@ -66,10 +68,11 @@ def _with(name: str, size: int, job: Job) -> dict[str, Option]:
 
 
 def _neighbours(size: int, whole: int) -> Iterator[int]:
-    """The next larger and the next smaller divisor of `whole`."""
-    divisors = [number for number in range(1, whole + 1) if whole % number == 0]
-    yield from [number for number in divisors if number > size][:1]
-    yield from [number for number in divisors if number < size][-1:]
+    """The next larger and the next smaller divisor of `whole`, if one is near."""
+    larger = range(size + 1, min(8 * size, whole, size + _TRIED) + 1)
+    smaller = range(size - 1, max(1, size - _TRIED) - 1, -1)
+    for candidates in ((*larger, 2 * size), (*smaller, size // 2)):
+        yield from [number for number in candidates if number and whole % number == 0][:1]
 
 
 def _point(job: Job, values: dict[str, Option]) -> SweepPoint:

@@ -108,7 +108,7 @@ def sensitivity(
         effects.append(effect)
         if effect.change is not None:
             shares[resource.name] = max(0.0, -effect.change) / (1 - 1 / resource.factor)
-    points = evaluate_points(projector, [point for _, point in changes]).points
+    points = evaluate_points(projector, [point for _, point in changes])
     for (name, _), point in zip(changes, points, strict=True):
         effects.append(_effect(name, CONFIGURATION, point, projection))
     effects.sort(key=lambda effect: (effect.step_s is None, effect.step_s))
@@ -124,7 +124,7 @@ def _on_faster(resource: Resource, projection: Projection, projector: Projector)
     elif resource.name == "between_nodes" and not projector.cluster.inter_node.is_known:
         point = SweepPoint(values, reason="nothing is known of a network between nodes")
     else:
-        (point,) = evaluate_points(resource.of(projector), [point]).points
+        (point,) = evaluate_points(resource.of(projector), [point])
     return _effect(resource.title, MACHINE, point, projection)
 
 
