@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -102,10 +103,12 @@ def test_a_captured_step_is_a_trace(capture: Callable[..., Capture], tmp_path: P
     run = capture(*PP2)
     out = tmp_path / "captured.json"
     result = CliRunner().invoke(
-        catalog.app, ["timeline", run.run_id, "--catalog", str(run.catalog.path), "--out", str(out)]
+        catalog.app, ["timeline", run.run_id, "--catalog", str(run.catalog.path), "--out", str(out), "--json"]
     )
     assert result.exit_code == 0, result.output
     found = check(out.read_text())
+    written = json.loads(result.stdout)
+    assert (written["slices"], written["ranks"]) == (sum(map(len, found.tracks.values())), 2)
     assert list(found.processes.values()) == [f"stage {s}, captured {run.run_id}, rank {s}" for s in range(2)]
     steps = run.catalog.sql("SELECT rank, step, duration_ns FROM steps ORDER BY duration_ns").to_pylist()
     for stage in range(2):

@@ -18,9 +18,11 @@ MOST_BYTES = 50_000_000
 
 
 def check_trace_name(path: str | Path) -> Path:
-    """Raises `UserError` for a file whose ending says no trace."""
+    """Raises `UserError` for a file whose ending says no trace, or whose directory does not exist."""
     if not str(path).endswith(ENDINGS):
         raise UserError(f"{path} is no trace that can be written: it must end in {' or '.join(ENDINGS)}")
+    if not Path(path).parent.is_dir():
+        raise UserError(f"there is no directory {Path(path).parent}")
     return Path(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from vtrain_sim.commands import errors
 from vtrain_sim.commands.help import Command
 from vtrain_sim.commands.notices import is_quiet, with_quiet
 from vtrain_sim.commands.output import FORMAT, JSON, check_format, show
-from vtrain_sim.commands.timeline import DETAIL, MICROBATCHES, OUT
+from vtrain_sim.commands.timeline import DETAIL, MICROBATCHES, OUT, SCHEMA
 from vtrain_sim.commands.version import version
 from vtrain_sim.errors import UserError
 from vtrain_sim.whole_file import write_file
@@ -90,6 +91,7 @@ def timeline(
     microbatches: str = MICROBATCHES,
     detail: str = DETAIL,
     catalog: Path = _CATALOG,
+    as_json: bool = JSON,
 ) -> None:
     """Write a captured step as a trace: open it in Perfetto (ui.perfetto.dev)."""
     from vtrain_sim.api import catalog as api
@@ -102,6 +104,9 @@ def timeline(
     result = api.Catalog(catalog).timeline(run, step, *chosen)
     trace = captured_trace(result, detail or "operators")
     write_trace(out, trace)
+    if as_json:
+        print(json.dumps({"schema": SCHEMA, "file": str(out), "slices": trace.slices, **result.summary()}))
+        return
     longest = duration(max(rank.duration_ns for rank in result.ranks) / 1e9)
     print(
         f"{out}: {trace.slices:,} slices of {counted(len(result.ranks), 'ranks')} of run {run}, step {result.step} of "

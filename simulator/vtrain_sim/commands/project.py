@@ -69,5 +69,4 @@ def project(
     if timeline is not None:
         from vtrain_sim.commands.timeline import write_timeline
 
-        for sentence in write_timeline(job, timeline):
-            print(sentence, file=sys.stderr)
+        print("\n".join(write_timeline(job, timeline).sentences), file=sys.stderr)

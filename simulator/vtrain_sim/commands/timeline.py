@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 OUT: Path = typer.Option(..., "--out", "-o", help="Trace to write for Perfetto: a .json or .json.gz file.")
 MICROBATCHES: str = typer.Option("", "--microbatches", help="Microbatches to keep, for example 0-3.")
 DETAIL: str = typer.Option("", "--detail", help="passes, layers or operators (default: what a viewer opens).")
+SCHEMA = "vtrain.timeline-file/1"
 
-_SCHEMA = "vtrain.timeline-file/1"
+
+class Written(NamedTuple):
+    """What a trace that was written has in it, for programs and in words."""
+
+    figures: dict[str, object]
+    sentences: list[str]
 
 
 def timeline(
@@ -62,8 +68,8 @@ def timeline(
         context.args, chosen_catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args
     )
     chosen = ranges("--stages", stages), ranges("--microbatches", microbatches)
-    sentences = write_timeline(job, out, *chosen, detail, (catalog, beside) if beside else None)
-    print(json.dumps({"schema": _SCHEMA, "file": str(out), "notes": sentences}) if as_json else "\n".join(sentences))
+    written = write_timeline(job, out, *chosen, detail, (catalog, beside) if beside else None)
+    print(json.dumps(written.figures) if as_json else "\n".join(written.sentences))
 
 
 def write_timeline(
@@ -73,8 +79,8 @@ def write_timeline(
     microbatches: tuple[int, ...] | None = None,
     detail: str = "",
     beside: tuple[Path, str] | None = None,
-) -> list[str]:
-    """Write the timeline of a job, and return sentences that say what is in it. beside: catalog, and the run whose
+) -> Written:
+    """Write the timeline of a job, and return what is in it. beside: catalog, and the run whose
     captured step is added."""
     from vtrain_sim.api.catalog import Catalog
     from vtrain_sim.api.timeline import MOST_SPANS, MOST_UNCOMPRESSED, timeline
@@ -100,4 +106,5 @@ def write_timeline(
             f"with all operators it would be more than a viewer opens: for them, {shorter}choose some stages and "
             "microbatches of vtrain-sim timeline (--stages 0 --microbatches 0-3)"
         )
-    return sentences
+    figures = {"stages": kept, "detail": result.detail, "iteration_time_s": result.iteration_time_s}
+    return Written({"schema": SCHEMA, "file": str(out), "slices": trace.slices, **figures}, sentences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -159,6 +160,10 @@ def test_the_command_writes_what_was_chosen(tmp_path: Path) -> None:
     microbatches = {e["args"].get("microbatch") for slices in found.tracks.values() for e in slices}
     assert microbatches == {1, None}
     assert "(operators)" in result.stdout
+    result = CliRunner().invoke(app, ["timeline", *FLAGS, "--out", str(out), "--detail", "passes", "--json"])
+    written = json.loads(result.stdout)
+    assert written["slices"] == sum(map(len, check(gzip.decompress(out.read_bytes()).decode()).tracks.values()))
+    assert (written["detail"], written["stages"], written["file"]) == ("passes", 4, str(out))
 
 
 def test_project_writes_the_timeline_too(tmp_path: Path) -> None:
@@ -175,6 +180,7 @@ def test_project_writes_the_timeline_too(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--out", "step.txt"], ".json"),
+        (["--out", "nowhere/step.json"], "no directory nowhere"),
         (["--out", "s.json", "--stages", "4"], "stages 0 to 3"),
         (["--out", "s.json", "--microbatches", "8"], "microbatches 0 to 7"),
         (["--out", "s.json", "--stages", "one"], "ranges"),
