@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -320,3 +321,27 @@ def test_a_search_takes_the_imbalance_that_few_ranks_can_have() -> None:
     searched = list(configurations(mixture, 8, (64,), bounds, TrainSpec(1, 1)))
     factors = {(c.parallel.ep, c.model.moe_imbalance_factor) for c in searched}
     assert factors == {(1, 1.0), (2, 2.0), (4, 3.0), (8, 3.0)}
+
+
+def test_every_evaluated_plan_is_kept_with_what_became_of_it() -> None:
+    """The best first, as they are ranked; then those that do not fit. The rows say what the projections say."""
+    result = vt.plan("gpt3-6.7b", cluster="dgx-a100-80gb", num_gpus=[8, 16], global_batch_size=64, train_tokens=1e9)
+    rows = result.every.rows()
+    assert len(rows) == result.every.total == result.evaluated
+    verdicts = [row["verdict"] for row in rows]
+    assert verdicts == ["fits"] * result.feasible + ["does not fit"] * (result.evaluated - result.feasible)
+    assert result.feasible < result.evaluated
+    for best, row in zip(result.plans, rows, strict=False):
+        assert row["megatron_args"] == shlex.join(best.to_dict()["megatron_args"])
+        assert row["days"] == pytest.approx(best.days)
+        assert row["mfu"] == pytest.approx(best.projection.mfu)
+        assert row["peak_bytes"] == pytest.approx(best.projection.memory.worst.peak_bytes, rel=1e-6)
+    late = vt.plan(
+        "gpt3-6.7b",
+        cluster="dgx-a100-80gb",
+        num_gpus=[8, 16],
+        global_batch_size=64,
+        train_tokens=1e9,
+        deadline_days=1.1 * result.plans[0].days,
+    )
+    assert {"fits", "does not fit", "after the deadline"} == {row["verdict"] for row in late.every.rows()}

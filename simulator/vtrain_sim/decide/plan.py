@@ -10,9 +10,9 @@ from itertools import islice
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vtrain_sim.decide.collection import collection_paused
+from vtrain_sim.decide.evaluated import MOST_KEPT, Dropped, Evaluated, Figures, Floats
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.decide.order import best_first
 from vtrain_sim.decide.space import Bounds, configurations, filled, gpu_counts
@@ -20,6 +20,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.results import Document, Result, Row
+from vtrain_sim.simulate.batch import Evaluation
 from vtrain_sim.simulate.memory import MARGIN
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection, days_to_train, dollars, share_of_peak
@@ -31,8 +32,6 @@ SCHEMA = "vtrain.plan/1"
 RANKINGS = ("days", "dollars", "time", "mfu")
 # Configurations evaluated together: enough to share, few enough to stay small in memory.
 CHUNK = 8192
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,8 @@ class Plan:
 class PlanResult(Result):
     """What a search over layouts gives. plans: best first. pareto: no other plan is both faster and cheaper.
 
-    evaluated, feasible: configurations. elapsed_s: seconds that the search took.
+    evaluated, feasible: configurations. elapsed_s: seconds that the search took. every: all of them, with the reason
+    where one was dropped.
 
     >>> import vtrain as vt
     >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, top=3)
@@ -132,6 +132,7 @@ class PlanResult(Result):
     elapsed_s: float
     plans: tuple[Plan, ...]
     pareto: tuple[Plan, ...]
+    every: Evaluated
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.plan/1."""
@@ -175,20 +176,6 @@ def _row(plan: Plan) -> Row:
     return {**row, "megatron_args": shlex.join(row["megatron_args"])}
 
 
-@dataclass(frozen=True)
-class _Figures:
-    """What configurations are ranked by, [configurations] each. days: failures and checkpoints included."""
-
-    seconds: Floats
-    days: Floats
-    dollars: Floats
-    mfu: Floats
-
-    def pick(self, index: NDArray[np.bool_]) -> _Figures:
-        """Those of some of the configurations."""
-        return _Figures(self.seconds[index], self.days[index], self.dollars[index], self.mfu[index])
-
-
 class _Feasible:
     """The configurations that fit and end in time, gathered chunk by chunk.
 
@@ -200,12 +187,13 @@ class _Feasible:
         self.configurations: list[Configuration] = []
         self.evaluated = self.tight = 0
         self.smallest_bytes = self.soonest_days = math.inf
-        self._figures: list[_Figures] = []
+        self.dropped = Dropped()
+        self._figures: list[Figures] = []
 
     def add(self, request: Request, projector: Projector, chunk: Sequence[Configuration]) -> None:
         """Evaluate a chunk of the space."""
         arrays = projector.evaluate(chunk)
-        figures = _figures(request, projector, chunk, arrays.iteration_time_s, arrays.model_flops)
+        figures = _figures(request, projector, chunk, arrays)
         self.evaluated += len(chunk)
         self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
         fits = arrays.fits | arrays.tight if request.allow_tight else arrays.fits
@@ -216,11 +204,11 @@ class _Feasible:
         feasible = fits & ends
         self.configurations += [c for c, keep in zip(chunk, feasible, strict=True) if keep]
         self._figures.append(figures.pick(feasible))
+        self.dropped.add(chunk, figures, fits, feasible)
 
-    def figures(self) -> _Figures:
+    def figures(self) -> Figures:
         """Of all feasible configurations."""
-        columns = [[getattr(f, name) for f in self._figures] for name in ("seconds", "days", "dollars", "mfu")]
-        return _Figures(*(np.concatenate(column) for column in columns))
+        return Figures.joined(self._figures)
 
 
 def plan(
@@ -258,6 +246,7 @@ def plan(
         return Plan(projector.project(c), float(days), float(cost_usd), False, _checkpoint_interval_s(request, c))
 
     best = [planned(int(index)) for index in order[:top]]
+    best_of_all = [feasible.configurations[index] for index in order[:MOST_KEPT]]
     front = [planned(index) for index in _pareto(feasible.configurations, figures)]
     limit = best[0].projection.iteration_time_high_s / best[0].projection.iteration_time_s
     return PlanResult(
@@ -268,6 +257,7 @@ def plan(
         perf_counter() - begin,
         tuple(_tie(p, request, key[order[0]], limit) for p in best),
         tuple(_tie(p, request, key[order[0]], limit) for p in front),
+        Evaluated.of(best_of_all, figures.pick(order), feasible.dropped, feasible.evaluated),
     )
 
 
@@ -276,10 +266,8 @@ def _chunks(space: Iterator[Configuration]) -> Iterator[list[Configuration]]:
         yield chunk
 
 
-def _figures(
-    request: Request, projector: Projector, chunk: Sequence[Configuration], seconds: Floats, flops: Floats
-) -> _Figures:
-    cluster = projector.cluster
+def _figures(request: Request, projector: Projector, chunk: Sequence[Configuration], arrays: Evaluation) -> Figures:
+    cluster, seconds = projector.cluster, arrays.iteration_time_s
     gpus = np.array([c.parallel.world_size for c in chunk], dtype=np.float64)
     tokens = np.array([c.tokens_per_step for c in chunk], dtype=np.float64)
     steps = request.tokens / tokens if request.tokens else np.ones(len(chunk))
@@ -287,18 +275,18 @@ def _figures(
     if request.failures is not None:
         stretch = {int(n): request.failures.stretch(int(n)) for n in np.unique(gpus)}
         days = days * np.array([stretch[int(n)] for n in gpus])
-    mfu = share_of_peak(flops, gpus, cluster, request.base, seconds)
+    mfu = share_of_peak(arrays.model_flops, gpus, cluster, request.base, seconds)
     with np.errstate(invalid="ignore"):  # a run that never ends, at no price
-        return _Figures(seconds, days, dollars(days, gpus, cluster), mfu)
+        return Figures(seconds, days, dollars(days, gpus, cluster), mfu, arrays.peak_bytes)
 
 
-def _key(request: Request, figures: _Figures) -> Floats:
+def _key(request: Request, figures: Figures) -> Floats:
     """What plans are sorted by, the smallest first."""
     keys = {"time": figures.seconds, "days": figures.days, "dollars": figures.dollars, "mfu": -figures.mfu}
     return keys[request.rank_by]
 
 
-def _pareto(configurations: Sequence[Configuration], figures: _Figures) -> list[int]:
+def _pareto(configurations: Sequence[Configuration], figures: Figures) -> list[int]:
     """The Pareto front: plans that no other one beats in both days and dollars, fastest first."""
     front: list[int] = []
     cheapest = np.inf
