@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vtrain_sim.api.project import project as project
     from vtrain_sim.api.render import register_renderer as register_renderer
     from vtrain_sim.api.render import render as render
+    from vtrain_sim.api.report import report as report
     from vtrain_sim.api.schedule import schedule as schedule
     from vtrain_sim.api.size import size as size
     from vtrain_sim.api.study import study as study
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from vtrain_sim.decide.sweep import SweepPoint as SweepPoint
     from vtrain_sim.decide.sweep import SweepResult as SweepResult
     from vtrain_sim.errors import UserError as UserError
+    from vtrain_sim.report.page.model import Report as Report
     from vtrain_sim.results import Result as Result
     from vtrain_sim.results import Table as Table
     from vtrain_sim.simulate.result import Projection as Projection
@@ -79,7 +81,9 @@ _HOMES = {
     "Catalog": "vtrain_sim.api.catalog",
     "render": "vtrain_sim.api.render",
     "register_renderer": "vtrain_sim.api.render",
+    "report": "vtrain_sim.api.report",
     "Job": "vtrain_sim.api.job",
+    "Report": "vtrain_sim.report.page.model",
     "Result": "vtrain_sim.results",
     "Table": "vtrain_sim.results",
     "Projection": "vtrain_sim.simulate.result",

@@ -113,7 +113,11 @@ def calibrate(
             "nothing to fit to: give --gemm, --catalog and --run, --collectives, --exchanges, --experts, "
             "--latent-attention, or --mamba"
         )
-    return CalibrationResult("".join(s.toml for s in sections), tuple(line for s in sections for line in s.report))
+    return CalibrationResult(
+        "".join(s.toml for s in sections),
+        tuple(line for s in sections for line in s.report),
+        tuple(row for s in sections for row in s.collectives),
+    )
 
 
 def _network(path: Path, source: str, system: str, cluster: str) -> list[CalibrationResult]:
@@ -122,10 +126,13 @@ def _network(path: Path, source: str, system: str, cluster: str) -> list[Calibra
     spec = machine_of(cluster).cluster
     rows = network.read_collectives(path, source, system)
     intra, report = network.fit_intra_node(spec, rows)
-    fits = [CalibrationResult(network.network_toml("intra_node", intra) + "\n", (report,))]
+    fitted = replace(spec, intra_node=intra)
+    inside = tuple(network.beside_fit(fitted, [row for row in rows if row.nodes == 1]))
+    fits = [CalibrationResult(network.network_toml("intra_node", intra) + "\n", (report,), inside)]
     if any(row.nodes > 1 for row in rows):
-        inter, report = network.fit_inter_node(replace(spec, intra_node=intra), rows)
-        fits.append(CalibrationResult(network.network_toml("inter_node", inter) + "\n", (report,)))
+        inter, report = network.fit_inter_node(fitted, rows)
+        between = network.beside_fit(replace(fitted, inter_node=inter), [row for row in rows if row.nodes > 1])
+        fits.append(CalibrationResult(network.network_toml("inter_node", inter) + "\n", (report,), tuple(between)))
     return fits
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from vtrain_sim.calibration.measurements import columns_of, query
 from vtrain_sim.calibration.surfaces import descend
+from vtrain_sim.costs.algorithms import bus_factor
 from vtrain_sim.costs.collectives import CollectiveCosts
 from vtrain_sim.errors import UserError
+from vtrain_sim.results import Row
 from vtrain_sim.specs import ClusterSpec, NetworkLevel
 from vtrain_sim.specs.checks import finite, positive
 
@@ -133,6 +135,29 @@ def _fit(
     residual = np.log(predict(best) / measured)
     fitted = replace(network(best), sigma=round(float(residual.std()), 3))
     return fitted, f"{level}: {len(rows)} measurements, mean error {np.abs(np.expm1(residual)).mean():.1%}"
+
+
+def beside_fit(cluster: ClusterSpec, rows: list[Measured]) -> list[Row]:
+    """Each measurement beside what the cluster's links say: seconds, bus bandwidth in bytes/s, error as a fraction."""
+    costs = CollectiveCosts(cluster)
+    table: list[Row] = []
+    for row in rows:
+        fitted = costs.over_nodes(row.op, row.ranks, row.nbytes, row.nodes).seconds
+        carried = row.nbytes * bus_factor(row.op, row.ranks)
+        table.append(
+            {
+                "op": row.op,
+                "ranks": row.ranks,
+                "nodes": row.nodes,
+                "bytes": row.nbytes,
+                "transfer_s": row.seconds,
+                "fitted_s": fitted,
+                "bus_bytes_per_s": carried / row.seconds,
+                "fitted_bytes_per_s": carried / fitted,
+                "error": fitted / row.seconds - 1,
+            }
+        )
+    return table
 
 
 def network_toml(name: str, network: NetworkLevel) -> str:

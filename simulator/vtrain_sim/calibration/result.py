@@ -13,6 +13,8 @@ from vtrain_sim.results import Document, Result, Row
 class CalibrationResult(Result):
     """Fitted cost surfaces or networks. toml: sections of a preset. report: a line per fit, with its error.
 
+    collectives: those that a network was fitted to, measured and fitted; seconds, and bytes per second.
+
     >>> import vtrain as vt
     >>> fit = vt.calibrate(collectives="collectives.csv", cluster="dgx-a100-80gb")
     >>> fit.toml.startswith("[intra_node]")
@@ -21,6 +23,7 @@ class CalibrationResult(Result):
 
     toml: str
     report: tuple[str, ...]
+    collectives: tuple[Row, ...] = ()
 
     def summary(self) -> dict[str, object]:
         """The sections that were fitted."""

@@ -98,6 +98,37 @@ class RunDetail(Result):
 
 
 @dataclass(frozen=True, repr=False)
+class RunProfile(Result):
+    """What a run says of layers and communication. layers: a row per layer, nanoseconds of one microbatch.
+
+    collectives: a row per operation, number of ranks and payload: transfer_s, and bus bandwidth in bytes per second as
+    measured and as fitted. latency_s, bandwidth (bytes/s): the fit; 0 where no collective was measured.
+    """
+
+    run_id: str
+    layers: tuple[Row, ...]
+    collectives: tuple[Row, ...] = ()
+    latency_s: float = 0.0
+    bandwidth: float = 0.0
+
+    def summary(self) -> dict[str, object]:
+        """How much there is."""
+        return {"run": self.run_id, "layers": len(self.layers), "collectives": len(self.collectives)}
+
+    def rows(self) -> list[Row]:
+        """One row per layer."""
+        return list(self.layers)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Layers and collectives."""
+        return {"layers": self.rows(), "collectives": list(self.collectives)}
+
+    def to_dict(self) -> Document:
+        """Layers, collectives and the fit."""
+        return {**self.summary(), **self.tables(), "latency_s": self.latency_s, "bandwidth": self.bandwidth}
+
+
+@dataclass(frozen=True, repr=False)
 class Problems(Result):
     """Problems of the indexed runs; false where there is none."""
 

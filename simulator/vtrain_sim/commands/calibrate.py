@@ -8,7 +8,7 @@ import typer
 
 from vtrain_schemas.operators import ELEMENT_TYPES
 from vtrain_sim.commands.notices import notice
-from vtrain_sim.commands.output import JSON, show
+from vtrain_sim.commands.output import JSON, REPORT, check_files, show, write_report
 from vtrain_sim.errors import UserError
 
 
@@ -50,10 +50,12 @@ def calibrate(
         "", "--cluster", help="Cluster preset or file that --collectives or --exchanges were measured on."
     ),
     as_json: bool = JSON,
+    report: Path = REPORT,
 ) -> None:
     """Fit GEMM tiles and waves, attention, memory-bound kinds or a network; prints sections of a preset."""
     from vtrain_sim.api import calibrate as api
 
+    check_files(None, None, report)
     result = api.calibrate(
         device=device,
         compute_units=compute_units,
@@ -78,6 +80,7 @@ def calibrate(
     )
     for line in result.report:
         notice(line)
+    write_report(report, result)
     show(result, "json" if as_json else "table")
 
 

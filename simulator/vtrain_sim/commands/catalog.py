@@ -11,7 +11,7 @@ import typer
 from vtrain_sim.commands import errors
 from vtrain_sim.commands.help import Command
 from vtrain_sim.commands.notices import is_quiet, with_quiet
-from vtrain_sim.commands.output import FORMAT, JSON, check_format, show
+from vtrain_sim.commands.output import FORMAT, JSON, REPORT, check_files, check_format, show, write_report
 from vtrain_sim.commands.timeline import DETAIL, MICROBATCHES, OUT, SCHEMA
 from vtrain_sim.commands.version import version
 from vtrain_sim.errors import UserError
@@ -73,12 +73,16 @@ def show_run(
     catalog: Path = _CATALOG,
     as_json: bool = JSON,
     form: str = FORMAT,
+    report: Path = REPORT,
 ) -> None:
     """Show one run: configuration, ranks, steps, problems."""
     from vtrain_sim.api import catalog as api
 
+    check_files(None, None, report)
     form = check_format(form, as_json)
-    show(api.Catalog(catalog).show(run), form)
+    result = api.Catalog(catalog).show(run)
+    write_report(report, result, catalog=catalog)
+    show(result, form)
 
 
 @app.command(cls=Command)

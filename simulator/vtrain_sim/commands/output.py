@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +13,22 @@ import typer
 from vtrain_sim.commands.notices import notice
 
 if TYPE_CHECKING:
+    from vtrain_sim.api.job import Job
     from vtrain_sim.report.registry import Renderer
     from vtrain_sim.results import Result
     from vtrain_sim.specs import Configuration, ModelSpec
 
 JSON = typer.Option(False, "--json", help="Print JSON.")
 FORMAT = typer.Option("table", "--format", help="table, json, csv, markdown, html, or another package's renderer.")
+REPORT: Path = typer.Option(None, "--report", help="Write a page with charts and tables: one .html file.")
 
 
-def check_files(table_file: Path | None, plot: Path | None = None) -> None:
+def check_files(table_file: Path | None, plot: Path | None = None, report: Path | None = None) -> None:
     """Refuse names of files that cannot be written, before hours of work."""
-    from vtrain_sim.report import files
+    from vtrain_sim.report import files, html
 
     files.check_name(table_file)
+    html.check_name(report)
     if plot is not None:
         from vtrain_sim.report import plots
 
@@ -40,6 +44,25 @@ def write_files(result: Result, table_file: Path | None, plot: Path | None = Non
         from vtrain_sim.report import plots
 
         plots.save(result.plot(), plot)
+
+
+def write_report(
+    path: Path | None,
+    result: Result,
+    job: Job | None = None,
+    cluster: str = "",
+    catalog: Path | None = None,
+) -> None:
+    """Write the page of a result, where it was asked for. See `vtrain_sim.api.report` for the other arguments."""
+    if path is None:
+        return
+    from vtrain_sim.api.report import report
+    from vtrain_sim.report.html import HtmlRenderer
+    from vtrain_sim.whole_file import write_file
+
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    page = HtmlRenderer().render(report(result, job, cluster=cluster, catalog=catalog, command=command))
+    write_file(path, lambda stream: stream.write(page.encode()))
 
 
 def check_format(form: str, as_json: bool) -> str:

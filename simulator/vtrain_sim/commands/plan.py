@@ -9,6 +9,7 @@ import typer
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
+    REPORT,
     check_files,
     check_format,
     name_approximations,
@@ -16,6 +17,7 @@ from vtrain_sim.commands.output import (
     name_what_is_not_megatrons,
     show,
     write_files,
+    write_report,
 )
 
 
@@ -50,6 +52,7 @@ def plan(
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the plans to a .csv or .parquet file."),
     plot: Path = typer.Option(None, "--plot", help="Draw days against dollars: a .png, .svg or .pdf."),
+    report: Path = REPORT,
 ) -> None:
     """Search every layout of a model on a cluster, drop what does not fit, and rank the rest.
 
@@ -59,7 +62,7 @@ def plan(
     from vtrain_sim.api import plan as api
     from vtrain_sim.report.progress import counting
 
-    check_files(table_file, plot)
+    check_files(table_file, plot, report)
     form = check_format(form, as_json)
     name_approximations(context.args)
     with counting("plans evaluated", "feasible", is_quiet()) as progress:
@@ -91,4 +94,5 @@ def plan(
     name_what_is_left_out(context.args, model, result.request.model)
     name_what_is_not_megatrons(result.plans[0].projection.configuration)
     write_files(result, table_file, plot)
+    write_report(report, result, cluster=cluster)
     show(result, form)

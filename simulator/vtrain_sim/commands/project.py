@@ -21,7 +21,15 @@ from vtrain_sim.commands.job import (
     SPEC,
     read_job,
 )
-from vtrain_sim.commands.output import FORMAT, check_format, name_what_is_not_megatrons, show
+from vtrain_sim.commands.output import (
+    FORMAT,
+    REPORT,
+    check_files,
+    check_format,
+    name_what_is_not_megatrons,
+    show,
+    write_report,
+)
 
 _FLAGS = "vtrain.flags/1"
 
@@ -44,6 +52,7 @@ def project(
     timeline: Path = typer.Option(
         None, "--timeline", help="Also write the step as a trace for Perfetto: a .json or .json.gz file."
     ),
+    report: Path = REPORT,
     emit_megatron: bool = typer.Option(False, "--emit-megatron", help="Print Megatron's flags and stop."),
 ) -> None:
     """Project a configuration, given with Megatron's own flags.
@@ -54,6 +63,7 @@ def project(
     """
     from vtrain_sim.api import project as api
 
+    check_files(None, None, report)
     form = check_format(form, as_json)
     if timeline is not None:
         from vtrain_sim.api.trace import check_trace_name
@@ -65,7 +75,9 @@ def project(
         flags = job.flags()
         print(json.dumps({"schema": _FLAGS, "megatron_args": flags}) if form == "json" else shlex.join(flags))
         return
-    show(api.project(job, train_tokens, price_per_gpu_hour), form)
+    result = api.project(job, train_tokens, price_per_gpu_hour)
+    write_report(report, result, job)
+    show(result, form)
     if timeline is not None:
         from vtrain_sim.commands.timeline import write_timeline
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 
 _MODELS = "gpt3-1.3b,gpt3-2.7b,gpt3-6.7b,gpt3-13b,megatron-22b"
 
@@ -34,12 +34,13 @@ def schedule(
     ),
     save_trace: Path = typer.Option(None, "--save-trace", help="Write the (last) trace to a .csv or .parquet file."),
     plot: Path = typer.Option(None, "--plot", help="Draw who runs when (last trace): a .png, .svg or .pdf."),
+    report: Path = REPORT,
 ) -> None:
     """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count."""
     from vtrain_sim.api import schedule as api
     from vtrain_sim.report.progress import counting
 
-    check_files(table_file, plot)
+    check_files(table_file, plot, report)
     check_files(save_trace)
     form = check_format(form, as_json)
     with counting("kinds of jobs planned", "in all", is_quiet()) as progress:
@@ -61,4 +62,5 @@ def schedule(
     write_files(result.trace(), save_trace)
     write_files(result.stretches(), table_file)
     write_files(result, None, plot)
+    write_report(report, result)
     show(result, form)

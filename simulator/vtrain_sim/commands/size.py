@@ -7,7 +7,16 @@ from pathlib import Path
 import typer
 
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, name_what_is_not_megatrons, show, write_files
+from vtrain_sim.commands.output import (
+    FORMAT,
+    REPORT,
+    check_files,
+    check_format,
+    name_what_is_not_megatrons,
+    show,
+    write_files,
+    write_report,
+)
 
 
 def size(
@@ -26,12 +35,13 @@ def size(
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the candidates to a .csv or .parquet file."),
     plot: Path = typer.Option(None, "--plot", help="Draw days against parameters: a .png, .svg or .pdf."),
+    report: Path = REPORT,
 ) -> None:
     """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches."""
     from vtrain_sim.api import size as api
     from vtrain_sim.report.progress import counting
 
-    check_files(table_file, plot)
+    check_files(table_file, plot, report)
     form = check_format(form, as_json)
     with counting("models planned", "in time", is_quiet()) as progress:
         result = api.size(
@@ -49,4 +59,5 @@ def size(
     if result.chosen.plan is not None:
         name_what_is_not_megatrons(result.chosen.plan.projection.configuration)
     write_files(result, table_file, plot)
+    write_report(report, result, cluster=cluster)
     show(result, form)

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 
 
 def study(
@@ -22,14 +22,16 @@ def study(
     table_file: Path = typer.Option(
         None, "--table", help="Write the best plan of each unit to a .csv or .parquet file."
     ),
+    report: Path = REPORT,
 ) -> None:
     """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped."""
     from vtrain_sim.api import study as api
     from vtrain_sim.report.progress import counting
 
-    check_files(table_file)
+    check_files(table_file, None, report)
     form = check_format(form, as_json)
     with counting("units done", "in all", is_quiet()) as progress:
         result = api.study(file, out, executor, address, progress)
     write_files(result, table_file)
+    write_report(report, result)
     show(result, form)

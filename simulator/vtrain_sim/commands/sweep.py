@@ -20,7 +20,7 @@ from vtrain_sim.commands.job import (
     read_job,
 )
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 from vtrain_sim.commands.values import value_of
 from vtrain_sim.errors import UserError
 
@@ -41,12 +41,13 @@ def sweep(
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the points to a .csv or .parquet file."),
     plot: Path = typer.Option(None, "--plot", help="Draw the iteration times: a .png, .svg or .pdf."),
+    report: Path = REPORT,
 ) -> None:
     """Project every combination of some values; names are short (tp, pp, mbs, ...) or Megatron's with underscores."""
     from vtrain_sim.api import sweep as api
     from vtrain_sim.report.progress import counting
 
-    check_files(table_file, plot)
+    check_files(table_file, plot, report)
     form = check_format(form, as_json)
     axes: dict[str, list[str | int | bool]] = {}
     for name, values in map(_axis, vary):
@@ -57,6 +58,7 @@ def sweep(
     with counting("points projected", "in all", is_quiet()) as progress:
         result = api.sweep(job, progress=progress, **axes)
     write_files(result, table_file, plot)
+    write_report(report, result, job)
     show(result, form)
     if not any(point.iteration_time_s for point in result.points):
         # The result, with every reason, is printed already: nothing else goes to standard output.

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 from vtrain_sim.errors import UserError
 
 
@@ -27,6 +27,7 @@ def validate(
     spec: Path = typer.Option(None, "--spec", help="For a trace: YAML or TOML file with the same names."),
     num_gpus: int = typer.Option(0, "--num-gpus", min=0, help="For a trace: world size."),
     modelled: bool = typer.Option(False, "--modelled", help="Leave the run's own operator and network times out."),
+    report: Path = REPORT,
 ) -> None:
     """Project every row of the tables on bundled data, and compare with what was measured.
 
@@ -37,7 +38,7 @@ def validate(
     from vtrain_sim.api import validate as api
     from vtrain_sim.report.progress import counting
 
-    check_files(None, plot)
+    check_files(None, plot, report)
     form = check_format(form, as_json)
     if run and plot is not None:
         raise UserError("--run compares with one captured run: leave out tables and --plot")
@@ -55,4 +56,5 @@ def validate(
             progress=progress,
         )
     write_files(result, None, plot)
+    write_report(report, result)
     show(result, form, rows)

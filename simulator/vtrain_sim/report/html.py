@@ -1,14 +1,17 @@
-"""Results as HTML: a card of figures and tables, for notebooks and as a page without any other file."""
+"""Results as HTML: a page with charts, without any other file; and a card of figures and tables for notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
+from vtrain_sim.errors import UserError
+from vtrain_sim.report.page import page
 from vtrain_sim.report.tables import text
 from vtrain_sim.results import Result, Row, columns_of
 
-# Longer tables are cut in a notebook cell and on a page; files and Arrow have all rows.
+# Longer tables are cut in a notebook cell; pages, files and Arrow have all rows.
 MOST_ROWS = 200
 _STYLE = (
     ".vtrain{font:14px system-ui,sans-serif;color:#1a1a1a;background:#fff;padding:8px}"
@@ -22,15 +25,23 @@ _STYLE = (
 
 
 class HtmlRenderer:
-    """A whole page: card and tables, its style inside."""
+    """A whole page: figures, charts and tables, with all that draws them inside."""
 
     name = "html"
 
     def render(self, result: Result) -> str:
         """The page as text."""
-        title = escape(type(result).__name__)
-        head = f'<meta charset="utf-8"><title>{title}</title>'
-        return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{fragment(result)}\n</body></html>\n'
+        return page(result)
+
+
+def check_name(path: Path | None) -> None:
+    """Refuse a file whose ending says that it is no page, or whose directory does not exist."""
+    if path is None:
+        return
+    if path.suffix not in (".html", ".htm"):
+        raise UserError(f"{path} is no name of a page: it must end in .html")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no directory {path.parent}")
 
 
 def fragment(result: Result) -> str:

@@ -1,0 +1,1 @@
+"""What the page of each type of result shows."""

@@ -1,0 +1,69 @@
+"""A sizing: days against parameters."""
+
+from __future__ import annotations
+
+import shlex
+
+from vtrain_sim.decide.sizing import SizeResult
+from vtrain_sim.decide.sizing.laws import LAWS
+from vtrain_sim.report.page.document import pages
+from vtrain_sim.report.page.model import Figure, Page, Section
+from vtrain_sim.report.page.parts.projection import breakdown_section, flags_of, memory_section
+from vtrain_sim.results import Row
+
+_LAYOUT = ("num_gpus", "tp", "pp", "vpp", "dp", "cp", "mbs", "recompute")
+
+
+@pages.register(SizeResult)
+def page_of_size(result: SizeResult) -> Page:
+    """The chosen size, every candidate, and where the chosen one's time and memory go."""
+    chosen = result.chosen
+    figures: tuple[Figure, ...] = (
+        Figure("Largest in time", f"{chosen.parameters / 1e9:,.2f} billion", f"parameters, {_shape(result)}; modelled"),
+        Figure("Tokens", f"{chosen.tokens / 1e9:,.0f} billion", LAWS[result.law].source),
+        Figure("Training", f"{chosen.days:.1f} days", f"of {result.days:g}; modelled"),
+        Figure(
+            "At 100% MFU", f"{result.naive_parameters / 1e9:,.2f} billion", "parameters that the peak would pay for"
+        ),
+    )
+    sections = [_candidates(result)]
+    texts: tuple[tuple[str, str], ...] = ()
+    if chosen.plan is not None:
+        projection = chosen.plan.projection
+        texts = flags_of(projection)
+        figures += (Figure("MFU", f"{projection.mfu:.1%}", "of the largest in time; modelled"),)
+        sections += [breakdown_section(projection), memory_section(projection)]
+    title = f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days"
+    return Page("sizing", title, f"law {result.law}", figures, tuple(sections), texts=texts)
+
+
+def _shape(result: SizeResult) -> str:
+    model = result.chosen.model
+    return f"{model.num_layers} layers of {model.hidden_size:,}"
+
+
+def _candidates(result: SizeResult) -> Section:
+    rows: list[Row] = []
+    for candidate, row in zip(result.candidates, result.rows(), strict=True):
+        plan = candidate.plan.to_dict() if candidate.plan else {}
+        flags = {"megatron_args": shlex.join(plan["megatron_args"])} if plan else {}
+        rows.append({**row, **{name: plan.get(name) for name in _LAYOUT}, **flags})
+    planned = [place for place, row in enumerate(rows) if row["days"] is not None]
+    chosen = [place for place, candidate in enumerate(result.candidates) if candidate == result.chosen]
+    chart = {
+        "draw": "points",
+        "across": ["parameters"],
+        "up": ["days", "mfu"],
+        "series": [
+            {"name": "best plan", "places": planned, "style": "strong"},
+            {"name": "largest in time", "places": chosen, "style": "mark"},
+            {"name": "at 100% MFU", "places": list(range(len(rows))), "style": "line", "up": "naive_days"},
+        ],
+        "limit": {"value": result.days, "label": f"{result.days:g} days", "up": "days"},
+        "hover": ["num_layers", "hidden_size", "parameters", "tokens", "days", "mfu", *_LAYOUT],
+    }
+    lead = (
+        f"{len(planned)} sizes were planned, each on its compute-optimal number of tokens; the largest below the line "
+        f"has {result.chosen.parameters / 1e9:,.2f} billion parameters."
+    )
+    return Section("Sizes", lead, rows, chart, "modelled")

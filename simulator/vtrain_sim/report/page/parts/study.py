@@ -1,0 +1,77 @@
+"""A study: the best plan of each unit, and the front of each."""
+
+from __future__ import annotations
+
+import shlex
+
+from vtrain_sim.decide.study import StudyResult
+from vtrain_sim.report.page.document import pages
+from vtrain_sim.report.page.model import Figure, Page, Section
+from vtrain_sim.results import Document, Row
+
+_HOVER = (
+    "unit",
+    "num_gpus",
+    "tp",
+    "pp",
+    "vpp",
+    "dp",
+    "mbs",
+    "recompute",
+    "days",
+    "cost_usd",
+    "iteration_time_s",
+    "mfu",
+)
+
+
+@pages.register(StudyResult)
+def page_of_study(result: StudyResult) -> Page:
+    """Days and dollars of every unit."""
+    rows: list[Row] = [{"unit": _name(r), **row} for r, row in zip(result.results, result.rows(), strict=True)]
+    planned = [row for row in rows if row["days"] is not None]
+    figures = (Figure("Units", str(len(rows)), f"{len(planned)} have a plan; all modelled"),)
+    best = {
+        "draw": "bars",
+        "category": "unit",
+        "values": ["days", "cost_usd", "iteration_time_s", "mfu"],
+        "choose": True,
+        "lying": True,
+        "hover": ["days", "cost_usd", "num_gpus", "tp", "pp", "dp", "mfu"],
+    }
+    lead = f"The best plan of each model, cluster and global batch: {len(planned)} of {len(rows)} have one."
+    sections = [Section("Best plan of each unit", lead, rows, best if planned else None, "modelled")]
+    plans, series = _fronts(result)
+    if plans:
+        lead = "A line is the Pareto front of one unit: no other plan of it is both faster and cheaper."
+        front = {"draw": "points", "across": ["days", "num_gpus", "iteration_time_s"], "up": ["cost_usd", "mfu"]}
+        front["logarithmic"] = ["days", "cost_usd", "iteration_time_s", "num_gpus"]
+        chart = {**front, "series": series, "hover": list(_HOVER)}
+        sections.append(Section("Time against cost", lead, plans, chart, "modelled"))
+    return Page("study", "Study", "", figures, tuple(sections))
+
+
+def _name(result: Document) -> str:
+    unit = result["unit"]
+    return f"{unit['model']} on {unit['cluster']}, batch {unit['global_batch_size']}"
+
+
+def _fronts(result: StudyResult) -> tuple[list[Row], list[Document]]:
+    """The plans of all units, and for each unit the places of its front."""
+    rows: list[Row] = []
+    series = []
+    for unit in result.results:
+        front = [_plan(unit, plan, True) for plan in unit.get("pareto") or []]
+        known = {row["megatron_args"] for row in front}
+        best = [_plan(unit, plan, False) for plan in unit.get("plans") or []]
+        if front:
+            series.append(
+                {"name": _name(unit), "places": list(range(len(rows), len(rows) + len(front))), "style": "line"}
+            )
+        rows += [*front, *(row for row in best if row["megatron_args"] not in known)]
+    return rows, series
+
+
+def _plan(unit: Document, plan: Document, on_front: bool) -> Row:
+    kept = {name: value for name, value in plan.items() if name != "megatron_args"}
+    return {"unit": _name(unit), "on_front": on_front, **kept, "megatron_args": shlex.join(plan["megatron_args"])}
