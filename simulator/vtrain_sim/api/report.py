@@ -90,7 +90,7 @@ def passes(machine: Machine, configuration: Configuration, most: int = MOST_LAYE
     kinds = 3 if schedules.get(configuration.schedule).splits_backward else 2
     kept = max(2, MOST_PASSES // (kinds * parallel.pp * parallel.vpp))
     shown = None if kept >= count else (*range(kept // 2), *range(count - kept // 2, count))
-    return (timeline(Job(configuration, machine), microbatches=shown, operators=False),)
+    return (timeline(Job(configuration, machine), microbatches=shown, detail="passes"),)
 
 
 def _profile(catalog: str | Path | Catalog, run: str) -> RunProfile:

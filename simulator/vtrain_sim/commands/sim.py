@@ -15,6 +15,7 @@ from vtrain_sim.commands.notices import with_quiet
 from vtrain_sim.commands.plan import plan
 from vtrain_sim.commands.project import project
 from vtrain_sim.commands.schedule import schedule
+from vtrain_sim.commands.serve import serve
 from vtrain_sim.commands.size import size
 from vtrain_sim.commands.study import study
 from vtrain_sim.commands.sweep import sweep
@@ -32,18 +33,10 @@ app = typer.Typer(
 # What vtrain does not know is Megatron's.
 _MEGATRON = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.callback()(version)
-app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(project))
-app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(sweep))
-app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(timeline))
-app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(compare))
-app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(explain))
-app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(plan))
-app.command(cls=Command)(with_quiet(schedule))
-app.command(cls=Command)(with_quiet(size))
-app.command(cls=Command)(with_quiet(study))
-app.command(cls=Command)(with_quiet(calibrate))
-app.command(cls=Command)(with_quiet(validate))
-app.command(cls=Command)(with_quiet(tune))
+for described in (project, sweep, timeline, compare, explain, plan):
+    app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(described))
+for other in (schedule, size, study, calibrate, validate, tune, serve):
+    app.command(cls=Command)(with_quiet(other))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

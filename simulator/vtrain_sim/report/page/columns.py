@@ -53,7 +53,7 @@ _TITLES = {
     "r2": "R²",
     "peak_bytes": "peak memory",
     "model_tflops_per_s_per_gpu": "model TFLOP/s per GPU",
-    "tokens_per_s_per_gpu": "tokens per GPU",
+    "tokens_per_s_per_gpu": "tokens/s per GPU",
     "deadline_satisfactory_ratio": "deadlines met",
     "gpu_utilisation": "GPUs in use",
     "mean_jct_s": "mean completion",

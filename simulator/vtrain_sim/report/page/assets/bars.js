@@ -3,6 +3,7 @@
 
 vtrain.draw.bars = (spec, rows, label) => {
   const values = spec.values.filter((name) => rows.has(name) && rows.column(name).kind === "number");
+  if (!values.length) return null;
   const state = { shown: spec.choose ? values.slice(0, 1) : values };
   const chart = vtrain.mountChart(label, (width) => vtrain.barsOption(spec, rows, state.shown, width));
   const controls = [];
@@ -56,12 +57,12 @@ vtrain.barsOption = (spec, rows, shown, width) => {
     nameGap: 28,
     splitLine: { show: false },
     axisTick: { show: false },
-    axisLabel: lying ? { width: labelWidth - 10, overflow: "truncate", interval: 0, color: vtrain.colour("ink") } : {},
+    axisLabel: lying ? { width: labelWidth - 10, overflow: narrow ? "break" : "truncate", lineHeight: 13, interval: 0, color: vtrain.colour("ink") } : {},
   });
   const top = limit === null ? undefined : (range) => vtrain.roundUp(Math.max(range.max, limit) * 1.02);
   const amounts = vtrain.axis("value", single ? vtrain.columnTitle(column) : vtrain.unitTitle(column.unit), { nameGap: lying ? 28 : 44, min: (range) => Math.min(0, range.min), max: top });
   const per = lying ? 12 + 20 * (spec.stacked ? 1 : shown.length) : 0;
-  const legend = single ? 0 : narrow ? 22 * Math.ceil(series.length / 3) + 10 : 30;
+  const legend = single ? 0 : vtrain.legendHeight(series.map((one) => one.name), width);
   return {
     height: lying ? Math.max(120, rows.count * per + 52 + legend) : (narrow ? 280 : 320) + legend,
     items: places.flatMap((row) => [{ seriesIndex: 0, dataIndex: row }]),

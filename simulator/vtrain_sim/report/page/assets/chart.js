@@ -18,7 +18,7 @@ vtrain.tooltip = (title, details) => {
 };
 
 vtrain.baseOption = () => ({
-  animation: !still.matches,
+  animation: !still.matches && !vtrain.calm,
   animationDuration: 250,
   textStyle: { fontFamily: getComputedStyle(document.body).fontFamily, color: vtrain.colour("ink") },
   tooltip: {
@@ -40,6 +40,17 @@ vtrain.baseOption = () => ({
   },
   aria: { enabled: false },
 });
+
+// Pixels that a legend of these names takes.
+vtrain.legendHeight = (names, width) => {
+  let [lines, used] = [1, 0];
+  for (const name of names) {
+    const takes = 36 + 7.4 * name.length;
+    if (used && used + takes > width) [lines, used] = [lines + 1, 0];
+    used += takes;
+  }
+  return 24 * lines + 8;
+};
 
 vtrain.axis = (type, name, extra = {}) => ({
   type,

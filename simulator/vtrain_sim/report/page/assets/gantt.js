@@ -81,7 +81,7 @@ vtrain.ganttOption = (spec, rows, state, width) => {
   const items = series.flatMap((one, seriesIndex) => one.data.map((data, dataIndex) => ({ seriesIndex, dataIndex, row: data.row })));
   items.sort((a, b) => rows.value(spec.start, a.row) - rows.value(spec.start, b.row) || a.row - b.row);
   const narrow = width < 520;
-  const legend = spec.tones ? (narrow ? 50 : 28) : 0;
+  const legend = spec.tones ? vtrain.legendHeight(kinds, width) : 0;
   const inner = spec.row ? Math.max(90, lanes.length * (narrow ? 18 : 24)) : 260;
   const end = Math.max(...places.map((row) => rows.value(spec.end, row)), 0);
   const up = vtrain.axis("value", spec.row ? "" : spec.rows, {

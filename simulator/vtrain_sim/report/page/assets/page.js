@@ -57,7 +57,7 @@ vtrain.figures = (figures) => {
       "div",
       { class: `figure ${state ?? ""}`.trim() },
       element("dt", {}, label),
-      element("dd", {}, element("span", { class: "value" }, text), note ? element("span", { class: "note" }, note) : null),
+      element("dd", {}, element("span", { class: text.length > 22 ? "value long" : "value" }, text), note ? element("span", { class: "note" }, note) : null),
     ),
   );
   return element("dl", { class: "figures" }, tiles);

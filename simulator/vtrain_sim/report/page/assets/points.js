@@ -12,6 +12,7 @@ const POINT_STYLES = {
 vtrain.draw.points = (spec, rows, label) => {
   const across = spec.across.filter((name) => rows.has(name));
   const up = spec.up.filter((name) => rows.has(name));
+  if (!across.length || !up.length) return null;
   const state = { across: across[0], up: up.find((name) => name !== across[0]) ?? up[0] };
   const detail = vtrain.element("div", { class: "chosen", hidden: true, "aria-live": "polite" });
   const choose = (row) => vtrain.showChosen(detail, rows, spec.hover, row);
@@ -82,7 +83,7 @@ vtrain.pointsOption = (spec, rows, state, width, choose) => {
   }
   if (!items.length) series[0]?.data.forEach((point, dataIndex) => items.push({ seriesIndex: 0, dataIndex, row: point.row, name: series[0].name }));
   series.push(...vtrain.referenceLines(spec, rows, state));
-  const legend = spec.series.length > 1 ? 22 * Math.ceil((spec.series.reduce((sum, one) => sum + one.name.length * 7 + 34, 0)) / width) + 10 : 0;
+  const legend = spec.series.length > 1 ? vtrain.legendHeight(spec.series.map((one) => one.name), width) : 0;
   const shown = (side) => series.flatMap((one) => (one.type === "custom" ? [] : one.data.map((point) => (point.value ?? point)[side])));
   const axis = (column, gap, side) => {
     const log = logarithmic(column) ? vtrain.logarithmic(shown(side)) : {};

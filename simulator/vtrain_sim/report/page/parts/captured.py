@@ -58,11 +58,13 @@ def _steps(steps: list[Row]) -> list[Section]:
     if not steps:
         return []
     kept = ("rank", "step", "duration_ns", "num_microbatches", "tokens", "peak_allocated_bytes", "peak_reserved_bytes")
-    rows = [{"name": f"step {row['step']}, rank {row['rank']}", **{k: row.get(k) for k in kept}} for row in steps]
+    rows = [
+        {"step and rank": f"step {row['step']}, rank {row['rank']}", **{k: row.get(k) for k in kept}} for row in steps
+    ]
     values = [
         name for name in ("duration_ns", "peak_allocated_bytes", "peak_reserved_bytes") if any(r[name] for r in rows)
     ]
-    chart = {"draw": "bars", "category": "name", "values": values, "choose": True}
+    chart = {"draw": "bars", "category": "step and rank", "values": values, "choose": True}
     return [
         Section("Steps", "Duration and peak memory of each step on each rank.", rows, chart, _MEASURED, folded=True)
     ]

@@ -70,8 +70,8 @@ def _front(result: PlanResult) -> Section:
     if not training:
         rows = [{k: v for k, v in row.items() if k not in _OF_TRAINING} for row in rows]
     several = ["num_gpus"] if len(gpus) > 1 else []
-    across = [*(["days"] if training else []), "iteration_time_s", *several, "peak_bytes"]
-    up = [*(["cost_usd"] if training else []), "mfu", *([] if training else ["iteration_time_s"])]
+    across = ["days", "iteration_time_s", *several, "peak_bytes"] if training else [*several, "peak_bytes"]
+    up = ["cost_usd", "mfu"] if training else ["iteration_time_s", "mfu"]
     rows = [{name: row[name] for name in (*_FIRST, *row) if name in row} for row in rows]
     feasible = [place for place, row in enumerate(rows) if row["verdict"] == FITS]
     words = "days and dollars" if training else "step time and GPU time"
