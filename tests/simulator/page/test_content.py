@@ -208,7 +208,7 @@ def test_no_text_ends_the_element_that_it_is_in(value: str) -> None:
 def test_the_units_of_columns() -> None:
     rows = [
         {"duration_ns": 2.5e9, "peak_bytes": 3 * 2**30, "logits_bytes": 2**20, "mfu": 0.5, "tokens_per_s_per_gpu": 7.0,
-         "makespan_s": 86400.0, "cost_usd": 12.5, "empty": None, "name": "a", "fits": True, "parameters": 13e9}
+         "makespan_s": 86400.0, "mean_jct_s": 36000.0, "cost_usd": 12.5, "empty": None, "name": "a", "fits": True, "parameters": 13e9}
     ]  # fmt: skip
     columns = {c["name"]: (c["title"], c.get("unit"), c["values"][0]) for c in table(rows)["columns"]}
     assert columns == {
@@ -218,11 +218,20 @@ def test_the_units_of_columns() -> None:
         "mfu": ("MFU", "%", 50),
         "tokens_per_s_per_gpu": ("tokens/s per GPU", "", 7),
         "makespan_s": ("makespan", "h", 24),
+        "mean_jct_s": ("mean completion", "h", 10),
         "cost_usd": ("cost", "US$", 12.5),
         "name": ("name", None, 0),
         "fits": ("fits", None, True),
         "parameters": ("parameters", "billion", 13),
     }
+
+
+def test_hours_are_for_what_is_mostly_hours() -> None:
+    """One plan that takes three hours a step does not make the others fractions of an hour."""
+    (steps,) = table([{"iteration_time_s": seconds} for seconds in (15.0, 20.0, 11_000.0)])["columns"]
+    (ends,) = table([{"end_s": seconds} for seconds in (0.0, 8_000.0, 90_000.0)])["columns"]
+    assert (steps["unit"], steps["values"]) == ("s", [15, 20, 11_000])
+    assert (ends["unit"], ends["values"][0], ends["values"][2]) == ("h", 0, 25)
 
 
 FLAGS = ("--cluster", CLUSTER, "--model", "gpt3-1.3b", "--micro-batch-size", "1", "--global-batch-size", "8")

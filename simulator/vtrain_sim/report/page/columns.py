@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from vtrain_sim.results import Document, Row, columns_of
 FLAGS = "megatron_args"
 # Six digits are more than any of the numbers deserves.
 _DIGITS = 6
-_SECONDS = ((7200.0, 1 / 3600, "h"), (0.1, 1.0, "s"), (1e-4, 1e3, "ms"), (0.0, 1e6, "µs"))
+_HOURS = "h"
+_SECONDS = ((7200.0, 1 / 3600, _HOURS), (0.1, 1.0, "s"), (1e-4, 1e3, "ms"), (0.0, 1e6, "µs"))
 _BYTES = ((2.0**29, 2.0**-30, "GiB"), (2.0**19, 2.0**-20, "MiB"), (2.0**9, 2.0**-10, "KiB"), (0.0, 1.0, "B"))
 _COUNTS = ((1e14, 1e-12, "trillion"), (1e8, 1e-9, "billion"), (0.0, 1.0, ""))
 _RATES = ((1e8, 1e-9, "GB/s"), (1e5, 1e-6, "MB/s"), (0.0, 1.0, "B/s"))
@@ -105,14 +107,14 @@ def _is_empty(value: object) -> bool:
 
 def _units(columns: Mapping[str, Sequence[object]]) -> dict[str, Unit]:
     """The unit of each column that has numbers."""
-    largest: dict[Scale, float] = {}
+    sizes: dict[Scale, list[float]] = {}
     found: dict[str, tuple[Scale, float, str]] = {}
     for name, values in columns.items():
         if _has_numbers(values):
             scale, base, _ = found[name] = _scale(name)
-            finite = [abs(float(value)) for value in values if value is not None and math.isfinite(float(value))]  # type: ignore[arg-type]
-            largest[scale] = max(largest.get(scale, 0.0), base * max(finite, default=0.0))
-    return {name: _unit(scale, largest[scale], base, bare) for name, (scale, base, bare) in found.items()}
+            numbers = [base * abs(float(value)) for value in values if value is not None]  # type: ignore[arg-type]
+            sizes.setdefault(scale, []).extend(size for size in numbers if 0 < size < math.inf)
+    return {name: _unit(scale, sizes[scale], base, bare) for name, (scale, base, bare) in found.items()}
 
 
 def _has_numbers(values: Sequence[object]) -> bool:
@@ -137,8 +139,11 @@ def _scale(name: str) -> tuple[Scale, float, str]:
     return _PLAIN, 1.0, name
 
 
-def _unit(scale: Scale, largest: float, base: float, bare: str) -> Unit:
-    factor, unit = next((factor, unit) for least, factor, unit in scale if largest >= least)
+def _unit(scale: Scale, sizes: Sequence[float], base: float, bare: str) -> Unit:
+    """The unit in which the largest reads well; hours only where most are that long."""
+    largest, usual = max(sizes, default=0.0), statistics.median(sizes) if sizes else 0.0
+    reach = {_HOURS: usual}
+    factor, unit = next((factor, unit) for least, factor, unit in scale if reach.get(unit, largest) >= least)
     return Unit(unit, factor * base, bare)
 
 

@@ -45,7 +45,13 @@ vtrain.Rows = class {
     this.count = table.count;
     this.columns = table.columns;
     this.byName = new Map(table.columns.map((column) => [column.name, column]));
-    for (const column of table.columns) if (column.kind === "number") column.decimals = decimals(column.values);
+    for (const column of table.columns) {
+      if (column.kind !== "number") continue;
+      const digits = decimals(column.values);
+      const { format } = new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+      // Years and sizes of layers are not grouped.
+      column.write = (value) => (!digits && Math.abs(value) < 10000 ? String(Math.round(value)) : format(value));
+    }
   }
 
   has(name) {
@@ -75,10 +81,14 @@ vtrain.Rows = class {
     if (value === false) return "no";
     if (typeof value !== "number") return value;
     const column = this.column(name);
-    if (unit) return vtrain.withUnit(value, column.unit);
-    const digits = column.decimals;
-    if (!digits && Math.abs(value) < 10000) return String(Math.round(value));
-    return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+    return unit ? vtrain.withUnit(value, column.unit) : column.write(value);
+  }
+
+  // All that a row shows, in small letters: what words of a filter are looked for in.
+  words(row) {
+    this.shown ??= [];
+    this.shown[row] ??= this.columns.filter((c) => c.kind !== "flags").map((c) => this.text(c.name, row)).join("\n").toLowerCase();
+    return this.shown[row];
   }
 
   // [title, text] of the columns named, without what is empty.

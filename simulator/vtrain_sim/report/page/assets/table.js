@@ -11,7 +11,7 @@ vtrain.parseFilter = (text, rows) => {
     const match = /^([^<>=!]+)(<=|>=|!=|=|<|>)(.+)$/.exec(word);
     const column = match && rows.columns.find((c) => [c.name, c.title.replace(/\s/g, ""), c.title].some((n) => n.toLowerCase() === match[1]));
     if (column) tests.push(vtrain.comparison(rows, column, match[2], match[3]));
-    else tests.push((row) => rows.columns.some((c) => c.kind !== "flags" && rows.text(c.name, row).toLowerCase().includes(word)));
+    else tests.push((row) => rows.words(row).includes(word));
   }
   return (row) => tests.every((test) => test(row));
 };
