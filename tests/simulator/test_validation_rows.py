@@ -121,12 +121,12 @@ def test_full_sharding() -> None:
 
 
 def test_settings_that_nothing_models_are_named() -> None:
-    plain = {"te_op_fuser": "0", "optimizer_cpu_offload": "0", "moe_load_balance": "force-balanced, dropless"}
+    plain = {"te_op_fuser": "0", "nccl_ub": "0", "moe_load_balance": "force-balanced, dropless"}
     assert described_by(DENSE | plain).approximated == ()
-    asked = {"delay_wgrad_compute": "1", "optimizer_cpu_offload": "1", "moe_load_balance": "tokendrop", "task": "sft"}
+    asked = {"delay_wgrad_compute": "1", "nccl_ub": "1", "moe_load_balance": "tokendrop", "task": "sft"}
     assert set(described_by(DENSE | asked).approximated) == {
         "delay_wgrad_compute",
-        "optimizer_cpu_offload",
+        "nccl_ub",
         "moe_load_balance",
         "dataset",
     }
@@ -252,3 +252,12 @@ def test_types_of_gradients_that_frameworks_keep() -> None:
     ):
         train = configuration_of(sharded | {"framework": framework, "precision": precision}).train
         assert (train.main_grads_dtype, train.deepspeed_zero) == (dtype, deepspeed)
+
+
+def test_what_goes_to_the_host_is_read() -> None:
+    modules = {"fine_grained_offload_modules": "core_attn attn_proj", "cpu_offload_activation_layers": "0"}
+    described = described_by(DENSE | modules)
+    assert described.configurations[0].train.offloaded_modules == ("core_attn", "attn_proj")
+    assert described.approximated == ()
+    states = {"optimizer_cpu_offload": "1", "precision_aware_optimizer": "1", "distributed_optimizer": "1"}
+    assert configuration_of(DENSE | states).train.optimizer_cpu_offload

@@ -34,7 +34,6 @@ _MODEL = (
     "num_microbatches_with_partial_activation_checkpoints",
     "activation_func_fp8_input_store",
     "cpu_offloading",
-    "fine_grained_activation_offloading",
     "overlap_dispatch_backward_with_experts_wgrad",
     "defer_embedding_wgrad_compute",
     "cp_comm_type",
@@ -50,6 +49,7 @@ _MODEL = (
 _NOT_FROM_RUNS = {
     "is_hybrid_model": "hybrid (Mamba) layers",
     "moe_latent_size": "experts on a latent dimension",
+    "fine_grained_activation_offloading": "activations offloaded to the host",
     "mtp_use_repeated_layer": "layers of multi-token prediction that share parameters",
 }
 _NOT_FROM_RUNS_IN_FP8 = {"first_last_layers_bf16": "layers in 16 bits beside 8-bit ones"}
@@ -72,7 +72,6 @@ _ON_WITH_OVERLAP = (
     "tp_comm_split_rs",
 )
 _OPTIMIZER = (
-    "optimizer_cpu_offload",
     "overlap_param_gather_with_optimizer_step",
     "optimizer_cuda_graph",
 )
@@ -138,6 +137,8 @@ class CapturedConfig:
             if fields.get(name):
                 raise self.refuse(what, name, fields[name])
         self._check_off(self.optimizer, _OPTIMIZER)
+        if self.optimizer.get("optimizer_cpu_offload"):
+            raise self.refuse("optimizer states offloaded to the host", "optimizer_cpu_offload", True)
         self._check_off(self.ddp, _DDP)
         if narrow:
             self._check_off(fields, _FP8)

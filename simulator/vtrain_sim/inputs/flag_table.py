@@ -8,6 +8,7 @@ from typing import TypeAlias
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.graphs import check_scopes
+from vtrain_sim.specs.offload import check_modules as check_offload_modules
 from vtrain_sim.specs.optimizer import STATE_DTYPES
 from vtrain_sim.specs.precision import FP8_RECIPES
 from vtrain_sim.specs.recompute import check_modules
@@ -147,6 +148,8 @@ VALUES: dict[str, tuple[str, Reader]] = {
     "--fp4": ("fp4", text),
     "--cuda-graph-impl": ("cuda_graph_impl", text),
     "--cpu-offloading-num-layers": ("cpu_offload_layers", whole_number),
+    "--min-offloaded-tensor-size": ("min_offloaded_tensor_size", whole_number),
+    "--optimizer-offload-fraction": ("optimizer_offload_fraction", probability),
     "--main-grads-dtype": ("optimizer_grads_dtype", choice(
         {"fp32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16": "bfloat16"})),
     "--main-params-dtype": ("main_params_dtype", choice(
@@ -224,6 +227,9 @@ SWITCHES: dict[str, tuple[str, object]] = {
     # And for DeepSpeed's engine.
     "--deepspeed-zero": ("deepspeed_zero", True),
     "--use-precision-aware-optimizer": ("use_precision_aware_optimizer", True),
+    "--fine-grained-activation-offloading": ("fine_grained_offloading", True),
+    "--optimizer-cpu-offload": ("optimizer_cpu_offload", True),
+    "--overlap-cpu-optimizer-d2h-h2d": ("overlap_cpu_optimizer", True),
     "--muon-use-syrk": ("muon_use_syrk", True),
     "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),
@@ -250,6 +256,7 @@ def ramp_up(flag: str, words: Sequence[str]) -> list[int]:
 # flag -> (field, reader of its words).
 LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--recompute-modules": ("recompute_modules", lambda flag, words: check_modules(words)),
+    "--offload-modules": ("offload_modules", lambda flag, words: check_offload_modules(words)),
     "--cuda-graph-scope": ("cuda_graph_scope", lambda flag, words: check_scopes(words)),
     "--step-batch-size-schedule": ("final_batch", final_batch),
     "--rampup-batch-size": ("ramp_up", ramp_up),

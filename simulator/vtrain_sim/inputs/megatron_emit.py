@@ -207,6 +207,9 @@ def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
             moe_grouped_gemm=bool(model.num_experts) and train.moe_grouped_gemm,
             moe_router_padding_for_quantization=train.moe_router_padding,
             use_transformer_engine_op_fuser=train.use_transformer_engine_op_fuser,
+            fine_grained_activation_offloading=train.fine_grained_offloading,
+            optimizer_cpu_offload=train.optimizer_cpu_offload,
+            overlap_cpu_optimizer_d2h_h2d=train.overlap_cpu_optimizer,
             muon_use_syrk=train.muon_use_syrk,
             use_precision_aware_optimizer=train.use_precision_aware_optimizer,
             cross_entropy_loss_fusion=bool(train.cross_entropy_fusion),
@@ -232,9 +235,19 @@ def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
             recompute_num_layers=layers,
         ),
         *_wide_layers(train),
+        *_offloading(train),
         *(["--cuda-graph-scope", *train.cuda_graph_scope] if train.cuda_graph_scope else []),
         *(["--recompute-modules", *train.recompute_modules] if train.recompute_modules != DEFAULT else []),
     ]
+
+
+def _offloading(train: TrainSpec) -> list[str]:
+    """Which modules, and how much of the optimizer; 0 is no default of either number."""
+    words = ["--offload-modules", *train.offload_modules] if train.offload_modules else []
+    for name in ("min_offloaded_tensor_size", "optimizer_offload_fraction"):
+        if getattr(train, name) != getattr(TrainSpec, name):
+            words += [f"--{name.replace('_', '-')}", str(getattr(train, name))]
+    return words
 
 
 def _state_word(dtype: str) -> str:

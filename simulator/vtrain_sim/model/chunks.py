@@ -59,6 +59,13 @@ class Parts:
             nbytes = self._again[kind] = kept[0] - min(kept)
         return nbytes
 
+    def offloaded_bytes(self, kind: LayerKind) -> int:
+        """Bytes of a layer whose modules keep them in the host's memory."""
+        if not self.shard.spec.offload_modules or kind.stays:
+            return 0
+        program = self.layer(kind)
+        return program.saved_bytes - program.kept_bytes
+
     @property
     def embedding(self) -> Program:
         """The input embedding."""
@@ -149,7 +156,7 @@ class Contents:
 def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
-    how = (p.recomputed, p.recomputed_together, p.offloaded)
+    how = (p.recomputed, p.recomputed_together, p.offloaded, p.last_stays)
     kinds = (p.wide, p.symbols, p.mixtures, p.windows)
     return _contents(
         p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_repeated, p.mtp_symbols
@@ -169,6 +176,7 @@ def _contents(
     recomputed: int | None,
     together: int,
     offloaded: int,
+    last_stays: bool,
     tied: bool,
     mtp: int,
     mtp_repeated: bool,
@@ -176,11 +184,13 @@ def _contents(
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
     kinds = (wide, symbols, mixtures, windows)
-    *others, last = chunks_of(*kinds, layers, recomputed, together, offloaded, tied and placement.ends_meet)
+    *others, last = chunks_of(*kinds, layers, recomputed, together, offloaded, tied and placement.ends_meet, last_stays)
     if mtp:
         again = recomputed != 0
         of_depth = [LayerKind(symbol == EXPERTS, again, symbol=symbol) for symbol in mtp_symbols]
         of_depth = of_depth or [LayerKind(mixtures[-1], again, windowed=windows[-1])]
+        if last_stays:
+            of_depth[-1] = replace(of_depth[-1], stays=True)
         last = replace(
             last,
             mtp=mtp,
@@ -217,6 +227,7 @@ def chunks_of(
     together: int,
     offloaded: int,
     tied_ends: bool,
+    last_stays: bool = False,
 ) -> tuple[ChunkSpec, ...]:
     """Contents of every virtual stage, in the order in which a microbatch passes them.
 
@@ -225,8 +236,8 @@ def chunks_of(
     is a mixture of experts, and whether it has a window. counts:
     layers of each virtual stage. recomputed: how many of the first layers of each chunk run again in the
     backward pass; None: all. together: so many in a row. offloaded: how many of the first layers keep their
-    activations in the host's memory. tied_ends: the first and the last virtual stage are on one rank and share
-    the table of the embedding.
+    activations in the host's memory. last_stays: the last one offloads no module. tied_ends: the first and the last
+    virtual stage are on one rank and share the table of the embedding.
     """
     chunks = []
     first = 0
@@ -240,6 +251,8 @@ def chunks_of(
                 windows[first + position],
                 symbols[first + position] if symbols else "",
                 not wide[0] <= first + position < len(mixtures) - wide[1],
+                offloaded / count if offloaded else 0.0,
+                last_stays and position == count - 1,
             )
             for position in range(count)
         ]

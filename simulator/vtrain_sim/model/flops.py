@@ -74,12 +74,12 @@ def _layers(model: ModelSpec) -> _Layers:
 def executed_flops(operator: Operator, model: ModelSpec) -> float:
     """FLOPs of a matrix product or attention, on the mean of the ranks; 0 for any other operator.
 
-    An operator on routed tokens has the rows of the busiest rank, `moe_imbalance_factor` times the mean.
+    An operator on routed tokens has the rows of the busiest rank, `busiest_share` times the mean.
     """
     record = kind(operator.kind)
     if not record.matrix_product:
         return 0.0
-    return operator.flops() / (model.moe_imbalance_factor if record.routed else 1.0)
+    return operator.flops() / (model.busiest_share if record.routed else 1.0)
 
 
 def _attention(model: ModelSpec) -> float:

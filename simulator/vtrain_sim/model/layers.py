@@ -12,6 +12,7 @@ from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
 from vtrain_sim.model.graphs import attention_graph, feed_forward_graph, iteration_graph, layer_graph, mamba_graph
 from vtrain_sim.model.mamba import mamba_block
+from vtrain_sim.model.offload import with_layers_offloaded, with_modules_offloaded
 from vtrain_sim.model.program import Communication, Compute, Item, Program, Wait
 from vtrain_sim.model.recomputation import recompute_experts
 from vtrain_sim.model.shard import Region, Shard, backward, run_again
@@ -39,8 +40,12 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
         tuple(back),
         checkpoint_bytes=shard.checkpoint_bytes * kind.keeps_input if kind.recomputed else None,
     )
+    if kind.offload_share:
+        program = with_layers_offloaded(program, kind.offload_share)
     if kind.offloaded:
         program = replace(program, name=f"{name}_offloaded", checkpoint_bytes=0)
+    elif spec.offload_modules and not kind.stays:
+        program = with_modules_offloaded(shard, program)
     if not spec.gradient_accumulation_fusion:
         count = program.parameters + program.expert_parameters
         add_up = Operator("grad_accumulate", "update", count, dtype=spec.main_grads_dtype)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vtrain_schemas.operators import Operator, dtype_bytes
 from vtrain_sim.frozen import hashed_once
 from vtrain_sim.model.muon import Matrices, Matrix, busiest, orthogonalisation
+from vtrain_sim.model.offload import host_update
 from vtrain_sim.model.program import Communication, Compute, Item
 from vtrain_sim.specs.groups import Group
 from vtrain_sim.specs.replicas import ReplicaSpec
@@ -97,7 +98,10 @@ def once_per_step(replicas: ReplicaSpec, holding: Holding) -> OncePerStep:
         sync.append(_sum("embedding_sync", replicas.embedding, holding.table_parameters, replicas))
     if replicas.sequence_parallel and holding.replicated_parameters:
         sync.append(_sum("norm_grads", replicas.tp, holding.replicated_parameters, replicas))
-    update: list[Item] = [_elements(kind, owned) for kind in ("grad_prepare", "grad_norm", "grad_clip", "optimizer")]
+    on_host = round(replicas.optimizer.on_host * owned)
+    update: list[Item] = [_elements(kind, owned) for kind in ("grad_prepare", "grad_norm", "grad_clip")]
+    update += [_elements("optimizer", owned - on_host)] if on_host < owned or not owned else []
+    update += host_update(on_host, replicas.optimizer.overlaps_host) if on_host else []
     if replicas.optimizer.muon is not None:
         for matrix, count in holding.own_matrices(replicas):
             tp = replicas.expert_tp if matrix.expert else replicas.tp

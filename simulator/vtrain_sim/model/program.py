@@ -23,7 +23,7 @@ class Stream(IntEnum):
     """The queues of one device, and the host that fills them.
 
     DP: what data parallel ranks exchange shares links, so that it queues: gradients that are scattered and
-    parameters that are gathered too.
+    parameters that are gathered too. COPY: between the device and the host's memory.
     """
 
     COMPUTE = 0
@@ -33,6 +33,7 @@ class Stream(IntEnum):
     DP = 4
     PP = 5
     HOST = 6
+    COPY = 7
 
 
 # Expert tensor parallel communication shares the queue of the expert parallel one: it is between its two halves.
@@ -48,6 +49,7 @@ _STREAM_OF_ROLE = {
     "pp": Stream.PP,
     "embedding": Stream.PP,
     "mp": Stream.PP,
+    "host": Stream.COPY,
 }
 
 

@@ -11,12 +11,14 @@ import numpy as np
 from vtrain_schemas.operators import kind
 from vtrain_sim.costs import MODELLED, Estimate
 from vtrain_sim.model import Communication, Compute, Stream
+from vtrain_sim.model.offload import HOST as HOST_ROLE
 from vtrain_sim.simulate.cost_model import TimedDirection, Work
 from vtrain_sim.simulate.layout import Layout, Layouts
 from vtrain_sim.simulate.streams import STREAMS, Span, after, spans_of
 from vtrain_sim.specs.replicas import ReplicaSpec
 
 HOST = "host launches"
+OFFLOADING = "offloading to the host"
 STRAGGLERS = "waiting for the slowest node"
 # How sure the time of a kernel launch is: standard deviation of its logarithm.
 HOST_SIGMA = 0.3
@@ -134,6 +136,8 @@ def _tally_end(tally: Tally, runs: Sequence[tuple[TimedDirection, int]], clocks:
 
 def category_of(communication: Communication) -> str:
     """Category of a communication's exposed time."""
+    if communication.role == HOST_ROLE:
+        return OFFLOADING
     return f"{communication.role} communication"
 
 

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from vtrain_schemas.operators import Operator
 from vtrain_sim.costs import CollectiveCosts, Estimate, OperatorCosts
+from vtrain_sim.costs.host import host_estimate
 from vtrain_sim.costs.paths import Path
 from vtrain_sim.model import Communication, Compute, Item, Program, Stream, Wait
 from vtrain_sim.model.flops import executed_flops
+from vtrain_sim.model.offload import HOST
 from vtrain_sim.schedules import Placement
 from vtrain_sim.simulate.streams import Step, StreamMap
 from vtrain_sim.specs import ClusterSpec, ModelSpec
@@ -49,6 +51,8 @@ class CostModel:
 
     def communication(self, communication: Communication) -> Estimate:
         """Duration of one call that nothing else slows down."""
+        if communication.role == HOST:
+            return host_estimate(communication.op, communication.nbytes, self.cluster)
         if communication.delivery is not None:
             return self.collectives.exchange(communication.group, communication.nbytes, communication.delivery)
         return self.collectives.estimate(communication.op, communication.group, communication.nbytes)
@@ -140,7 +144,8 @@ class CostModel:
         if hidden < seconds:
             steps.append(Step(item, item.stream, seconds - hidden, estimate=estimate))
         if hidden > 0:
-            beside_s = self.beside(hidden, cover_s)
+            # Copy engines take nothing from what runs beside them.
+            beside_s = hidden if item.role == HOST else self.beside(hidden, cover_s)
             steps.append(Step(item, item.stream, beside_s, blocking=False, estimate=estimate))
         return steps
 

@@ -137,13 +137,14 @@ def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
     for kind, count in chunk.layers:
         if kind.offloaded:
             # One layer's activations are under way while the next one's are made.
-            largest = max(largest, 2 * parts.layer(replace(kind, offloaded=False)).saved_bytes)
+            largest = max(largest, 2 * parts.layer(replace(kind, offloaded=False, offload_share=0.0)).saved_bytes)
         elif kind.recomputed:
             saved = parts.layer(kind).saved_bytes
             together = saved if kind.keeps_input else together + count * saved
             largest = max(largest, together)
         else:
-            largest = max(largest, parts.again_bytes(kind))
+            # Of the modules that are offloaded too.
+            largest = max(largest, parts.again_bytes(kind) + 2 * parts.offloaded_bytes(kind))
     return largest
 
 
@@ -194,7 +195,7 @@ def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> P
     precision, optimizer, owned = replicas.precision, replicas.optimizer, holding.owned(replicas)
     weight = dtype_bytes(precision.params_dtype)
     gradient = optimizer.gradient_bytes(precision, replicas.main_grads_dtype)
-    state = owned * optimizer.bytes_per_parameter(precision)
+    state = round(owned * (1 - optimizer.on_host)) * optimizer.bytes_per_parameter(precision)
     step = owned * optimizer.step_bytes_per_parameter(precision, replicas.main_grads_dtype)
     if optimizer.muon is not None:
         matrices = holding.own_matrices(replicas)

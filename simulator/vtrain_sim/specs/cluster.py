@@ -49,7 +49,9 @@ class DeviceSpec:
 
     peak_flops: FLOP/s by dtype; memory_bandwidth: bytes/s; memory_bytes: capacity. modelled_only: no
     end-to-end measurement stands behind its coefficients; reports say so. cuda_names: what the driver
-    calls it, where that does not have the name in it.
+    calls it, where that does not have the name in it. host_bandwidth: bytes/s of copies to the host's memory or from
+    there, in one direction; host_memory_bandwidth: bytes/s of that memory, its part of what the GPUs of a host share.
+    Both 0: not known.
     """
 
     name: str
@@ -58,6 +60,8 @@ class DeviceSpec:
     memory_bytes: int
     modelled_only: bool = False
     cuda_names: tuple[str, ...] = ()
+    host_bandwidth: float = 0.0
+    host_memory_bandwidth: float = 0.0
 
     def is_called(self, device_name: str) -> bool:
         """Whether a driver's name of a device is this one's."""
@@ -69,6 +73,8 @@ class DeviceSpec:
             _RATE.check(f"peak rate for {dtype} of device {self.name}", rate)
         _RATE.check(f"memory bandwidth of device {self.name}", self.memory_bandwidth)
         _MEMORY.check(f"memory of device {self.name}", self.memory_bytes)
+        for entry in ("host_bandwidth", "host_memory_bandwidth"):
+            _SHARED_RATE.check(f"{entry} of device {self.name}", getattr(self, entry))
 
     def peak(self, dtype: str) -> float:
         """Peak FLOP/s of a dtype; the best listed one of 16 bits or more where it is not.

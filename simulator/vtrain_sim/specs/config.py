@@ -12,6 +12,7 @@ from vtrain_sim.specs.checks import SpecError, divides, positive
 from vtrain_sim.specs.groups import Group, Groups, LayerGroups
 from vtrain_sim.specs.hybrid_pattern import MAMBA
 from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.offload import check_offloading
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline import PipelineSpec
 from vtrain_sim.specs.recompute import check_model
@@ -142,6 +143,9 @@ class Configuration:
                 f"{microbatches} microbatches on {parallel.pp * vpp} virtual pipeline stages are more than any run has "
                 f"({_MOST_PASSES} passes at most): lower --global-batch-size or raise --micro-batch-size"
             )
+        check_offloading(
+            train.offloaded_modules, model.num_experts > 0, train.recompute_granularity, train.recomputed_modules
+        )
         if train.cpu_offload_layers and parallel.pp > 1:
             raise SpecError("--cpu-offloading-num-layers takes --pipeline-model-parallel-size of 1")
         if train.cpu_offload_layers >= model.num_layers:
@@ -258,6 +262,8 @@ class Configuration:
             main_grads_dtype=t.main_grads_dtype,
             attention_kernel=t.attention_kernel,
             recomputed_modules=t.recomputed_modules,
+            offload_modules=t.offloaded_modules,
+            min_offloaded_tensor_size=t.min_offloaded_tensor_size,
             graphed=t.graphed,
             fused_cross_entropy=t.cross_entropy_fusion == "te",
             gradient_accumulation_fusion=t.gradient_accumulation_fusion,
@@ -296,6 +302,7 @@ class Configuration:
             recomputed=recomputed,
             recomputed_together=together,
             offloaded=t.cpu_offload_layers,
+            last_stays=bool(t.offloaded_modules),
             tied=not self.model.untie_embeddings_and_output_weights,
             mtp=self.model.mtp_num_layers,
             mtp_repeated=self.model.mtp_use_repeated_layer,

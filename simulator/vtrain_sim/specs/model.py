@@ -160,6 +160,15 @@ class ModelSpec:
         divides("--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads)
 
     @property
+    def busiest_share(self) -> float:
+        """Rows of the busiest expert parallel rank over the mean: none has more than its capacity."""
+        if not self.moe_expert_capacity_factor:
+            return self.moe_imbalance_factor
+        if self.moe_pad_expert_input_to_capacity:
+            return 1.0
+        return max(1.0, min(self.moe_imbalance_factor, self.moe_expert_capacity_factor))
+
+    @property
     def routed_share(self) -> float:
         """Share of the groups of experts that one token's experts are from; 1 without such a limit."""
         return self.moe_router_group_topk / self.moe_router_num_groups if self.moe_router_num_groups else 1.0

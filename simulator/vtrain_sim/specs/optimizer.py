@@ -44,6 +44,8 @@ class MuonSpec:
 class OptimizerTypes:
     """Types of the main parameters and of both moments. precision_aware: Transformer Engine's Adam, which takes any.
     deepspeed: DeepSpeed shards the optimizer (ZeRO stage 1), not Megatron. muon: where matrices have no second moment.
+    on_host: part of the parameters that the host updates, whose state is in its memory; overlaps_host: parameter by
+    parameter beside their copies.
     """
 
     precision_aware: bool = False
@@ -52,6 +54,8 @@ class OptimizerTypes:
     exp_avg_sq: str = WIDE
     deepspeed: bool = False
     muon: MuonSpec | None = None
+    on_host: float = 0.0
+    overlaps_host: bool = False
 
     def check(self) -> None:
         """Raises `SpecError` for types that Megatron's optimizer does not take."""

@@ -20,9 +20,10 @@ class PipelineSpec:
     tokens alone. layers: of each virtual stage, in the order in which a microbatch passes them. recomputed: how many
     of the first layers of each chunk run again in the backward pass; None: all of them. recomputed_together: so
     many in a row run again from one input. offloaded: how many of the first layers keep their activations in
-    the host's memory. tied: the output layer shares the embedding's table. mtp: depths of multi-token
-    prediction, with the last virtual stage; mtp_repeated: one depth's parameters serve all of them. stage_ranks:
-    ranks of one stage. scatter_gather, batch_p2p: how stages exchange, see `ParallelSpec`.
+    the host's memory. last_stays: the last layer of each chunk offloads no module. tied: the output layer shares the
+    embedding's table. mtp: depths of multi-token prediction, with the last virtual stage; mtp_repeated: one depth's
+    parameters serve all of them. stage_ranks: ranks of one stage. scatter_gather, batch_p2p: how stages exchange, see
+    `ParallelSpec`.
     """
 
     stages: int
@@ -37,6 +38,7 @@ class PipelineSpec:
     recomputed: int | None
     recomputed_together: int
     offloaded: int
+    last_stays: bool
     tied: bool
     mtp: int
     mtp_repeated: bool

@@ -22,9 +22,10 @@ class ShardSpec:
 
     tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. fsdp, expert_fsdp: the groups over which parameters
     are fully sharded (ZeRO-3); of size 1 where they are not. recomputed_modules: what runs again in the backward
-    pass (`specs.recompute`). graphed: what CUDA graphs cover (`specs.graphs`). fused_experts: activation and
-    biases are in the kernels of the experts' products. pads_routing: the router fills up the rows of each
-    expert. splits_backward: input and weight gradients are passes of their own.
+    pass (`specs.recompute`). offload_modules: whose inputs wait in the host's memory for it (`specs.offload`), if they
+    have so many elements (min_offloaded_tensor_size). graphed: what CUDA graphs cover (`specs.graphs`).
+    fused_experts: activation and biases are in the kernels of the experts' products. pads_routing: the router fills up
+    the rows of each expert. splits_backward: input and weight gradients are passes of their own.
     """
 
     model: ModelSpec
@@ -40,6 +41,8 @@ class ShardSpec:
     main_grads_dtype: str
     attention_kernel: str
     recomputed_modules: tuple[str, ...]
+    offload_modules: tuple[str, ...]
+    min_offloaded_tensor_size: int
     fused_cross_entropy: bool
     graphed: tuple[str, ...]
     gradient_accumulation_fusion: bool
@@ -64,8 +67,10 @@ class ShardSpec:
 class LayerKind:
     """What tells the layers of a model apart. mixture: of experts. recomputed: the whole forward pass runs
     again in the backward pass. keeps_input: which it starts from; else it runs again together with the layer before.
-    offloaded: what it keeps is in the host's memory. windowed: it attends to the last tokens alone. symbol: what a
-    layer of a hybrid model is (`specs.hybrid_pattern`); empty: attention and a feed-forward block. wide: its products
+    offloaded: what it keeps is in the host's memory. offload_share: of what it keeps, how much goes there and comes
+    back beside it, of all layers that are offloaded. stays: its modules keep what they have on the device. windowed: it
+    attends to the last tokens alone. symbol: what a layer of a hybrid model is (`specs.hybrid_pattern`); empty:
+    attention and a feed-forward block. wide: its products
     are in the parameters' type whatever the others are in."""
 
     mixture: bool = False
@@ -75,6 +80,8 @@ class LayerKind:
     windowed: bool = False
     symbol: str = ""
     wide: bool = False
+    offload_share: float = 0.0
+    stays: bool = False
 
 
 @hashed_once

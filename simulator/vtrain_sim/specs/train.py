@@ -8,6 +8,7 @@ from vtrain_schemas.operators import DTYPE_BYTES
 from vtrain_sim import schedules
 from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive, whole
 from vtrain_sim.specs.graphs import NONE, check_recomputation, check_scopes, graphed
+from vtrain_sim.specs.offload import check_modules as check_offload_modules
 from vtrain_sim.specs.optimizer import ADAM, MUON, WIDE, MuonSpec, OptimizerTypes
 from vtrain_sim.specs.precision import Precision, precision_of
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
@@ -34,12 +35,13 @@ class TrainSpec:
     cross_entropy_fusion: "te" (one kernel, which leaves the gradient in the logits' place), "native" or "" (both
     projected as not fused).
     cuda_graph_impl, cuda_graph_scope: what CUDA graphs cover (`specs.graphs`), which the host launches at once.
-    cpu_offload_layers: layers of each chunk whose activations go to the host's memory until their backward pass (their
-    way there is left out of the time). expandable_segments: PyTorch's allocator maps what is freed anew
-    (PYTORCH_CUDA_ALLOC_CONF).
-    gradient_accumulation_fusion: weight gradients are added to the main gradients by the product itself.
-    moe_grouped_gemm: the experts of a rank multiply together, else one after the other.
-    use_transformer_engine_op_fuser: with their activation, its bounds and their biases in the same kernels.
+    cpu_offload_layers: layers of each chunk whose activations go to the host's memory until their backward pass;
+    fine_grained_offloading: those of offload_modules do, where they have min_offloaded_tensor_size elements
+    (`specs.offload`). optimizer_cpu_offload: the host updates optimizer_offload_fraction of the parameters, with
+    overlap_cpu_optimizer one parameter beside the copies of others. expandable_segments: PyTorch's allocator maps what
+    is freed anew (PYTORCH_CUDA_ALLOC_CONF). gradient_accumulation_fusion: weight gradients are added to the main
+    gradients by the product itself. moe_grouped_gemm: the experts of a rank multiply together, else one after the
+    other. use_transformer_engine_op_fuser: with their activation, its bounds and their biases in the same kernels.
     moe_router_padding: the router gives each expert as many tokens as narrow products take a multiple of.
     """
 
@@ -73,6 +75,12 @@ class TrainSpec:
     cuda_graph_impl: str = NONE
     cuda_graph_scope: tuple[str, ...] = ()
     cpu_offload_layers: int = 0
+    fine_grained_offloading: bool = False
+    offload_modules: tuple[str, ...] = ()
+    min_offloaded_tensor_size: int = 1 << 20
+    optimizer_cpu_offload: bool = False
+    optimizer_offload_fraction: float = 1.0
+    overlap_cpu_optimizer: bool = False
     expandable_segments: bool = False
     gradient_accumulation_fusion: bool = True
     moe_grouped_gemm: bool = True
@@ -98,6 +106,7 @@ class TrainSpec:
         whole("--cpu-offloading-num-layers", self.cpu_offload_layers, 0)
         if self.cpu_offload_layers and self.recompute_granularity != "none":
             raise SpecError("--cpu-offloading-num-layers takes --recompute-granularity none, as Megatron-Core does")
+        self._check_offloading()
         if self.schedule != AUTO:
             schedules.get(self.schedule)
         if (self.fp8 or self.fp4) and self.params_dtype != "bfloat16":
@@ -108,6 +117,24 @@ class TrainSpec:
         whole("--num-layers-at-end-in-bf16", self.num_layers_at_end_in_bf16, 0)
         if self.first_last_layers_bf16 and not self.precision.casts_inputs:
             raise SpecError("--first-last-layers-bf16 needs --fp8-format or --fp4-format")
+
+    def _check_offloading(self) -> None:
+        object.__setattr__(self, "offload_modules", check_offload_modules(self.offload_modules))
+        whole("--min-offloaded-tensor-size", self.min_offloaded_tensor_size, 0)
+        if self.fine_grained_offloading and not self.offload_modules:
+            raise SpecError("--fine-grained-activation-offloading needs --offload-modules")
+        if self.fine_grained_offloading and self.cpu_offload_layers:
+            raise SpecError(
+                "--fine-grained-activation-offloading and --cpu-offloading-num-layers exclude each other: give one"
+            )
+        Range(0.0, 1.0).check("--optimizer-offload-fraction", self.optimizer_offload_fraction)
+        if self.optimizer_cpu_offload and not self.use_precision_aware_optimizer:
+            raise SpecError("--optimizer-cpu-offload needs --use-precision-aware-optimizer")
+
+    @property
+    def offloaded_modules(self) -> tuple[str, ...]:
+        """Modules whose inputs go to the host's memory."""
+        return self.offload_modules if self.fine_grained_offloading else ()
 
     @property
     def wide_layers(self) -> tuple[int, int]:
@@ -137,6 +164,8 @@ class TrainSpec:
             self.exp_avg_sq_dtype,
             deepspeed=self.deepspeed_zero,
             muon=muon if self.optimizer == MUON else None,
+            on_host=self.optimizer_offload_fraction if self.optimizer_cpu_offload else 0.0,
+            overlaps_host=self.overlap_cpu_optimizer,
         )
 
     @property

@@ -177,10 +177,10 @@ STEP = (
     ),
     Column(
         "cpu_offload_activation_layers",
-        "Layers whose activations go to the host; the time is left out.",
+        "Layers whose activations go to the host.",
         "--cpu-offloading-num-layers",
     ),
-    Column("fine_grained_offload_modules", "", "--offload-modules"),
+    Column("fine_grained_offload_modules", "Words apart by spaces; empty: none.", "--offload-modules"),
     Column("optimizer_cpu_offload", "", "--optimizer-cpu-offload"),
     Column("task", "pretrain or sft."),
     Column("dataset", 'Words; "packed": sequences of varying length.'),

@@ -187,8 +187,8 @@ def flags_of(row: Mapping[str, str], micro_batch: int, chunks: int) -> RowFlags:
     for name in row:
         if name not in _BY_RULE and not (written_out and name in _COUNTED):
             flags += _column(cells, name, left_out)
-    if cells.number("cpu_offload_activation_layers"):
-        left_out.append("cpu_offload_activation_layers")
+    if cells.text("fine_grained_offload_modules"):
+        flags.append("--fine-grained-activation-offloading")
     if "tokendrop" in cells.text("moe_load_balance") + cells.text("notes"):
         left_out.append("moe_load_balance")
     if cells.text("task") == "sft" or "packed" in cells.text("dataset"):

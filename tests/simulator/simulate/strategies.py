@@ -86,6 +86,7 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
             "moe_shared_expert_intermediate_size": draw(st.sampled_from([0, 256])),
             "moe_latent_size": draw(st.sampled_from([0, 0, 64])),
             "moe_imbalance_factor": draw(st.sampled_from([1.0, 1.5])),
+            "moe_expert_capacity_factor": draw(st.sampled_from([0.0, 0.0, 1.25])),
         }
     windows = {
         "window_size": 0 if latent else draw(st.sampled_from([0, 0, 128])),
@@ -207,6 +208,7 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
     micro_batch_size = draw(st.sampled_from([1, 2]))
     grouped = not model.num_experts or draw(st.booleans())
     fp8 = draw(st.sampled_from(["", "hybrid"]))
+    granularity = draw(st.sampled_from(granularities))
     train = TrainSpec(
         micro_batch_size,
         micro_batch_size * parallel.dp * microbatches,
@@ -215,7 +217,12 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
         num_layers_at_start_in_bf16=0,
         num_layers_at_end_in_bf16=draw(st.integers(0, num_layers)),
         attention_kernel="flash" if fused else "unfused",
-        recompute_granularity=draw(st.sampled_from(granularities)),
+        recompute_granularity=granularity,
+        fine_grained_offloading=granularity != "full" and draw(st.booleans()),
+        offload_modules=("attn_norm", "core_attn", "mlp_norm"),
+        min_offloaded_tensor_size=0,
+        optimizer="adam" if parallel.fsdp else draw(st.sampled_from(["adam", "adam", "muon"])),
+        muon_tp_mode=draw(st.sampled_from(["duplicated", "distributed", "blockwise"])),
         recompute_modules=draw(modules(model, parallel, grouped)),
         recompute_method=draw(st.sampled_from(["uniform", "block"])),
         recompute_num_layers=draw(st.integers(1, max(1, max(parallel.layers or (num_layers // (pp * vpp),))))),
