@@ -38,7 +38,10 @@ else:
 
 APPS = {"vtrain": vtrain.app, "vtrain-sim": sim.app, "vtrain-catalog": catalog.app}
 # Pages whose commands follow one another in a directory of their own.
-RUN_HERE = ("README.md", "docs/inputs.md", "docs/decisions.md", "docs/how-it-works.md", "docs/projection.md")
+RUN_HERE = (
+    *("README.md", "docs/inputs.md", "docs/decisions.md", "docs/how-it-works.md", "docs/projection.md"),
+    "docs/pages.md",
+)
 TRACES = "docs/traces.md"
 # The page that tests/simulator/api/test_page.py runs.
 PYTHON_PAGE = "docs/python.md"

@@ -194,3 +194,25 @@ def test_the_policy_stops_what_is_not_the_pages_own(browser: Browser, pages: dic
     assert browser.run("return window.hacked ?? null") is None
     blocked = browser.messages()
     assert any("Content Security Policy" in message for message in blocked), json.dumps(blocked)
+
+
+@pytest.mark.parametrize(
+    ("name", "chart", "word"), [("project", 2, "microbatch"), ("schedule", 1, "GPUs"), ("sweep", 0, "MFU")]
+)
+def test_bars_and_blocks_answer_to_the_mouse(
+    browser: Browser, pages: dict[str, Path], name: str, chart: int, word: str
+) -> None:
+    """The middle of the first value of the chart at that place."""
+    browser.open(pages[name])
+    script = (
+        "const canvas = document.querySelectorAll('.canvas')[arguments[0]]; canvas.id = 'tried';"
+        "const chart = echarts.getInstanceByDom(canvas); const series = chart.getOption().series;"
+        "const index = series.findIndex((one) => one.name === 'forward'); const at = Math.max(index, 0);"
+        "const shape = chart.getModel().getSeriesByIndex(at).getData().getItemGraphicEl(0).getBoundingRect();"
+        "const element = chart.getModel().getSeriesByIndex(at).getData().getItemGraphicEl(0);"
+        "const [x, y] = element.transformCoordToGlobal(shape.x + shape.width / 2, shape.y + shape.height / 2); return [x, y];"
+    )
+    x, y = browser.run(script, chart)
+    browser.hover("#tried", x, y)
+    browser.wait(lambda: browser.texts(".tooltip"))
+    assert word in browser.texts(".tooltip")[0]

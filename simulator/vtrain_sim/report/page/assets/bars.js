@@ -57,11 +57,12 @@ vtrain.barsOption = (spec, rows, shown, width) => {
     nameGap: 28,
     splitLine: { show: false },
     axisTick: { show: false },
-    axisLabel: lying ? { width: labelWidth - 10, overflow: narrow ? "break" : "truncate", lineHeight: 13, interval: 0, color: vtrain.colour("ink") } : {},
+    axisLabel: lying ? { width: labelWidth - 10, overflow: narrow ? "break" : "truncate", lineHeight: 13, interval: 0, hideOverlap: false, color: vtrain.colour("ink") } : {},
   });
   const top = limit === null ? undefined : (range) => vtrain.roundUp(Math.max(range.max, limit) * 1.02);
   const amounts = vtrain.axis("value", single ? vtrain.columnTitle(column) : vtrain.unitTitle(column.unit), { nameGap: lying ? 28 : 44, min: (range) => Math.min(0, range.min), max: top });
-  const per = lying ? 12 + 20 * (spec.stacked ? 1 : shown.length) : 0;
+  const lines = narrow ? Math.max(...names.map((name) => Math.ceil((7.6 * name.length) / (labelWidth - 10))), 1) : 1;
+  const per = Math.max(12 + 20 * (spec.stacked ? 1 : shown.length), 8 + 14 * lines);
   const legend = single ? 0 : vtrain.legendHeight(series.map((one) => one.name), width);
   return {
     height: lying ? Math.max(120, rows.count * per + 52 + legend) : (narrow ? 280 : 320) + legend,

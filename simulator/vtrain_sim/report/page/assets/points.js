@@ -70,6 +70,7 @@ vtrain.pointsOption = (spec, rows, state, width, choose) => {
       type: joined ? "line" : "scatter",
       name: one.name,
       data: points,
+      progressive: 0,
       z: style.z,
       symbol: style.symbol ?? "circle",
       symbolSize: style.size,
