@@ -18,8 +18,8 @@ MOST_SPANS = 1_000_000
 MOST_UNCOMPRESSED = 180_000
 # Every operator of the step is simulated, whether it is kept or not: so many take minutes.
 MOST_OPERATORS = 200_000_000
-# A layer has about so many operators, launches and communications in both directions.
-_PER_LAYER = 70
+# A layer has about so many operators and communications in both directions, and so many spans with their launches.
+_PER_LAYER, _SPANS_PER_LAYER = 50, 70
 _Numbers = int | Iterable[int] | None
 
 
@@ -74,7 +74,7 @@ def _per_microbatch(configuration: Configuration, detail: str) -> int:
     layers = max(configuration.stage_layers)
     # A pass in each direction, and its transfers.
     passes = 6 * configuration.parallel.vpp
-    return passes + {"passes": 0, "layers": 2 * layers, "operators": layers * _PER_LAYER}[detail]
+    return passes + {"passes": 0, "layers": 2 * layers, "operators": layers * _SPANS_PER_LAYER}[detail]
 
 
 def _chosen(name: str, value: _Numbers, thing: str, there: str, size: int) -> tuple[int, ...] | None:

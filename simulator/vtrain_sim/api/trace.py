@@ -50,6 +50,6 @@ def write_trace(path: str | Path, trace: Trace) -> None:
         smaller = "" if target.suffix == ".gz" else f"end it in {ENDINGS[1]}, or "
         raise UserError(
             f"{path} would have {len(data) / 1e6:,.0f} MB for {trace.slices:,} slices, more than "
-            f"{MOST_BYTES / 1e6:.0f}: {smaller}choose less with --stages, --microbatches or --detail"
+            f"{MOST_BYTES / 1e6:.0f}: {smaller}choose fewer stages or ranks, --microbatches, or less --detail"
         )
     write_file(target, lambda stream: stream.write(data))

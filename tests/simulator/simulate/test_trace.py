@@ -193,6 +193,15 @@ def test_what_cannot_be_drawn_is_a_sentence(options: list[str], says: str) -> No
         CliRunner().invoke(app, ["timeline", *FLAGS, *options], catch_exceptions=False)
 
 
+def test_a_file_of_more_than_50_mb_is_refused_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vtrain_sim.api.trace.MOST_BYTES", 10_000)
+    timeline = vt.timeline(JOB, stages=[0], detail="layers")
+    with pytest.raises(UserError, match=r"slices, more than 0: end it in \.json\.gz, or choose fewer"):
+        vt.save_trace(tmp_path / "t.json", timeline)
+    vt.save_trace(tmp_path / "t.json.gz", timeline)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json.gz"]
+
+
 def test_other_results_have_no_timeline() -> None:
     with pytest.raises(UserError, match="timeline"):
         vt.render(vt.project(JOB), "perfetto")
