@@ -89,6 +89,10 @@ def check(words: list[str], answer: Answer) -> None:
         document = json.loads(answer.out, parse_constant=constant)
         if document_of(document) == "vtrain.projection/1":
             check_projection(document)
+        elif document_of(document) == "vtrain.difference/1":
+            total = sum(cause["difference_s"] for cause in document["causes"])
+            scale = document["a"]["step_s"] + document["b"]["step_s"]
+            assert math.isclose(total, document["difference_s"], rel_tol=1e-6, abs_tol=1e-9 * scale)
 
 
 def document_of(document: Any) -> str:

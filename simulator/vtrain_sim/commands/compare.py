@@ -6,9 +6,20 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC
+from vtrain_sim.commands.job import (
+    CATALOG,
+    CLUSTER,
+    MEGATRON_ARGS,
+    MODEL,
+    NUM_GPUS,
+    RUN,
+    RUN_SCRIPT,
+    SCRIPT_ARGS,
+    SPEC,
+    words_of,
+)
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
-from vtrain_sim.commands.sides import HELP, read_side
+from vtrain_sim.commands.sides import HELP, ScriptReading, read_side
 from vtrain_sim.errors import UserError
 
 
@@ -21,6 +32,8 @@ def compare(
     cluster: str = CLUSTER,
     model: str = MODEL,
     megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
     spec: Path = SPEC,
     num_gpus: int = NUM_GPUS,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.difference/1 as JSON."),
@@ -45,9 +58,10 @@ def compare(
             raise UserError(f"what to compare comes before the flags: {side} stands where a side should")
     if num_gpus < 0:
         raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
-    common = Given(tuple(context.args), cluster, model, num_gpus).over(spec, megatron_args)
+    script = ScriptReading(run_script, tuple(words_of(script_args)))
+    common = Given(tuple(context.args), cluster, model, num_gpus).over(spec, megatron_args, *script)
     said: set[str] = set()
-    of_a, of_b = (read_side(side, common, catalog, run, said) for side in (a, b))
+    of_a, of_b = (read_side(side, common, catalog, run, script, said) for side in (a, b))
     result = api(of_a, of_b, a, b)
     write_files(result, table_file, plot)
     show(result, form)

@@ -25,6 +25,20 @@ vtrain-sim timeline --cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 \\
   --pipeline-model-parallel-size 4 --micro-batch-size 1 \\
   --global-batch-size 16 --stages 0,3 --out step.json.gz""",
     ),
+    "compare": (
+        """\
+vtrain-sim compare base "tp=4 pp=2" --cluster dgx-a100-80gb \\
+  --model gpt3-1.3b --num-gpus 8 --tensor-model-parallel-size 2 \\
+  --micro-batch-size 1 --global-batch-size 64""",
+        "vtrain-sim compare run:base sim:base --catalog vtrain.duckdb",
+    ),
+    "explain": (
+        """\
+vtrain-sim explain --cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 \\
+  --tensor-model-parallel-size 2 --micro-batch-size 1 \\
+  --global-batch-size 64""",
+    ),
+    "serve": ("vtrain-sim serve --port 8765 --browser",),
     "plan": (
         """\
 vtrain-sim plan --cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 \\
@@ -54,6 +68,7 @@ vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
     "ls": ("vtrain-catalog ls",),
     "show": ("vtrain-catalog show base",),
     "check": ("vtrain-catalog check",),
+    "vtrain-catalog timeline": ("vtrain-catalog timeline base --out captured.json.gz",),
     "sql": (
         """\
 vtrain-catalog sql "SELECT kind, phase, calls, median_ns

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, NUM_GPUS, RUN, SPEC, read_job
+from vtrain_sim.commands.job import (
+    CATALOG,
+    CLUSTER,
+    MEGATRON_ARGS,
+    MODEL,
+    NUM_GPUS,
+    RUN,
+    RUN_SCRIPT,
+    SCRIPT_ARGS,
+    SPEC,
+    read_job,
+)
 from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
 
 
@@ -17,6 +28,8 @@ def explain(
     cluster: str = CLUSTER,
     model: str = MODEL,
     megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
     spec: Path = SPEC,
     num_gpus: int = NUM_GPUS,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.sensitivity/1 as JSON."),
@@ -33,7 +46,7 @@ def explain(
 
     check_files(table_file, plot)
     form = check_format(form, as_json)
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus)
+    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     result = api.explain(job)
     write_files(result, table_file, plot)
     show(result, form)

@@ -21,11 +21,13 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Typer's help, then the examples. Examples are plain lines: what is in a box cannot be copied."""
         super().format_help(ctx, formatter)
-        print("\n".join(self._more()))
+        print("\n".join(self._more(ctx.find_root().info_name or "")))
 
-    def _more(self) -> list[str]:
-        lines = ["Examples:", ""] if self.name in EXAMPLES else []
-        for example in EXAMPLES.get(self.name or "", ()):
+    def _more(self, program: str) -> list[str]:
+        # Two programs may have a command of one name.
+        examples = EXAMPLES.get(f"{program} {self.name}") or EXAMPLES.get(self.name or "", ())
+        lines = ["Examples:", ""] if examples else []
+        for example in examples:
             lines += [f"  {line}" for line in example.splitlines()]
             lines.append("")
         return lines
@@ -34,7 +36,7 @@ class Command(TyperCommand):
 class MegatronCommand(Command):
     """A command that takes Megatron's flags too: they are in its help, and a shell completes them."""
 
-    def _more(self) -> list[str]:
+    def _more(self, program: str) -> list[str]:
         from vtrain_sim.inputs.flag_groups import flag_groups
 
         lines = ["Megatron's flags that are read; others that change no step are accepted:", ""]
@@ -42,7 +44,7 @@ class MegatronCommand(Command):
             text = f"{title}: {' '.join(flags)}"
             indent = {"initial_indent": "  ", "subsequent_indent": "    "}
             lines += textwrap.wrap(text, _WIDTH, break_on_hyphens=False, **indent)  # type: ignore[arg-type]
-        return [*lines, "", *super()._more()]
+        return [*lines, "", *super()._more(program)]
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
         """The command's own options, then Megatron's flags."""

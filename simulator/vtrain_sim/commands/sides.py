@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vtrain_sim.errors import UserError
 
@@ -28,7 +28,16 @@ HELP = (
 )
 
 
-def read_side(text: str, common: Given, catalog: Path | None, runs: Sequence[str], said: set[str]) -> Job | CapturedRun:
+class ScriptReading(NamedTuple):
+    """How launch scripts are read: whether bash may run them, and their own arguments."""
+
+    runs: bool
+    arguments: tuple[str, ...]
+
+
+def read_side(
+    text: str, common: Given, catalog: Path | None, runs: Sequence[str], script: ScriptReading, said: set[str]
+) -> Job | CapturedRun:
     """What one side of a comparison is, on top of what both sides have in common. Raises `UserError`.
 
     said: what has been said on stderr about the other side, which is not said again.
@@ -58,7 +67,7 @@ def read_side(text: str, common: Given, catalog: Path | None, runs: Sequence[str
             given = _setting(given, settings, word)
         elif Path(word).suffix in _SPECS or (Path(word).is_file() and Path(word).suffix not in _MODELS):
             spec = Path(word) if Path(word).suffix in _SPECS else None
-            given = given.over(spec, None if spec else Path(word))
+            given = given.over(spec, None if spec else Path(word), *script)
         elif Path(word).suffix in _MODELS or Path(word).is_dir() or word in presets.names("models"):
             given = replace(given, model=word)
         elif word in presets.names("clusters"):
@@ -69,7 +78,12 @@ def read_side(text: str, common: Given, catalog: Path | None, runs: Sequence[str
         raise UserError(f"{text!r} does not say on what: give --cluster for both sides, or cluster=NAME")
     job = job_from_given(given, catalog, runs, read_options(settings))
     model = job.configuration.model
-    notes = (*approximations(given.flags), *without_effect(given.flags, model), *left_out(given.model, model))
+    notes = (
+        *given.notes,
+        *approximations(given.flags),
+        *without_effect(given.flags, model),
+        *left_out(given.model, model),
+    )
     for sentence in notes:
         if sentence not in said:
             print(f"note: {sentence}", file=sys.stderr)

@@ -123,8 +123,24 @@ def timeline(r: Random, place: Path) -> list[str]:
     """Any part of a timeline."""
     part = [r.choice(("--stages", "--microbatches")), r.choice((*WORDS, "0-1", "1-0", "-"))] if r.random() < 0.5 else []
     step = ["--micro-batch-size", "1", "--global-batch-size", "4"]
-    out = ["--out", str(place / "step.json"), *part, "--passes", "--json"]
+    out = ["--out", str(place / "step.json"), *part, "--detail", "passes", "--json"]
     return ["vtrain-sim", "timeline", *_CLUSTER, *_MODEL, *step, *_arguments(r, 5), *out]
+
+
+_SIDES = (
+    *("base", "tp=2", "tp=2 pp=2 vpp=2", "dgx-h100", "mixtral-8x7b ep=2", "recompute=full", "precision=fp8 dgx-h100"),
+    *("--seq-length 0", "gpus=0", "mbs=x", "model= cluster=", "=", "a=b=c", "run:x", "sim:", "'", ".."),
+)
+
+
+def compare(r: Random, place: Path) -> list[str]:
+    """Any two sides."""
+    return ["vtrain-sim", "compare", *r.choices(_SIDES, k=2), *_CLUSTER, *_MODEL, *_STEP, *_arguments(r, 3), "--json"]
+
+
+def explain(r: Random, place: Path) -> list[str]:
+    """Any flags of what is explained."""
+    return ["vtrain-sim", "explain", *_CLUSTER, *_MODEL, *_STEP, *_arguments(r, 4), "--json"]
 
 
 def plan(r: Random, place: Path) -> list[str]:
@@ -299,7 +315,7 @@ python -m torch.distributed.launch --nproc_per_node 4 pretrain_gpt.py ${options[
 def script(r: Random, place: Path) -> list[str]:
     """A damaged launch script."""
     (place / "train.sh").write_text(damaged_text(r, r.choice(_SCRIPTS)), errors="replace")
-    return ["vtrain-sim", "project", *_CLUSTER, "--megatron-args", str(place / "train.sh"), "--json"]
+    return ["vtrain-sim", "project", *_CLUSTER, "--megatron-args", str(place / "train.sh"), "--no-run-script", "--json"]
 
 
 def result_files(r: Random, place: Path) -> list[str]:
@@ -364,7 +380,7 @@ def trace(r: Random, place: Path) -> list[str]:
     return ["vtrain-catalog", "add", str(place / "trace.json"), *where, "--run-id", f"t{r.randrange(10**9)}", "--json"]
 
 
-# Of 400 cases, so many.
+# Of 410 cases, so many.
 MAKERS: dict[Maker, int] = {
     project: 140,
     spec: 62,
@@ -374,6 +390,8 @@ MAKERS: dict[Maker, int] = {
     validation: 20,
     sweep: 16,
     timeline: 8,
+    compare: 8,
+    explain: 2,
     decide: 5,
     tables: 4,
     plan: 4,
