@@ -97,8 +97,11 @@ def can_run() -> bool:
     return subprocess.run(["unshare", "-rmnpf", "true"], capture_output=True, check=False).returncode == 0
 
 
-def started(script: Path, folder: Path, top: Path) -> list[list[str]]:
-    """Words of the programs that a script starts in a folder, in order. top: folder that it may write to (in memory)."""
+def started(script: Path, folder: Path, top: Path, placeholder: str = "") -> list[list[str]]:
+    """Words of the programs that a script starts in a folder, in order.
+
+    top: folder that it may write to (in memory). placeholder: what goes where scripts have ``NAME=<to be filled in>``.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         programs, log = Path(scratch, "bin"), Path(scratch, "log")
         programs.mkdir()
@@ -111,11 +114,16 @@ def started(script: Path, folder: Path, top: Path) -> list[list[str]]:
             if found := shutil.which(name, path="/usr/bin:/bin"):
                 (programs / name).symlink_to(found)
         # Read-only but for the log; what is written below top is lost.
+        fill = (
+            f"grep -rlE '=<[^>]+>' {script.parent} | xargs -r sed -i -E 's/=<[^>]+>/={placeholder}/';"
+            if placeholder
+            else ""
+        )
         isolated = (
             f"mount --bind {log} {log}; mkdir -p {scratch}/up; mount -t tmpfs tmpfs {scratch}/up;"
             f"mkdir {scratch}/up/u {scratch}/up/w; mount -t overlay overlay"
             f" -o lowerdir={top},upperdir={scratch}/up/u,workdir={scratch}/up/w {top} || exit 99;"
-            "mount -o remount,bind,ro / || exit 98;"
+            f"{fill} mount -o remount,bind,ro / || exit 98;"
             f"cd {folder}; exec env -i PATH={programs} HOME=/nonexistent LC_ALL=C.UTF-8 ORACLE_LOG={log}"
             f" /usr/bin/timeout 20 bash {script}"
         )

@@ -17,7 +17,10 @@ _OTHERS = (
 )
 _NO_TRAINING = (
     (r"(generat|inference|server|chat|text_gen|mmlu|lm_eval|eval_harness|evaluate|validate\.py)", "inference"),
-    (r"(quantiz|prune|export|convert|checkpoint|merge|reshard|saver|loader|hf2|2hf|to_hf|from_hf)", "a conversion"),
+    (
+        r"(quantiz|prune|export|convert|checkpoint|merge|reshard|saver|loader|hf2|2hf|to_hf|from_hf|_2_torch|2mcore|2torch)",
+        "a conversion",
+    ),
     (
         r"(preprocess|prepare|tokeniz|download|index|cleanup|dataset|filter|split|setup|install)",
         "the preparation of data",

@@ -53,8 +53,8 @@ def read_yaml(path: Path) -> Launch:
     ...), or else the names of the flags, as a spec file has.
     """
     table = load(path)
-    if isinstance(table.get("MODEL_ARGS"), dict):
-        return _of_functional_test(table)
+    if "MODEL_ARGS" in table:
+        return _of_functional_test(table, path)
     model = table.get("model")
     if isinstance(model, dict) and any(
         name in table for name in ("train", "trainer", "optimizer", "optim", "ddp", "strategy")
@@ -66,10 +66,13 @@ def read_yaml(path: Path) -> Launch:
     return Launch(tuple(tokens))
 
 
-def _of_functional_test(table: FileTable) -> Launch:
+def _of_functional_test(table: FileTable, path: Path) -> Launch:
     """As tests/functional_tests/shell_test_utils/_run_training.sh makes a command line of it."""
+    arguments = table["MODEL_ARGS"]
+    if not isinstance(arguments, dict) or not all(str(name).startswith("-") for name in arguments):
+        raise SpecError(f"{path} has MODEL_ARGS that are no arguments of Megatron-LM")
     tokens: list[str] = []
-    for name, value in table["MODEL_ARGS"].items():
+    for name, value in arguments.items():
         if value in ("", None):
             continue
         tokens.append(str(name))

@@ -41,6 +41,23 @@ def check_sources(path: Path, run: Run) -> None:
         raise SpecError(f"{path} has an error that bash stops at ({what})")
 
 
+def missing_source(run: Run) -> str:
+    """The first file that the script reads as a part of it, and that is not there; empty where all are."""
+    for sourced in _SOURCED.findall(run.trace):
+        name: str = sourced.strip("'\"")
+        if f"{name}: No such file or directory" in run.said and not _PREPARES.search(name):
+            return name
+    return ""
+
+
+def may_be_set(text: str, run: Run, absent: str) -> set[str]:
+    """Names that a file which is not there may set; empty where it may also change what was set before it."""
+    before = run.trace.partition(absent)[0]
+    if any(value.strip("'\"").isdecimal() for value in re.findall(r"^\++ (?:\w+ )?\w+=(.*)$", before, re.MULTILINE)):
+        return set()
+    return {name for name in re.findall(r"\$\{?([A-Za-z_]\w*)", text) if not _OF_SHELL.match(name)}
+
+
 def why_nothing_started(run: Run) -> str:
     """Why a script ended before it started anything, in its own words where it has any."""
     if run.status is None:

@@ -7,7 +7,8 @@ PS4='+ '
 command_not_found_handle() {
     printf '%s\n' "$1" >>"$VTRAIN_RECORDS/missing"
     # Something that no argument of interest reads as a value.
-    echo "%unknown_${1//[^A-Za-z0-9_.-]/_}%"
+    local i
+    for ((i = 0; i < ${VTRAIN_LINES:-1}; i++)); do echo "%unknown_${1//[^A-Za-z0-9_.-]/_}%"; done
     return 127
 }
 

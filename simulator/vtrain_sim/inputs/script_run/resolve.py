@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtrain_sim.inputs.launch_script import Launch, allocates, script_position
 from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_options, slurm_variables, starts_many
-from vtrain_sim.inputs.script_run.notes import check_sources, notes, why_nothing_started
+from vtrain_sim.inputs.script_run.notes import check_sources, may_be_set, missing_source, notes, why_nothing_started
 from vtrain_sim.inputs.script_run.run import Command, Run, read_text, run_script
 from vtrain_sim.inputs.script_run.visible_files import top_of
 from vtrain_sim.inputs.training_programs import other_training, other_work
@@ -19,6 +19,7 @@ from vtrain_sim.specs.checks import SpecError
 # Of the first process of a job.
 _FIRST = ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_ARRAY_TASK_ID")
 _DEEPEST = 3
+_FILES = 5
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,16 @@ def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
     run = _best_run(path, text, script_arguments, directives)
     said = notes(text, run, script_arguments)
     try:
-        check_sources(path, run)
+        if (absent := missing_source(run)) and (names := may_be_set(text, run, absent)):
+            run = _run_without(path, script_arguments, _slurm(directives), run, names)
+            said = (f"the script reads {absent}, which is not there: what that sets is not known", *said)
+        else:
+            check_sources(path, run)
         chosen = _training(path, _started(run.commands, directives, path, 0))
         if chosen is None:
             raise SpecError(f"{path} starts no training: {why_nothing_started(run)}")
+        if run.missing:
+            _check_missing(path, run, chosen, script_arguments, directives)
     except SpecError as error:
         # What was not given may be why.
         reasons = [sentence for sentence in said if "--script-args" in sentence or sentence.startswith("not set")]
@@ -53,6 +60,36 @@ def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
     extra = allocates(chosen.command.environment)
     counted = processes(chosen.before, chosen.directives, chosen.command.attached)
     return Launch((*chosen.arguments, *extra), *counted, said)
+
+
+def _run_without(
+    path: Path, arguments: Sequence[str], variables: Mapping[str, str], run: Run, names: Iterable[str]
+) -> Run:
+    """The script's run with empty files for those that it reads and that are not there.
+
+    names: what these may set; no value of theirs is then taken for one that is known.
+    """
+    given = {**{name: f"%unknown_{name}%" for name in names}, **variables}
+    empty: list[Path] = []
+    for _ in range(_FILES):
+        run = run_script(path, arguments, given, Path(run.folder), empty=empty)
+        if not (absent := missing_source(run)):
+            break
+        empty.append(Path(run.folder, absent))
+    check_sources(path, run)
+    return run
+
+
+def _check_missing(
+    path: Path, run: Run, chosen: _Started, arguments: Sequence[str], directives: Mapping[str, str]
+) -> None:
+    """Raise `SpecError` where the arguments depend on how much a program prints that is not known."""
+    other = run_script(path, arguments, _slurm(directives), Path(run.folder), unknown_lines=3)
+    again = _training(path, _started(other.commands, directives, path, 0))
+    if again is None or not _same(chosen, again):
+        raise SpecError(
+            f"{path} computes arguments from what {', '.join(run.missing)} says, which is not known: put values there"
+        )
 
 
 def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mapping[str, str]) -> Run:

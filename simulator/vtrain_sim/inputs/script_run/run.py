@@ -72,15 +72,20 @@ def run_script(
     folder: Path | None = None,
     text: str | None = None,
     environment: Mapping[str, str] | None = None,
+    unknown_lines: int = 1,
+    empty: Sequence[Path] = (),
 ) -> Run:
     """Run a script with bash, where it can do no harm.
 
     arguments: its own. variables: set beside those of the environment (default: the process's). folder: where it runs
-    (default: its own). text: instead of what the file holds. Raises `NoSandboxError`, `SpecError`.
+    (default: its own). text: instead of what the file holds. unknown_lines: that a program which is not known prints.
+    empty: files that are to be there. Raises `NoSandboxError`, `SpecError`.
     """
     script = script.resolve()
     top = top_of(script)
     task = _task(script, top, arguments, folder or script.parent, text, environment, variables or {})
+    task["env"]["VTRAIN_LINES"] = str(unknown_lines)
+    task["files"] += [(str(path), "", False) for path in empty]
     known: set[str] = set()
     for _ in range(_ROUNDS):
         run = _run(task, script)
