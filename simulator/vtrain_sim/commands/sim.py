@@ -11,6 +11,7 @@ from vtrain_sim.commands.calibrate import calibrate
 from vtrain_sim.commands.compare import compare
 from vtrain_sim.commands.explain import explain
 from vtrain_sim.commands.help import Command, MegatronCommand
+from vtrain_sim.commands.listing import flags, presets
 from vtrain_sim.commands.notices import with_quiet
 from vtrain_sim.commands.plan import plan
 from vtrain_sim.commands.project import project
@@ -35,7 +36,7 @@ _MEGATRON = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.callback()(version)
 for described in (project, sweep, timeline, compare, explain, plan):
     app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(described))
-for other in (schedule, size, study, calibrate, validate, tune, serve):
+for other in (schedule, size, study, calibrate, validate, tune, serve, flags, presets):
     app.command(cls=Command)(with_quiet(other))
 
 

@@ -118,7 +118,7 @@ nvidia-smi | rocm-smi)
     ;;
 scontrol)
     if [[ "$*" == *hostname* ]]; then
-        for ((i = 0; i < ${SLURM_NNODES:-1}; i++)); do echo "node$i"; done
+        for ((i = 0; i < ${SLURM_NNODES:-1}; i++)); do echo "node$i"; done 2>/dev/null
     fi
     ;;
 git)

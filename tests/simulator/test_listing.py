@@ -1,0 +1,59 @@
+"""What is known can be listed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vtrain_sim.commands.sim import app
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
+from vtrain_sim.inputs.flag_table import LISTS, VALUES
+
+
+def listed(*words: str) -> list[dict[str, str]]:
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    rows: list[dict[str, str]] = json.loads(done.stdout)
+    return rows
+
+
+def test_every_argument_is_listed_once_with_what_is_done_with_it() -> None:
+    rows = listed("flags")
+    by_name = {row["flag"]: row for row in rows}
+    assert len(by_name) == len(rows)
+    for flags, treatment in (
+        ([*VALUES, *LISTS], "read"),
+        (approximated(), "approximated"),
+        (ignored(), "ignored"),
+        (refused(), "refused"),
+    ):
+        assert {by_name[flag]["treatment"] for flag in flags if flag not in VALUES or treatment == "read"} == {
+            treatment
+        }
+    assert by_name["--num-layers"] == {
+        "flag": "--num-layers",
+        "takes": "value",
+        "treatment": "read",
+        "about": "num_layers",
+    }
+    assert "tokens exchanged in 8 bits" in by_name["--moe-dispatch-fwd-dtype"]["about"]
+
+
+def test_lists_can_be_narrowed() -> None:
+    assert {row["treatment"] for row in listed("flags", "moe", "--treatment", "refused")} == {"refused"}
+    assert all("recompute" in row["flag"] for row in listed("flags", "recompute"))
+    assert {row["name"] for row in listed("presets", "--kind", "models")} == set(presets.names("models"))
+    assert {row["kind"] for row in listed("presets")} == {"model", "device", "cluster"}
+    assert [row["name"] for row in listed("presets", "llama3-8b")] == ["llama3-8b"]
+
+
+@pytest.mark.parametrize(
+    "words", ["flags --treatment rea", "presets --kind model", "flags no-such-flag", "presets no-such-preset"]
+)
+def test_what_is_not_there_is_said(words: str) -> None:
+    refused_with = CliRunner().invoke(app, words.split()).exception
+    assert isinstance(refused_with, UserError)
