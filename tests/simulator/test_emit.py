@@ -37,6 +37,7 @@ EXAMPLES = {
     "num_query_groups": "--group-query-attention --num-query-groups 2",
     "kv_channels": "--kv-channels 128",
     "max_position_embeddings": "--max-position-embeddings 4096 --position-embedding-type rope",
+    "packed_lengths": "--packed-lengths 64 128",
     "swiglu": "--swiglu",
     "quick_geglu": "--quick-geglu",
     "activation_func_clamp_value": "--quick-geglu --activation-func-clamp-value 7.0",
@@ -201,6 +202,7 @@ def test_flags_there_and_back(chosen: list[str]) -> None:
 OWN = {
     "--schedule", "--moe-imbalance-factor", "--norms-per-layer", "--qk-layernorm-weights", "--expandable-segments",
     "--scatter-gather-tensors-in-pipeline", "--no-batch-p2p-comm", "--no-moe-grouped-gemm", "--fp32", "--deepspeed-zero",
+    "--packed-lengths",
 }  # fmt: skip
 
 

@@ -230,6 +230,8 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "--fine-grained-activation-offloading": ("fine_grained_offloading", True),
     "--optimizer-cpu-offload": ("optimizer_cpu_offload", True),
     "--overlap-cpu-optimizer-d2h-h2d": ("overlap_cpu_optimizer", True),
+    "--sft": ("packs", True),
+    "--dataloader-inter-document-masking": ("packs", True),
     "--muon-use-syrk": ("muon_use_syrk", True),
     "--cross-entropy-loss-fusion": ("cross_entropy_fused", True),
     "--use-flash-attn": ("attention_kernel", "flash"),
@@ -256,6 +258,8 @@ def ramp_up(flag: str, words: Sequence[str]) -> list[int]:
 # flag -> (field, reader of its words).
 LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--recompute-modules": ("recompute_modules", lambda flag, words: check_modules(words)),
+    # vtrain's word for what a dataset's samples are.
+    "--packed-lengths": ("packed_lengths", lambda flag, words: tuple(whole_number(flag, word) for word in words)),
     "--offload-modules": ("offload_modules", lambda flag, words: check_offload_modules(words)),
     "--cuda-graph-scope": ("cuda_graph_scope", lambda flag, words: check_scopes(words)),
     "--step-batch-size-schedule": ("final_batch", final_batch),

@@ -45,6 +45,7 @@ def own_flags(configuration: Configuration) -> list[str]:
             no_moe_grouped_gemm=not train.moe_grouped_gemm,
             fp32=train.params_dtype == "float32",
         ),
+        *(["--packed-lengths", *map(str, model.packed_lengths)] if model.packed_lengths else []),
     ]
 
 

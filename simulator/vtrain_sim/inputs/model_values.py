@@ -30,6 +30,11 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
         changes["position_embedding_type"] = "none"
     if changes.get("num_experts") and not (old is not None and old.num_experts):
         changes.setdefault("moe_router_topk", _ROUTER_TOPK)
+    if values.get("packs") and not changes.get("packed_lengths", old.packed_lengths if old is not None else ()):
+        raise SpecError(
+            "--sft and --dataloader-inter-document-masking pack samples into a sequence, each of which attends to itself "
+            "alone: say with --packed-lengths how long they are, or on the mean"
+        )
     _query_groups(values, changes, old)
     _hybrid(values, changes, old)
     if "padded_vocab_size" in values:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from vtrain_schemas.operators import Operator
+from vtrain_sim.model.packing import packed
 from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
 from vtrain_sim.model.shard import Region, Shard, backward, backward_of, recompute, run_again
 
@@ -57,6 +58,7 @@ def core_attention(shard: Shard, windowed: bool = False) -> Compute:
     saves = _input_output_bytes(shard, operator) + scores
     # A learnable sink is one more score of each head.
     sinks = operator.heads if shard.model.softmax_type == "learnable" else 0
+    operator = packed(operator, shard)
     if windowed:
         operator = _within_windows(operator, shard.model.window_size)
     return Compute("core_attention", operator, parameters=sinks, saves=saves)

@@ -83,7 +83,8 @@ def executed_flops(operator: Operator, model: ModelSpec) -> float:
 
 
 def _attention(model: ModelSpec) -> float:
-    """Multiply-adds per token of one attention block: projections, and half of the square of scores and sums.
+    """Multiply-adds per token of one attention block: projections, and half of the square of scores and sums, of
+    each of the samples that are packed.
 
     Megatron-LM adds one per compressed channel for the norms of latent attention (0.001% of a model): left out.
     """
@@ -95,12 +96,13 @@ def _attention(model: ModelSpec) -> float:
     else:
         projections = h * model.qkv_width + model.attention_width * h
         scores_and_sums = 2 * model.attention_width
-    return projections + scores_and_sums * model.seq_length / 2
+    return projections + scores_and_sums * model.attended_length / 2
 
 
 def _outside_window(model: ModelSpec) -> float:
     """Multiply-adds per token of scores and sums that a sliding window leaves out of half of the square."""
-    s, window = model.seq_length, min(model.window_size, model.seq_length)
+    s = model.attended_length
+    window = min(model.window_size, s)
     # The first tokens have fewer before them than the window has.
     seen = window - window**2 / (2 * s)
     return 2 * model.attention_width * (s / 2 - seen)

@@ -44,7 +44,8 @@ def _words(before: Configuration, after: Configuration) -> str:
     had = _settings(before)
     words = shlex.join(word for setting in _settings(after) if setting not in had for word in setting)
     if after.train.expandable_segments and not before.train.expandable_segments:
-        return f"{words} (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True)"
+        segments = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+        return f"{words} ({segments})" if words else segments
     return words
 
 

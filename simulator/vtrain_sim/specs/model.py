@@ -42,7 +42,8 @@ class ModelSpec:
     "none" (L2 norm). quick_geglu: the gated activation is a sigmoid approximation of GELU (Hendrycks and Gimpel,
     arXiv:1606.08415), with activation_func_clamp_value the bound of what goes into it (0: none), in kernels of their
     own (GPT-OSS). position_embedding_type: "yarn" scales rotary embeddings (arXiv:2309.00071), which Megatron-Core does
-    not do in one kernel.
+    not do in one kernel. packed_lengths: of the samples that are packed into a sequence and attend to themselves
+    alone, in any number that shows how they are spread; empty: one sample fills it.
     """
 
     num_layers: int
@@ -54,6 +55,7 @@ class ModelSpec:
     num_query_groups: int = 0
     kv_channels: int = 0
     max_position_embeddings: int = 0
+    packed_lengths: tuple[int, ...] = ()
     swiglu: bool = False
     quick_geglu: bool = False
     activation_func_clamp_value: float = 0.0
@@ -119,6 +121,8 @@ class ModelSpec:
         if self.mtp_use_repeated_layer and not self.mtp_num_layers:
             raise SpecError("--mtp-use-repeated-layer needs --mtp-num-layers: depths of multi-token prediction")
         whole("--window-size", self.window_size, 0)
+        for length in self.packed_lengths:
+            Range(1, self.seq_length, whole=True).check("--packed-lengths", length)
         one_of("--norms-per-layer", self.norms_per_layer, (1, 2, 4))
         one_of("--qk-layernorm-weights", self.qk_layernorm_weights, ("shared", "all", "none"))
         if self.qk_layernorm_weights != "shared" and not self.qk_layernorm:
@@ -158,6 +162,12 @@ class ModelSpec:
         positive("--ffn-hidden-size", self.ffn_hidden_size)
         positive("--num-query-groups", self.num_query_groups)
         divides("--num-query-groups", self.num_query_groups, "--num-attention-heads", self.num_attention_heads)
+
+    @cached_property
+    def attended_length(self) -> float:
+        """Length of the sample that a token is in, on the mean of the tokens: squares of lengths over their sum."""
+        lengths = self.packed_lengths or (self.seq_length,)
+        return sum(length**2 for length in lengths) / sum(lengths)
 
     @property
     def busiest_share(self) -> float:

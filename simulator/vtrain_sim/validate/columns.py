@@ -183,7 +183,10 @@ STEP = (
     Column("fine_grained_offload_modules", "Words apart by spaces; empty: none.", "--offload-modules"),
     Column("optimizer_cpu_offload", "", "--optimizer-cpu-offload"),
     Column("task", "pretrain or sft."),
-    Column("dataset", 'Words; "packed": sequences of varying length.'),
+    Column(
+        "dataset",
+        'Words; "packed": several samples in a sequence, with the lengths of `packed_lengths`; without, one fills it.',
+    ),
 )
 SECTIONS = {
     "The measurement": MEASUREMENT,

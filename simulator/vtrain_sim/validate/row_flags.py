@@ -191,7 +191,8 @@ def flags_of(row: Mapping[str, str], micro_batch: int, chunks: int) -> RowFlags:
         flags.append("--fine-grained-activation-offloading")
     if "tokendrop" in cells.text("moe_load_balance") + cells.text("notes"):
         left_out.append("moe_load_balance")
-    if cells.text("task") == "sft" or "packed" in cells.text("dataset"):
+    packs = cells.text("task") == "sft" or "packed" in cells.text("dataset")
+    if packs and not cells.text("packed_lengths"):
         left_out.append("dataset")
     return RowFlags(tuple(flags), tuple(dict.fromkeys(left_out)))
 

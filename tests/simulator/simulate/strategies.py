@@ -108,6 +108,7 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         untie_embeddings_and_output_weights=draw(st.booleans()),
         mtp_use_repeated_layer=depths > 0 and draw(st.booleans()),
         mtp_num_layers=depths,
+        packed_lengths=draw(st.sampled_from([(), (), (100, 400)])),
         **windows,
         **sizes,
     )

@@ -1,0 +1,23 @@
+"""Samples that are packed into one sequence, of which each attends to itself alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vtrain_schemas.operators import Operator
+from vtrain_sim.model.shard import Shard
+
+
+def packed(operator: Operator, shard: Shard) -> Operator:
+    """Attention of a microbatch as that of samples of one length, with as many tokens and as much work.
+
+    The work of samples is the sum of the squares of their lengths (variable-length kernels of FlashAttention, Dao et
+    al. 2022, and cuDNN; `cu_seqlens` of Megatron-Core's PackedSeqParams). Each is shared by all context parallel ranks.
+    """
+    model = shard.model
+    if not model.packed_lengths:
+        return operator
+    tokens = operator.batch * operator.seq_kv
+    samples = max(1, round(tokens / model.attended_length))
+    length = -(-tokens // samples)
+    return replace(operator, batch=samples, seq_q=-(-length // shard.spec.cp.size), seq_kv=length)
