@@ -262,7 +262,7 @@ def test_settings_of_a_run_are_those_of_its_flags(parts: dict[str, Any], columns
     [
         ({"window_size": [-1, -1]}, {}),
         ({"softmax_type": "vanilla"}, {}),
-        ({"activation_func": "squared_relu"}, {}),
+        ({"activation_func": "gelu"}, {}),
         ({"mtp_num_layers": None}, {"optimizer": None}),
         ({"recompute_modules": ["core_attn", "mlp"]}, {}),
         ({"cp_comm_type": "p2p"}, {}),

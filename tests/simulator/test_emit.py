@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -41,6 +41,7 @@ EXAMPLES = {
     "swiglu": "--swiglu",
     "quick_geglu": "--quick-geglu",
     "activation_func_clamp_value": "--quick-geglu --activation-func-clamp-value 7.0",
+    "squared_relu": "--squared-relu",
     "add_bias_linear": "--disable-bias-linear",
     "add_qkv_bias": "--add-qkv-bias",
     "normalization": "--normalization RMSNorm",
@@ -227,9 +228,13 @@ def test_squared_relu_of_models_that_have_it() -> None:
     def emitted(model: ModelSpec) -> list[str]:
         return emit_flags(Configuration(model, ParallelSpec(), TrainSpec(1, 1)))
 
-    squared = ("nemotron-h-8b", "nemotron3-nano-30b-a3b", "nemotron4-15b")
+    squared = ("nemotron-h-8b", "nemotron-nano-9b-v2", "nemotron3-nano-30b-a3b", "nemotron4-15b", "nemotron4-340b")
     assert all("--squared-relu" in emitted(presets.model(name)) for name in squared)
     assert not any("--squared-relu" in emitted(presets.model(name)) for name in ("gpt3-1.3b", "llama3-8b"))
+    # By the activation, not by the name.
+    assert "--squared-relu" in emit_flags(read("--squared-relu"))
+    assert "--squared-relu" not in emit_flags(read("--swiglu"))
+    assert "--squared-relu" not in emitted(replace(presets.model("nemotron4-15b"), squared_relu=False))
 
 
 @pytest.mark.parametrize("flag", ["--main-params-dtype fp16", "--exp-avg-dtype bf16", "--exp-avg-sq-dtype fp8"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+import vtrain as vt
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
@@ -15,6 +16,7 @@ from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import Configuration, DeviceSpec, ModelSpec, ParallelSpec, Precision, SpecError, TrainSpec
 from vtrain_sim.specs.precision import _PRECISIONS, precision, precision_of, precisions, register
 from vtrain_sim.specs.shard import LayerKind
+from vtrain_sim.validate.precision_flags import precision_of_row
 
 MODEL = ModelSpec(4, 1024, 16, 2048, 32000)
 FP8_BASE = Configuration(MODEL, ParallelSpec(dp=8), TrainSpec(1, 8))
@@ -199,3 +201,38 @@ def test_layers_at_both_ends_may_stay_in_16_bits() -> None:
         TrainSpec(1, 8, first_last_layers_bf16=True)
     with pytest.raises(SpecError, match="are 9 layers, --num-layers is 8"):
         products(num_layers_at_end_in_bf16=8)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("fp8", "fp8-hybrid"),
+        ("fp8_current", "fp8-tensorwise-hybrid"),
+        ("fp8-tensorwise", "fp8-tensorwise-hybrid"),
+        ("fp8_blockwise", "fp8-blockwise-e4m3"),
+        ("mxfp8", "mxfp8-e4m3"),
+        ("fp8-e4m3", "fp8-e4m3"),
+    ],
+)
+def test_names_are_the_same_everywhere(alias: str, name: str) -> None:
+    found = precision(name)
+    assert precision(alias) is found
+    assert precision_of_row(alias, "") is found
+    job = vt.job("gpt3-1.3b", cluster="dgx-b200", gpus=8, mbs=1, gbs=16, precision=alias)
+    assert job.configuration.train.precision is found
+
+
+def test_an_alias_has_one_precision() -> None:
+    with pytest.raises(ValueError, match="already registered"):
+        register(Precision("other", "bfloat16", "float8", "float32", fp8_format="other", aliases=("mxfp8",)))
+
+
+def test_a_model_is_sized_in_a_precision() -> None:
+    sizes = [
+        vt.size(cluster="dgx-h100", num_gpus=8, days=2, global_batch_size=64, precision=name)
+        for name in ("bf16", "fp8")
+    ]
+    assert sizes[1].naive_parameters > sizes[0].naive_parameters
+    assert "--fp8-format" in sizes[1].chosen.plan.to_dict()["megatron_args"]
+    with pytest.raises(SpecError, match="precision is 'fp9'"):
+        vt.size(cluster="dgx-h100", num_gpus=8, days=2, precision="fp9")

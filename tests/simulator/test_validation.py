@@ -227,7 +227,7 @@ def test_rows_that_tuning_leaves_out_are_named_with_the_reason(tmp_path: Path) -
     assert len(samples) == 1
     assert len(lines) == 2
     assert "row wide is left out: --tensor-model-parallel-size is 16, more than the 8 GPUs of a node" in lines[0]
-    assert lines[1].startswith("t.csv: row odd is left out: precision int4 is not simulated: known are ")
+    assert lines[1].startswith("t.csv: row odd is left out: precision is 'int4': it takes one of ")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])

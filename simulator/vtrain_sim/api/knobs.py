@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from vtrain_sim import schedules
 from vtrain_sim.api.flag_files import Given
 from vtrain_sim.api.job import Job, job_from_given
-from vtrain_sim.api.options import PRECISIONS, SHORT_NAMES
+from vtrain_sim.api.options import SHORT_NAMES
 from vtrain_sim.api.project import project
 from vtrain_sim.api.report import passes
 from vtrain_sim.errors import UserError
@@ -18,6 +18,7 @@ from vtrain_sim.inputs.notes import approximations, left_out, without_effect
 from vtrain_sim.report.page import Report
 from vtrain_sim.report.page.document import document
 from vtrain_sim.results import Document
+from vtrain_sim.specs.precision import precision, precisions
 from vtrain_sim.specs.train import AUTO
 
 # Layers times microbatches of a step whose passes are drawn while knobs are turned: a fraction of a second.
@@ -78,7 +79,15 @@ def knobs() -> tuple[Knob, ...]:
             (_NONE, "selective", "full"),
             off=_NONE,
         ),
-        Knob("precision", "Precision", "Step", "choice", "", "bf16", tuple(PRECISIONS)),
+        Knob(
+            "precision",
+            "Precision",
+            "Step",
+            "choice",
+            "",
+            "bf16",
+            tuple(dict.fromkeys(each.usual_name for each in precisions())),
+        ),
         Knob("schedule", "Schedule", "Step", "choice", "--schedule", AUTO, (AUTO, *schedules.names()), off=AUTO),
         Knob("tokens", "Tokens to train on", "Cost", "amount", "--train-tokens", "300e9", off="0"),
         Knob("price", "US$ per GPU-hour", "Cost", "amount", "--price-per-gpu-hour", "", title="empty: the cluster's"),
@@ -139,7 +148,7 @@ def read_setting(values: Mapping[str, str]) -> Setting:
         if name in ("model", "cluster", "gpus", "tokens", "price") or said[name] in ("", knob.off):
             continue
         if name == "precision":
-            flags += PRECISIONS[said[name]]
+            flags += precision(said[name]).all_flags
         else:
             flags += [knob.flag] if knob.kind == "switch" else [knob.flag, said[name]]
     price = float(said["price"]) if said["price"] else None

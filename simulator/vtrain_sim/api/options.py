@@ -29,16 +29,6 @@ SHORT_NAMES = {
     "distributed_optimizer": "--use-distributed-optimizer",
     "fsdp": "--use-torch-fsdp2",
 }
-PRECISIONS = {
-    "bf16": ("--bf16",),
-    "fp16": ("--fp16",),
-    "fp32": ("--fp32",),
-    "fp8": ("--bf16", *precision("fp8-hybrid").flags),
-    "fp8-tensorwise": ("--bf16", *precision("fp8-tensorwise-hybrid").flags),
-    "fp8-blockwise": ("--bf16", *precision("fp8-blockwise-e4m3").flags),
-    "mxfp8": ("--bf16", *precision("mxfp8-e4m3").flags),
-    "nvfp4": ("--bf16", *precision("nvfp4").flags),
-}
 # What a precision does not say is as if it had not been said before.
 _NARROW = {"fp8": "--fp8-format", "fp8_recipe": "--fp8-recipe", "fp4": "--fp4-format"}
 WORLD_SIZE = ("gpus", "num_gpus")
@@ -145,9 +135,7 @@ def known_names() -> Iterator[str]:
 
 
 def _precision(value: Option) -> list[str]:
-    if value not in PRECISIONS:
-        raise UserError(f"precision is {value!r}: it takes one of {', '.join(PRECISIONS)}")
-    return list(PRECISIONS[str(value)])
+    return list(precision(str(value)).all_flags)
 
 
 def _boolean(name: str) -> str:

@@ -31,6 +31,9 @@ def size(
     vocab_size: int = typer.Option(51200, "--vocab-size", min=2, help="Size of the vocabulary."),
     max_tp: int = typer.Option(8, "--max-tp", min=1, help="Largest tensor parallel size."),
     attention_backend: str = typer.Option("flash", "--attention-backend", help="flash or unfused."),
+    precision: str = typer.Option(
+        "bf16", "--precision", help="bf16, fp16, fp32, fp8, fp8-blockwise, mxfp8, nvfp4, ..."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.size/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the candidates to a .csv or .parquet file."),
@@ -54,6 +57,7 @@ def size(
             vocab_size=vocab_size,
             max_tp=max_tp,
             attention_backend=attention_backend,
+            precision=precision,
             progress=progress,
         )
     if result.chosen.plan is not None:

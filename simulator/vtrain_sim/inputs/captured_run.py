@@ -70,6 +70,7 @@ def _model(run: Run, config: CapturedConfig, tp: int) -> ModelSpec:
         make_vocab_size_divisible_by=divisor,
         max_position_embeddings=run.get("max_position_embeddings") or 0,
         swiglu=bool(run.get("swiglu")),
+        squared_relu=config.transformer.get("activation_func") == "squared_relu",
         add_bias_linear=bool(run.get("add_bias_linear")),
         add_qkv_bias=bool(config.transformer.get("add_qkv_bias")),
         normalization=run.get("normalization") or "LayerNorm",

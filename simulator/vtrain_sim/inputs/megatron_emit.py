@@ -15,8 +15,6 @@ from vtrain_sim.specs.train import AUTO, TrainSpec
 # Megatron trains in fp32 where no flag says else.
 _PRECISION = {"bfloat16": ["--bf16"], "float16": ["--fp16"], "float32": []}
 _STATE_WORDS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}
-# Dense presets whose activation is a squared ReLU, which has the sizes of a GELU: no field tells them apart.
-_SQUARED_RELU = ("nemotron4-15b", "nemotron4-340b")
 
 
 def emit_flags(configuration: Configuration) -> list[str]:
@@ -96,8 +94,7 @@ def _model(model: ModelSpec) -> list[str]:
         *_switches(
             swiglu=model.swiglu and not model.quick_geglu,
             quick_geglu=model.quick_geglu,
-            # Published hybrid models without a gate have it.
-            squared_relu=not model.swiglu and (bool(model.symbols) or model.name in _SQUARED_RELU),
+            squared_relu=model.squared_relu,
             disable_bias_linear=not model.add_bias_linear,
             add_qkv_bias=model.add_qkv_bias,
             untie_embeddings_and_output_weights=model.untie_embeddings_and_output_weights,

@@ -32,19 +32,21 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
         changes.setdefault("moe_router_topk", _ROUTER_TOPK)
     if values.get("packs") and not changes.get("packed_lengths", old.packed_lengths if old is not None else ()):
         raise SpecError(
-            "--sft and --dataloader-inter-document-masking pack samples into a sequence, each of which attends to itself "
-            "alone: say with --packed-lengths how long they are, or on the mean"
+            "--sft and --dataloader-inter-document-masking pack samples into a sequence, each of which attends to "
+            "itself alone: say with --packed-lengths how long they are, or on the mean"
         )
     _query_groups(values, changes, old)
     _hybrid(values, changes, old)
     if "padded_vocab_size" in values:
         changes["vocab_size"], changes["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
+    # Of several activations the one that is given goes before that of the model below.
     if values.get("quick_geglu"):
         changes["swiglu"] = True
-    if values.get("squared_relu"):
-        if changes.get("swiglu"):
-            raise SpecError("--squared-relu and --swiglu are two activations: give one")
-        changes["swiglu"] = False
+    for name, other in (("squared_relu", "swiglu"), ("swiglu", "squared_relu"), ("swiglu", "quick_geglu")):
+        if changes.get(name):
+            changes.setdefault(other, False)
+    if changes.get("swiglu") is False:
+        changes.setdefault("quick_geglu", False)
     if old is None:
         missing = [flag for name, flag in _NEEDED.items() if name not in changes]
         if missing:

@@ -90,6 +90,16 @@ class Projection(Result):
         return self.model_flops / self.iteration_time_s / self.configuration.parallel.world_size / 1e12
 
     @property
+    def peak_tflops_per_s_per_gpu(self) -> float:
+        """What MFU and HFU are shares of: the device's published TFLOP/s in the type that linear layers multiply in.
+
+        >>> import vtrain as vt
+        >>> vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)).peak_tflops_per_s_per_gpu
+        312.0
+        """
+        return self.cluster.device.peak(self.configuration.train.precision.product_dtype) / 1e12
+
+    @property
     def hfu(self) -> float:
         """Executed FLOPs (recomputation included), mean of the ranks, per second over the devices' peak; 0 to 1.
 
@@ -184,6 +194,7 @@ class Projection(Result):
             },
             "mfu": self.mfu,
             "hfu": self.hfu,
+            "peak_tflops_per_s_per_gpu": self.peak_tflops_per_s_per_gpu,
             "model_tflops_per_s_per_gpu": self.model_tflops_per_s_per_gpu,
             "tokens_per_s_per_gpu": self.tokens_per_s_per_gpu,
         }
@@ -220,6 +231,7 @@ class Projection(Result):
             **{name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "etp", "dp")},
             "mbs": train.micro_batch_size,
             "gbs": train.global_batch_size,
+            "seq_length": self.configuration.model.seq_length,
             "recompute": train.recompute_granularity,
             "schedule": self.configuration.schedule,
             "iteration_time_s": self.iteration_time_s,

@@ -18,6 +18,8 @@ POSITIONS = ("learned_absolute", "rope", "yarn", "none")
 class ModelSpec:
     """Sizes and choices of the model, named as Megatron's flags name them.
 
+    squared_relu: the activation is max(x, 0)^2 instead of a GELU; both have the same sizes.
+
     A 0 in ffn_hidden_size, num_query_groups or kv_channels means Megatron's default: 4 x hidden
     (8/3 x hidden rounded to 64 with SwiGLU), as many as heads, hidden / heads.
 
@@ -59,6 +61,7 @@ class ModelSpec:
     swiglu: bool = False
     quick_geglu: bool = False
     activation_func_clamp_value: float = 0.0
+    squared_relu: bool = False
     add_bias_linear: bool = True
     add_qkv_bias: bool = False
     normalization: str = "LayerNorm"
@@ -112,6 +115,8 @@ class ModelSpec:
         if self.num_layers > MOST_LAYERS:
             raise SpecError(f"--num-layers is {self.num_layers}: more than any model has ({MOST_LAYERS} at most)")
         self._fill_sizes()
+        if self.swiglu and self.squared_relu:
+            raise SpecError("--squared-relu and --swiglu are two activations: give one")
         one_of("--normalization", self.normalization, ("LayerNorm", "RMSNorm"))
         one_of("--position-embedding-type", self.position_embedding_type, POSITIONS)
         if self.quick_geglu and not self.swiglu:
@@ -196,6 +201,7 @@ class ModelSpec:
         positive("--moe-router-topk", self.moe_router_topk)
         self._check_groups()
         Range(1, self.num_experts, whole=True).check("--moe-router-topk", self.moe_router_topk)
+        whole("--moe-ffn-hidden-size", self.moe_ffn_hidden_size, 0)
         if not self.moe_ffn_hidden_size:
             object.__setattr__(self, "moe_ffn_hidden_size", self.ffn_hidden_size)
         whole("--moe-shared-expert-intermediate-size", self.moe_shared_expert_intermediate_size, 0)

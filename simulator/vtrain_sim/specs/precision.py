@@ -3,7 +3,7 @@
 A precision says what the parameters are kept in, what the linear layers multiply in, and how operands get there.
 Attention, norms, router, embedding and output layer stay in the parameters' type. Names are those that users of
 Megatron say: "bf16", "fp16", "fp32", and Transformer Engine's recipes with their format: "fp8-" with delayed scaling,
-"fp8-tensorwise-", "fp8-blockwise-", "mxfp8-", and "nvfp4".
+"fp8-tensorwise-", "fp8-blockwise-", "mxfp8-", and "nvfp4". Without a format they are those that are usual.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Precision:
     empty: they cannot be kept so."""
     keeps_params: bool = False
     """Whether the linear layers' parameters are kept in the products' type alone."""
+    aliases: tuple[str, ...] = ()
+    """Further names, the usual one first."""
 
     @property
     def casts_inputs(self) -> bool:
@@ -78,8 +80,18 @@ class Precision:
         return precision_of(self.params_dtype)
 
     @property
+    def usual_name(self) -> str:
+        """What it is mostly called."""
+        return self.aliases[0] if self.aliases else self.name
+
+    @property
+    def all_flags(self) -> tuple[str, ...]:
+        """vtrain's arguments that ask for it, that for the parameters' type among them."""
+        return _TYPE_FLAGS[self.params_dtype], *self.flags
+
+    @property
     def flags(self) -> tuple[str, ...]:
-        """Megatron's arguments that ask for it."""
+        """Megatron's arguments that ask for its products."""
         pairs = (
             ("--fp8-format", self.fp8_format),
             ("--fp8-recipe", self.fp8_recipe),
@@ -93,16 +105,21 @@ class Precision:
 
 
 ENTRY_POINTS = "vtrain.precisions"
+_TYPE_FLAGS = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
 _PRECISIONS: dict[str, Precision] = {}
 
 
 def register(new: Precision) -> Precision:
     """Make a precision known; raises `ValueError` where its name, or its types and format, are taken."""
     for known in _PRECISIONS.values():
-        if known.name == new.name or known._key == new._key:
+        if _names(known) & _names(new) or known._key == new._key:
             raise ValueError(f"precision {new!r} is already registered, as {known!r}")
     _PRECISIONS[new.name] = new
     return new
+
+
+def _names(known: Precision) -> set[str]:
+    return {known.name, *known.aliases}
 
 
 def precisions() -> tuple[Precision, ...]:
@@ -111,14 +128,24 @@ def precisions() -> tuple[Precision, ...]:
 
 
 def precision(name: str) -> Precision:
-    """The precision of a name; raises `SpecError` with the names that there are."""
-    known = _PRECISIONS.get(name)
+    """The precision of a name or alias, with hyphens or underscores.
+
+    Raises `SpecError` with the usual name of each.
+    """
+    known = _called(name)
     if known is None:
         load_extensions(ENTRY_POINTS, register)
-        known = _PRECISIONS.get(name)
+        known = _called(name)
     if known is None:
-        raise SpecError(f"precision is {name!r}: it takes one of {', '.join(_PRECISIONS)}{nearest(name, _PRECISIONS)}")
+        usual = list(dict.fromkeys(each.usual_name for each in _PRECISIONS.values()))
+        close = nearest(name, (word for each in _PRECISIONS.values() for word in (each.name, *each.aliases)))
+        raise SpecError(f"precision is {name!r}: it takes one of {', '.join(usual)}{close}")
     return known
+
+
+def _called(name: str) -> Precision | None:
+    word = name.replace("_", "-")
+    return next((known for known in _PRECISIONS.values() if word in _names(known)), None)
 
 
 def precision_of(params_dtype: str, fp8_format: str = "", fp8_recipe: str = "", fp4_format: str = "") -> Precision:
@@ -175,8 +202,17 @@ def _narrow(name: str, product_dtype: str, copies: int, **how: Any) -> None:
 # find their scales as they convert. With mxfp8 both copies are made from 16 bits, so that these are gathered
 # (Megatron-Core's distributed optimizer). NVFP4 has a scale for the tensor too, and rotates what weight gradients
 # multiply (arXiv:2509.25149, sections 4.2 and 4.3).
+# The usual format of a recipe has its short names: E4M3 for both directions where blocks are scaled.
 for _format in ("hybrid", "e4m3"):
-    _narrow(f"fp8-{_format}", "float8", 2, fp8_format=_format, gathers_in="float8")
+    _per_tensor, _per_block = _format == "hybrid", _format == "e4m3"
+    _narrow(
+        f"fp8-{_format}",
+        "float8",
+        2,
+        fp8_format=_format,
+        gathers_in="float8",
+        aliases=("fp8", "fp8-delayed") if _per_tensor else (),
+    )
     _narrow(
         f"fp8-tensorwise-{_format}",
         "float8",
@@ -185,6 +221,7 @@ for _format in ("hybrid", "e4m3"):
         fp8_recipe="tensorwise",
         quantises_by=("amax", "cast"),
         gathers_in="float8",
+        aliases=("fp8-tensorwise", "fp8-current") if _per_tensor else (),
     )
     _narrow(
         f"fp8-blockwise-{_format}",
@@ -193,6 +230,15 @@ for _format in ("hybrid", "e4m3"):
         fp8_format=_format,
         fp8_recipe="blockwise",
         gathers_in="float8",
+        aliases=("fp8-blockwise",) if _per_block else (),
     )
-    _narrow(f"mxfp8-{_format}", "mxfp8", 2, fp8_format=_format, fp8_recipe="mxfp8", gathers_in="bfloat16")
+    _narrow(
+        f"mxfp8-{_format}",
+        "mxfp8",
+        2,
+        fp8_format=_format,
+        fp8_recipe="mxfp8",
+        gathers_in="bfloat16",
+        aliases=("mxfp8",) if _per_block else (),
+    )
 _narrow("nvfp4", "nvfp4", 2, fp4_format="e2m1", quantises_by=("amax", "cast_hadamard"))

@@ -361,10 +361,10 @@ def _pipeline(cells: Cells, vpp: int) -> list[str]:
     if cells.text("pipeline_layout"):
         return ["--pipeline-model-parallel-layout", cells.text("pipeline_layout"), *schedule]
     if cells.number("num_layers") % (cells.pp * vpp) and not cells.text("num_layers_in_first_pipeline_stage"):
-        # The first and the last one may have the embedding or the loss alone.
-        if cells.pp * vpp > cells.number("num_layers") + 2:
+        # Ends that lack layers may leave chunks empty, but no stage.
+        if max(cells.pp, vpp) > cells.number("num_layers"):
             raise UserError(
-                f"--pipeline-model-parallel-size is {cells.pp}, x {vpp} chunks: the model has "
+                f"--pipeline-model-parallel-size is {cells.pp}, with {vpp} chunks a stage: the model has "
                 f"{cells.number('num_layers')} layers"
             )
         layers = _interleave(cells.stage_layers, vpp)

@@ -56,6 +56,7 @@ def _nemotron(c: FileTable) -> SpecFields:
     groups = c.get("num_key_value_heads") or 0
     return {
         **_gpt_neox(c),
+        "squared_relu": c.get("hidden_act", "relu2") == "relu2",
         "kv_channels": c.get("head_dim") or 0,
         "num_query_groups": groups,
         "add_bias_linear": bool(c.get("attention_bias") and c.get("mlp_bias")),

@@ -30,6 +30,7 @@ def _nemotron_h(c: FileTable) -> SpecFields:
         "vocab_size": c["vocab_size"],
         "add_bias_linear": both,
         "add_qkv_bias": attention and not both,
+        "squared_relu": c.get("mlp_hidden_act", "relu2") == "relu2",
         "normalization": "RMSNorm",
         "position_embedding_type": "none",
         "dropout": dropout(c),

@@ -36,7 +36,7 @@ def print_projection(projection: Projection, console: Console, rows: bool = True
 def _peak(projection: Projection) -> str:
     """What MFU is a share of."""
     dtype = projection.configuration.train.precision.product_dtype
-    return f"of {projection.cluster.device.peak(dtype) / 1e12:,.5g} TFLOP/s, the {dtype} peak"
+    return f"of {projection.peak_tflops_per_s_per_gpu:,.5g} TFLOP/s, the {dtype} peak"
 
 
 def print_configuration(projection: Projection, console: Console) -> None:
