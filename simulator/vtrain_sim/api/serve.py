@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Mapping
-from threading import Lock
+from functools import partial
+from threading import Lock, Thread
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +18,10 @@ from vtrain_sim.results import Document
 LOOPBACK = "127.0.0.1"
 _NAMES = (LOOPBACK, "localhost", "[::1]")
 _MISSING = "serve needs Starlette and uvicorn: pip install 'vtrain[serve]'"
+# Projections share what they have estimated.
+_one_at_a_time = Lock()
+# The compiler is loaded for the fourth projection of a process (`schedules.compiled`).
+_UNTIL_COMPILED = 4
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -41,15 +46,23 @@ def listen(port: int) -> socket.socket:
     return place
 
 
-def serve(place: socket.socket) -> None:
-    """Answer on a socket of `listen` until interrupted. Raises `UserError` where a library is missing."""
+def server(place: socket.socket) -> Callable[[], None]:
+    """What answers on a socket of `listen` until it is interrupted. Raises `UserError` where a library is missing."""
     try:
         import uvicorn
     except ImportError:
         raise UserError(_MISSING) from None
     port = int(place.getsockname()[1])
     config = uvicorn.Config(application(port), log_level="warning", access_log=False, lifespan="off")
-    uvicorn.Server(config).run(sockets=[place])
+    Thread(target=_warm, daemon=True).start()
+    return partial(uvicorn.Server(config).run, sockets=[place])
+
+
+def _warm() -> None:
+    """Load, before the first knob is turned, what would make its answer late."""
+    with _one_at_a_time:
+        for _ in range(_UNTIL_COMPILED):
+            turn({})
 
 
 def application(port: int) -> Any:
@@ -66,8 +79,6 @@ def application(port: int) -> Any:
     except ImportError:
         raise UserError(_MISSING) from None
     html, policy = served()
-    # One projection at a time: they share what they have estimated.
-    lock = Lock()
 
     def index(request: Request) -> Response:
         return HTMLResponse(html, headers={**_HEADERS, "Content-Security-Policy": policy})
@@ -77,7 +88,7 @@ def application(port: int) -> Any:
 
     def answering(answer: Callable[[Mapping[str, str]], Document]) -> Callable[[Request], Response]:
         def respond(request: Request) -> Response:
-            with lock:
+            with _one_at_a_time:
                 return _json(Response, _answer(answer, dict(request.query_params)))
 
         return respond

@@ -16,10 +16,11 @@ def serve(
     from vtrain_sim.api import serve as api
 
     place = api.listen(port)
+    answer = api.server(place)
     address = f"http://{api.LOOPBACK}:{place.getsockname()[1]}/"
     print(f"{address}  (Ctrl+C ends it)", flush=True)
     if browser:
         import webbrowser
 
         webbrowser.open(address)
-    api.serve(place)
+    answer()

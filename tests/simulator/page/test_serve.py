@@ -157,10 +157,13 @@ def test_a_port_in_use_is_a_sentence() -> None:
             api.listen(port)
 
 
-def test_missing_libraries_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    with pytest.raises(vt.UserError, match=re.escape("pip install 'vtrain[serve]'")):
-        api.application(1)
+@pytest.mark.parametrize("library", ["starlette.applications", "uvicorn"])
+def test_missing_libraries_are_a_sentence(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    done = CliRunner().invoke(sim.app, ["serve", "--port", "0"])
+    assert isinstance(done.exception, vt.UserError)
+    assert "pip install 'vtrain[serve]'" in str(done.exception)
+    assert done.output == ""
 
 
 # -- in a browser ---------------------------------------------------------------------------
