@@ -14,7 +14,7 @@ from vtrain_sim.api.project import project
 from vtrain_sim.api.report import passes
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
-from vtrain_sim.inputs.notes import approximations, left_out, without_effect
+from vtrain_sim.inputs.notes import approximations, without_effect
 from vtrain_sim.report.page import Report
 from vtrain_sim.report.page.document import document
 from vtrain_sim.results import Document
@@ -182,7 +182,7 @@ def turn(values: Mapping[str, str]) -> Document:
     job = setting.job()
     page = document(Report(project(job, setting.tokens, setting.price)))
     model = job.configuration.model
-    said = (*approximations(setting.flags), *without_effect(setting.flags, model), *left_out(setting.model, model))
+    said = (*approximations(setting.flags), *without_effect(setting.flags, model))
     page["notes"] = [*page["notes"], *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)]
     page["texts"] = [["The same as a command", setting.command()], *page["texts"]]
     page["draws_passes"] = _layer_passes(job) <= MOST_LAYER_PASSES

@@ -171,6 +171,15 @@ def test_a_captured_run_has_its_layers_and_collectives(reports: dict[str, vt.Rep
     assert "latency" in section["lead"]
 
 
+def test_what_is_left_out_is_on_the_page() -> None:
+    """Of the model, of the device, and of the flags to copy."""
+    job = vt.job("deepseek-v3", cluster="dgx-h200", gpus=64, ep=64, mbs=1, gbs=64, expandable_segments=True)
+    notes = document(vt.project(job))["notes"]
+    for word in ("multi-token prediction", "No training step", "--expandable-segments"):
+        assert sum(word in note for note in notes) == 1, word
+    assert len(notes) == 3
+
+
 def test_a_long_step_is_shown_by_its_ends() -> None:
     job = vt.job("gpt3-1.3b", cluster=CLUSTER, gpus=16, pp=8, vpp=3, mbs=1, gbs=1024)
     (timeline,) = vt.report(vt.project(job), job).others

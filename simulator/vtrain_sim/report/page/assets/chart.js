@@ -91,10 +91,10 @@ vtrain.logarithmic = (values) => {
   if (!positive.length) return {};
   const [low, high] = positive.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, 0]);
   const [min, max] = [low / 1.25, high * 1.25];
-  const wide = max / min > 1e4;
+  const digits = max / min > 1e4 ? [1] : max / min > 12 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   const ticks = [];
   for (let power = Math.floor(Math.log10(min)); power <= Math.ceil(Math.log10(max)); power++) {
-    for (const digit of wide ? [1] : [1, 2, 5]) ticks.push(Number((digit * 10 ** power).toPrecision(3)));
+    for (const digit of digits) ticks.push(Number((digit * 10 ** power).toPrecision(3)));
   }
   const customValues = ticks.filter((tick) => tick >= min && tick <= max);
   return { type: "log", min, max, axisTick: { customValues }, axisLabel: { customValues } };

@@ -8,7 +8,14 @@ from vtrain_sim.decide import Plan, PlanResult
 from vtrain_sim.decide.evaluated import FITS
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
-from vtrain_sim.report.page.parts.projection import breakdown_section, described, figures_of, flags_of, memory_section
+from vtrain_sim.report.page.parts.projection import (
+    breakdown_section,
+    described,
+    figures_of,
+    flags_of,
+    memory_section,
+    notes_of,
+)
 from vtrain_sim.report.tables import counted
 from vtrain_sim.results import Row
 
@@ -49,7 +56,7 @@ def page_of_plan(result: PlanResult) -> Page:
 
 def _notes(result: PlanResult) -> tuple[str, ...]:
     kept = len(result.every.configurations)
-    notes = []
+    notes = list(notes_of(result.plans[0].projection))
     if kept < result.every.total:
         notes.append(
             f"{kept:,} of {result.every.total:,} evaluated plans are listed: the best, and some that were dropped."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_emit import emit_flags
+from vtrain_sim.inputs.notes import left_out, not_megatrons
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.tables import counted, duration, gib
@@ -38,9 +40,7 @@ def page_of_projection(projection: Projection) -> Page:
         described(projection),
         figures_of(projection),
         (breakdown_section(projection), memory_section(projection)),
-        ("No training step on this device was compared with its coefficients.",)
-        if projection.cluster.device.modelled_only
-        else (),
+        notes_of(projection),
         texts=flags_of(projection),
     )
 
@@ -48,6 +48,15 @@ def page_of_projection(projection: Projection) -> Page:
 def flags_of(projection: Projection) -> tuple[tuple[str, str], ...]:
     """Megatron's flags, to copy."""
     return (("Megatron's flags of the configuration", shlex.join(emit_flags(projection.configuration))),)
+
+
+def notes_of(projection: Projection) -> tuple[str, ...]:
+    """What the numbers leave out, and what the flags cannot ask for."""
+    c = projection.configuration
+    notes = list(left_out(c.model.name, c.model)) if c.model.name in presets.names("models") else []
+    if projection.cluster.device.modelled_only:
+        notes.append("no training step on this device was compared with its coefficients")
+    return tuple(f"{note[0].upper()}{note[1:]}." for note in (*notes, *not_megatrons(c)))
 
 
 def described(projection: Projection) -> str:
