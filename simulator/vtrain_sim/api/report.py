@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vtrain_sim import schedules
 from vtrain_sim.api.arguments import name_of
-from vtrain_sim.api.job import Job
+from vtrain_sim.api.job import Job, job_of
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.timeline import timeline
 from vtrain_sim.catalog.results import RunDetail, RunProfile
@@ -64,7 +64,7 @@ def report(
     others: tuple[Result, ...] = ()
     configuration = _configuration(result)
     if configuration is not None and (job is not None or cluster):
-        others = passes(job.machine if job is not None else machine_of(cluster), configuration)
+        others = passes(job_of(job).machine if job is not None else machine_of(cluster), configuration)
     if isinstance(result, RunDetail) and catalog is not None:
         others = (_profile(catalog, result.run_id),)
     return Report(result, others, name_of("command", command))

@@ -108,7 +108,7 @@ def hostile() -> dict[str, vt.Report]:
     )
     rows = [{HOSTILE: HOSTILE, "days": float(n), "megatron_args": f"--tp {n} {HOSTILE}"} for n in range(20)]
     return {
-        "hostile-projection": vt.Report(renamed, (vt.timeline(job, operators=False),), HOSTILE),
+        "hostile-projection": vt.Report(renamed, vt.report(projection, job).others, HOSTILE),
         "hostile-table": vt.Report(vt.Table(HOSTILE, rows), (), HOSTILE),
         "hostile-sweep": vt.Report(replace(vt.sweep(job, recompute=["none", "full"]), cluster=HOSTILE)),
     }

@@ -267,3 +267,6 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path: Path, name: st
 def test_what_is_no_result_has_no_page() -> None:
     with pytest.raises(vt.UserError, match="is no result"):
         vt.report(3)  # type: ignore[arg-type]
+    job = vt.job("gpt3-1.3b", cluster=CLUSTER, gpus=8, mbs=1, gbs=16)
+    with pytest.raises(vt.UserError, match="is no job"):
+        vt.report(vt.project(job), "job")  # type: ignore[arg-type]

@@ -1,6 +1,9 @@
 "use strict";
 // Blocks of time in rows: a row per stage, or blocks as high as their number of GPUs, a panel at a time.
 
+// A finger on a chart scrolls the page.
+const touched = window.matchMedia("(pointer: coarse)");
+
 vtrain.draw.gantt = (spec, rows, label) => {
   const panels = spec.panel ? [...new Set(Array.from({ length: rows.count }, (_, row) => rows.text(spec.panel, row)))] : [null];
   const state = { panel: panels[0], from: 0, to: 100 };
@@ -109,7 +112,7 @@ vtrain.ganttOption = (spec, rows, state, width) => {
       yAxis: spec.row ? [up, names] : up,
       dataZoom: [
         { type: "slider", start: state.from, end: state.to, bottom: 8, height: 22, filterMode: "none", borderColor: vtrain.colour("line"), textStyle: { color: vtrain.colour("muted") }, labelFormatter: (value) => `${vtrain.number(Number(value.toPrecision(3)))} ${start.unit}` },
-        { type: "inside", start: state.from, end: state.to, filterMode: "none", zoomOnMouseWheel: "ctrl", moveOnMouseMove: true },
+        ...(touched.matches ? [] : [{ type: "inside", start: state.from, end: state.to, filterMode: "none", zoomOnMouseWheel: "ctrl", moveOnMouseMove: true }]),
       ],
       series,
     },
