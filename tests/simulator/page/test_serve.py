@@ -215,3 +215,9 @@ def test_a_setting_has_an_address_and_fits_a_phone(browser: Browser, address: st
     assert browser.run("return document.documentElement.scrollWidth") <= 360
     assert browser.texts(".glance dt")[0] == "Iteration time"
     assert browser.all(".glance")[0].is_displayed()
+    browser.run(
+        "const s = document.getElementById('knob-pp'); s.value = 7; s.dispatchEvent(new Event('input', { bubbles: true }))"
+    )
+    browser.wait(lambda: browser.texts(".glance dt") == ["No projection"])
+    assert browser.texts(".glance dd") == browser.texts(".alert") != [""]
+    assert browser.run("return document.documentElement.scrollWidth") <= 360

@@ -83,6 +83,7 @@
     alert.textContent = sentence;
     alert.hidden = false;
     content.classList.add("stale");
+    glance.replaceChildren(element("div", { class: "said" }, element("dt", {}, "No projection"), element("dd", {}, sentence)));
     status.textContent = "";
   };
 
