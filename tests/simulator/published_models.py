@@ -157,6 +157,12 @@ CONFIGS: dict[str, Config] = {
         "qwen3_moe", 94, 4096, 12288, (64, 4), 151936, 40960, head_dim=128, num_experts=128, num_experts_per_tok=8,
         moe_intermediate_size=1536, decoder_sparse_step=1, mlp_only_layers=[],
     ),
+    "qwen3-next-80b-a3b": _llama(
+        "qwen3_next", 48, 2048, 5120, (16, 2), 151936, 262144, head_dim=256, num_experts=512, num_experts_per_tok=10,
+        moe_intermediate_size=512, shared_expert_intermediate_size=512, decoder_sparse_step=1, mlp_only_layers=[],
+        full_attention_interval=4, linear_conv_kernel_dim=4, linear_key_head_dim=128, linear_value_head_dim=128,
+        linear_num_key_heads=16, linear_num_value_heads=32, partial_rotary_factor=0.25,
+    ),
     # DeepSeek and what has its architecture.
     "deepseek-moe-16b": _llama(
         "deepseek", 28, 2048, 10944, (16, 16), 102400, 4096, n_routed_experts=64, num_experts_per_tok=6,

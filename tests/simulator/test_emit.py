@@ -27,6 +27,7 @@ PRECISION_AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
 SEQUENCE = "--tensor-model-parallel-size 2 --sequence-parallel"
 
 # For each field of the specs, flags that give it another value than its default.
+LINEAR = "--experimental-attention-variant gated_delta_net --linear-attention-freq"
 EXAMPLES = {
     "num_layers": "--num-layers 12",
     "hidden_size": "--hidden-size 1024",
@@ -80,6 +81,14 @@ EXAMPLES = {
     "window_size": "--window-size 128,0",
     "window_attn_skip_freq": "--window-size 128,0 --window-attn-skip-freq 2",
     "softmax_type": "--softmax-type learnable",
+    "linear_attention_freq": f"{LINEAR} 4",
+    "linear_conv_kernel_dim": f"{LINEAR} 4 --linear-conv-kernel-dim 3",
+    "linear_key_head_dim": f"{LINEAR} 4 --linear-key-head-dim 64",
+    "linear_value_head_dim": f"{LINEAR} 4 --linear-value-head-dim 64",
+    "linear_num_key_heads": f"{LINEAR} 4 --linear-num-key-heads 8",
+    "linear_num_value_heads": f"{LINEAR} ([1]*6+[0]*2) --linear-num-value-heads 16",
+    "attention_output_gate": "--attention-output-gate",
+    "moe_shared_expert_gate": f"{MOE} --moe-shared-expert-intermediate-size 96 --moe-shared-expert-gate",
     "tp": "--tensor-model-parallel-size 4",
     "pp": "--pipeline-model-parallel-size 4",
     "vpp": PIPELINE,

@@ -167,7 +167,7 @@ def test_biases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"model_type": "qwen3_next"}, "gated delta net layers"),
+        ({"model_type": "qwen3_5_moe"}, "gated delta net layers"),
         ({"model_type": "minimax_text_01", "attn_type_list": [0, 1]}, "lightning attention"),
         ({"model_type": "minimax", "attn_type_list": [0, 0, 0, 0, 0, 1]}, "lightning attention"),
         ({"model_type": "minimax"}, "lightning attention"),

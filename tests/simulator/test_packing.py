@@ -35,10 +35,12 @@ def test_work_is_the_sum_of_squares(lengths: tuple[int, ...]) -> None:
     times = MICRO * S / sum(lengths)
     expected = times * sum(length**2 for length in lengths) * 2 * 2 * H / 2
     item, whole = attention(configuration), attention(read(""))
-    assert item.operator.flops() == pytest.approx(expected, rel=0.15)
+    # At most one of them is there in part, and is counted as a whole.
+    length = item.operator.seq_kv
+    assert expected <= item.operator.flops() <= expected * 1.001 + length**2 * 2 * 2 * H / 2
     if len(set(lengths)) == 1:
         assert item.operator.flops() == expected
-    assert item.operator.batch * item.operator.seq_kv == pytest.approx(MICRO * S, rel=1e-3)
+    assert MICRO * S <= item.operator.batch * length < MICRO * S + length
     assert item.saves == whole.saves
 
 

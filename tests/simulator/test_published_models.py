@@ -70,6 +70,7 @@ PUBLISHED: dict[str, int | str] = {
     "qwen3-32b": 32_762_123_264,
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-235b-a22b": 235_093_634_560,
+    "qwen3-next-80b-a3b": "80",  # model card, see below
     "deepseek-moe-16b": 16_375_728_128,
     "deepseek-v2-lite": 15_706_484_224,
     "deepseek-v2": 235_741_434_880,
@@ -219,6 +220,11 @@ def test_glm_is_counted_with_multi_token_prediction(tmp_path: Path, name: str) -
         # The paper counts it with prediction and without tables, which is 108; its main model without tables is 106.
         assert round((parameters(spec) - 2 * table) / 1e9) == billions
         assert round((active(spec) - 2 * table) / 1e9) == 12
+
+
+def test_qwen3_next_is_counted_with_multi_token_prediction(tmp_path: Path) -> None:
+    spec = replace(model(tmp_path, "qwen3-next-80b-a3b"), mtp_num_layers=1)
+    assert parameters(spec) == 81_324_862_720
 
 
 @pytest.mark.parametrize("name", ACTIVE)

@@ -141,8 +141,10 @@ def test_another_optimizer_is_named_and_another_model_refused() -> None:
     assert described_by(DENSE | {"optimizer": "lion"}).approximated == ("optimizer",)
     assert configuration_of(DENSE | {"optimizer": "dist_muon"}).train.optimizer == "muon"
     assert described_by(DENSE | {"optimizer": "adam"}).approximated == ()
-    with pytest.raises(UserError, match="linear attention"):
-        configuration_of(DENSE | {"linear_attention_freq": "4"})
+    with pytest.raises(UserError, match="experimental attention"):
+        configuration_of(DENSE | {"experimental_attention_variant": "dsa"})
+    linear = configuration_of(DENSE | {"linear_attention_freq": "4", "experimental_attention_variant": "gdn"}).model
+    assert sum(linear.linear_layers) == 12
 
 
 def test_models_that_are_not_simulated_are_refused() -> None:

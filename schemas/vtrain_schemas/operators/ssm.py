@@ -1,4 +1,5 @@
-"""The operators of a Mamba2 mixer: its causal convolution and its scan (Dao and Gu 2024, arXiv:2405.21060)."""
+"""The operators of layers that carry a state: causal convolution, scan of Mamba2 (Dao and Gu 2024, arXiv:2405.21060),
+gated delta rule (Yang et al. 2024, arXiv:2412.06464)."""
 
 from __future__ import annotations
 
@@ -91,6 +92,69 @@ class ChunkedScan(OperatorKind):
         return 2.0 * _chunks(operator) * operator.heads * operator.head_dim * operator.n
 
 
+# Bytes of the inverse of a chunk's matrix and of what it is made from, for each token and place of the chunk: the
+# matrix written and read in 32 bits, its inverse written and read in 16.
+_INVERSE = 2 * 4 + 2 * 2
+
+
+@dataclass(frozen=True)
+class DeltaRule(OperatorKind):
+    """The gated delta rule in chunks of k tokens with the WY form of a chunk's updates (arXiv:2412.06464, section 3.3;
+    arXiv:2406.06484, section 3).
+
+    `batch` sequences of seq_q tokens; heads of head_dim values, each with keys of n channels and a state of n x
+    head_dim. Heads that share a key have copies of it.
+    """
+
+    family: Family = Family.MEMORY_BOUND
+
+    @property
+    def matrix_product(self) -> bool:
+        """Its FLOPs are those of products, though passes over memory bound its time."""
+        return True
+
+    def flops(self, operator: Operator) -> float:
+        """For each token of a head and k tokens of a chunk: products of keys with keys and of queries with keys, the
+        inverse of a triangular matrix times keys and values, scores times values (2 k each channel), the inverse itself
+        (k^2 / 3 multiply-adds), and three products with the state. Backward: each twice, after the inverse's products
+        and the states again."""
+        n, chunk, values = operator.n, operator.k, operator.head_dim
+        within = 2.0 * chunk * (3 * n + 2 * values)
+        inverse, state = 2.0 * chunk**2 / 3, 2.0 * n * values
+        again = 2.0 * chunk * (n + values) + 2 * state
+        each = 2 * (within + 3 * state) + again if operator.phase == "backward" else within + inverse + 3 * state
+        return _tokens(operator) * operator.heads * each
+
+    def bytes(self, operator: Operator) -> float:
+        """Passes of the kernels of flash-linear-attention over queries and keys, values, states and inverses.
+
+        Forward, keys are read for their products; keys and values are read and written times the inverse; keys,
+        weighted keys and values make the states; queries, keys, values and states the output. Backward reads these
+        again and writes as many gradients.
+        """
+        n, chunk, values = operator.n, operator.k, operator.head_dim
+        state = n * values / max(1, chunk)
+        size = dtype_bytes(operator.dtype)
+        forward = size * (7 * n + 6 * values + 2 * state) + _INVERSE * chunk
+        # Weighted keys and values, and states, again; then three kernels with the gradients of all that they read.
+        again = size * (4 * n + 4 * values + state)
+        backward = again + size * (10 * n + 9 * values + 4 * state) + _INVERSE * chunk
+        each = backward if operator.phase == "backward" else forward
+        return float(_tokens(operator) * operator.heads * each)
+
+    def saved(self, operator: Operator, dropout: bool, gated: bool) -> dict[str, int]:
+        """Queries, keys and values, decay and step of each head in 32 bits, and the inverses of the chunks."""
+        rows = _tokens(operator) * operator.heads
+        size = dtype_bytes(operator.dtype)
+        return {
+            "query": size * rows * operator.n,
+            "key": size * rows * operator.n,
+            "value": size * rows * operator.head_dim,
+            "gates": 8 * rows,
+            "inverse": size * rows * operator.k,
+        }
+
+
 def _tokens(operator: Operator) -> int:
     return operator.batch * operator.seq_q
 
@@ -103,7 +167,7 @@ def _chunks(operator: Operator) -> int:
 register(
     Convolution(
         "causal_conv1d",
-        "causal convolution and activation of a Mamba mixer, m tokens of n channels, over k tokens each",
+        "causal convolution and activation of a mixer, m tokens of n channels, over k tokens each",
         kernels=(1, 2),
         passes=(2.0, 5.0),
     )
@@ -116,5 +180,15 @@ register(
         "scan of a Mamba2 mixer in chunks of k tokens, `batch` sequences of seq_q, state size n, kv_heads groups",
         kernels=(5, 14),
         fusion="gate",
+    )
+)
+# Kernels of flash-linear-attention's chunk_gated_delta_rule: norms of queries and keys, sums of decays, products of
+# keys, inverse, its products, states, output; backward the last three again, and those of the gradients.
+register(
+    DeltaRule(
+        "delta_rule",
+        "gated delta rule in chunks of k tokens, `batch` sequences of seq_q, keys of n channels, head_dim values",
+        kernels=(8, 14),
+        like="chunk_scan",
     )
 )

@@ -17,13 +17,10 @@ Fields: TypeAlias = Mapping[str, Any]  # fields of a configuration object of Meg
 # they are off: null, false, 0, [], what the flag takes.
 _MODEL = (
     "experimental_attention_variant",
-    "linear_attention_freq",
     "heterogeneous_block_specs",
-    "attention_output_gate",
     "qk_l2_norm",
     "fp32_residual_connection",
     "enable_mhc_connections",
-    "moe_shared_expert_gate",
     "moe_token_dropping",
     "moe_extended_tp",
     "moe_layer_recompute",
@@ -49,6 +46,9 @@ _MODEL = (
 _NOT_FROM_RUNS = {
     "is_hybrid_model": "hybrid (Mamba) layers",
     "moe_latent_size": "experts on a latent dimension",
+    "linear_attention_freq": "gated delta nets",
+    "attention_output_gate": "a gate on attention's output",
+    "moe_shared_expert_gate": "a gate on shared experts",
     "fine_grained_activation_offloading": "activations offloaded to the host",
     "mtp_use_repeated_layer": "layers of multi-token prediction that share parameters",
 }

@@ -79,6 +79,7 @@ def _model(model: ModelSpec) -> list[str]:
         ),
         *_switches(group_query_attention=grouped),
         *_values(num_query_groups=model.num_query_groups if grouped else 0),
+        *_delta_net(model),
         *_experts(model),
         *_latent(model),
         *_switches(qk_layernorm=model.qk_layernorm),
@@ -120,6 +121,19 @@ def _hybrid(configuration: Configuration) -> list[str]:
     )
 
 
+def _delta_net(model: ModelSpec) -> list[str]:
+    sizes = ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads")
+    names = [f"linear_{size}" for size in sizes]
+    if model.linear_attention_freq:
+        variant = _values(
+            experimental_attention_variant="gated_delta_net", linear_attention_freq=model.linear_attention_freq
+        )
+        sized = variant + _values(**{name: getattr(model, name) for name in names})
+    else:
+        sized = _values(**{n: getattr(model, n) for n in names if getattr(model, n) != getattr(ModelSpec, n)})
+    return sized + _switches(attention_output_gate=model.attention_output_gate)
+
+
 def _experts(model: ModelSpec) -> list[str]:
     return _values(
         num_experts=model.num_experts,
@@ -131,7 +145,10 @@ def _experts(model: ModelSpec) -> list[str]:
         moe_shared_expert_intermediate_size=model.moe_shared_expert_intermediate_size,
         moe_latent_size=model.moe_latent_size,
         moe_expert_capacity_factor=model.moe_expert_capacity_factor,
-    ) + _switches(moe_pad_expert_input_to_capacity=model.moe_pad_expert_input_to_capacity)
+    ) + _switches(
+        moe_pad_expert_input_to_capacity=model.moe_pad_expert_input_to_capacity,
+        moe_shared_expert_gate=model.moe_shared_expert_gate,
+    )
 
 
 def _latent(model: ModelSpec) -> list[str]:

@@ -30,13 +30,15 @@ def attention_block(shard: Shard, windowed: bool = False) -> Region:
         "linear_proj", shard.tokens, model.hidden_size, width, bias=model.add_bias_linear, saves=copy
     )
     leave, backward_leave = shard.norm_after("post_attention_layernorm", shard.row_parallel("attention", project))
+    gate = _output_gate(shard, width)
     again = _ring(shard, recompute(core), 1) if spec.recomputes("core_attn") else []
     norm_again = [recompute(norm)] if spec.recomputes("layernorm") else []
     return (
-        [norm, *before, *_ring(shard, core, 1), *leave],
+        [norm, *before, *_ring(shard, core, 1), *gate, *leave],
         # Keys and values go round again, and their gradients with them.
         [
             *backward_leave,
+            *backward_of(gate),
             *inputs_again,
             *again,
             *_ring(shard, backward(core), 2),
@@ -45,6 +47,14 @@ def attention_block(shard: Shard, windowed: bool = False) -> Region:
             backward(norm),
         ],
     )
+
+
+def _output_gate(shard: Shard, width: int) -> list[Compute]:
+    """The output times the sigmoid of its gate, which the projection of the queries makes too; both are kept."""
+    if not shard.model.attention_output_gate:
+        return []
+    kept = 2 * shard.tokens * width * shard.size
+    return [shard.operator("output_gate", "activation", shard.tokens, width, saves=kept)]
 
 
 # What attention keeps whether or not its scores are computed again.

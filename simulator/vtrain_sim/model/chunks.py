@@ -157,7 +157,7 @@ def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
     p = pipeline
     how = (p.recomputed, p.recomputed_together, p.offloaded, p.last_stays)
-    kinds = (p.wide, p.symbols, p.mixtures, p.windows)
+    kinds = (p.wide, p.symbols, p.mixtures, p.windows, p.linears)
     return _contents(
         p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_repeated, p.mtp_symbols
     )
@@ -172,6 +172,7 @@ def _contents(
     symbols: str,
     mixtures: tuple[bool, ...],
     windows: tuple[bool, ...],
+    linears: tuple[bool, ...],
     layers: tuple[int, ...],
     recomputed: int | None,
     together: int,
@@ -183,12 +184,12 @@ def _contents(
     mtp_symbols: str,
 ) -> Contents:
     placement = schedule.placement(stages, chunks)
-    kinds = (wide, symbols, mixtures, windows)
+    kinds = (wide, symbols, mixtures, windows, linears)
     *others, last = chunks_of(*kinds, layers, recomputed, together, offloaded, tied and placement.ends_meet, last_stays)
     if mtp:
         again = recomputed != 0
         of_depth = [LayerKind(symbol == EXPERTS, again, symbol=symbol) for symbol in mtp_symbols]
-        of_depth = of_depth or [LayerKind(mixtures[-1], again, windowed=windows[-1])]
+        of_depth = of_depth or [LayerKind(mixtures[-1], again, windowed=windows[-1], linear=linears[-1])]
         if last_stays:
             of_depth[-1] = replace(of_depth[-1], stays=True)
         last = replace(
@@ -222,6 +223,7 @@ def chunks_of(
     symbols: str,
     mixtures: tuple[bool, ...],
     windows: tuple[bool, ...],
+    linears: tuple[bool, ...],
     counts: tuple[int, ...],
     recomputed: int | None,
     together: int,
@@ -232,12 +234,12 @@ def chunks_of(
     """Contents of every virtual stage, in the order in which a microbatch passes them.
 
     wide: layers at the start and at the end of the model whose products are in 16 bits beside narrower ones.
-    symbols: of the layers of a hybrid model; empty for a transformer. mixtures, windows: for each layer, whether it
-    is a mixture of experts, and whether it has a window. counts:
-    layers of each virtual stage. recomputed: how many of the first layers of each chunk run again in the
-    backward pass; None: all. together: so many in a row. offloaded: how many of the first layers keep their
-    activations in the host's memory. last_stays: the last one offloads no module. tied_ends: the first and the last
-    virtual stage are on one rank and share the table of the embedding.
+    symbols: of the layers of a hybrid model; empty for a transformer. mixtures, windows, linears: for each layer,
+    whether it is a mixture of experts, has a window, and has a gated delta net. counts: layers of each virtual stage.
+    recomputed: how many of the first layers of each chunk run again in the backward pass; None: all. together: so many
+    in a row. offloaded: how many of the first layers keep their activations in the host's memory. last_stays: the last
+    one offloads no module. tied_ends: the first and the last virtual stage are on one rank and share the table of the
+    embedding.
     """
     chunks = []
     first = 0
@@ -251,6 +253,7 @@ def chunks_of(
                 windows[first + position],
                 symbols[first + position] if symbols else "",
                 not wide[0] <= first + position < len(mixtures) - wide[1],
+                linears[first + position],
                 offloaded / count if offloaded else 0.0,
                 last_stays and position == count - 1,
             )

@@ -163,6 +163,16 @@ def _overlaps(shard: Shard) -> bool:
     return shard.spec.moe_shared_expert_overlap and shard.model.moe_shared_expert_intermediate_size > 0
 
 
+def _shared_gate(shard: Shard) -> list[Compute]:
+    """The shared experts' output times the sigmoid of a product of each token's hidden state with one vector."""
+    if not shard.model.moe_shared_expert_gate:
+        return []
+    rows, hidden = shard.local_tokens, shard.model.hidden_size
+    saves = rows * hidden * shard.size
+    gate = shard.operator("shared_gate", "activation", rows, hidden, parameters=hidden, saves=saves)
+    return [gate.replicated()]
+
+
 def _beside_shared(shard: Shard, around: _Exchanges, compute: list[Compute], up: list[Compute]) -> Region:
     """Dispatch, experts and combine, with the shared experts after them or beside the two exchanges.
 
@@ -179,6 +189,8 @@ def _beside_shared(shard: Shard, around: _Exchanges, compute: list[Compute], up:
     if not width:
         return forward, backward_
     enter, leave = gated_mlp(shard, width, "shared_experts", ("shared_fc1", "shared_fc2"), 0)
+    gate = _shared_gate(shard)
+    leave = [*leave[0], *gate], [*backward_of(gate), *leave[1]]
     if not _overlaps(shard):
         return [*forward, *enter[0], *leave[0]], [*leave[1], *enter[1], *backward_]
     dispatched, combined = Wait("dispatch"), Wait("combine")

@@ -43,6 +43,7 @@ def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
         + layers.dense * _feed_forward(model, model.ffn_hidden_size)
         + layers.mixtures * _experts(model)
         + layers.mamba * _mamba(model)
+        + layers.linear * _delta_net(model)
         + depths * 2 * model.hidden_size**2
         + (1 + depths) * model.hidden_size * model.padded_vocab_size(tp)
     )
@@ -51,13 +52,15 @@ def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
 
 @dataclass(frozen=True)
 class _Layers:
-    """How many blocks of each kind a model has, those of multi-token prediction too. windowed: of the attention."""
+    """How many blocks of each kind a model has, those of multi-token prediction too. windowed: of the attention.
+    linear: gated delta nets."""
 
     attention: int
     dense: int
     mixtures: int
     mamba: int = 0
     windowed: int = 0
+    linear: int = 0
 
 
 def _layers(model: ModelSpec) -> _Layers:
@@ -68,7 +71,8 @@ def _layers(model: ModelSpec) -> _Layers:
     mixtures = sum(model.moe_layers) + depths * model.moe_layers[-1]
     windowed = sum(model.windowed_layers) + depths * model.windowed_layers[-1]
     layers = model.num_layers + depths
-    return _Layers(layers, layers - mixtures, mixtures, windowed=windowed)
+    linear = sum(model.linear_layers) + depths * model.linear_layers[-1]
+    return _Layers(layers - linear, layers - mixtures, mixtures, windowed=windowed, linear=linear)
 
 
 def executed_flops(operator: Operator, model: ModelSpec) -> float:
@@ -125,6 +129,18 @@ def _mamba(model: ModelSpec) -> float:
     channels, states = model.mamba_width, model.mamba_state_dim
     width = 2 * channels + 2 * model.mamba_num_groups * states + model.mamba_num_heads
     return model.hidden_size * (width + channels) + 7 * channels * states / _PER_MULTIPLY_ADD
+
+
+def _delta_net(model: ModelSpec) -> float:
+    """Multiply-adds per token of a gated delta net: projections, convolution, and four times a head's state.
+
+    Megatron-LM takes the square of a head's values for its state, whatever its keys are: here it is what it is.
+    """
+    keys = model.linear_num_key_heads * model.linear_key_head_dim
+    heads, channels = model.linear_num_value_heads, model.linear_value_head_dim
+    values = heads * channels
+    projections = model.hidden_size * (2 * keys + 3 * values + 2 * heads)
+    return projections + model.linear_conv_kernel_dim * (2 * keys + values) + 4 * values * model.linear_key_head_dim
 
 
 def _feed_forward(model: ModelSpec, width: int) -> int:

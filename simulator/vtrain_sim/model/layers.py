@@ -7,6 +7,7 @@ from dataclasses import replace
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.operators import kind as kind_of
 from vtrain_sim.model.attention import attention_block
+from vtrain_sim.model.delta_net import delta_net_block
 from vtrain_sim.model.expert_overlap import beside_another_microbatch
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
@@ -29,6 +30,7 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
     forward = [*(item for block in blocks for item in block[0]), add]
     back = [backward(add), *(item for block in reversed(blocks) for item in block[1])]
     name = _SYMBOL_NAMES.get(kind.symbol, "layer_moe" if kind.mixture else "layer")
+    name = f"{name}_linear" if kind.linear else name
     if kind.recomputed:
         back = [*run_again(forward), *back]
     if spec.overlap_moe_comm:
@@ -60,7 +62,9 @@ def _blocks(shard: Shard, kind: LayerKind) -> list[Region]:
     if kind.symbol == MAMBA:
         return [mamba_graph(shard, mamba_block(shard))]
     blocks = []
-    if kind.symbol in ("", ATTENTION):
+    if kind.linear:
+        blocks.append(attention_graph(shard, delta_net_block(shard)))
+    elif kind.symbol in ("", ATTENTION):
         blocks.append(attention_graph(shard, attention_block(shard, kind.windowed)))
     if kind.symbol != ATTENTION:
         block = recompute_experts(shard, moe_block(shard)) if kind.mixture else mlp_block(shard)

@@ -57,8 +57,8 @@ def _mix(shard: Shard, heads: int, groups: int) -> Region:
         parameters=(heads * model.mamba_head_dim + 2 * groups * model.mamba_state_dim) * (CONVOLVED_TOKENS + 1),
     )
     scan = _scan(shard, own_heads, own_groups, _PER_HEAD * heads)
-    before = _exchanged(shard, "mamba_in", channels, channels, states, states, own_heads)
-    after = _exchanged(shard, "mamba_out", channels)
+    before = exchanged(shard, "mamba_in", channels, channels, states, states, own_heads)
+    after = exchanged(shard, "mamba_out", channels)
     forward: list[Item] = [
         *before,
         *_reordered(shard, "mamba_in_order", 2 * channels + 2 * states + own_heads),
@@ -88,7 +88,7 @@ def _scan(shard: Shard, heads: int, groups: int, parameters: int) -> Compute:
     return Compute("mamba_scan", operator, parameters=parameters, saves=sum(shard.saved(operator).values()))
 
 
-def _exchanged(shard: Shard, name: str, *widths: int) -> list[Item]:
+def exchanged(shard: Shard, name: str, *widths: int) -> list[Item]:
     """All-to-alls of tensors of these widths over the whole sequence, and the copies that put them in order."""
     cp = shard.spec.cp
     if cp.size == 1:

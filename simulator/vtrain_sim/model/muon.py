@@ -26,7 +26,9 @@ _PRODUCTS = frozenset(("gemm", "grouped_gemm", "router"))
 # Of linear layers with one fused weight Megatron-Core leaves this one out; the output layer counts as an embedding.
 _NOT_MATRICES = frozenset(("output_layer", "mamba_in_proj"))
 # Linear layers whose input is split over tensor parallel ranks; of the others that are split, the output is.
-_ROW_PARALLEL = frozenset(("linear_proj", "linear_fc2", "shared_fc2", "experts_fc2", "mamba_out_proj"))
+_ROW_PARALLEL = frozenset(
+    ("linear_proj", "linear_fc2", "shared_fc2", "experts_fc2", "mamba_out_proj", "delta_out_proj")
+)
 NO_SPLIT, ROWS, COLUMNS = -1, 0, 1
 
 

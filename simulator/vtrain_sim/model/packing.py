@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from vtrain_schemas.operators import Operator
@@ -9,7 +10,7 @@ from vtrain_sim.model.shard import Shard
 
 
 def packed(operator: Operator, shard: Shard) -> Operator:
-    """Attention of a microbatch as that of samples of one length, with as many tokens and as much work.
+    """Attention of a microbatch as that of samples of one length, which together have all work; the last is whole.
 
     The work of samples is the sum of the squares of their lengths (variable-length kernels of FlashAttention, Dao et
     al. 2022, and cuDNN; `cu_seqlens` of Megatron-Core's PackedSeqParams). Each is shared by all context parallel ranks.
@@ -17,7 +18,6 @@ def packed(operator: Operator, shard: Shard) -> Operator:
     model = shard.model
     if not model.packed_lengths:
         return operator
-    tokens = operator.batch * operator.seq_kv
-    samples = max(1, round(tokens / model.attended_length))
-    length = -(-tokens // samples)
+    length = math.ceil(model.attended_length)
+    samples = -(-operator.batch * operator.seq_kv // length)
     return replace(operator, batch=samples, seq_q=-(-length // shard.spec.cp.size), seq_kv=length)

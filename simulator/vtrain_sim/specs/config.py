@@ -45,6 +45,7 @@ class Configuration:
         self._check_experts()
         self._check_exchange_overlap()
         self._check_mamba()
+        self._check_delta_net()
         self._check_pipeline()
         self._check_kernels()
 
@@ -120,6 +121,13 @@ class Configuration:
             groups = model.mamba_num_groups // parallel.tp
             if parallel.cp % groups:
                 divides(cp, parallel.tp * parallel.cp, "--mamba-num-groups", model.mamba_num_groups)
+
+    def _check_delta_net(self) -> None:
+        model, ranks = self.model, self.parallel.tp * self.parallel.cp
+        if any(model.linear_layers):
+            what = "--tensor-model-parallel-size x --context-parallel-size"
+            divides(what, ranks, "--linear-num-key-heads", model.linear_num_key_heads)
+            divides(what, ranks, "--linear-num-value-heads", model.linear_num_value_heads)
 
     def _check_pipeline(self) -> None:
         model, parallel, train = self.model, self.parallel, self.train
@@ -298,6 +306,7 @@ class Configuration:
             mtp_symbols=self.model.mtp_hybrid_override_pattern,
             mixtures=self.model.moe_layers,
             windows=self.model.windowed_layers,
+            linears=self.model.linear_layers,
             layers=self.chunk_layers,
             recomputed=recomputed,
             recomputed_together=together,

@@ -8,7 +8,7 @@ from functools import cached_property
 from vtrain_sim.specs.checks import Range, SpecError, divides, finite, one_of, positive, whole
 from vtrain_sim.specs.hybrid_pattern import EXPERTS, MAMBA, MLP, check_symbols
 from vtrain_sim.specs.moe_pattern import moe_layers
-from vtrain_sim.specs.windows import windowed_layers
+from vtrain_sim.specs.windows import linear_layers, windowed_layers
 
 MOST_LAYERS = 1 << 16
 POSITIONS = ("learned_absolute", "rope", "yarn", "none")
@@ -45,7 +45,10 @@ class ModelSpec:
     arXiv:1606.08415), with activation_func_clamp_value the bound of what goes into it (0: none), in kernels of their
     own (GPT-OSS). position_embedding_type: "yarn" scales rotary embeddings (arXiv:2309.00071), which Megatron-Core does
     not do in one kernel. packed_lengths: of the samples that are packed into a sequence and attend to themselves
-    alone, in any number that shows how they are spread; empty: one sample fills it.
+    alone, in any number that shows how they are spread; empty: one sample fills it. linear_attention_freq: Megatron's
+    pattern of the layers with a gated delta net in attention's place ("4": all but every fourth), linear_*: its sizes
+    (Yang et al. 2024, arXiv:2412.06464). attention_output_gate: attention's output is gated by a part of its input
+    projection; moe_shared_expert_gate: that of shared experts by one number for each token (Qwen3-Next).
     """
 
     num_layers: int
@@ -99,6 +102,14 @@ class ModelSpec:
     mamba_head_dim: int = 64
     mamba_state_dim: int = 128
     mamba_num_groups: int = 8
+    linear_attention_freq: str = ""
+    linear_conv_kernel_dim: int = 4
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    attention_output_gate: bool = False
+    moe_shared_expert_gate: bool = False
     make_vocab_size_divisible_by: int = 128
     name: str = field(default="", compare=False)
 
@@ -137,6 +148,7 @@ class ModelSpec:
         if self.window_size and self.multi_latent_attention:
             raise SpecError("--window-size does not go with --multi-latent-attention")
         self._check_hybrid()
+        self._check_delta_net()
         if self.num_experts:
             self._check_experts()
         elif self.moe_shared_expert_intermediate_size:
@@ -250,6 +262,26 @@ class ModelSpec:
         if MAMBA in pattern + depth:
             divides("--mamba-num-groups", self.mamba_num_groups, "--mamba-num-heads", self.mamba_num_heads)
 
+    def _check_delta_net(self) -> None:
+        linear_layers(self.linear_attention_freq, self.num_layers)
+        sizes = ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads")
+        for name in (f"linear_{size}" for size in sizes):
+            positive(f"--{name.replace('_', '-')}", getattr(self, name))
+        if self.linear_attention_freq:
+            keys, values = self.linear_num_key_heads, self.linear_num_value_heads
+            divides("--linear-num-key-heads", keys, "--linear-num-value-heads", values)
+            for flag, given in (
+                ("--hybrid-layer-pattern", bool(self.hybrid_layer_pattern)),
+                ("--multi-latent-attention", self.multi_latent_attention),
+                ("--window-size", self.window_size > 0),
+            ):
+                if given:
+                    raise SpecError(f"{flag} does not go with --linear-attention-freq")
+        if self.attention_output_gate and self.multi_latent_attention:
+            raise SpecError("--attention-output-gate does not go with --multi-latent-attention")
+        if self.moe_shared_expert_gate and not self.moe_shared_expert_intermediate_size:
+            raise SpecError("--moe-shared-expert-gate needs --moe-shared-expert-intermediate-size")
+
     def _check_latent_attention(self) -> None:
         for flag, size in (
             ("--kv-lora-rank", self.kv_lora_rank),
@@ -294,10 +326,16 @@ class ModelSpec:
         """For each layer, whether it attends to the last tokens alone."""
         return windowed_layers(self.window_size, self.window_attn_skip_freq, self.num_layers)
 
+    @cached_property
+    def linear_layers(self) -> tuple[bool, ...]:
+        """For each layer, whether it has a gated delta net in attention's place."""
+        return linear_layers(self.linear_attention_freq, self.num_layers)
+
     @property
     def qkv_width(self) -> int:
-        """Columns of the fused query, key and value projection."""
-        return (self.num_attention_heads + 2 * self.num_query_groups) * self.kv_channels
+        """Columns of the fused projection of queries, keys and values, and of the output's gate."""
+        queries = self.num_attention_heads * (2 if self.attention_output_gate else 1)
+        return (queries + 2 * self.num_query_groups) * self.kv_channels
 
     @property
     def attention_width(self) -> int:

@@ -71,7 +71,7 @@ class LayerKind:
     back beside it, of all layers that are offloaded. stays: its modules keep what they have on the device. windowed: it
     attends to the last tokens alone. symbol: what a layer of a hybrid model is (`specs.hybrid_pattern`); empty:
     attention and a feed-forward block. wide: its products
-    are in the parameters' type whatever the others are in."""
+    are in the parameters' type whatever the others are in. linear: a gated delta net in attention's place."""
 
     mixture: bool = False
     recomputed: bool = False
@@ -80,6 +80,7 @@ class LayerKind:
     windowed: bool = False
     symbol: str = ""
     wide: bool = False
+    linear: bool = False
     offload_share: float = 0.0
     stays: bool = False
 

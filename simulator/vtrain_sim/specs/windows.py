@@ -23,6 +23,19 @@ def windowed_layers(window: int, skip_freq: str, num_layers: int) -> tuple[bool,
         raise SpecError(str(error).replace("--moe-layer-freq", _FLAG)) from None
 
 
+def linear_layers(freq: str, num_layers: int) -> tuple[bool, ...]:
+    """For each layer, whether it has linear attention, from Megatron's --linear-attention-freq: with "n" all but every
+    nth; or a list with 1 for those that have it. Raises `SpecError`."""
+    if not freq:
+        return (False,) * num_layers
+    if freq.isdigit() and int(freq):
+        return tuple((layer + 1) % int(freq) != 0 for layer in range(num_layers))
+    try:
+        return moe_layers(freq, num_layers)
+    except SpecError as error:
+        raise SpecError(str(error).replace("--moe-layer-freq", "--linear-attention-freq")) from None
+
+
 def read_window(flag: str, text: str) -> int:
     """Tokens before each one that it attends to, from ``"128,0"``, ``"(128, 0)"`` or ``"128"``; 0: all, as with -1.
 

@@ -27,7 +27,6 @@ _OLD_SOURCES = ("SC21", "MT-NLG", "BigScience")
 # A model with one of these left out would be another one.
 _MODEL_ARGUMENTS = (
     "--experimental-attention-variant",
-    "--linear-attention-freq",
     "--heterogeneous-block-specs",
     "--enable-mhc-connections",
 )

@@ -92,8 +92,18 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         "window_size": 0 if latent else draw(st.sampled_from([0, 0, 128])),
         "window_attn_skip_freq": draw(st.sampled_from(["", "2"])),
     }
-    if not latent and draw(st.booleans()):
+    kinds = draw(st.sampled_from(["transformer", "transformer", "hybrid", "delta"]))
+    if not latent and kinds == "hybrid":
         sizes, windows = sizes | draw(hybrids(num_layers, moe)), {}
+    elif not latent and kinds == "delta":
+        windows = {}
+        sizes |= {
+            "linear_attention_freq": draw(st.sampled_from(["1", "2", "4"])),
+            "linear_num_key_heads": 8,
+            "linear_num_value_heads": 16,
+            "linear_key_head_dim": 32,
+            "attention_output_gate": draw(st.booleans()),
+        }
     depths = draw(st.sampled_from([0, 0, 1, 2]))
     return ModelSpec(
         num_layers,

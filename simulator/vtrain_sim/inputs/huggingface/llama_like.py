@@ -6,7 +6,9 @@ from vtrain_sim.file_table import FileTable, SpecFields
 from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
 from vtrain_sim.inputs.huggingface.experts import after_the_first, every_nth, experts, interleaved, router_groups
 from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, Family, qk_norm
-from vtrain_sim.inputs.huggingface.windows import EVERY, LATER, PATTERN
+from vtrain_sim.inputs.huggingface.windows import EVERY, LATER, LINEAR, PATTERN
+from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.moe_pattern import write_pattern
 
 # A LayerNorm without biases has the work and the parameters of an RMSNorm.
 _PLAIN_NORM = "RMSNorm"
@@ -55,6 +57,35 @@ def _qwen2_moe(c: FileTable) -> SpecFields:
 def _qwen3_moe(c: FileTable) -> SpecFields:
     width = c.get("moe_intermediate_size") or c["intermediate_size"]
     return {**_qwen3(c), **experts(c, c["num_experts"], width, 0, every_nth)}
+
+
+def _qwen3_next(c: FileTable) -> SpecFields:
+    """Gated delta nets but for every fourth layer, gated attention, and a gate on the shared experts."""
+    width, shared = c["moe_intermediate_size"], c.get("shared_expert_intermediate_size") or 0
+    sizes = ("key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads", "conv_kernel_dim")
+    return {
+        **_qwen3(c),
+        "attention_output_gate": True,
+        "linear_attention_freq": _linear_layers(c),
+        **{f"linear_{size}": c[f"linear_{size}"] for size in sizes},
+        **experts(c, c["num_experts"], width, shared, every_nth),
+        "moe_shared_expert_gate": shared > 0,
+    }
+
+
+def _linear_layers(c: FileTable) -> str:
+    """Megatron's pattern of the layers with linear attention."""
+    kinds = c.get("layer_types")
+    if kinds is None:
+        return str(c["full_attention_interval"])
+    known = ("linear_attention", "full_attention")
+    if not isinstance(kinds, list) or len(kinds) != c["num_hidden_layers"] or any(kind not in known for kind in kinds):
+        raise SpecError(f"layer_types does not list its {c['num_hidden_layers']} layers as {' or '.join(known)}")
+    linear = [kind == known[0] for kind in kinds]
+    every = linear.index(False) + 1 if False in linear else 0
+    if every and linear == [(layer + 1) % every != 0 for layer in range(len(linear))]:
+        return str(every)
+    return write_pattern([int(one) for one in linear])
 
 
 def _deepseek(c: FileTable) -> SpecFields:
@@ -189,6 +220,15 @@ _GEMMA3 = {
 }
 _BIASES = ("attention_bias",)
 _DEEPSEEK = Family(_deepseek)
+_QWEN3_NEXT = {
+    "full_attention_interval": 4,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "head_dim": 256,
+}
 
 LLAMA_LIKE = {
     "llama": Family(_llama),
@@ -198,6 +238,7 @@ LLAMA_LIKE = {
     "qwen2_moe": Family(_qwen2_moe, windows=LATER, approximated=("a gate on the shared experts, which is left out",)),
     "qwen3": Family(_qwen3, windows=LATER),
     "qwen3_moe": Family(_qwen3_moe, windows=LATER),
+    "qwen3_next": Family(_qwen3_next, _QWEN3_NEXT, LINEAR),
     "deepseek": _DEEPSEEK,
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,

@@ -6,7 +6,6 @@ _DELTA, _MAMBA, _LIGHTNING = "gated delta net layers", "Mamba layers", "lightnin
 _SPARSE, _STATE = "sparse attention with an indexer", "layers that carry a state"
 
 REFUSED = {
-    "qwen3_next": _DELTA,
     "qwen3_5": _DELTA,
     "qwen3_5_text": _DELTA,
     "qwen3_5_moe": _DELTA,

@@ -15,6 +15,8 @@ from vtrain_sim.specs.moe_pattern import write_pattern
 _SLIDING = "sliding_attention"
 _FULL = ("full_attention", "attention", "global_attention", "chunked_attention")
 
+# Layers that its reader has told already: those with linear attention and those with full attention.
+LINEAR = "linear"
 # How layers alternate in families whose files need not list them.
 EVERY, LATER, PATTERN = "every layer", "later layers where a switch is on", "all but every nth layer"
 
@@ -22,7 +24,7 @@ EVERY, LATER, PATTERN = "every layer", "later layers where a switch is on", "all
 def windows(c: FileTable, rule: str, num_layers: int) -> SpecFields:
     """`window_size` and `window_attn_skip_freq`. Raises `SpecError` for layers without attention."""
     layers = range(min(num_layers, MOST_LAYERS))
-    kinds = c.get("layer_types")
+    kinds = c.get("layer_types") if rule != LINEAR else None
     if kinds is not None:
         slides = _listed(kinds, num_layers)
     elif rule == PATTERN:
