@@ -345,3 +345,21 @@ def test_every_evaluated_plan_is_kept_with_what_became_of_it() -> None:
         deadline_days=1.1 * result.plans[0].days,
     )
     assert {"fits", "does not fit", "after the deadline"} == {row["verdict"] for row in late.every.rows()}
+
+
+def test_a_search_takes_the_model_of_a_script_and_searches_its_layout(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text(
+        "torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 8 --hidden-size 1024 --num-attention-heads 16 --bf16 "
+        "--seq-length 1024 --micro-batch-size 2 --global-batch-size 32 --tensor-model-parallel-size 8 --sequence-parallel\n"
+    )
+    command = ["plan", "--cluster", "dgx-h100", "--megatron-args", str(script), "--train-tokens", "1e9", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "note: searched, not as the file has it: --micro-batch-size, --global-batch-size" in done.stderr
+    plans = json.loads(done.stdout)["plans"]
+    assert {plan["num_gpus"] for plan in plans} == {8}
+    assert len({plan["tp"] for plan in plans}) > 1
+    fixed = json.loads(CliRunner().invoke(app, [*command, "--tensor-model-parallel-size", "2"]).stdout)["plans"]
+    assert {plan["tp"] for plan in fixed} == {2}
+    assert isinstance(CliRunner().invoke(app, ["plan", "--megatron-args", str(script)]).exception, UserError)

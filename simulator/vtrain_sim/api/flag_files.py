@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.job_files import read_job_file
-from vtrain_sim.inputs.megatron_flags import check_contradictions
+from vtrain_sim.inputs.megatron_flags import check_contradictions, parse_flags, without
 from vtrain_sim.inputs.spec_file import read_flags
 from vtrain_sim.specs.checks import finite, whole
 
@@ -69,6 +69,37 @@ class Given:
         """Raise `UserError` where a script starts some number of processes, and nothing says which."""
         if self.unknown_gpus and not self.gpus and _DATA_PARALLEL not in self.flags:
             raise UserError(f"{self.unknown_gpus}: give --num-gpus")
+
+
+# What a search chooses, and a file's own choice of which is therefore left out.
+_SEARCHED = (
+    *("tp", "pp", "cp", "ep", "expert_tp", "dp", "vpp", "layers_per_chunk", "microbatch_group_size", "schedule"),
+    *("first_stage_layers", "last_stage_layers", "pipeline_layout", "embedding_is_a_layer", "loss_is_a_layer"),
+    *("micro_batch_size", "recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules"),
+    *("checkpoint_method", "sequence_parallel", "global_batch_size", "final_batch"),
+)
+
+
+def to_search(
+    flags: Sequence[str],
+    cluster: str,
+    model: str,
+    spec: Path | None,
+    megatron_args: Path | None,
+    run_script: bool = True,
+    script_arguments: Sequence[str] = (),
+) -> tuple[Given, int]:
+    """What files say of a search, without the layout that is searched, and their global batch (0: not said).
+
+    flags: on the command line, kept as they are. Raises `UserError`.
+    """
+    files = Given().over(spec, megatron_args, run_script, script_arguments)
+    kept, left_out = without(files.flags, _SEARCHED)
+    values = parse_flags(files.flags).values
+    batch: int = values.get("final_batch") or values.get("global_batch_size") or 0
+    notes = [*files.notes, f"searched, not as the file has it: {', '.join(left_out)}"] if left_out else files.notes
+    given = replace(files, flags=tuple(kept), notes=tuple(notes))
+    return Given(tuple(flags), cluster, model)._before(given), batch
 
 
 def flags_of(flags: Sequence[str]) -> list[str]:

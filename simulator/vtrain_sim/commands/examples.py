@@ -50,6 +50,8 @@ vtrain-sim plan --cluster dgx-a100-80gb --model gpt3-1.3b --max-gpus 8 \\
   --global-batch-size 32,64 --train-tokens 26e9 --deadline-days 30 \\
   --rank-by dollars --table plans.csv""",
     ),
+    "flags": ("vtrain-sim flags recompute", "vtrain-sim flags --treatment refused --json"),
+    "presets": ("vtrain-sim presets --kind clusters", "vtrain-sim presets llama3 --json"),
     "schedule": (
         """\
 vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.job import CLUSTER, MEGATRON_ARGS, MODEL, RUN_SCRIPT, SCRIPT_ARGS, SPEC, words_of
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
@@ -13,18 +14,24 @@ from vtrain_sim.commands.output import (
     check_files,
     check_format,
     name_approximations,
+    name_notes,
     name_what_is_left_out,
     name_what_is_not_megatrons,
     show,
     write_files,
     write_report,
 )
+from vtrain_sim.errors import UserError
 
 
 def plan(
     context: typer.Context,
-    cluster: str = typer.Option(..., "--cluster", help="Cluster preset, or a TOML or YAML file."),
-    model: str = typer.Option("", "--model", help="Model preset, or a Hugging Face config.json."),
+    cluster: str = CLUSTER,
+    model: str = MODEL,
+    megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
+    spec: Path = SPEC,
     num_gpus: str = typer.Option("", "--num-gpus", help="Exact number of GPUs, or several: 512,1024."),
     max_gpus: int = typer.Option(0, "--max-gpus", min=0, help="Search all GPU counts up to this one."),
     global_batch_size: str = typer.Option("", "--global-batch-size", help="Sequences per step, or several: 1024,2048."),
@@ -56,24 +63,36 @@ def plan(
 ) -> None:
     """Search every layout of a model on a cluster, drop what does not fit, and rank the rest.
 
-    Megatron's flags, where given, are kept as they are: the model's sizes, kernels and precision, and any
-    parallel size or micro batch that is not to be searched.
+    A launch script or a spec file says the model and the training step; its layout is searched. Megatron's flags,
+    where given, are kept as they are: the model's sizes, kernels and precision, and any parallel size or micro batch
+    that is not to be searched.
     """
     from vtrain_sim.api import plan as api
+    from vtrain_sim.api.flag_files import to_search
+    from vtrain_sim.inputs import presets
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    name_approximations(context.args)
+    words = words_of(script_args)
+    given, batch = to_search(context.args, cluster, model, spec, megatron_args, run_script, words)
+    if not given.cluster:
+        raise UserError(f"nothing to plan on: give --cluster ({', '.join(presets.names('clusters'))})")
+    if not num_gpus and not max_gpus:
+        given.check_gpus()
+        num_gpus = str(given.gpus or "")
+    flags = list(given.flags)
+    name_notes(given.notes)
+    name_approximations(flags)
     with counting("plans evaluated", "feasible", is_quiet()) as progress:
         result = api.plan(
-            model,
-            cluster=cluster,
+            given.model,
+            cluster=given.cluster,
             num_gpus=num_gpus,
             max_gpus=max_gpus,
-            global_batch_size=global_batch_size,
-            train_tokens=train_tokens,
-            price_per_gpu_hour=price_per_gpu_hour,
+            global_batch_size=global_batch_size or str(batch or ""),
+            train_tokens=train_tokens or given.train_tokens,
+            price_per_gpu_hour=given.price_per_gpu_hour if price_per_gpu_hour is None else price_per_gpu_hour,
             deadline_days=deadline_days,
             rank_by=rank_by,
             top=top,
@@ -88,11 +107,11 @@ def plan(
             restart_seconds=restart_seconds,
             checkpoint_interval=checkpoint_interval,
             allow_tight=allow_tight,
-            flags=context.args,
+            flags=flags,
             progress=progress,
         )
-    name_what_is_left_out(context.args, model, result.request.model)
+    name_what_is_left_out(flags, given.model, result.request.model)
     name_what_is_not_megatrons(result.plans[0].projection.configuration)
     write_files(result, table_file, plot)
-    write_report(report, result, cluster=cluster)
+    write_report(report, result, cluster=given.cluster)
     show(result, form)

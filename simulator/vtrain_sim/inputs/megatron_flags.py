@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vtrain_sim.errors import nearest
@@ -84,6 +84,23 @@ def _next(tokens: Sequence[str], position: int) -> tuple[str, list[str], int]:
         while end < min(begin + most, len(tokens)) and not tokens[end].startswith("--"):
             end += 1
     return flag, list(tokens[begin:end]), end
+
+
+def without(tokens: Sequence[str], fields: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The arguments that set none of some fields, and the flags of those left out. Raises `SpecError`."""
+    names = frozenset(fields)
+    kept: list[str] = []
+    left_out: dict[str, None] = {}
+    position = 0
+    while position < len(tokens):
+        begin = position
+        flag, _, position = _next(tokens, position)
+        entry = VALUES.get(flag) or SWITCHES.get(flag) or LISTS.get(flag)
+        if entry is not None and entry[0] in names:
+            left_out[flag] = None
+        else:
+            kept += tokens[begin:position]
+    return kept, list(left_out)
 
 
 def _given(flag: str, tokens: Sequence[str]) -> bool:
