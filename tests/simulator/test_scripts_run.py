@@ -309,3 +309,22 @@ def test_megatron_s_functional_tests() -> None:
             wrong.append(f"{config}: {arguments}")
     assert not wrong, f"{len(wrong)} of {len(configs)}: {wrong[0][:2000]}"
     assert right > 100
+
+
+def test_no_script_is_run_where_that_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(f"N=$(echo 8)\ntorchrun --nproc_per_node $N pretrain_gpt.py {ARGS}\n")
+    assert read_job_file(path).processes == 8
+    assert "'$N'" in read_job_file(path, run_script=False).unknown
+    monkeypatch.setenv("VTRAIN_NO_RUN_SCRIPT", "1")
+    assert "'$N'" in read_job_file(path).unknown
+
+
+def test_commands_begin_with_what_they_understood(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(f"torchrun --nproc_per_node 8 pretrain_gpt.py {ARGS} --bf16 --tensor-model-parallel-size 2\n")
+    done = CliRunner().invoke(app, ["project", "--cluster", "dgx-h100", "--megatron-args", str(path)])
+    assert done.stderr.splitlines()[0] == (
+        "read as: a model of 4 layers, 103M parameters; sequences of 1,024 tokens; bf16; 8 GPUs: tp 2, pp 1, dp 4; "
+        "micro batch 1, global batch 16"
+    )

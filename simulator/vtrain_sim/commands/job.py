@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vtrain_sim.commands.output import name_approximations, name_defaults, name_notes, name_what_is_left_out
+from vtrain_sim.commands.output import (
+    name_approximations,
+    name_defaults,
+    name_notes,
+    name_what_is_left_out,
+    name_what_was_understood,
+)
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,15 +63,20 @@ def read_job(
     if num_gpus < 0:
         raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
     given = Given(tuple(flags), cluster, model, num_gpus).over(spec, megatron_args, run_script, words_of(script_args))
-    name_notes(given.notes)
-    name_approximations(given.flags)
     if not run and catalog is not None:
         raise UserError("--catalog needs --run: the run to project from (vtrain-catalog ls lists them)")
     if not run and not given.cluster:
         raise UserError(
             f"nothing to project on: give --catalog and --run, or --cluster ({', '.join(presets.names('clusters'))})"
         )
-    job = job_from_given(given, catalog, run)
+    try:
+        job = job_from_given(given, catalog, run)
+        if spec is not None or megatron_args is not None or model.endswith(".json"):
+            name_what_was_understood(job.configuration)
+    finally:
+        # Also beside a refusal: they may say why.
+        name_notes(given.notes)
+    name_approximations(given.flags)
     if not run:
         name_defaults(given.flags)
     name_what_is_left_out(given.flags, given.model, job.configuration.model)

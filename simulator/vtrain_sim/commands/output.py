@@ -80,7 +80,14 @@ def check_format(form: str, as_json: bool) -> str:
 def name_notes(notes: Sequence[str]) -> None:
     """Say on stderr how files were read."""
     for sentence in notes:
-        print(f"note: {sentence}", file=sys.stderr)
+        notice(f"note: {sentence}")
+
+
+def name_what_was_understood(configuration: Configuration) -> None:
+    """Say on stderr what files were understood to describe."""
+    from vtrain_sim.api.understood import understood
+
+    notice(f"read as: {understood(configuration)}")
 
 
 def name_approximations(flags: Sequence[str]) -> None:

@@ -1,0 +1,37 @@
+"""What a job was understood to be, in one line: what commands begin with where files describe it."""
+
+from __future__ import annotations
+
+from vtrain_sim.model.step import build_step
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+
+
+def understood(configuration: Configuration) -> str:
+    """Model, parameters, sequence length, precision, GPUs, layout and batch, as text.
+
+    >>> import vtrain as vt
+    >>> from vtrain_sim.api.understood import understood
+    >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, tp=2, mbs=1, gbs=16)
+    >>> understood(job.configuration)[:39]
+    'gpt3-1.3b of 24 layers, 1.32B parameter'
+    """
+    model, parallel, train = configuration.model, configuration.parallel, configuration.train
+    experts = f", {model.num_experts} experts" if model.num_experts else ""
+    sizes = {name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}
+    layout = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name in ("tp", "pp", "dp"))
+    return (
+        f"{model.name or 'a model'} of {model.num_layers} layers{experts}, {_short(parameters(model))} parameters; "
+        f"sequences of {model.seq_length:,} tokens; {train.precision.name}; {parallel.world_size} GPUs: {layout}; "
+        f"micro batch {train.micro_batch_size}, global batch {train.global_batch_size}"
+    )
+
+
+def parameters(model: ModelSpec) -> int:
+    """Parameters of a whole model, those of embeddings and all experts included."""
+    alone = Configuration(model, ParallelSpec(), TrainSpec(1, 1, params_dtype="bfloat16"))
+    stage = build_step(alone).stages[0]
+    return stage.parameters + stage.expert_parameters
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"
