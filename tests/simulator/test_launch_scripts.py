@@ -118,6 +118,12 @@ def test_a_choice_of_commands_is_refused(tmp_path: Path) -> None:
     assert read(tmp_path, text.replace("-a 2", "-a 1")) == ("--a", "1")
 
 
+def test_a_file_that_is_read_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"reads \./args\.sh, which is not followed"):
+        read(tmp_path, "A=1\nsource ./args.sh\ntorchrun x.py --a $A\n")
+    assert read(tmp_path, "source ~/venv/bin/activate\ntorchrun x.py --a 1\n") == ("--a", "1")
+
+
 def test_tools_beside_the_training_are_not_it(tmp_path: Path) -> None:
     text = "python tools/a.py --x 1\ntorchrun x.py --a 1\npython tools/b.py --y 2\necho x.py --z\n"
     assert read(tmp_path, text) == ("--a", "1")

@@ -14,6 +14,7 @@ from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_v
 from vtrain_sim.inputs.shell_branches import Script
 from vtrain_sim.inputs.shell_variables import TooLongError, Variables
 from vtrain_sim.inputs.shell_words import OpenQuoteError
+from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
 
@@ -114,7 +115,10 @@ def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[s
     """Words before the script and after it, of the last command that runs one. Raises `SpecError` for a choice."""
     launched: tuple[list[str], list[str]] | None = None
     chosen = False
+    sourced = ""
     for words, certain in run:
+        if words[0] in ("source", ".") and len(words) > 1 and not prepares_environment(words[1]):
+            sourced = words[1]
         command = _whole_commands(words)
         script = script_position(command)
         if script is None:
@@ -127,6 +131,8 @@ def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[s
                 f"{path} chooses between several commands that run a .py file: give one with its arguments in a file"
             )
         launched, chosen = parts, not certain
+    if launched is not None and sourced:
+        raise SpecError(f"{path} reads {sourced}, which is not followed where the script is not run: put it in there")
     return launched
 
 

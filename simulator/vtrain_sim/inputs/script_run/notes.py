@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vtrain_sim.inputs.script_run.run import Run, passed_variables
+from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.specs.checks import SpecError
 
 _SOURCED = re.compile(r"^\++ (?:source|\.|builtin source|builtin \.) (\S+)", re.MULTILINE)
-# Files that prepare the environment of a shell and say nothing of a training.
-_PREPARES = re.compile(
-    r"(activate|conda\.sh|mamba\.sh|\.bashrc|\.bash_profile|\.profile|/etc/.*|setvars\.sh|modules?(\.sh)?|/init/\w+"
-    r"|set_env\.sh|\.env|env_vars\.sh)$"
-)
 _SYNTAX = re.compile(r"line (\d+): (?:.*syntax error.*|.*unexpected EOF.*|.*unexpected end of file.*)")
 _UNKNOWN = re.compile(r"%unknown_([\w.-]+)%")
 _TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)
@@ -30,7 +26,7 @@ def check_sources(path: Path, run: Run) -> None:
     """Raise `SpecError` where a part of the script could not be read."""
     for sourced in _SOURCED.findall(run.trace):
         name = sourced.strip("'\"")
-        if f"{name}: No such file or directory" in run.said and not _PREPARES.search(name):
+        if f"{name}: No such file or directory" in run.said and not prepares_environment(name):
             raise SpecError(
                 f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for"
             )
@@ -45,7 +41,7 @@ def missing_source(run: Run) -> str:
     """The first file that the script reads as a part of it, and that is not there; empty where all are."""
     for sourced in _SOURCED.findall(run.trace):
         name: str = sourced.strip("'\"")
-        if f"{name}: No such file or directory" in run.said and not _PREPARES.search(name):
+        if f"{name}: No such file or directory" in run.said and not prepares_environment(name):
             return name
     return ""
 
