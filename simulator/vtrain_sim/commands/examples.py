@@ -39,8 +39,6 @@ vtrain-sim explain --cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 \\
   --global-batch-size 64""",
     ),
     "serve": ("vtrain-sim serve --port 8765 --browser",),
-    "flags": ("vtrain-sim flags --json",),
-    "presets": ("vtrain-sim presets",),
     "plan": (
         """\
 vtrain-sim plan --cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 \\
