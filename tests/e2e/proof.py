@@ -13,7 +13,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+from e2e.interference import Interference, watched
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "tests" / "support" / "train_gpt.py")
@@ -34,7 +37,7 @@ BASE = (
     "4",
 )
 WARMUP, CAPTURED = 5, 3
-REAL_ITERATIONS, REAL_SKIPPED = 5, 2
+REAL_ITERATIONS, BASE_ITERATIONS, REAL_SKIPPED = 6, 4, 2
 
 
 @dataclass(frozen=True)
@@ -61,20 +64,62 @@ CASES = (
 )
 
 
+# Run before and after each case: what the machine does to it, it does to the case between.
+BASE_CASE = Case("base", (), 1)
+# Base runs before and after a case that differ by more leave open which of them the case met.
+MOST_DRIFT = 0.08
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Median time of a step of a real run, seconds, and what disturbed it."""
+
+    seconds: float
+    interference: Interference
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """One case: projected and measured iteration time, seconds."""
+    """One case: projected and measured iteration time, seconds; and those of the base run, which is measured just
+    before and just after the case."""
 
     case: Case
     projected_s: float
     low_s: float
     high_s: float
-    measured_s: float
+    measured: Measured
+    projected_base_s: float
+    before: Measured
+    after: Measured
+
+    @property
+    def measured_s(self) -> float:
+        """Seconds of a step, as they were."""
+        return self.measured.seconds
+
+    @property
+    def base_s(self) -> float:
+        """The base run around the case."""
+        return (self.before.seconds + self.after.seconds) / 2
+
+    @property
+    def drift(self) -> float:
+        """How much longer the base run took around the case than it takes by its profile."""
+        return self.base_s / self.projected_base_s - 1
 
     @property
     def error(self) -> float:
-        """Projected over measured, less one."""
-        return self.projected_s / self.measured_s - 1
+        """Of the time over that of the base run: projected over measured, less one. The drift is not in it."""
+        return (self.projected_s / self.projected_base_s) / (self.measured_s / self.base_s) - 1
+
+    @property
+    def disturbed_by(self) -> list[str]:
+        """Why the case cannot be judged; empty where it can."""
+        said = self.measured.interference.reasons()
+        apart = abs(self.after.seconds / self.before.seconds - 1)
+        if apart > MOST_DRIFT:
+            said.append(f"the base run took {self.before.seconds:.2f} s before it and {self.after.seconds:.2f} s after")
+        return said
 
 
 def environment() -> dict[str, str]:
@@ -189,55 +234,83 @@ class Proof:
         answer: dict[str, object] = json.loads(text)
         return answer
 
-    def run(self, case: Case) -> list[float]:
-        """Run a case for real, without the plugin; seconds of its steps after the first ones."""
+    def run(self, case: Case, iterations: int = REAL_ITERATIONS) -> Measured:
+        """Run a case for real, without the plugin; its steps after the first ones."""
         times = self.directory / "times.json"
-        call(
-            [
-                *torchrun(case.processes),
-                SCRIPT,
-                *BASE,
-                *case.flags,
-                "--train-iters",
-                str(REAL_ITERATIONS),
-                "--times-out",
-                str(times),
-                "--pin",
-                "--quiet",
-            ]
-        )
+        words = ["--train-iters", str(iterations), "--times-out", str(times), "--pin", "--quiet"]
+        with watched() as watch:
+            call([*torchrun(case.processes), SCRIPT, *BASE, *case.flags, *words])
         seconds: list[float] = json.loads(times.read_text())
-        return seconds[REAL_SKIPPED:]
+        assert watch.interference is not None
+        return Measured(statistics.median(seconds[REAL_SKIPPED:]), watch.interference)
 
     def compare(self) -> list[Outcome]:
-        """All of it. Shared machines drift by several per cent within minutes, so the base run, the
-        communication and every case are measured before and after each other, in opposite order."""
-        steps: dict[str, list[float]] = {case.name: [] for case in CASES}
-        runs = []
-        for turn, cases in enumerate((CASES, CASES[::-1])):
-            runs.append(f"base-{turn}")
-            self.say(f"capturing the base run under the plugin: tp=1 pp=1 dp=1, as {runs[-1]}")
-            self.capture(runs[-1])
-            self.say("measuring communication between two processes")
-            # The second time only contention and the sizes that the cases use.
-            sizes = ("--max-bytes", str(64 << 20)) if turn == 0 else ("--sizes", f"{1 << 20},{4 << 20}")
-            self.collectives(f"collectives-{turn}", *sizes)
-            for case in cases:
-                self.say(f"running {case.name} for real")
-                steps[case.name] += self.run(case)
-        runs.append("base-2")
+        """All of it. Shared machines drift by several per cent within minutes: the base run is captured at the
+        beginning, in the middle and at the end, and runs without the plugin before and after every case."""
+        runs: list[str] = []
+        measured: list[Measured] = []
+        bases: list[Measured] = []
+        for number, case in enumerate(CASES):
+            if number in (0, len(CASES) // 2):
+                self._profile(runs)
+            if not bases:
+                bases.append(self._base())
+            self.say(f"running {case.name} for real")
+            measured.append(self.run(case))
+            bases.append(self._base())
+        runs.append(f"base-{len(runs)}")
         self.say(f"capturing the base run once more, as {runs[-1]}")
         self.capture(runs[-1])
         self.say(self.index().strip())
-        return [self.outcome(case, tuple(runs), statistics.median(steps[case.name])) for case in CASES]
+        base_s = float(str(self.project(BASE_CASE, tuple(runs))["iteration_time_s"]))
+        around = pairwise(bases)
+        return [
+            self.outcome(case, tuple(runs), one, base_s, before, after)
+            for case, one, (before, after) in zip(CASES, measured, around, strict=True)
+        ]
 
-    def outcome(self, case: Case, runs: tuple[str, ...], measured_s: float) -> Outcome:
+    def _profile(self, runs: list[str]) -> None:
+        """Capture the base run, and measure communication beside it."""
+        turn = len(runs)
+        runs.append(f"base-{turn}")
+        self.say(f"capturing the base run under the plugin: tp=1 pp=1 dp=1, as {runs[-1]}")
+        self.capture(runs[-1])
+        self.say("measuring communication between two processes")
+        # The second time only contention and the sizes that the cases use.
+        sizes = ("--max-bytes", str(64 << 20)) if turn == 0 else ("--sizes", f"{1 << 20},{4 << 20}")
+        self.collectives(f"collectives-{turn}", *sizes)
+
+    def _base(self) -> Measured:
+        self.say("running the base run for real, to see what the machine does")
+        measured = self.run(BASE_CASE, BASE_ITERATIONS)
+        for reason in measured.interference.reasons():
+            self.say(f"this machine is busy: {reason}")
+        return measured
+
+    def outcome(
+        self, case: Case, runs: tuple[str, ...], measured: Measured, base_s: float, before: Measured, after: Measured
+    ) -> Outcome:
         """Project a case and put it beside its measurement."""
         answer = self.project(case, runs)
         time, low, high = (float(str(answer[f"iteration_time{part}_s"])) for part in ("", "_low", "_high"))
-        return Outcome(case, time, low, high, measured_s)
+        return Outcome(case, time, low, high, measured, base_s, before, after)
 
 
 def mean_absolute_error(outcomes: list[Outcome]) -> float:
     """Mean of the absolute errors."""
     return statistics.mean(abs(o.error) for o in outcomes)
+
+
+def verdict(outcomes: list[Outcome]) -> list[str]:
+    """What the errors say, and what they do not: one sentence a line."""
+    judged = [o for o in outcomes if not o.disturbed_by]
+    disturbed = [o for o in outcomes if o.disturbed_by]
+    lines = [f"not judged: {o.case.name}: {'; '.join(o.disturbed_by)}" for o in disturbed]
+    if 2 * len(judged) < len(outcomes):
+        return [
+            *lines,
+            f"TOO BUSY TO JUDGE: {len(disturbed)} of {len(outcomes)} runs were disturbed by other work on this machine, "
+            "and their errors say nothing about the projections. Run the demo again when nothing else runs here.",
+        ]
+    how = f"mean absolute error of {len(judged)} undisturbed runs" if disturbed else "mean absolute error"
+    return [*lines, f"{how}: {mean_absolute_error(judged):.1%}"]

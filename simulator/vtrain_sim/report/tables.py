@@ -18,6 +18,8 @@ WIDTH = 80
 _ENDLESS = 100_000
 # A column of text may be folded to so many characters before the table is cut into several.
 _LEAST_TEXT = 16
+# Names of files and runs are not broken up to this length.
+_LONGEST_WORD = 30
 # Spaces between columns, and where the table fits only so.
 _GAPS = (2, 1)
 
@@ -101,8 +103,12 @@ class FittingTable:
     def _least(self, index: int) -> int:
         """Width below which the column is not folded. Headings may be, between words."""
         heading = max((cell_len(word) for word in self._columns[index].split()), default=0)
-        widest = max((cell_len(row[index]) for row in self._rows), default=0)
-        return max(heading, min(widest, _LEAST_TEXT) if self._is_text[index] else widest)
+        cells = [row[index] for row in self._rows]
+        widest = max(map(cell_len, cells), default=0)
+        if not self._is_text[index]:
+            return max(heading, widest)
+        word = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
+        return max(heading, min(widest, _LEAST_TEXT), min(word, _LONGEST_WORD))
 
     def _widths(self, columns: Sequence[int], room: int) -> dict[int, int]:
         """Width of each column; what is left of the room goes to numbers and their headings before text."""

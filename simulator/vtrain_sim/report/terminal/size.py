@@ -18,7 +18,7 @@ def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None
         f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days; law: {LAWS[result.law].source}"
     )
     naive = (
-        "naive: at 100% MFU",
+        "at 100% MFU",
         None,
         f"{result.naive_parameters / 1e9:.2f}",
         f"{tokens_for(result.naive_parameters, result.law) / 1e9:,.0f}",
@@ -26,7 +26,7 @@ def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None
         "100.0%",
         None,
     )
-    lines = [naive, ("nearest, as it trains", *_row(result.naive))]
+    lines = [naive, ("nearest to that", *_row(result.naive))]
     lines.append(("largest in time", *_row(result.chosen)))
     columns = ("layers x hidden", "params (B)", "tokens (B)", "days", "MFU", "tp x pp x dp")
     console.print(table("models", ("", *columns), lines))
