@@ -55,6 +55,23 @@ def test_search_finds_what_trying_everything_finds() -> None:
     assert result.plans[0].cost_usd == pytest.approx(result.plans[0].projection.cost_usd(SMALL.tokens))
 
 
+def test_plans_that_leave_too_little_are_left_out_unless_they_are_asked_for() -> None:
+    """On GPUs with just what the smallest layout needs: it is there, and nothing to spare."""
+    model = projector()
+    tried = [c for n in (32, 64) for c in configurations(SMALL.model, n, SMALL.batches, SMALL.bounds, SMALL.base)]
+    least = float(model.evaluate(tried).peak_bytes.min())
+    device = replace(model.cluster.device, memory_bytes=round(least * 1.01))
+    evaluator = model.evaluator
+    full = Projector(replace(model.cluster, device=device), evaluator.operators, evaluator.collectives)
+    with pytest.raises(UserError, match="do with less, and may run: --allow-tight ranks them"):
+        plan(SMALL, full)
+    result = plan(replace(SMALL, allow_tight=True), full, top=50)
+    assert result.plans
+    assert all(p.projection.memory.tight and not p.projection.memory.fits for p in result.plans)
+    # With room for the margin, none of them is tight.
+    assert all(p.projection.memory.fits for p in plan(SMALL, model, top=50).plans)
+
+
 @pytest.mark.parametrize(
     ("fixed", "holds"),
     [
