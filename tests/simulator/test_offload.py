@@ -77,6 +77,11 @@ def test_inputs_of_modules_go_to_the_host_and_come_back(modules: str, nbytes: in
     assert parts.layer(replace(kind, stays=True)).kept_bytes == plain
 
 
+def test_activations_of_shared_experts_stay_and_those_of_every_expert_go() -> None:
+    shared = "--moe-shared-expert-intermediate-size 64 --no-moe-grouped-gemm"
+    assert copies(read(f"{shared} {FINE} moe_act")) == [2 * HIDDEN // 2] * (LAYERS - 1)
+
+
 def test_small_tensors_stay() -> None:
     few = "--fine-grained-activation-offloading --offload-modules attn_norm core_attn --min-offloaded-tensor-size"
     assert copies(read(f"{few} {2 * S * H}")) == [4 * HIDDEN + 4 * 2 * S * 8] * (LAYERS - 1)

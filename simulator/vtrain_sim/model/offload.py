@@ -8,6 +8,7 @@ is done, and back beside the backward pass before; the last layer of a chunk kee
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,19 +30,16 @@ _ITEMS = {
     "qkv_linear": ("linear_qkv", "linear_q_down", "linear_kv_down"),
     "mlp_norm": ("pre_mlp_layernorm",),
     "expert_fc1": ("experts_fc1",),
-    "moe_act": ("activation",),
+    "moe_act": ("experts_activation",),
 }
-_EXPERTS = frozenset(("experts_fc1",))
 
 
 def offloaded_bytes(shard: Shard, program: Program) -> int:
     """Bytes of a layer that its offloaded modules keep in the host's memory."""
     spec = shard.spec
     sizes: list[int] = []
-    saves = {item.name: item.saves for item in program.forward if isinstance(item, Compute) and item.saves}
+    saves = _saves(program)
     for module in spec.offload_modules:
-        if module == "moe_act" and not _EXPERTS & saves.keys():
-            continue
         sizes += [saves.get(name, 0) for name in _ITEMS.get(module, ())]
     if "core_attn" in spec.offload_modules and "core_attention" in saves:
         output = shard.tokens * shard.model.attention_width // shard.tp * shard.size
@@ -50,6 +48,18 @@ def offloaded_bytes(shard: Shard, program: Program) -> int:
         if "attn_proj" in spec.offload_modules:
             sizes.append(output + saves.get("linear_proj", 0))
     return sum(size for size in sizes if size >= spec.min_offloaded_tensor_size * shard.size)
+
+
+def _saves(program: Program) -> Counter[str]:
+    """Bytes that items of a layer keep, by name; the activation between the experts' products apart from others."""
+    saves: Counter[str] = Counter()
+    before = ""
+    for item in program.forward:
+        if isinstance(item, Compute) and item.saves:
+            between = item.name == "activation" and before.startswith("experts_fc1")
+            saves["experts_activation" if between else item.name] += item.saves
+        before = item.name
+    return saves
 
 
 def with_layers_offloaded(program: Program, share: float) -> Program:
