@@ -135,6 +135,16 @@ def test_a_size_that_is_none_is_said_to_be(cell: str, what: str, tmp_path: Path)
     assert what in projected.reason
 
 
+@pytest.mark.parametrize("seconds", ["1e300", "1e-300", "-1", "nan", ""])
+def test_a_measurement_that_cannot_be_is_refused(seconds: str, tmp_path: Path) -> None:
+    furnish(tmp_path)
+    header, row = (tmp_path / "measured.csv").read_text().splitlines()[:2]
+    lines = [header, row, f"{row.rpartition(',')[0]},{seconds}"]
+    (tmp_path / "measured.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"iteration_time_s is .* it takes a positive number"):
+        vt.validate(tmp_path / "measured.csv")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"plans": [{}]}'])
 def test_a_study_does_not_go_on_from_a_damaged_result(text: str, tmp_path: Path) -> None:
     furnish(tmp_path)

@@ -29,6 +29,8 @@ from vtrain_sim.validate.table_row import Described, configuration_of, described
 
 SCHEMA = "vtrain.validation/1"
 _MEASUREMENTS = ("iteration_time_s", "peak_memory_gb")
+# Seconds, or GB.
+_LEAST, _MOST = 1e-9, 1e9
 # Rows that a message names by their ids.
 _NAMED_ROWS = 5
 # What rows of one group have in common: one model, on as many GPUs, with one batch.
@@ -102,8 +104,11 @@ def _check_measurements(path: Path, row: Mapping[str, str]) -> None:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{path}, row {row['id']}: {name} is {text!r}, it takes a positive number")
+        # Squares of errors must be numbers too.
+        if not _LEAST <= value <= _MOST:
+            raise UserError(
+                f"{path}, row {row['id']}: {name} is {text!r}, it takes a positive number ({_LEAST:g} to {_MOST:g})"
+            )
 
 
 def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
