@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import vtrain as vt
@@ -20,6 +23,7 @@ from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.job_files import read_job_file
 
+from .test_launch_scripts import FRAGMENTS
 from .test_launch_scripts import SCRIPTS as PLAIN
 
 pytestmark = needs_sandbox
@@ -204,6 +208,18 @@ def test_what_the_arguments_depend_on_is_said(tmp_path: Path, monkeypatch: pytes
     done = CliRunner().invoke(app, ["project", "--cluster", "dgx-h100", "--megatron-args", str(path), "--json"])
     assert done.exit_code == 0
     assert all(f"note: {note}" in done.stderr for note in launch.notes)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(FRAGMENTS, max_size=40))
+def test_anything_is_run_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fragments: list[str]) -> None:
+    from vtrain_sim.inputs.script_run import run as running
+
+    monkeypatch.setattr(running, "_SECONDS", 1)
+    path = tmp_path / "train.sh"
+    path.write_text(f"{' '.join(fragments)}\ntorchrun x.py --a $A\n")
+    with contextlib.suppress(UserError):
+        assert read_job_file(path).arguments
 
 
 MEGATRON = os.environ.get("MEGATRON_LM", "")

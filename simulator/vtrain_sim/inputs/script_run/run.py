@@ -125,7 +125,6 @@ def _task(
 ) -> dict[str, Any]:
     """What the jail is told: see `jail`."""
     binds, links = stubs.programs()
-    shown = copies(top, script)
     home = os.path.expanduser("~")
     own = {
         "PATH": f"{stubs.FOLDER}:/bin",
@@ -139,7 +138,7 @@ def _task(
         "VTRAIN_TOP": str(top),
         "VTRAIN_AROUND": "",
     }
-    scripts = [(path, _filled_in(each), executable) for path, each, executable in shown.files]
+    scripts = [(path, _filled_in(each), executable) for path, each, executable in copies(top, script)]
     own_text = _filled_in(text if text is not None else read_text(script))
     if environment is None:
         environment = passed_variables([own_text, *(each for _, each, _ in scripts)])

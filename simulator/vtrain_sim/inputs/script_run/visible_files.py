@@ -7,9 +7,9 @@ what is no text is empty.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 _TEXTS = (
@@ -20,14 +20,7 @@ _LARGEST = 128 << 10
 _MOST_FILES = 4000
 _MOST_BYTES = 8 << 20
 _DEEPEST = 6
-
-
-@dataclass
-class Copies:
-    """Files for the root folder: path, text, whether it can be executed. complete: nothing was left out."""
-
-    files: list[tuple[str, str, bool]] = field(default_factory=list)
-    complete: bool = True
+_SECONDS = 3.0
 
 
 def top_of(script: Path) -> Path:
@@ -41,23 +34,21 @@ def top_of(script: Path) -> Path:
     return here if here in inner else script.parent
 
 
-def copies(top: Path, script: Path) -> Copies:
-    """Copies of what is below a folder, of the script's own folder first."""
-    result = Copies()
-    seen: set[Path] = set()
-    size = 0
-    for start in (script.parent, top):
-        for path in _below(start):
-            if path in seen:
-                continue
-            if len(seen) >= _MOST_FILES:
-                result.complete = False
-                return result
-            seen.add(path)
+def copies(top: Path, script: Path) -> list[tuple[str, str, bool]]:
+    """Path, text and whether it can be executed, of what is below a folder, of the script's own folder first.
+
+    A folder with more files than a repository has, or on a slow file system, is not copied to its end.
+    """
+    files: dict[Path, tuple[str, str, bool]] = {}
+    size, end = 0, time.monotonic() + _SECONDS
+    for path in (each for start in (script.parent, top) for each in _below(start)):
+        if len(files) >= _MOST_FILES or time.monotonic() > end:
+            break
+        if path not in files:
             text = _text(path) if size < _MOST_BYTES else ""
             size += len(text)
-            result.files.append((str(path), text, os.access(path, os.X_OK)))
-    return result
+            files[path] = (str(path), text, os.access(path, os.X_OK))
+    return list(files.values())
 
 
 def _below(top: Path) -> Iterator[Path]:
