@@ -31,12 +31,12 @@ def job(**options: Any) -> vt.Job:
 
 
 def run(command: str) -> tuple[int, str]:
-    """Exit code or refusal, and what is printed."""
+    """Exit code or refusal, and what is printed as the answer."""
     result = CliRunner().invoke(app, command.split())
     if isinstance(result.exception, vt.UserError):
         return 2, str(result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout
 
 
 @pytest.mark.parametrize(
