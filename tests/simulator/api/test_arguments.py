@@ -31,12 +31,12 @@ def job(**options: Any) -> vt.Job:
 
 
 def run(command: str) -> tuple[int, str]:
-    """Exit code or refusal, and what is printed as the answer."""
+    """Exit code or refusal, and what is printed."""
     result = CliRunner().invoke(app, command.split())
     if isinstance(result.exception, vt.UserError):
         return 2, str(result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout
+    return result.exit_code, result.output
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,22 @@ def test_a_script_of_one_precision_may_be_run_in_another(tmp_path: Path) -> None
     assert run(flags)[0] == 2
 
 
+def answer(command: str) -> dict[str, Any]:
+    """What a command prints on stdout, which is JSON."""
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 0
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
 def test_spec_files_say_tokens_and_price(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     step = 'cluster = "dgx-h100"\npreset = "llama3-8b"\nmicro_batch_size = 1\nglobal_batch_size = 8\nnum_gpus = 8\n'
     path.write_text(f"{step}train_tokens = 1e9\nprice_per_gpu_hour = 3\n")
-    code, output = run(f"project --json --spec {path}")
-    document = json.loads(output)
-    assert (code, document["train_tokens"]) == (0, 1e9)
+    document = answer(f"project --json --spec {path}")
+    assert document["train_tokens"] == 1e9
     assert document["cost_usd"] == pytest.approx(document["days"] * 24 * 8 * 3)
-    cheaper = json.loads(run(f"project --json --spec {path} --train-tokens 2e9 --price-per-gpu-hour 1")[1])
+    cheaper = answer(f"project --json --spec {path} --train-tokens 2e9 --price-per-gpu-hour 1")
     assert (cheaper["train_tokens"], cheaper["cost_usd"]) == (2e9, pytest.approx(document["cost_usd"] * 2 / 3))
     made = vt.job.from_spec(path)
     assert vt.project(made.with_(gbs=16)).train_tokens == 1e9
