@@ -34,9 +34,18 @@ app = typer.Typer(
 # What vtrain does not know is Megatron's.
 _MEGATRON = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.callback()(version)
-for described in (project, sweep, timeline, compare, explain, plan):
+_OF_A_JOB = (
+    project,
+    sweep,
+    timeline,
+    compare,
+    explain,
+    plan,
+)
+_OTHERS = (schedule, size, study, calibrate, validate, tune, serve, flags, presets)
+for described in _OF_A_JOB:
     app.command(cls=MegatronCommand, context_settings=_MEGATRON)(with_quiet(described))
-for other in (schedule, size, study, calibrate, validate, tune, serve, flags, presets):
+for other in _OTHERS:
     app.command(cls=Command)(with_quiet(other))
 
 
