@@ -15,7 +15,7 @@ from vtrain_sim.model.program import Program, borrowing
 from vtrain_sim.model.shard import Shard
 from vtrain_sim.schedules import Placement, Schedule
 from vtrain_sim.specs.hybrid_pattern import EXPERTS
-from vtrain_sim.specs.pipeline import PipelineSpec
+from vtrain_sim.specs.pipeline import LayersSpec, PipelineSpec
 from vtrain_sim.specs.shard import ChunkSpec, LayerKind, ShardSpec
 
 Integers = NDArray[np.int64]
@@ -155,49 +155,20 @@ class Contents:
 
 def contents_of(pipeline: PipelineSpec) -> Contents:
     """What each place of a pipeline holds, where its schedule puts the virtual stages."""
-    p = pipeline
-    how = (p.recomputed, p.recomputed_together, p.offloaded, p.last_stays)
-    kinds = (p.wide, p.symbols, p.mixtures, p.windows, p.linears)
-    return _contents(
-        p.schedule, p.stages, p.chunks, *kinds, p.layers, *how, p.tied, p.mtp, p.mtp_repeated, p.mtp_symbols
-    )
+    return _contents(pipeline.schedule, pipeline.stages, pipeline.chunks, pipeline.layers)
 
 
 @lru_cache(maxsize=8192)
-def _contents(
-    schedule: Schedule,
-    stages: int,
-    chunks: int,
-    wide: tuple[int, int],
-    symbols: str,
-    mixtures: tuple[bool, ...],
-    windows: tuple[bool, ...],
-    linears: tuple[bool, ...],
-    layers: tuple[int, ...],
-    recomputed: int | None,
-    together: int,
-    offloaded: int,
-    last_stays: bool,
-    tied: bool,
-    mtp: int,
-    mtp_repeated: bool,
-    mtp_symbols: str,
-) -> Contents:
+def _contents(schedule: Schedule, stages: int, chunks: int, layers: LayersSpec) -> Contents:
     placement = schedule.placement(stages, chunks)
-    kinds = (wide, symbols, mixtures, windows, linears)
-    *others, last = chunks_of(*kinds, layers, recomputed, together, offloaded, tied and placement.ends_meet, last_stays)
-    if mtp:
-        again = recomputed != 0
-        of_depth = [LayerKind(symbol == EXPERTS, again, symbol=symbol) for symbol in mtp_symbols]
-        of_depth = of_depth or [LayerKind(mixtures[-1], again, windowed=windows[-1], linear=linears[-1])]
-        if last_stays:
-            of_depth[-1] = replace(of_depth[-1], stays=True)
+    *others, last = _virtual_stages(layers, layers.tied and placement.ends_meet)
+    if layers.mtp:
         last = replace(
             last,
-            mtp=mtp,
-            mtp_layers=_runs(of_depth),
-            mtp_table=not (tied or placement.ends_meet),
-            mtp_repeated=mtp_repeated,
+            mtp=layers.mtp,
+            mtp_layers=_runs(_of_depth(layers)),
+            mtp_table=not (layers.tied or placement.ends_meet),
+            mtp_repeated=layers.mtp_repeated,
         )
     by_virtual_stage = [*others, last]
     by_place = [by_virtual_stage[virtual_stage] for virtual_stage in placement.virtual_stage]
@@ -218,51 +189,47 @@ def _contents(
     )
 
 
-def chunks_of(
-    wide: tuple[int, int],
-    symbols: str,
-    mixtures: tuple[bool, ...],
-    windows: tuple[bool, ...],
-    linears: tuple[bool, ...],
-    counts: tuple[int, ...],
-    recomputed: int | None,
-    together: int,
-    offloaded: int,
-    tied_ends: bool,
-    last_stays: bool = False,
-) -> tuple[ChunkSpec, ...]:
-    """Contents of every virtual stage, in the order in which a microbatch passes them.
+def _of_depth(layers: LayersSpec) -> list[LayerKind]:
+    """Layers of a depth of multi-token prediction: its own, or one of the last layer's kind."""
+    again = layers.recomputed != 0
+    depth = [LayerKind(mixture=symbol == EXPERTS, recomputed=again, symbol=symbol) for symbol in layers.mtp_symbols]
+    if not depth:
+        mixture, windowed, linear = layers.mixtures[-1], layers.windows[-1], layers.linears[-1]
+        depth = [LayerKind(mixture=mixture, recomputed=again, windowed=windowed, linear=linear)]
+    depth[-1] = replace(depth[-1], stays=layers.last_stays)
+    return depth
 
-    wide: layers at the start and at the end of the model whose products are in 16 bits beside narrower ones.
-    symbols: of the layers of a hybrid model; empty for a transformer. mixtures, windows, linears: for each layer,
-    whether it is a mixture of experts, has a window, and has a gated delta net. counts: layers of each virtual stage.
-    recomputed: how many of the first layers of each chunk run again in the backward pass; None: all. together: so many
-    in a row. offloaded: how many of the first layers keep their activations in the host's memory. last_stays: the last
-    one offloads no module. tied_ends: the first and the last virtual stage are on one rank and share the table of the
-    embedding.
+
+def _virtual_stages(layers: LayersSpec, tied_ends: bool) -> tuple[ChunkSpec, ...]:
+    """Contents of every virtual stage, in the order in which a microbatch passes them, without multi-token prediction.
+
+    tied_ends: the first and the last virtual stage are on one rank and share the table of the embedding.
     """
-    chunks = []
+    stages = []
     first = 0
-    for index, count in enumerate(counts):
-        kinds = [
-            LayerKind(
-                mixtures[first + position],
-                recomputed is None or position < recomputed,
-                position % together == 0,
-                position < offloaded,
-                windows[first + position],
-                symbols[first + position] if symbols else "",
-                not wide[0] <= first + position < len(mixtures) - wide[1],
-                linears[first + position],
-                offloaded / count if offloaded else 0.0,
-                last_stays and position == count - 1,
-            )
-            for position in range(count)
-        ]
+    for index, count in enumerate(layers.counts):
+        kinds = [_kind(layers, first + position, position, count) for position in range(count)]
         first += count
-        is_last = index == len(counts) - 1
-        chunks.append(ChunkSpec(_runs(kinds), index == 0, is_last, is_last and tied_ends))
-    return tuple(chunks)
+        is_last = index == len(layers.counts) - 1
+        stages.append(ChunkSpec(_runs(kinds), index == 0, is_last, is_last and tied_ends))
+    return tuple(stages)
+
+
+def _kind(layers: LayersSpec, layer: int, position: int, count: int) -> LayerKind:
+    """What a layer is, at this position among so many of its virtual stage."""
+    at_start, at_end = layers.wide
+    return LayerKind(
+        mixture=layers.mixtures[layer],
+        recomputed=layers.recomputed is None or position < layers.recomputed,
+        keeps_input=position % layers.recomputed_together == 0,
+        offloaded=position < layers.offloaded,
+        windowed=layers.windows[layer],
+        symbol=layers.symbols[layer] if layers.symbols else "",
+        wide=not at_start <= layer < len(layers.mixtures) - at_end,
+        linear=layers.linears[layer],
+        offload_share=layers.offloaded / count if layers.offloaded else 0.0,
+        stays=layers.last_stays and position == count - 1,
+    )
 
 
 def _runs(kinds: Sequence[LayerKind]) -> tuple[tuple[LayerKind, int], ...]:

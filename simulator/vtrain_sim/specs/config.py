@@ -14,7 +14,7 @@ from vtrain_sim.specs.hybrid_pattern import MAMBA
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.offload import check_offloading
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
-from vtrain_sim.specs.pipeline import PipelineSpec
+from vtrain_sim.specs.pipeline import LayersSpec, PipelineSpec
 from vtrain_sim.specs.recompute import check_model
 from vtrain_sim.specs.replicas import ReplicaSpec
 from vtrain_sim.specs.shard import ShardSpec
@@ -26,6 +26,7 @@ _MOST_PASSES = 20_000_000
 # Objects that compare alike are one object, which makes them cheap to look up: a search makes each of them often.
 _shard = lru_cache(maxsize=1 << 14)(ShardSpec)
 _pipeline = lru_cache(maxsize=1 << 14)(PipelineSpec)
+_layers = lru_cache(maxsize=1 << 14)(LayersSpec)
 _replicas = lru_cache(maxsize=1 << 14)(ReplicaSpec)
 _NO_EXPERTS = LayerGroups(*(Group(role, 1, 1) for role in ("tp", "cp", "ep", "expert_tp", "tp_ep")))
 _NO_FSDP = (Group("dp", 1, 1), Group("expert_dp", 1, 1))
@@ -290,7 +291,7 @@ class Configuration:
     @computed
     def pipeline(self) -> PipelineSpec:
         """How the model is laid over the stages."""
-        t = self.train
+        model, t = self.model, self.train
         recomputed: int | None = 0
         together = 1
         if t.recompute_granularity == "full" and t.recompute_method == "block":
@@ -301,20 +302,22 @@ class Configuration:
             stages=self.parallel.pp,
             chunks=self.parallel.vpp,
             schedule=self.schedule_object,
-            wide=t.wide_layers,
-            symbols=self.model.hybrid_layer_pattern,
-            mtp_symbols=self.model.mtp_hybrid_override_pattern,
-            mixtures=self.model.moe_layers,
-            windows=self.model.windowed_layers,
-            linears=self.model.linear_layers,
-            layers=self.chunk_layers,
-            recomputed=recomputed,
-            recomputed_together=together,
-            offloaded=t.cpu_offload_layers,
-            last_stays=bool(t.offloaded_modules),
-            tied=not self.model.untie_embeddings_and_output_weights,
-            mtp=self.model.mtp_num_layers,
-            mtp_repeated=self.model.mtp_use_repeated_layer,
+            layers=_layers(
+                mixtures=model.moe_layers,
+                windows=model.windowed_layers,
+                linears=model.linear_layers,
+                symbols=model.hybrid_layer_pattern,
+                wide=t.wide_layers,
+                counts=self.chunk_layers,
+                recomputed=recomputed,
+                recomputed_together=together,
+                offloaded=t.cpu_offload_layers,
+                last_stays=bool(t.offloaded_modules),
+                tied=not model.untie_embeddings_and_output_weights,
+                mtp=model.mtp_num_layers,
+                mtp_symbols=model.mtp_hybrid_override_pattern,
+                mtp_repeated=model.mtp_use_repeated_layer,
+            ),
             stage_ranks=self.groups.stage_ranks,
             scatter_gather=self.parallel.scatter_gather,
             batch_p2p=self.parallel.batch_p2p,
