@@ -5,9 +5,10 @@ from __future__ import annotations
 from vtrain_schemas.operators import Operator
 from vtrain_sim.model.program import Communication, Compute, Item
 from vtrain_sim.model.shard import Region, Shard, backward
+from vtrain_sim.specs.hybrid_pattern import CONVOLVED_TOKENS
 
-# Megatron-Core's mixer has no arguments for these: tokens that a convolution sees, and tokens of a chunk of the scan.
-CONVOLVED_TOKENS, CHUNK = 4, 128
+# Tokens of a chunk of the scan: Megatron-Core's mixer has no argument for it.
+CHUNK = 128
 # Parameters of a head: logarithm of its decay, weight of the skip connection, bias of its step.
 _PER_HEAD = 3
 

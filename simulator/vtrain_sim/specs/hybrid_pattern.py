@@ -13,6 +13,8 @@ from vtrain_sim.specs.checks import SpecError
 
 FLAG = "--hybrid-layer-pattern"
 MAMBA, ATTENTION, MLP, EXPERTS = "M", "*", "-", "E"
+# Tokens that the convolution of a Mamba layer sees: Megatron-Core's mixer has no argument for it.
+CONVOLVED_TOKENS = 4
 SYMBOLS = {
     MAMBA: "Mamba",
     ATTENTION: "attention",

@@ -7,17 +7,14 @@ from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
 from vtrain_sim.inputs.huggingface.experts import router_groups
 from vtrain_sim.inputs.huggingface.family import Family
 from vtrain_sim.specs.checks import SpecError
-from vtrain_sim.specs.hybrid_pattern import EXPERTS
-
-# Tokens that a convolution sees, as the simulated mixer has it.
-_CONVOLVED = 4
+from vtrain_sim.specs.hybrid_pattern import CONVOLVED_TOKENS, EXPERTS
 
 
 def _nemotron_h(c: FileTable) -> SpecFields:
     """A layer for each symbol of the pattern."""
-    pattern, convolved = c["hybrid_override_pattern"], c.get("conv_kernel", _CONVOLVED)
-    if convolved != _CONVOLVED:
-        raise SpecError(f"conv_kernel is {convolved}: convolutions of {_CONVOLVED} tokens are simulated")
+    pattern, convolved = c["hybrid_override_pattern"], c.get("conv_kernel", CONVOLVED_TOKENS)
+    if convolved != CONVOLVED_TOKENS:
+        raise SpecError(f"conv_kernel is {convolved}: convolutions of {CONVOLVED_TOKENS} tokens are simulated")
     attention, both = bool(c.get("attention_bias")), bool(c.get("attention_bias") and c.get("mlp_bias"))
     fields: SpecFields = {
         "num_layers": c["num_hidden_layers"],
