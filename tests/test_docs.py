@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,13 +23,15 @@ from typer.testing import CliRunner
 
 import vtrain_plugin.cli
 import vtrain_plugin.launcher
+import vtrain_sim
 from conftest import SCRIPT, run_python
 from e2e.proof import CASES
 from simulator.api.workplace import furnish
 from support.added_examples import CHECKS
 from support.documentation import PACKAGES, PAGES, ROOT, Block, additions, blocks, copy_of_tree, headings, named
+from support.shown_output import renewed
 from vtrain_plugin.capture.settings import Settings
-from vtrain_sim.commands import catalog, sim, vtrain
+from vtrain_sim.commands import catalog, errors, sim, vtrain
 from vtrain_sim.inputs.megatron_flags import parse_flags
 
 if sys.version_info >= (3, 11):
@@ -39,9 +42,13 @@ else:
 APPS = {"vtrain": vtrain.app, "vtrain-sim": sim.app, "vtrain-catalog": catalog.app}
 # Pages whose commands follow one another in a directory of their own.
 RUN_HERE = (
-    *("README.md", "docs/inputs.md", "docs/decisions.md", "docs/how-it-works.md", "docs/projection.md"),
-    "docs/pages.md",
+    *("README.md", "docs/install.md", "docs/quickstart.md", "docs/demo.md", "docs/profiling.md", "docs/projection.md"),
+    *("docs/inputs.md", "docs/compare.md", "docs/timelines.md", "docs/validating.md", "docs/pages.md"),
+    *("docs/decisions.md", "docs/how-it-works.md"),
 )
+# Pages whose outputs are those of their commands; `make docs` renews them.
+SHOWN = ("docs/quickstart.md",)
+TROUBLES = "docs/troubleshooting.md"
 TRACES = "docs/traces.md"
 # The page that tests/simulator/api/test_page.py runs.
 PYTHON_PAGE = "docs/python.md"
@@ -132,6 +139,52 @@ def test_every_console_command_runs(page: str, tmp_path: Path, monkeypatch: pyte
     commands = [words for block in named(page, "console") for words in block.commands()]
     for words in commands:
         run(smaller(words))
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_an_output_is_what_the_command_prints(page: str, tmp_path: Path) -> None:
+    furnish(tmp_path)
+    assert renewed((ROOT / page).read_text(), tmp_path) == (ROOT / page).read_text(), "make docs renews it"
+
+
+def test_another_output_is_noticed(tmp_path: Path) -> None:
+    shown = "```console\n$ vtrain-sim --version\n```\n```text\n{}\n```\n"
+    assert renewed(shown.format("x"), tmp_path) == shown.format(f"vtrain-sim {vtrain_sim.__version__}")
+    assert renewed(shown.format("x\n..."), tmp_path) == shown.format("x\n...")
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [block.text.splitlines() for block in named(TROUBLES, "text")],
+    ids=lambda line: line[:60],
+)
+def test_a_sentence_of_the_troubleshooting_page_is_said(
+    command: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    name, *words = shlex.split(command.removeprefix("$ "))
+    with pytest.raises(SystemExit) as ended:
+        errors.run(APPS[name], name, words)
+    assert ended.value.code == 2
+    begins, cut, _ = sentence.partition(" ...")
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(begins) if cut else said == sentence
+
+
+def test_messages_of_the_plugin_are_its_own() -> None:
+    code = " ".join(path.read_text() for path in (ROOT / "plugin").rglob("*.py"))
+    # As the code has them: in pieces, with values between.
+    joined = re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", code))
+    section = (ROOT / TROUBLES).read_text().partition("## While training")[2]
+    messages = re.findall(r"^\| `([^`]+)` \|", section, re.M)
+    assert len(messages) > 8
+    for message in messages:
+        assert message in joined, message
 
 
 def shrink_study(path: Path) -> None:
@@ -327,14 +380,26 @@ def test_every_addition_is_checked() -> None:
 # -- the rest -------------------------------------------------------------------------------
 
 
-def test_readme_shows_the_demo() -> None:
-    shown = re.search(
-        r"<!-- demo output begins -->(.*)<!-- demo output ends -->", (ROOT / "README.md").read_text(), re.S
-    )
+def demo_output(page: str) -> list[str]:
+    """Lines of the output of `make demo` that a page shows."""
+    text = (ROOT / page).read_text()
+    shown = re.search(r"<!-- demo output begins -->\n```text\n(.*)```\n<!-- demo output ends -->", text, re.S)
     assert shown is not None
+    return shown[1].splitlines()
+
+
+def test_readme_shows_a_part_of_the_demo() -> None:
+    whole, begin = demo_output("docs/demo.md"), 0
+    for line in demo_output("README.md"):
+        if line != "...":
+            begin = whole.index(line, begin) + 1
+
+
+def test_readme_shows_the_demo() -> None:
+    shown = demo_output("README.md")
     lines = [
         re.fullmatch(r"(.{20}) *([\d.]+) s +([\d.]+) to ([\d.]+) +([\d.]+) s(?: +([-+][\d.]+)%)? +([-+]?[\d.]+)%", line)
-        for line in shown[1].splitlines()
+        for line in shown
     ]
     cases = [line for line in lines if line is not None]
     assert [line[1].strip() for line in cases] == [case.name for case in CASES]
@@ -345,7 +410,7 @@ def test_readme_shows_the_demo() -> None:
         # Times are shown to a millisecond, drift and errors to a tenth of a percent.
         assert 100 * (projected / measured * (1 + drift / 100) - 1) == pytest.approx(error, abs=0.25), line[0]
         errors.append(abs(error))
-    (mean,) = re.findall(r"mean absolute error:? +([\d.]+)%", shown[1])
+    (mean,) = re.findall(r"mean absolute error:? +([\d.]+)%", "\n".join(shown))
     assert float(mean) == pytest.approx(sum(errors) / len(errors), abs=0.1)
 
 

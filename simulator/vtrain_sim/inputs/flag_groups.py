@@ -10,17 +10,22 @@ _GROUPS = {
     "model": """
         num-layers hidden-size ffn-hidden-size num-attention-heads num-query-groups group-query-attention kv-channels
         seq-length max-position-embeddings vocab-size padded-vocab-size make-vocab-size-divisible-by normalization
-        position-embedding-type swiglu squared-relu disable-bias-linear add-qkv-bias qk-layernorm qk-layernorm-weights
-        norms-per-layer untie-embeddings-and-output-weights hidden-dropout attention-dropout""",
+        position-embedding-type no-position-embedding swiglu quick-geglu squared-relu
+        activation-func-clamp-value disable-bias-linear add-qkv-bias qk-layernorm qk-layernorm-weights
+        norms-per-layer attention-output-gate untie-embeddings-and-output-weights hidden-dropout attention-dropout""",
     "experts": """
         num-experts moe-router-topk moe-router-num-groups moe-router-group-topk moe-ffn-hidden-size moe-layer-freq
-        moe-shared-expert-intermediate-size moe-latent-size moe-imbalance-factor moe-token-dispatcher-type
+        moe-shared-expert-intermediate-size moe-shared-expert-gate moe-latent-size moe-imbalance-factor
+        moe-token-dispatcher-type
         moe-flex-dispatcher-backend moe-enable-deepep moe-shared-expert-overlap overlap-moe-expert-parallel-comm
-        no-moe-grouped-gemm expert-model-parallel-size expert-tensor-parallel-size""",
+        moe-expert-capacity-factor moe-pad-expert-input-to-capacity moe-router-padding-for-fp8
+        use-transformer-engine-op-fuser no-moe-grouped-gemm expert-model-parallel-size expert-tensor-parallel-size""",
     "latent attention, windows, hybrids, several tokens": """
         multi-latent-attention q-lora-rank kv-lora-rank qk-head-dim qk-pos-emb-head-dim v-head-dim window-size
         window-attn-skip-freq softmax-type hybrid-layer-pattern is-hybrid-model mamba-num-heads mamba-head-dim
-        mamba-state-dim mamba-num-groups mtp-num-layers mtp-hybrid-override-pattern mtp-use-repeated-layer""",
+        mamba-state-dim mamba-num-groups linear-attention-freq linear-num-key-heads
+        linear-key-head-dim linear-num-value-heads linear-value-head-dim linear-conv-kernel-dim mtp-num-layers
+        mtp-hybrid-override-pattern mtp-use-repeated-layer""",
     "parallelism": """
         tensor-model-parallel-size sequence-parallel pipeline-model-parallel-size num-virtual-stages-per-pipeline-rank
         num-layers-per-virtual-pipeline-stage microbatch-group-size-per-virtual-pipeline-stage
@@ -32,16 +37,18 @@ _GROUPS = {
         no-async-tensor-model-parallel-allreduce no-overlap-p2p-communication no-batch-p2p-comm
         scatter-gather-tensors-in-pipeline""",
     "training step": """
-        micro-batch-size global-batch-size attention-backend transformer-impl cross-entropy-loss-fusion
-        cross-entropy-fusion-impl cuda-graph-impl cuda-graph-scope""",
+        micro-batch-size global-batch-size rampup-batch-size step-batch-size-schedule attention-backend transformer-impl
+        cross-entropy-loss-fusion cross-entropy-fusion-impl cuda-graph-impl cuda-graph-scope sft packed-lengths""",
     "precision and optimizer": """
-        bf16 fp16 fp32 fp8-format fp8-recipe fp8-param-gather fp4-format first-last-layers-bf16
+        bf16 fp16 fp32 optimizer muon-num-ns-steps muon-tp-mode muon-use-syrk fp8-format fp8-recipe fp8-param-gather
+        fp4-format first-last-layers-bf16
         num-layers-at-start-in-bf16 num-layers-at-end-in-bf16 use-distributed-optimizer use-precision-aware-optimizer
         main-grads-dtype main-params-dtype exp-avg-dtype exp-avg-sq-dtype accumulate-allreduce-grads-in-fp32
-        grad-reduce-in-bf16 no-gradient-accumulation-fusion""",
+        grad-reduce-in-bf16 no-gradient-accumulation-fusion deepspeed-zero""",
     "memory": """
-        recompute-granularity recompute-method recompute-num-layers recompute-modules cpu-offloading-num-layers
-        expandable-segments""",
+        recompute-granularity recompute-method recompute-num-layers recompute-modules activations-checkpoint-method
+        cpu-offloading-num-layers fine-grained-activation-offloading offload-modules min-offloaded-tensor-size
+        optimizer-cpu-offload optimizer-offload-fraction overlap-cpu-optimizer-d2h-h2d expandable-segments""",
 }
 _OTHERS = "others"
 

@@ -40,6 +40,12 @@ def priors(name: str) -> FileTable:
     return _load("priors", name)
 
 
+def source(kind: str, name: str) -> str:
+    """Where the figures of a preset are from."""
+    table = _load(kind, name)
+    return str(table["device"]["source"] if kind == "devices" else table["source"])
+
+
 def model(name: str) -> ModelSpec:
     """A model preset; raises `UserError` with the nearest name."""
     values = {k: v for k, v in _load("models", name).items() if k not in ("source", "approximated")}

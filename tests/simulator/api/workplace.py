@@ -49,3 +49,8 @@ def furnish(place: Path) -> None:
     write_profile(place / "profiles")
     write_collectives(place / "profiles")
     Catalog(place / "vtrain.duckdb").add([str(place / "profiles")])
+    # As `make demo` leaves them.
+    demo = place / "demo-output"
+    write_profile(demo / "profiles", "base-0")
+    write_collectives(demo / "profiles", "collectives-0")
+    Catalog(demo / "catalog.duckdb").add([str(demo / "profiles")])
