@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What builds the site has an environment of its own, a small one.
+SITE_VENV := .venv-site
+SITE_STAMP := $(SITE_VENV)/.installed
 
-.PHONY: demo test e2e lint benchmark docs clean
+.PHONY: demo test e2e lint benchmark docs site clean
 
 $(STAMP): pyproject.toml requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,9 +34,21 @@ lint: $(STAMP)  ## style, types, import directions
 benchmark: $(STAMP)  ## speed, as ratios against a baseline of the same run
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
-docs: $(STAMP)  ## regenerate the references of schemas and validation tables
+docs: $(STAMP)  ## regenerate the references, and the outputs that pages show
 	$(BIN)/python -m vtrain_schemas.reference > docs/schema.md
 	$(BIN)/python -m vtrain_sim.validate.columns > docs/validation-tables.md
+	$(BIN)/python -m vtrain_sim.report.flag_reference > docs/flags.md
+	$(BIN)/python -m vtrain_sim.report.preset_reference > docs/presets.md
+	cd tests && ../$(BIN)/python -m support.shown_output ../docs/quickstart.md
+
+$(SITE_STAMP): requirements-docs.txt
+	$(PYTHON) -m venv $(SITE_VENV)
+	$(SITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+site: $(SITE_STAMP)  ## the documentation as a site, in site/: built strictly, every link checked
+	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/python -m mkdocs build --quiet --strict
+	cd tests && ../$(SITE_VENV)/bin/python -m support.built_site ../site
 
 clean:
-	rm -rf $(VENV) demo-output build dist
+	rm -rf $(VENV) $(SITE_VENV) demo-output site build dist

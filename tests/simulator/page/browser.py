@@ -39,8 +39,8 @@ class Browser:
     def close(self) -> None:
         self.driver.quit()
 
-    def open(self, address: str | Path, width: int = 1200, scheme: str = "light") -> None:
-        """Show a page of that width in pixels; scheme: light or dark."""
+    def open(self, address: str | Path, width: int = 1200, scheme: str = "light", ready: str = ".page") -> None:
+        """Show a page of that width in pixels; scheme: light or dark. ready: what it has once it is there."""
         features = [
             {"name": "prefers-color-scheme", "value": scheme},
             {"name": "prefers-reduced-motion", "value": "reduce"},
@@ -52,7 +52,7 @@ class Browser:
         self.messages()
         self.requests()
         self.driver.get(address.as_uri() if isinstance(address, Path) else address)
-        self.wait(lambda: self.run("return document.querySelector('.page') !== null"))
+        self.wait(lambda: self.run("return document.querySelector(arguments[0]) !== null", ready))
 
     def command(self, name: str, **parameters: object) -> Any:
         """A command of the DevTools protocol."""
