@@ -47,7 +47,7 @@ $(SITE_STAMP): requirements-docs.txt
 	touch $@
 
 site: $(SITE_STAMP)  ## the documentation as a site, in site/: built strictly, every link checked
-	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/python -m mkdocs build --strict
 	cd tests && ../$(SITE_VENV)/bin/python -m support.built_site ../site
 
 clean:

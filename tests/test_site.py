@@ -79,10 +79,9 @@ def test_a_site_without_pages_is_a_fault(tmp_path: Path) -> None:
 # -- what is done to pages ------------------------------------------------------------------
 
 
-def part_of_website(name: str, needs: str) -> ModuleType:
-    """A module of website/, where what it needs is installed."""
-    pytest.importorskip(needs)
-    spec = importlib.util.spec_from_file_location(name, ROOT / "website" / f"{name}.py")
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "website" / "hooks.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -90,24 +89,24 @@ def part_of_website(name: str, needs: str) -> ModuleType:
     return module
 
 
-def test_equations_become_mathml() -> None:
-    hooks = part_of_website("hooks", "latex2mathml")
+def test_equations_become_mathml(hooks: ModuleType) -> None:
+    pytest.importorskip("latex2mathml", reason="of requirements-docs.txt")
     page = hooks.on_page_content('<span class="arithmatex">\\(a &lt; b_1\\)</span>')
     assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline">' in page
     with pytest.raises(ValueError, match="unknowncommand"):
         hooks.on_page_content('<span class="arithmatex">\\(\\unknowncommand{a}\\)</span>')
 
 
-def test_links_show_titles() -> None:
-    hooks = part_of_website("hooks", "latex2mathml")
+def test_links_show_titles(hooks: ModuleType) -> None:
     config = {"nav": [{"Home": "README.md"}, {"Part": [{"All inputs": "inputs.md"}]}]}
     shown = hooks.on_page_markdown("[inputs.md](inputs.md#a) and [words](inputs.md)", config=config)
     assert shown == "[All inputs](inputs.md#a) and [words](inputs.md)"
 
 
-def test_examples_of_docstrings_become_blocks() -> None:
-    docstrings = part_of_website("docstrings", "griffe")
-    assert docstrings.fenced("A.\n\n>>> 1\n1\n\nB.") == "A.\n\n```pycon\n>>> 1\n1\n```\n\nB."
+def test_regular_expressions_stay_as_they_are(hooks: ModuleType) -> None:
+    text = "`(?<![a-z])x`"
+    assert "<![" not in hooks.on_page_markdown(text, config={"nav": []})
+    assert hooks.on_page_content(hooks.on_page_markdown(text, config={"nav": []})) == "`(?&lt;![a-z])x`"
 
 
 # -- the built site -------------------------------------------------------------------------
@@ -159,6 +158,14 @@ def test_equations_are_drawn(browser: Browser, address: str) -> None:
     assert "$" not in browser.run(
         "return [...document.querySelectorAll('article p, article li')].map((p) => p.innerText).join('')"
     )
+
+
+@built
+def test_examples_of_docstrings_are_code() -> None:
+    page = (SITE / "python-reference.html").read_text()
+    # Pygments marks each prompt.
+    assert page.count('<span class="gp">&gt;&gt;&gt; ') > 40
+    assert "<blockquote>" not in page
 
 
 @built

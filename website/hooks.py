@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from latex2mathml.converter import convert
-
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 # Sizes of delimiters that the converter does not know: MathML stretches them to what they enclose.
 _SIZES = re.compile(r"\\[bB]igg?[lr](?=\W)")
@@ -51,6 +49,8 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def _mathml(match: re.Match[str]) -> str:
+    from latex2mathml.converter import convert
+
     tex = html.unescape(match[3]).strip()
     display = "block" if match[2] == "[" else "inline"
     markup = convert(_SIZES.sub(lambda size: r"\left" if size[0][-1] == "l" else r"\right", tex), display=display)
