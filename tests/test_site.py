@@ -146,6 +146,7 @@ def test_a_page_asks_nobody_else_and_fits_a_phone(browser: Browser, address: str
     assert browser.messages() == []
     asked = [url for url in browser.requests() if not url.startswith((address, "data:", "blob:", "about:"))]
     assert asked == []
+    assert browser.run(_SIDEWAYS) <= 1200
     show(browser, f"{address}/{name}.html", width=360, scheme="dark")
     assert browser.run(_SIDEWAYS) <= 360
 
