@@ -66,6 +66,11 @@ def test_an_error_is_one_sentence_and_json_where_it_is_asked_for(
     assert err.endswith(f": {document['error']}\n")
 
 
+def test_words_of_files_do_not_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = call(f"vtrain-sim project --spec '{tmp_path}/a\x1b]0;title\x07.toml'", capsys)
+    assert "a?]0;title?.toml" in err
+
+
 def test_what_nobody_foresaw_is_a_sentence_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,48 @@ def test_nothing_outside_the_script_s_folder_is_seen(tmp_path: Path) -> None:
     assert "root:" not in run_script(script).said
 
 
+def test_paths_of_a_script_s_own_choice_stay_in_its_root(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "scripts", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "kept.py").write_text("kept")
+    script = folder / "train.sh"
+    up = f"/../..{outside}"
+    script.write_text(
+        f"[ -f {up}/kept.py ]\n[ -f {up}/new.py ]\n{up}/bin/python3 x.py --a 1\ncd {up}/folder; sbatch --a\n"
+        "[ -f /proc/no/x.py ]; [ -f /usr/bin/bash/x.py ]; /proc/no/python3; echo end\n"
+    )
+    assert run_script(script).said.endswith("end\n")
+    assert files_below(outside).keys() == {str(outside / "kept.py")}
+    assert (outside / "kept.py").read_text() == "kept"
+    assert list(outside.iterdir()) == [outside / "kept.py"]
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    (tmp_path / "key").write_text("secret")
+    (folder / ".env").write_text("secret")
+    (folder / "inside").write_text("seen")
+    for name, target in (("a", tmp_path / "key"), ("b", folder / ".env"), ("c", folder / "inside")):
+        (folder / name).symlink_to(target)
+    script = folder / "train.sh"
+    script.write_text("cat a b c\n")
+    assert run_script(script).said == "seen"
+
+
+def test_the_machine_s_devices_and_settings_stay_as_they_are(tmp_path: Path) -> None:
+    before = stat.S_IMODE(os.stat("/dev/null").st_mode)
+    words = said(
+        tmp_path,
+        "chmod 600 /dev/null; for f in /proc/sys/kernel/core_pattern /proc/sys/vm/swappiness; do\n"
+        "[[ -w $f ]] && echo $f; done; echo a > /dev/null; cat <(echo b)\n",
+    )
+    assert stat.S_IMODE(os.stat("/dev/null").st_mode) == before
+    assert words[-1] == "b" or not os.path.exists("/proc/self/status")
+    assert not [word for word in words if word.startswith("/proc")]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -117,6 +159,16 @@ def test_processes_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run(tmp_path, "f() { f | f & }; f; wait\n").commands == ()
 
 
+def test_memory_of_all_processes_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "for i in 1 2 3; do { x=$(yes | head -c 60000000); echo held; read < <(sleep 1; :); } & done; wait\n"
+    assert run(tmp_path, text).status == 0
+    source = Path(running.jail.__file__).read_text()
+    small = tmp_path / "jail.py"
+    small.write_text(source.replace("_MOST_MEMORY = 2 << 30", "_MOST_MEMORY = 32 << 20"))
+    monkeypatch.setattr(running.jail, "__file__", str(small))
+    assert run(tmp_path, text).status is None
+
+
 def test_output_is_limited(tmp_path: Path) -> None:
     result = run(tmp_path, "yes | head -c 100000000; yes > big; for i in {1..50}; do cp big big$i; done\n")
     assert len(result.said) <= 8 << 20
@@ -124,11 +176,14 @@ def test_output_is_limited(tmp_path: Path) -> None:
 
 def test_secrets_of_the_environment_are_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("GH_PAT", "secret")
+    monkeypatch.setenv("STORE", "https://me:secret@example.org")
     monkeypatch.setenv("MY_NODES", "4")
+    monkeypatch.setenv("TRAIN_TOKENS", "6")
     monkeypatch.setenv("UNNAMED", "5")
     monkeypatch.setenv("BASH_FUNC_rm%%", "() { echo ran; }")
-    lines = said(tmp_path, "echo $WANDB_API_KEY $MY_NODES; env | grep -c UNNAM\n")
-    assert lines == ["4", "0"]
+    lines = said(tmp_path, "echo $WANDB_API_KEY $GH_PAT $STORE $MY_NODES $TRAIN_TOKENS; env | grep -c UNNAM\n")
+    assert lines == ["4 6", "0"]
 
 
 def test_programs_beside_the_script_are_not_run(tmp_path: Path) -> None:

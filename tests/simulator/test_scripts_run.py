@@ -145,7 +145,10 @@ def test_launchers_around_a_training(tmp_path: Path, name: str) -> None:
         ),
         ("torchrun train.py config.yaml", "without arguments of Megatron's"),
         ("#!/bin/tcsh\nsetenv A 1", "a script of tcsh"),
-        ("while true; do :; done", "took too long"),
+        ("while true; do :; done", "took more than 20 s"),
+        (f"X={'a' * 300_000}\necho nothing", "starts no training"),
+        ("for i in {1..30}; do sbatch train.sh $i; done", "hands in 30 jobs"),
+        ("sbatch $0; sbatch $0; sbatch $0", "hands in 3 jobs"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
+from vtrain_sim.commands.notices import printable
 from vtrain_sim.errors import UserError
 
 SCHEMA = "vtrain.error/1"
@@ -71,7 +72,7 @@ def _leave(name: str, error: Exception, words: Sequence[str]) -> int:
 def _say(name: str, sentence: str, words: Sequence[str], code: int) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
-    sentence = " ".join(sentence.split())
+    sentence = printable(" ".join(sentence.split()))
     print(f"{name}: {sentence}", file=sys.stderr)
     if wants_json(words):
         print(json.dumps({"schema": SCHEMA, "error": sentence, "exit_code": code}))

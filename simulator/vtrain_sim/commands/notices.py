@@ -19,10 +19,15 @@ def is_quiet() -> bool:
     return _QUIET.get()
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: names and words of files are in sentences."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def notice(line: str) -> None:
     """Print a line on stderr."""
     if not is_quiet():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def with_quiet(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ It imports the standard library alone, so that it starts at once.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -30,10 +31,14 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "riscv64": 41}
 # Of a mount that is bound: what must be kept when it is mounted again (statvfs and mount have the same bits for them).
 _KEPT = 2 | 4 | 8 | 1024 | 2048
 _MEMORY = 1 << 30
+_MOST_MEMORY = 2 << 30
+_MOST_PROCESSES = 2000
+_WATCH_SECONDS = 0.05
 _FILE = 16 << 20
 _MOST_READ = 8 << 20
 _LAST_CAPABILITY = 63
 _OLD = "/.old"
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,6 +70,9 @@ def _isolate() -> None:
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{user} {user} 1")
     _write("/proc/self/gid_map", f"{group} {group} 1")
+    with contextlib.suppress(OSError):
+        # In a namespace within this one, the command would have all capabilities again.
+        _write("/proc/sys/user/max_user_namespaces", "0")
 
 
 def _bind(source: str, target: str) -> None:
@@ -80,31 +88,22 @@ def _bind(source: str, target: str) -> None:
 
 
 def _build(root: str, task: Mapping[str, Any]) -> None:
-    """The root folder that the command sees."""
+    """The root folder that the command sees, with what is shown of the machine; no path of these is the script's."""
     _mount("", "/", "", _REC | _PRIVATE)
     _mount("tmpfs", root, "tmpfs", _NO_SUID | _NO_DEV, "size=64m,nr_inodes=20000,mode=755")
-    for name in ("proc", "dev", "tmp", *task["folders"]):
+    for name in ("proc", "dev", "tmp", task["records"].lstrip("/")):
         os.makedirs(f"{root}/{name}", exist_ok=True)
     _mount("tmpfs", f"{root}{task['records']}", "tmpfs", _NO_SUID | _NO_DEV, "size=32m,nr_inodes=20000,mode=755")
     for device in ("null", "zero", "urandom"):
-        _write(f"{root}/dev/{device}", "")
-        _mount(f"/dev/{device}", f"{root}/dev/{device}", "", _BIND)
+        _bind(f"/dev/{device}", f"{root}/dev/{device}")
     for source, target in task["binds"]:
         _bind(source, root + target)
-    for target, source in task["links"]:
-        os.makedirs(os.path.dirname(root + target), exist_ok=True)
-        if not os.path.lexists(root + target):
-            os.symlink(source, root + target)
-    for path, text, executable in task["files"]:
-        os.makedirs(os.path.dirname(root + path), exist_ok=True)
-        _write(root + path, text)
-        os.chmod(root + path, 0o755 if executable else 0o644)
     try:
-        _mount("proc", f"{root}/proc", "proc", _NO_SUID | _NO_DEV)
+        # Where root runs this, what is below /proc/sys belongs to the command: it must not be written.
+        _mount("proc", f"{root}/proc", "proc", _READ_ONLY | _NO_SUID | _NO_DEV)
     except Forbidden:
         pass  # in a container; only process substitution needs it
-    if not os.path.lexists(f"{root}/dev/fd"):
-        os.symlink("/proc/self/fd", f"{root}/dev/fd")
+    os.symlink("/proc/self/fd", f"{root}/dev/fd")
 
 
 def _enter(root: str) -> None:
@@ -117,6 +116,26 @@ def _enter(root: str) -> None:
     os.chdir("/")
     _check(_libc.umount2(_OLD.encode(), _DETACH), "leaving the machine's files")
     os.rmdir(_OLD)
+
+
+def _fill(task: Mapping[str, Any]) -> None:
+    """Write folders, links and files of the task: after `_enter`, as scripts choose some of their paths.
+
+    What cannot be there, below a file or in place of a program of the machine, is left out; the script's own file must.
+    """
+    for folder in task["folders"]:
+        os.makedirs(folder, exist_ok=True)
+    for target, source in task["links"]:
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.symlink(source, target)
+    for path, text, executable in task["files"]:
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _write(path, text)
+            os.chmod(path, 0o755 if executable else 0o644)
+    if not os.path.isfile(task["script"]):
+        raise Forbidden(0, f"{task['script']} cannot be where it is")
 
 
 def _limit(seconds: int, processes: int) -> None:
@@ -159,20 +178,40 @@ def _command(task: Mapping[str, Any]) -> NoReturn:
         os._exit(125)
 
 
+def _too_large() -> bool:
+    """Whether all processes together take too much: limits of `resource` are each process's, and not those of root."""
+    try:
+        processes = [name for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return False
+    pages = 0
+    for name in processes:
+        with contextlib.suppress(OSError), open(f"/proc/{name}/statm", "rb") as stream:
+            _, resident, shared, *_ = map(int, stream.read().split())
+            pages += resident - shared
+    return len(processes) > _MOST_PROCESSES or pages * resource.getpagesize() > _MOST_MEMORY
+
+
 def _wait(main: int, seconds: float) -> int | None:
-    """The command's exit status, after all that it started in the background has ended; None where time is up."""
-    end = time.monotonic() + seconds
+    """The command's exit status, after all that it started in the background has ended; None where it is stopped."""
+    now = time.monotonic()
+    end, watch = now + seconds, now + _WATCH_SECONDS
     status: int | None = None
-    while time.monotonic() < end:
+    while now < end:
         try:
             pid, raw = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return status
         if pid == main:
             status = os.waitstatus_to_exitcode(raw)
-            end = min(end, time.monotonic() + 2)
+            end = min(end, now + 2)
         elif not pid:
             time.sleep(0.005)
+        now = time.monotonic()
+        if now > watch:
+            if _too_large():
+                return None
+            watch = now + _WATCH_SECONDS
     return status
 
 
@@ -201,6 +240,7 @@ def _first_process(root: str, task: Mapping[str, Any], answer: int) -> None:
     try:
         _build(root, task)
         _enter(root)
+        _fill(task)
         main = os.fork()
         if not main:
             os.close(answer)

@@ -11,11 +11,12 @@ from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.specs.checks import SpecError
 
 _SOURCED = re.compile(r"^\++ (?:source|\.|builtin source|builtin \.) (\S+)", re.MULTILINE)
-_SYNTAX = re.compile(r"line (\d+): (?:.*syntax error.*|.*unexpected EOF.*|.*unexpected end of file.*)")
+_SYNTAX = re.compile(r"line \d+: .*(?:syntax error|unexpected EOF|unexpected end of file)")
 _UNKNOWN = re.compile(r"%unknown_([\w.-]+)%")
 _TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{?([A-Za-z_]\w*)(\}|(?=[^\w:}\-=?+]))")
 _MOST = 6
+_LONGEST_LINE = 1000
 _OF_SHELL = re.compile(
     r"(HOME|USER|PWD|OLDPWD|PATH|HOSTNAME|RANDOM|SECONDS|LINENO|BASH\w*|FUNCNAME|OPTARG|OPTIND|IFS|PIPESTATUS|UID|EUID"
     r"|REPLY|LD_\w+|PYTHON\w*|SLURM_(JOB_)?(NAME|ID|SUBMIT_DIR|NODELIST|JOBID)\w*|EPOCHSECONDS|SHELL|TMPDIR|PS\d)$"
@@ -30,8 +31,10 @@ def check_sources(path: Path, run: Run) -> None:
             raise SpecError(
                 f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for"
             )
-    if broken := _SYNTAX.search(run.said):
-        what = " ".join(broken[0].split())[:120]
+    for line in run.said.splitlines():
+        if not (broken := _SYNTAX.search(line[:_LONGEST_LINE])):
+            continue
+        what = " ".join(line[broken.start() :].split())[:120]
         if asked := _UNKNOWN.search(what):
             raise SpecError(f"{path} computes with what {asked[1]} says, which is not run ({what})")
         raise SpecError(f"{path} has an error that bash stops at ({what})")
@@ -57,7 +60,7 @@ def may_be_set(text: str, run: Run, absent: str) -> set[str]:
 def why_nothing_started(run: Run) -> str:
     """Why a script ended before it started anything, in its own words where it has any."""
     if run.status is None:
-        return "it took too long (more than 20 s)"
+        return "it was stopped, as it took more than 20 s, 2 GiB or 2,000 processes"
     missing = "".join(f" ({name} is not known)" for name in run.missing[:1])
     lines = [line.strip() for line in run.said.splitlines() if line.strip()]
     said = f", and said: {lines[-1][:160]}" if lines else ""
@@ -90,7 +93,7 @@ def notes(text: str, run: Run, script_arguments: Sequence[str]) -> tuple[str, ..
     if absent := _absent(run):
         sentences.append(f"the script looks for what is not there: {_some(absent)}")
     if run.status is None:
-        sentences.append("the script was stopped after 20 s")
+        sentences.append("the script was stopped: it took more than 20 s, 2 GiB or 2,000 processes")
     return tuple(sentences)
 
 
@@ -108,7 +111,7 @@ def _unset(text: str, run: Run) -> list[str]:
     """Variables that the script uses without a default, and that nothing sets."""
     plain = re.sub(r"(^|\s)#.*|\\\$\{?\w+|'[^'\n]*'", "", text)
     used = dict.fromkeys(name for name, _ in _REFERENCE.findall(plain))
-    set_here = set(re.findall(r"(\w+)(?:\[[^\]]*\])?\+?=", text)) | set(
+    set_here = set(re.findall(r"(?<!\w)(\w+)(?:\[[^\]\n]{0,200}\])?\+?=", text)) | set(
         re.findall(r"(?:for|read|local|select) (?:-\w+ )*(\w+)", text)
     )
     set_here |= set(re.findall(r"^\++ (?:export )?(\w+)\+?=", run.trace, re.MULTILINE)) | set(passed_variables([text]))

@@ -18,7 +18,8 @@ from vtrain_sim.specs.checks import SpecError
 
 # Of the first process of a job.
 _FIRST = ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_ARRAY_TASK_ID")
-_DEEPEST = 3
+# Jobs that a script hands in, and those that each of these may hand in in turn.
+_MOST_JOBS = (20, 2, 1)
 _FILES = 5
 
 
@@ -97,6 +98,8 @@ def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mappi
     runs = []
     for folder in _folders(path):
         run = run_script(path, arguments, _slurm(directives), folder)
+        if run.status is None:
+            return run
         if any(command.kind in ("run", "batch") for command in run.commands):
             try:
                 check_sources(path, run)
@@ -128,9 +131,12 @@ def _started(
 ) -> list[_Started]:
     """Programs that commands start, those of jobs that they hand in included."""
     found = []
+    jobs = sum(command.kind == "batch" for command in commands)
+    if depth < len(_MOST_JOBS) and jobs > _MOST_JOBS[depth]:
+        raise SpecError(f"{path} hands in {jobs} jobs: give the script of one of them")
     for command in commands:
         words = (*around, *command.around, *command.words)
-        if command.kind == "batch" and depth < _DEEPEST:
+        if command.kind == "batch" and depth < len(_MOST_JOBS):
             found += _of_job(command, directives, path, depth)
         elif command.kind == "run" and (position := script_position(words)) is not None:
             arguments = words[position + 1 :]
@@ -146,6 +152,8 @@ def _of_job(command: Command, directives: Mapping[str, str], path: Path, depth: 
     arguments = command.words[position + 1 :] if position else ()
     environment = {k: v for k, v in command.environment.items() if not k.startswith("SLURM_")}
     run = run_script(path, arguments, _slurm(asked), Path(command.folder), command.attached, environment)
+    if run.status is None:
+        raise SpecError(f"{path} hands in a job that starts no training: {why_nothing_started(run)}")
     check_sources(path, run)
     return _started(run.commands, asked, path, depth + 1, (*command.around,))
 

@@ -22,9 +22,10 @@ _SECONDS = 20
 # Of the user's environment: what changes bash itself, what the jail sets, and what may be secret.
 _NOT_PASSED = re.compile(
     r"(PATH|HOME|PWD|OLDPWD|SHLVL|_|TMPDIR|ENV|IFS|PS[0-4]|SHELL.*|BASH.*|LD_.*|PYTHON.*|LC_.*|LANG.*|VIRTUAL_ENV.*"
-    r"|VTRAIN_.*|.*(KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH).*|.*[^A-Za-z0-9_].*)",
+    r"|VTRAIN_.*|.*(KEY|TOKEN(?!S|IZ)|SECRET|PASS|CREDENTIAL|COOKIE|AUTH|WEBHOOK|DSN|PROXY|(^|_)PAT$).*|.*[^A-Za-z0-9_].*)",
     re.IGNORECASE,
 )
+_HAS_PASSWORD = re.compile(r"://[^/@\s]+@")
 _SEPARATOR = "\x1f"
 _FOLLOWED_PATH = re.compile(rf"^\++ (/\S*/({'|'.join(map(re.escape, stubs.FOLLOWED))}))(?:\s|$)", re.MULTILINE)
 _TESTED_PROGRAM = re.compile(r"^\++ (?:\[\[?|'\['|test) .*-[efrs] ([^\s']+\.py)", re.MULTILINE)
@@ -91,6 +92,8 @@ def run_script(
         run = _run(task, script)
         # Programs that are called by their paths, for example of a virtual environment.
         called = {path for path, _ in _FOLLOWED_PATH.findall(run.trace) if not _is_linked(path)}
+        if run.status is None:
+            break
         started = any(command.kind == "run" for command in run.commands)
         # Some scripts look whether the program of the training is there.
         tested = set() if started else {os.path.join(run.folder, path) for path in _TESTED_PROGRAM.findall(run.trace)}
@@ -109,7 +112,11 @@ def _is_linked(path: str) -> bool:
 
 def passed_variables(texts: Iterable[str]) -> dict[str, str]:
     """The variables of the process's environment that scripts see: those that their texts name."""
-    may = {name: value for name, value in os.environ.items() if not _NOT_PASSED.fullmatch(name)}
+    may = {
+        name: value
+        for name, value in os.environ.items()
+        if not _NOT_PASSED.fullmatch(name) and not _HAS_PASSWORD.search(value)
+    }
     named = {name for text in texts for name in _NAME.findall(text)} if may else set()
     return {name: value for name, value in may.items() if name in named}
 
@@ -150,10 +157,11 @@ def _task(
         (*stubs.SH, True),
     ]
     return {
+        "script": str(script),
         "argv": [stubs.BASH, str(script), *arguments],
         "env": {**environment, **variables, **own},
         "cwd": str(folder),
-        "folders": [stubs.RECORDS.lstrip("/"), str(folder).lstrip("/"), home.lstrip("/")],
+        "folders": [str(folder), home],
         "records": stubs.RECORDS,
         "said": f"{stubs.RECORDS}/said",
         "binds": binds,

@@ -45,7 +45,7 @@ def copies(top: Path, script: Path) -> list[tuple[str, str, bool]]:
         if len(files) >= _MOST_FILES or time.monotonic() > end:
             break
         if path not in files:
-            text = _text(path) if size < _MOST_BYTES else ""
+            text = _text(path) if size < _MOST_BYTES and _is_inside(path, top) else ""
             size += len(text)
             files[path] = (str(path), text, os.access(path, os.X_OK))
     return list(files.values())
@@ -66,6 +66,14 @@ def _below(top: Path) -> Iterator[Path]:
                     folders.append((Path(entry.path), depth + 1))
             elif entry.is_file():
                 yield Path(entry.path)
+
+
+def _is_inside(path: Path, top: Path) -> bool:
+    """Whether a file is where its name says, or where a link leads to a file below the folder that is not hidden."""
+    if not path.is_symlink():
+        return True
+    real, root = path.resolve(), top.resolve()
+    return root in real.parents and not any(part.startswith(".") for part in real.relative_to(root).parts)
 
 
 def _text(path: Path) -> str:
