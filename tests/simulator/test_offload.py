@@ -82,6 +82,13 @@ def test_activations_of_shared_experts_stay_and_those_of_every_expert_go() -> No
     assert copies(read(f"{shared} {FINE} moe_act")) == [2 * HIDDEN // 2] * (LAYERS - 1)
 
 
+def test_bounds_of_activations_go_with_them() -> None:
+    plain = read(f"--swiglu {FINE} moe_act")
+    bounded = read(f"--quick-geglu --activation-func-clamp-value 7 {FINE} moe_act")
+    # A kernel of its own for the bounds keeps its input beside the activation's.
+    assert copies(bounded) == [2 * nbytes for nbytes in copies(plain)]
+
+
 def test_small_tensors_stay() -> None:
     few = "--fine-grained-activation-offloading --offload-modules attn_norm core_attn --min-offloaded-tensor-size"
     assert copies(read(f"{few} {2 * S * H}")) == [4 * HIDDEN + 4 * 2 * S * 8] * (LAYERS - 1)

@@ -24,6 +24,7 @@ from vtrain_sim.specs.train import AUTO
 # Layers times microbatches of a step whose passes are drawn while knobs are turned: a fraction of a second.
 MOST_LAYER_PASSES = 12_000
 _NONE = "none"
+_MOST_DIGITS = 40
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ def _checked(knob: Knob, value: str) -> str:
     if knob.kind == "switch" and value not in ("", "on"):
         raise UserError(f"{flag} is {value!r}: it is on, or empty")
     if knob.kind == "number":
-        if not (value.isascii() and value.isdecimal()) or int(value) < 1:
-            raise UserError(f"{flag} is {value!r}: it must be a whole number, 1 or more")
+        if not (value.isascii() and value.isdecimal() and len(value) <= _MOST_DIGITS) or int(value) < 1:
+            raise UserError(f"{flag} is {value[:_MOST_DIGITS]!r}: it must be a whole number, 1 or more")
         if int(value) > knob.most:
             raise UserError(f"{flag} is {value}: this page goes up to {knob.most:,}")
     if knob.kind == "amount" and value:

@@ -43,7 +43,7 @@ def probability(flag: str, text: str) -> float:
 
 def capacity_factor(flag: str, text: str) -> float:
     """Read a factor, of which Megatron takes a negative one for none."""
-    return max(0.0, number(flag, text))
+    return max(number(flag, text), 0.0)
 
 
 def text(flag: str, text: str) -> str:

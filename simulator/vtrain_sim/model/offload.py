@@ -32,6 +32,8 @@ _ITEMS = {
     "expert_fc1": ("experts_fc1",),
     "moe_act": ("experts_activation",),
 }
+# An activation, and the bounds of its input that are kernels of their own.
+_OF_ACTIVATION = ("activation", "clamp")
 
 
 def offloaded_bytes(shard: Shard, program: Program) -> int:
@@ -51,14 +53,16 @@ def offloaded_bytes(shard: Shard, program: Program) -> int:
 
 
 def _saves(program: Program) -> Counter[str]:
-    """Bytes that items of a layer keep, by name; the activation between the experts' products apart from others."""
+    """Bytes that items of a layer keep, by name; what is between the experts' products apart from other activations."""
     saves: Counter[str] = Counter()
-    before = ""
+    product = ""
     for item in program.forward:
+        between = item.name in _OF_ACTIVATION
+        if not between:
+            product = item.name
         if isinstance(item, Compute) and item.saves:
-            between = item.name == "activation" and before.startswith("experts_fc1")
-            saves["experts_activation" if between else item.name] += item.saves
-        before = item.name
+            name = "experts_activation" if between and product.startswith("experts_fc1") else item.name
+            saves[name] += item.saves
     return saves
 
 

@@ -10,7 +10,7 @@ from vtrain_sim.model.shard import Shard
 
 
 def packed(operator: Operator, shard: Shard) -> Operator:
-    """Attention of a microbatch as that of samples of one length, which together have all work; the last is whole.
+    """Attention of a microbatch as that of samples of one length, as many as fill it nearly, which have all its work.
 
     The work of samples is the sum of the squares of their lengths (variable-length kernels of FlashAttention, Dao et
     al. 2022, and cuDNN; `cu_seqlens` of Megatron-Core's PackedSeqParams). Each is shared by all context parallel ranks.
@@ -18,6 +18,7 @@ def packed(operator: Operator, shard: Shard) -> Operator:
     model = shard.model
     if not model.packed_lengths:
         return operator
-    length = math.ceil(model.attended_length)
-    samples = -(-operator.batch * operator.seq_kv // length)
+    tokens = operator.batch * operator.seq_kv
+    samples = round(tokens / model.attended_length)
+    length = round(math.sqrt(tokens * model.attended_length / samples))
     return replace(operator, batch=samples, seq_q=-(-length // shard.spec.cp.size), seq_kv=length)

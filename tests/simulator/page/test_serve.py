@@ -103,6 +103,7 @@ def test_errors_are_the_sentence_of_the_command(values: dict[str, str]) -> None:
         ({"tp": "-1"}, "whole number"),
         ({"gpus": "9" * 30}, "goes up to"),
         ({"gbs": "²"}, "whole number"),
+        ({"gbs": "9" * 5000}, "whole number"),
         ({"tokens": "many"}, "must be a number"),
         ({"tokens": "nan"}, "--train-tokens"),
         ({"sp": "perhaps"}, "on, or empty"),
