@@ -38,7 +38,7 @@ def test_every_argument_is_listed_once_with_what_is_done_with_it() -> None:
         "flag": "--num-layers",
         "takes": "value",
         "treatment": "read",
-        "about": "num_layers",
+        "about": "num layers",
     }
     assert "tokens exchanged in 8 bits" in by_name["--moe-dispatch-fwd-dtype"]["about"]
 
@@ -49,6 +49,14 @@ def test_lists_can_be_narrowed() -> None:
     assert {row["name"] for row in listed("presets", "--kind", "models")} == set(presets.names("models"))
     assert {row["kind"] for row in listed("presets")} == {"model", "device", "cluster"}
     assert [row["name"] for row in listed("presets", "llama3-8b")] == ["llama3-8b"]
+
+
+def test_a_list_is_one_table_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(app, ["flags"]).stdout.splitlines()
+    assert lines[0].split() == ["flag", "takes", "treatment", "about"]
+    assert sum(line.startswith("flag ") for line in lines) == 1
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(

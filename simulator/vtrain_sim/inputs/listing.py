@@ -35,11 +35,11 @@ def flags(treatment: str = "", word: str = "") -> list[Row]:
 
 def _flags() -> Iterator[tuple[str, str, str]]:
     for flag, (field, *_) in (*VALUES.items(), *LISTS.items()):
-        yield flag, "read", field
+        yield flag, "read", _words(field)
     for flag, (field, value) in SWITCHES.items():
         # The negative form of a switch says nothing new.
         if opposite(flag) not in SWITCHES or not flag.startswith("--no-") or SWITCHES[opposite(flag)][1] is not True:
-            yield flag, "read", field if isinstance(value, bool) else f"{field} = {value}"
+            yield flag, "read", _words(field) if isinstance(value, bool) else f"{_words(field)} = {value}"
     known = {*VALUES, *LISTS, *SWITCHES}
     for flag in approximated().keys() - known:
         yield flag, "approximated", ""
@@ -48,6 +48,10 @@ def _flags() -> Iterator[tuple[str, str, str]]:
     for flag, refusal in refused().items():
         simulated = f"simulated: {', '.join(refusal.simulated)}" if refusal.simulated else ""
         yield flag, "refused", "; ".join(filter(None, (refusal.what, simulated)))
+
+
+def _words(field: str) -> str:
+    return field.replace("_", " ")
 
 
 def named_presets(kind: str = "", word: str = "") -> list[Row]:
