@@ -19,7 +19,7 @@ _ENDLESS = 100_000
 # A column of text may be folded to so many characters before the table is cut into several.
 _LEAST_TEXT = 16
 # Names of files and runs are not broken up to this length.
-_LONGEST_WORD = 30
+_LONGEST_WORD = 29
 # Spaces between columns, and where the table fits only so.
 _GAPS = (2, 1)
 
