@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -171,6 +172,21 @@ class Table(Result):
     def document(self) -> object:
         """The list of rows."""
         return self._rows
+
+
+class Listing(Table):
+    """What is known by name: rows of text, with a sentence that counts them.
+
+    things: what a row is, in the plural. by: the column whose values are counted apart.
+    """
+
+    def __init__(self, name: str, rows: Iterable[Row], things: str, by: str) -> None:
+        super().__init__(name, rows)
+        self.things, self.by = things, by
+
+    def counts(self) -> dict[str, int]:
+        """How many rows have each value of the column that is counted by, the most frequent first."""
+        return dict(Counter(str(row[self.by]) for row in self._rows).most_common())
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:

@@ -12,6 +12,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.inputs.flag_table import LISTS, VALUES
+from vtrain_sim.inputs.listing import TREATMENTS
 
 
 def listed(*words: str) -> list[dict[str, str]]:
@@ -51,12 +52,16 @@ def test_lists_can_be_narrowed() -> None:
     assert [row["name"] for row in listed("presets", "llama3-8b")] == ["llama3-8b"]
 
 
-def test_a_list_is_one_table_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = CliRunner().invoke(app, ["flags"]).stdout.splitlines()
-    assert lines[0].split() == ["flag", "takes", "treatment", "about"]
-    assert sum(line.startswith("flag ") for line in lines) == 1
-    assert max(map(len, lines)) <= 80
+def test_the_terminal_says_how_many_there_are_and_aligns_text_left() -> None:
+    heading, columns, _, *rows = CliRunner().invoke(app, ["presets", "--kind", "clusters"]).stdout.splitlines()
+    assert heading == f"{len(rows)} presets: {len(rows)} clusters"
+    assert columns.split() == ["kind", "name", "about"]
+    assert {row.index("nodes of") for row in rows} == {columns.index("about")}
+    heading, columns, *_ = CliRunner().invoke(app, ["flags"], env={"COLUMNS": "80"}).stdout.splitlines()
+    count = {name: len(listed("flags", "--treatment", name)) for name in TREATMENTS}
+    assert heading.startswith(f"{sum(count.values()):,} arguments of Megatron: ")
+    assert all(f"{number} {name}" in heading for name, number in count.items())
+    assert columns.split() == ["flag", "treatment", "about"]
 
 
 @pytest.mark.parametrize(

@@ -347,3 +347,35 @@ def test_commands_begin_with_what_they_understood(tmp_path: Path) -> None:
         "read as: a model of 4 layers, 103M parameters; sequences of 1,024 tokens; bf16; 8 GPUs: tp 2, pp 1, dp 4; "
         "micro batch 1, global batch 16"
     )
+
+
+def piped(text: str) -> Path:
+    """A file name as bash makes it of ``<(...)``."""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return Path(f"/dev/fd/{reading}")
+
+
+def test_a_script_comes_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads files of the folder that it was written in, as in bash."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.sh").write_text("N=$(echo 8)\n")
+    started = f"torchrun --nproc_per_node $N pretrain_gpt.py {ARGS}\n"
+    launch = read_job_file(piped(f"source ./more.sh\n{started}"))
+    assert (launch.processes, list(launch.arguments)) == (8, ARGS.split())
+    assert read_job_file(piped(f"N=4\n{started}"), run_script=False).processes == 4
+    with pytest.raises(UserError, match=r"^/dev/fd/\d+ starts no training"):
+        read_job_file(piped("echo hello\n"))
+
+
+def test_the_sides_of_a_comparison_are_scripts_with_their_notes(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(f"N=$(echo 8)\ntorchrun --nproc_per_node $N pretrain_gpt.py {ARGS} $MORE\n")
+    sides = ["compare", str(path), f"{path} tp=2", "--cluster", "dgx-h100"]
+    done = CliRunner().invoke(app, sides)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines().count("note: not set, empty in the script as in bash: $MORE") == 1
+    assert "note:" not in CliRunner().invoke(app, [*sides, "--quiet"]).stderr
+    with pytest.raises(UserError, match=r"is '\$N', which is no number"):
+        CliRunner().invoke(app, [*sides, "--no-run-script"], catch_exceptions=False)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from vtrain_sim.inputs import listing
-from vtrain_sim.results import Table
+from vtrain_sim.results import Listing
 
 
-def flags(treatment: str = "", word: str = "") -> Table:
+def flags(treatment: str = "", word: str = "") -> Listing:
     """Megatron's arguments: what follows each, what is done with it, and what it sets or asks for.
 
     treatment: read, approximated, ignored or refused. word: part of the names. Raises `UserError`.
     """
-    return Table("flags", listing.flags(treatment, word))
+    return Listing("flags", listing.flags(treatment, word), "arguments of Megatron", "treatment")
 
 
-def presets(kind: str = "", word: str = "") -> Table:
+def presets(kind: str = "", word: str = "") -> Listing:
     """The presets: models, devices and clusters. word: part of the names. Raises `UserError`."""
-    return Table("presets", listing.named_presets(kind, word))
+    return Listing("presets", listing.named_presets(kind, word), "presets", "kind")

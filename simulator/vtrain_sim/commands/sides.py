@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vtrain_sim.commands.notices import notice
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from vtrain_sim.api.flag_files import Given
     from vtrain_sim.api.job import Job
@@ -65,7 +65,7 @@ def read_side(
             raise UserError(f"{word} is a captured run: it has its own settings, give it alone (or sim:{word[4:]})")
         elif "=" in word:
             given = _setting(given, settings, word)
-        elif Path(word).suffix in _SPECS or (Path(word).is_file() and Path(word).suffix not in _MODELS):
+        elif Path(word).suffix in _SPECS or _is_file(word):
             spec = Path(word) if Path(word).suffix in _SPECS else None
             given = given.over(spec, None if spec else Path(word), *script)
         elif Path(word).suffix in _MODELS or Path(word).is_dir() or word in presets.names("models"):
@@ -76,19 +76,26 @@ def read_side(
             raise UserError(_unknown(word))
     if not runs and not given.cluster:
         raise UserError(f"{text!r} does not say on what: give --cluster for both sides, or cluster=NAME")
+    # Before anything is refused: they may say why.
+    _say(given.notes, said)
     job = job_from_given(given, catalog, runs, read_options(settings))
     model = job.configuration.model
-    notes = (
-        *given.notes,
-        *approximations(given.flags),
-        *without_effect(given.flags, model),
-        *left_out(given.model, model),
-    )
-    for sentence in notes:
-        if sentence not in said:
-            print(f"note: {sentence}", file=sys.stderr)
-            said.add(sentence)
+    _say((*approximations(given.flags), *without_effect(given.flags, model), *left_out(given.model, model)), said)
     return job
+
+
+def _say(sentences: Iterable[str], said: set[str]) -> None:
+    """Notes on stderr, each once for both sides."""
+    for sentence in sentences:
+        if sentence not in said:
+            notice(f"note: {sentence}")
+            said.add(sentence)
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word is a file of arguments, or a pipe that one comes through (``<(...)``)."""
+    path = Path(word)
+    return path.suffix not in _MODELS and path.exists() and not path.is_dir()
 
 
 def _words(text: str) -> list[str]:

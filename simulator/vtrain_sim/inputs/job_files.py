@@ -39,13 +39,25 @@ def read_job_file(path: Path, run_script: bool = True, script_arguments: Sequenc
     if is_list(text):
         return read_list(text, path)
     if not run_script or os.environ.get(_NEVER):
-        return read_launch(path)
+        return read_launch(path, text)
     try:
-        return resolve(path, script_arguments)
+        return resolve(path, script_arguments) if path.is_file() else _resolve_piped(path, text, script_arguments)
     except NoSandboxError as error:
-        launch = read_launch(path)
+        launch = read_launch(path, text)
         note = f"{path} is read without running it: {error}"
         return replace(launch, notes=(note, *launch.notes))
+
+
+def _resolve_piped(path: Path, text: str, script_arguments: Sequence[str]) -> Launch:
+    """A script that comes through a pipe, for example of ``<(...)``, which can be read once.
+
+    It is run as if it lay in the current folder, where it was written.
+    """
+    place = Path.cwd() / path.name
+    try:
+        return resolve(place, script_arguments, text)
+    except SpecError as error:
+        raise SpecError(str(error).replace(str(place), str(path))) from None
 
 
 def _read_toml(path: Path) -> Launch:

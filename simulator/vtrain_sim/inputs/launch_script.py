@@ -59,14 +59,14 @@ class Launch:
     preset: str = ""
 
 
-def read_launch(path: Path) -> Launch:
+def read_launch(path: Path, text: str | None = None) -> Launch:
     """Megatron's arguments in a file, and the number of processes that it starts, without running anything.
 
     A shell script's variables and arrays are put in; the arguments are those of the last command that runs a
     ``*.py`` file or a module. A variable whose value is not known stays as it is written. Raises `SpecError` where the
-    file cannot be read or has no arguments.
+    file cannot be read or has no arguments. text: what the file holds, where it has been read.
     """
-    text = read_script(path)
+    text = read_script(path) if text is None else text
     directives = slurm_directives(text)
     variables = Variables(dict(slurm_variables(directives)))
     try:

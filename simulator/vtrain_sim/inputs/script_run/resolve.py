@@ -34,9 +34,12 @@ class _Started:
     command: Command
 
 
-def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
-    """What a launch script starts, found by running it. Raises `SpecError`, `NoSandboxError`."""
-    text = read_text(path)
+def resolve(path: Path, script_arguments: Sequence[str] = (), text: str | None = None) -> Launch:
+    """What a launch script starts, found by running it. Raises `SpecError`, `NoSandboxError`.
+
+    text: what the script holds, where there is no such file to read.
+    """
+    text = read_text(path) if text is None else text
     shell = re.match(r"#!\s*\S*?(?:/env\s+(?:-\S+\s+)*)?([\w.-]+)(?:\s|$)", text)
     if shell and shell[1] not in ("bash", "sh", "dash", "ash", "env"):
         raise SpecError(f"{path} is a script of {shell[1]}: bash scripts are read")
@@ -45,7 +48,7 @@ def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
     said = notes(text, run, script_arguments)
     try:
         if (absent := missing_source(run)) and (names := may_be_set(text, run, absent)):
-            run = _run_without(path, script_arguments, _slurm(directives), run, names)
+            run = _run_without(path, text, script_arguments, _slurm(directives), run, names)
             said = (f"the script reads {absent}, which is not there: what that sets is not known", *said)
         else:
             check_sources(path, run)
@@ -53,7 +56,7 @@ def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
         if chosen is None:
             raise SpecError(f"{path} starts no training: {why_nothing_started(run)}")
         if run.missing:
-            _check_missing(path, run, chosen, script_arguments, directives)
+            _check_missing(path, text, run, chosen, script_arguments, directives)
     except SpecError as error:
         # What was not given may be why.
         reasons = [sentence for sentence in said if "--script-args" in sentence or sentence.startswith("not set")]
@@ -64,7 +67,7 @@ def resolve(path: Path, script_arguments: Sequence[str] = ()) -> Launch:
 
 
 def _run_without(
-    path: Path, arguments: Sequence[str], variables: Mapping[str, str], run: Run, names: Iterable[str]
+    path: Path, text: str, arguments: Sequence[str], variables: Mapping[str, str], run: Run, names: Iterable[str]
 ) -> Run:
     """The script's run with empty files for those that it reads and that are not there.
 
@@ -73,7 +76,7 @@ def _run_without(
     given = {**{name: f"%unknown_{name}%" for name in names}, **variables}
     empty: list[Path] = []
     for _ in range(_FILES):
-        run = run_script(path, arguments, given, Path(run.folder), empty=empty)
+        run = run_script(path, arguments, given, Path(run.folder), text, empty=empty)
         if not (absent := missing_source(run)):
             break
         empty.append(Path(run.folder, absent))
@@ -82,10 +85,10 @@ def _run_without(
 
 
 def _check_missing(
-    path: Path, run: Run, chosen: _Started, arguments: Sequence[str], directives: Mapping[str, str]
+    path: Path, text: str, run: Run, chosen: _Started, arguments: Sequence[str], directives: Mapping[str, str]
 ) -> None:
     """Raise `SpecError` where the arguments depend on how much a program prints that is not known."""
-    other = run_script(path, arguments, _slurm(directives), Path(run.folder), unknown_lines=3)
+    other = run_script(path, arguments, _slurm(directives), Path(run.folder), text, unknown_lines=3)
     again = _training(path, _started(other.commands, directives, path, 0))
     if again is None or not _same(chosen, again):
         raise SpecError(
@@ -97,7 +100,7 @@ def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mappi
     """The run in the first folder in which all is found that the script reads; else the first."""
     runs = []
     for folder in _folders(path):
-        run = run_script(path, arguments, _slurm(directives), folder)
+        run = run_script(path, arguments, _slurm(directives), folder, text)
         if run.status is None:
             return run
         if any(command.kind in ("run", "batch") for command in run.commands):

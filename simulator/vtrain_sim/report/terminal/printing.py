@@ -28,7 +28,7 @@ printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
         "vtrain_sim.decide.sensitivity.Sensitivity": _HERE + "sensitivity",
         "vtrain_sim.calibration.result.CalibrationResult": _HERE + "calibration",
         "vtrain_sim.calibration.result.TuneResult": _HERE + "calibration",
-        "vtrain_sim.results.Table": _HERE + "listing",
+        "vtrain_sim.results.Listing": _HERE + "listing",
         "vtrain_sim.catalog.results.Added": _HERE + "catalog",
         "vtrain_sim.catalog.results.Runs": _HERE + "catalog",
         "vtrain_sim.catalog.results.RunDetail": _HERE + "catalog",
