@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.job_files import read_job_file
-from vtrain_sim.inputs.megatron_flags import check_contradictions, parse_flags, without
+from vtrain_sim.inputs.megatron_flags import check_contradictions
+from vtrain_sim.inputs.searched import to_search
 from vtrain_sim.inputs.spec_file import read_flags
 from vtrain_sim.specs.checks import finite, whole
 
@@ -46,12 +47,24 @@ class Given:
         given = self
         check_contradictions(self.flags)
         if spec is not None:
-            given = given._before(_of_spec(spec))
+            given = given.before(_of_spec(spec))
         if megatron_args is not None:
-            given = given._before(_of_script(megatron_args, run_script, script_arguments))
+            given = given.before(_of_script(megatron_args, run_script, script_arguments))
         return given
 
-    def _before(self, file: Given) -> Given:
+    def over_file(self, path: Path, run_script: bool = True, script_arguments: Sequence[str] = ()) -> Given:
+        """The same on top of what one file says, a spec or a launch script by its name (`is_job_file`)."""
+        spec, script = (path, None) if path.suffix in _SPECS else (None, path)
+        return self.over(spec, script, run_script, script_arguments)
+
+    def to_search(self, keep_recomputation: bool = False) -> tuple[Given, int]:
+        """The same without the layout, which is searched, and the global batch that it says (0: not said)."""
+        kept = to_search(self.flags, keep_recomputation)
+        left_out = f"searched, not as the file has it: {', '.join(kept.left_out)}"
+        return replace(self, flags=kept.flags, notes=(*self.notes, *([left_out] if kept.left_out else []))), kept.batch
+
+    def before(self, file: Given) -> Given:
+        """The same on top of what another one says. Raises `UserError`."""
         check_contradictions(file.flags)
         priced = file.price_per_gpu_hour if self.price_per_gpu_hour is None else self.price_per_gpu_hour
         return Given(
@@ -71,35 +84,19 @@ class Given:
             raise UserError(f"{self.unknown_gpus}: give --num-gpus")
 
 
-# What a search chooses, and a file's own choice of which is therefore left out.
-_SEARCHED = (
-    *("tp", "pp", "cp", "ep", "expert_tp", "dp", "vpp", "layers_per_chunk", "microbatch_group_size", "schedule"),
-    *("first_stage_layers", "last_stage_layers", "pipeline_layout", "embedding_is_a_layer", "loss_is_a_layer"),
-    *("micro_batch_size", "recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules"),
-    *("checkpoint_method", "sequence_parallel", "global_batch_size", "final_batch"),
-)
+# Files of vtrain's own, and of a model alone.
+_SPECS, _MODELS = (".yaml", ".yml", ".toml"), (".json",)
 
 
-def to_search(
-    flags: Sequence[str],
-    cluster: str,
-    model: str,
-    spec: Path | None,
-    megatron_args: Path | None,
-    run_script: bool = True,
-    script_arguments: Sequence[str] = (),
-) -> tuple[Given, int]:
-    """What files say of a search, without the layout that is searched, and their global batch (0: not said).
+def is_job_file(word: str) -> bool:
+    """Whether a word names a spec, a launch script or another list of arguments, or a pipe that one comes through."""
+    path = Path(word)
+    return path.suffix in _SPECS or (path.suffix not in _MODELS and path.exists() and not path.is_dir())
 
-    flags: on the command line, kept as they are. Raises `UserError`.
-    """
-    files = Given().over(spec, megatron_args, run_script, script_arguments)
-    kept, left_out = without(files.flags, _SEARCHED)
-    values = parse_flags(files.flags).values
-    batch: int = values.get("final_batch") or values.get("global_batch_size") or 0
-    notes = [*files.notes, f"searched, not as the file has it: {', '.join(left_out)}"] if left_out else files.notes
-    given = replace(files, flags=tuple(kept), notes=tuple(notes))
-    return Given(tuple(flags), cluster, model)._before(given), batch
+
+def is_model_file(word: str) -> bool:
+    """Whether a word names a Hugging Face ``config.json``, or the folder that holds one."""
+    return Path(word).suffix in _MODELS or Path(word).is_dir()
 
 
 def flags_of(flags: Sequence[str]) -> list[str]:

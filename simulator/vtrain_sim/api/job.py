@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vtrain_sim.api.arguments import check_dispatcher, file_of, name_of
+from vtrain_sim.api.arguments import file_of, name_of
 from vtrain_sim.api.flag_files import Given, flags_of
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.options import Option, Options, read_options
@@ -15,10 +15,12 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.model.dispatchers import check_dispatcher
 from vtrain_sim.specs import ClusterSpec, Configuration
 
 if TYPE_CHECKING:
     from vtrain_sim.api.catalog import Catalog
+    from vtrain_sim.costs.profile import Profile
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,6 +125,24 @@ def job_from_run(
     A trace does not say its model nor its cluster: these are then needed. modelled: leave the runs' operator
     and network times out. Raises `UserError`.
     """
+    machine, profile, path = machine_of_runs(catalog, runs, cluster, modelled)
+    if profile.configuration is not None and model:
+        raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
+    options = options or read_options({})
+    world = options.gpus or (0 if options.fixes_dp else gpus)
+    name = name_of("model", model)
+    base = find_model(name) if name else None
+    configuration = configuration_from_flags([*flags, *options.flags], profile.configuration, world, base)
+    return Job(options.switch_off(configuration), machine, world, runs[0], path)
+
+
+def machine_of_runs(
+    catalog: str | Path | Catalog | None, runs: Sequence[str], cluster: str | Path = "", modelled: bool = False
+) -> tuple[Machine, Profile, Path]:
+    """The machine that runs were captured on, or a cluster with their measurements; the runs; and their catalog.
+
+    modelled: leave the runs' operator and network times out. Raises `UserError`.
+    """
     from vtrain_sim import catalog as indexed
     from vtrain_sim.costs.profile import load_profile
 
@@ -132,8 +152,6 @@ def job_from_run(
     profile = load_profile(indexed.Catalog(path), runs)
     if profile.configuration is None and not cluster:
         raise UserError(f"run {runs[0]!r} is a trace, which does not say on what cluster it ran: give --cluster")
-    if profile.configuration is not None and model:
-        raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
     if cluster:
         machine = machine_of(cluster)
         _check_device(runs[0], str(profile.run["device_name"] or ""), machine.cluster)
@@ -146,12 +164,7 @@ def job_from_run(
         machine, surfaces = Machine(profile.cluster, Surfaces()), Surfaces()
     if not modelled:
         machine = Machine(machine.cluster, surfaces, profile)
-    options = options or read_options({})
-    world = options.gpus or (0 if options.fixes_dp else gpus)
-    name = name_of("model", model)
-    base = find_model(name) if name else None
-    configuration = configuration_from_flags([*flags, *options.flags], profile.configuration, world, base)
-    return Job(options.switch_off(configuration), machine, world, runs[0], path)
+    return machine, profile, path
 
 
 def _given(cluster: str | Path, model: str | Path, gpus: int, price_per_gpu_hour: float | None) -> Given:

@@ -49,18 +49,21 @@ class Machine:
         return replace(self, cluster=replace(self.cluster, price_per_gpu_hour=price_per_gpu_hour))
 
 
-def machine_of(cluster: str | Path, price_per_gpu_hour: float | None = None) -> Machine:
+def machine_of(cluster: str | Path | Machine, price_per_gpu_hour: float | None = None) -> Machine:
     """The machine of a cluster preset or file. price_per_gpu_hour: US dollars, instead of the cluster's own.
 
     Raises `UserError` for an unknown name, with the nearest.
     """
-    name = name_of("cluster", cluster)
-    if not name:
-        raise UserError(f"on which cluster is not said: give one of {', '.join(presets.names('clusters'))}, or a file")
-    machine = _of_file(name) if name.endswith((".toml", ".yaml", ".yml")) else _of_preset(name)
+    machine = cluster if isinstance(cluster, Machine) else _named(name_of("cluster", cluster))
     if price_per_gpu_hour is None:
         return machine
     return machine.priced(price_per_gpu_hour)
+
+
+def _named(name: str) -> Machine:
+    if not name:
+        raise UserError(f"on which cluster is not said: give one of {', '.join(presets.names('clusters'))}, or a file")
+    return _of_file(name) if name.endswith((".toml", ".yaml", ".yml")) else _of_preset(name)
 
 
 def _of_file(name: str) -> Machine:

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from vtrain_sim import schedules as known_schedules
-from vtrain_sim.api.arguments import check_dispatcher, name_of
-from vtrain_sim.api.flag_files import flags_of
+from vtrain_sim.api.arguments import name_of
+from vtrain_sim.api.flag_files import Given, flags_of
+from vtrain_sim.api.job import Job, machine_of_runs
 from vtrain_sim.api.lists import Names, Numbers, names, numbers
-from vtrain_sim.api.machine import machine_of
+from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.options import WORLD_SIZE, Option, read_options
 from vtrain_sim.decide import Bounds, Failures, PlanResult, Request
 from vtrain_sim.decide import plan as search
+from vtrain_sim.decide.search_space import search_space
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.layout_values import parallel_from_values
 from vtrain_sim.inputs.lookup import find_model
-from vtrain_sim.inputs.megatron_flags import parse_flags
-from vtrain_sim.inputs.model_values import model_from_values
-from vtrain_sim.inputs.step_values import step_from_values
+from vtrain_sim.inputs.megatron_emit import emit_flags, own_flags
+from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.inputs.searched import to_search
 from vtrain_sim.progress import Progress, unwatched
-from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs import Configuration, ModelSpec
 from vtrain_sim.specs.checks import positive
-from vtrain_sim.specs.train import AUTO
 
 _NO_LIMIT = 1 << 16
-_LIMITED = ("tp", "pp", "dp", "cp", "ep")
-_USUAL_LIMITS = (8, _NO_LIMIT, _NO_LIMIT, 8, _NO_LIMIT)
-# Values of flags that say how layers are cut into stages.
-_CUTS = (
-    "layers_per_chunk",
-    "pipeline_layout",
-    "first_stage_layers",
-    "last_stage_layers",
-    "embedding_is_a_layer",
-    "loss_is_a_layer",
-)
 
 
 def plan(
-    model: str | Path = "",
+    model: str | Path | Job = "",
     *,
-    cluster: str | Path = "",
+    cluster: str | Path | Machine = "",
     num_gpus: Numbers = (),
     max_gpus: int = 0,
     global_batch_size: Numbers = (),
@@ -68,7 +55,10 @@ def plan(
 ) -> PlanResult:
     """Search every layout of a model on a cluster, drop what does not fit, and rank the rest.
 
-    num_gpus: exact counts; or max_gpus: all up to it. global_batch_size: sequences per step, one or several.
+    model: a preset, a ``config.json``, or a job (``vt.job``): its model and training step are then planned on its
+    machine, with its measurements where it is from a captured run, on as many GPUs and with its batch where no others
+    are given; the result says how its own layout ranks. num_gpus: exact counts; or max_gpus: all up to it.
+    global_batch_size: sequences per step, one or several.
     rank_by: days, dollars, time (of a step) or mfu. deadline_days: drop plans that take longer.
     gpu_mtbf_hours: mean time between failures of one GPU; days and US dollars then include failures,
     checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
@@ -88,11 +78,19 @@ def plan(
     options = read_options(fixed)
     if options.switched_off:
         raise UserError(f"{options.switched_off[0]} is off unless it is given: leave it out of a search")
-    machine = machine_of(cluster, price_per_gpu_hour)
-    limits = (max_tp, max_pp, max_dp, max_cp, max_ep)
-    searched, base, bounds = _search_space(
-        [*flags_of(flags), *options.flags], name_of("model", model), limits, names(schedules)
-    )
+    own: Configuration | None = None
+    base: ModelSpec | None = None
+    if isinstance(model, Job):
+        machine, kept, usual_batch, base = _of_job(model, cluster, price_per_gpu_hour)
+        own, own_name = model.configuration, f"run {model.run}" if model.run else "the job"
+        if not max_gpus and not numbers("--num-gpus", world):
+            world = own.parallel.world_size
+        batch, train_tokens = numbers("--global-batch-size", batch) or usual_batch, train_tokens or model.train_tokens
+    else:
+        machine, kept, own_name = machine_of(cluster, price_per_gpu_hour), (), ""
+        base = find_model(name) if (name := name_of("model", model)) else None
+    bounds = Bounds(max_tp, max_pp, max_dp, max_cp, max_ep, schedules=names(schedules))
+    searched, step, bounds = search_space([*kept, *flags_of(flags), *options.flags], base, bounds)
     request = Request(
         searched,
         numbers("--global-batch-size", batch),
@@ -100,13 +98,41 @@ def plan(
         numbers("--num-gpus", world),
         max_gpus,
         bounds,
-        base,
+        step,
         rank_by,
         deadline_days,
         _failures(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
         allow_tight,
+        own,
+        own_name,
     )
     return search(request, machine.projector, top, progress)
+
+
+def of_runs(catalog: Path | None, runs: Sequence[str], given: Given) -> tuple[Job | str, Machine]:
+    """The job of captured runs, whose layout is searched, and the machine: the runs', or a cluster with their times.
+
+    given: the flags and files beside the runs; those of them that change the model or the training step change the
+    job. An imported trace says no job: then the model that is given. Raises `UserError`.
+    """
+    machine, profile, path = machine_of_runs(catalog, runs, given.cluster)
+    if profile.configuration is None:
+        return given.model, machine
+    if given.model:
+        raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
+    configuration = configuration_from_flags(to_search(given.flags).flags, profile.configuration)
+    return Job(configuration, machine, run=runs[0], catalog=path), machine
+
+
+def _of_job(
+    job: Job, cluster: str | Path | Machine, price_per_gpu_hour: float | None
+) -> tuple[Machine, tuple[str, ...], int, ModelSpec]:
+    """The machine, the flags that are kept, the batch and the model of a job whose layout is searched."""
+    if cluster:
+        raise UserError("a job has its cluster: leave out cluster=, or make the job on the other one")
+    machine = job.machine if price_per_gpu_hour is None else job.machine.priced(price_per_gpu_hour)
+    kept = to_search([*emit_flags(job.configuration), *own_flags(job.configuration)])
+    return machine, kept.flags, kept.batch, job.configuration.model
 
 
 def _named(fixed: dict[str, Option], names: Sequence[str], given: Numbers) -> object:
@@ -125,47 +151,3 @@ def _failures(mtbf: float, checkpoint: float, restart: float, interval: float) -
     if interval:
         raise UserError("--checkpoint-interval needs --gpu-mtbf-hours: without failures no checkpoint is written")
     return None
-
-
-def _schedules(searched: tuple[str, ...], fixed: str) -> tuple[str, ...]:
-    """The schedules of a search: those to try, or the one that a flag fixes."""
-    if fixed != AUTO:
-        if searched not in (Bounds.schedules, (fixed,)):
-            raise UserError(f"--schedule {fixed} and --schedules {','.join(searched)} disagree: give one")
-        searched = (fixed,)
-    for name in searched:
-        known_schedules.get(name)
-    return searched
-
-
-def _check_limits(fixed: Mapping[str, object], limits: Sequence[int]) -> None:
-    """Raise `UserError` for a size that is fixed beyond a limit that was given."""
-    for name, most, usual in zip(_LIMITED, limits, _USUAL_LIMITS, strict=True):
-        size = int(str(fixed.get(name, 1)))
-        if size > most and most != usual:
-            raise UserError(f"--max-{name} is {most}, and a flag fixes {name} at {size}: give one")
-
-
-def _search_space(
-    flags: Sequence[str], model: str, limits: tuple[int, int, int, int, int], schedules: tuple[str, ...]
-) -> tuple[ModelSpec, TrainSpec, Bounds]:
-    """The model, the training step and the bounds of a search, from Megatron's flags."""
-    values = dict(parse_flags(flags).values)
-    schedules = _schedules(schedules, str(values.pop("schedule", AUTO)))
-    if any(name in values for name in _CUTS):
-        raise UserError(
-            "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
-            "or use project"
-        )
-    searched = model_from_values(values, find_model(model) if model else None)
-    step = step_from_values({**values, "micro_batch_size": 1, "global_batch_size": 1})
-    fixed = parallel_from_values(values)
-    check_dispatcher(str(fixed.get("moe_token_dispatcher", ParallelSpec.moe_token_dispatcher)), searched.num_experts)
-    fixed |= {name: values[name] for name in ("micro_batch_size", "recompute_granularity") if name in values}
-    _check_limits(fixed, limits)
-    bounds = Bounds(*limits, schedules=schedules, fixed=tuple(sorted(fixed.items())))
-    if "micro_batch_size" in fixed:
-        bounds = replace(bounds, micro_batches=(int(fixed["micro_batch_size"]),))
-    if "recompute_granularity" in fixed:
-        bounds = replace(bounds, recompute=(str(fixed["recompute_granularity"]),))
-    return searched, TrainSpec(**step), bounds

@@ -47,6 +47,7 @@ vtrain-sim plan --cluster dgx-a100-80gb --model gpt3-1.3b --num-gpus 8 \\
 vtrain-sim plan --cluster dgx-a100-80gb --model gpt3-1.3b --max-gpus 8 \\
   --global-batch-size 32,64 --train-tokens 26e9 --deadline-days 30 \\
   --rank-by dollars --table plans.csv""",
+        "vtrain-sim plan --catalog vtrain.duckdb --run base",
     ),
     "flags": ("vtrain-sim flags recompute", "vtrain-sim flags --treatment refused --json"),
     "presets": ("vtrain-sim presets --kind clusters", "vtrain-sim presets llama3 --json"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CLUSTER, MEGATRON_ARGS, MODEL, RUN_SCRIPT, SCRIPT_ARGS, SPEC, words_of
+from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, RUN, RUN_SCRIPT, SCRIPT_ARGS, SPEC, words_of
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
@@ -26,6 +26,8 @@ from vtrain_sim.errors import UserError
 
 def plan(
     context: typer.Context,
+    catalog: Path = CATALOG,
+    run: list[str] = RUN,
     cluster: str = CLUSTER,
     model: str = MODEL,
     megatron_args: Path = MEGATRON_ARGS,
@@ -63,31 +65,39 @@ def plan(
 ) -> None:
     """Search every layout of a model on a cluster, drop what does not fit, and rank the rest.
 
-    A launch script or a spec file says the model and the training step; its layout is searched. Megatron's flags,
-    where given, are kept as they are: the model's sizes, kernels and precision, and any parallel size or micro batch
-    that is not to be searched.
+    A launch script, a spec file or a captured run (--catalog, --run) says the model and the training step; its layout
+    is searched, on the run's own machine or on --cluster with its measured times, and the run's own layout is ranked.
+    Megatron's flags, where given, are kept as they are: the model's sizes, kernels and precision, and any parallel size
+    or micro batch that is not to be searched.
     """
     from vtrain_sim.api import plan as api
-    from vtrain_sim.api.flag_files import to_search
+    from vtrain_sim.api.flag_files import Given
+    from vtrain_sim.api.job import Job
+    from vtrain_sim.api.plan import of_runs
     from vtrain_sim.inputs import presets
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    words = words_of(script_args)
-    given, batch = to_search(context.args, cluster, model, spec, megatron_args, run_script, words)
-    if not given.cluster:
-        raise UserError(f"nothing to plan on: give --cluster ({', '.join(presets.names('clusters'))})")
+    files, batch = Given().over(spec, megatron_args, run_script, words_of(script_args)).to_search()
+    given = Given(tuple(context.args), cluster, model).before(files)
+    if catalog is not None and not run:
+        raise UserError("--catalog needs --run: the run to plan for (vtrain-catalog ls lists them)")
+    if not run and not given.cluster:
+        raise UserError(
+            f"nothing to plan on: give --cluster ({', '.join(presets.names('clusters'))}), or --catalog and --run"
+        )
     if not num_gpus and not max_gpus:
         given.check_gpus()
         num_gpus = str(given.gpus or "")
     flags = list(given.flags)
     name_notes(given.notes)
     name_approximations(flags)
+    planned, machine = of_runs(catalog, run, given) if run else (given.model, given.cluster)
     with counting("plans evaluated", "feasible", is_quiet()) as progress:
         result = api.plan(
-            given.model,
-            cluster=given.cluster,
+            planned,
+            cluster="" if isinstance(planned, Job) else machine,
             num_gpus=num_gpus,
             max_gpus=max_gpus,
             global_batch_size=global_batch_size or str(batch or ""),

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SAME = "base"
 RUN, SIMULATED = "run:", "sim:"
-_SPECS, _MODELS = (".yaml", ".yml", ".toml"), (".json",)
 HELP = (
     "What to compare: settings (tp=4 pp=2, names as for sweep), a file (launch script, spec, config.json), a preset of "
     "a model or cluster, Megatron's flags, a captured run (run:ID) or its simulation (sim:ID); several in quotes; "
@@ -42,6 +41,7 @@ def read_side(
 
     said: what has been said on stderr about the other side, which is not said again.
     """
+    from vtrain_sim.api.flag_files import is_job_file, is_model_file
     from vtrain_sim.api.job import job_from_given
     from vtrain_sim.api.options import read_options
     from vtrain_sim.inputs import presets
@@ -65,10 +65,9 @@ def read_side(
             raise UserError(f"{word} is a captured run: it has its own settings, give it alone (or sim:{word[4:]})")
         elif "=" in word:
             given = _setting(given, settings, word)
-        elif Path(word).suffix in _SPECS or _is_file(word):
-            spec = Path(word) if Path(word).suffix in _SPECS else None
-            given = given.over(spec, None if spec else Path(word), *script)
-        elif Path(word).suffix in _MODELS or Path(word).is_dir() or word in presets.names("models"):
+        elif is_job_file(word):
+            given = given.over_file(Path(word), *script)
+        elif is_model_file(word) or word in presets.names("models"):
             given = replace(given, model=word)
         elif word in presets.names("clusters"):
             given = replace(given, cluster=word)
@@ -90,12 +89,6 @@ def _say(sentences: Iterable[str], said: set[str]) -> None:
         if sentence not in said:
             notice(f"note: {sentence}")
             said.add(sentence)
-
-
-def _is_file(word: str) -> bool:
-    """Whether a word is a file of arguments, or a pipe that one comes through (``<(...)``)."""
-    path = Path(word)
-    return path.suffix not in _MODELS and path.exists() and not path.is_dir()
 
 
 def _words(text: str) -> list[str]:

@@ -12,9 +12,10 @@ from time import perf_counter
 import numpy as np
 
 from vtrain_sim.decide.collection import collection_paused
-from vtrain_sim.decide.evaluated import MOST_KEPT, Dropped, Evaluated, Figures, Floats
+from vtrain_sim.decide.evaluated import FITS, MOST_KEPT, TOO_LARGE, TOO_LATE, Dropped, Evaluated, Figures, Floats
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.decide.order import best_first
+from vtrain_sim.decide.own_layout import OwnLayout
 from vtrain_sim.decide.space import Bounds, configurations, filled, gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_emit import emit_flags
@@ -40,7 +41,8 @@ class Request:
 
     num_gpus: exact counts; max_gpus: all up to so many. deadline_days: plans that take longer are
     dropped. failures: None: nothing breaks and no checkpoint is written. allow_tight: also plans that leave less
-    memory than the margin of a projection (`simulate.memory.MARGIN`).
+    memory than the margin of a projection (`simulate.memory.MARGIN`). own: the configuration of the job that is
+    planned, which is ranked too; own_name: what it is called.
     """
 
     model: ModelSpec
@@ -54,6 +56,8 @@ class Request:
     deadline_days: float = 0.0
     failures: Failures | None = None
     allow_tight: bool = False
+    own: Configuration | None = None
+    own_name: str = ""
 
     def __post_init__(self) -> None:
         one_of("--rank-by", self.rank_by, RANKINGS)
@@ -117,7 +121,7 @@ class PlanResult(Result):
     """What a search over layouts gives. plans: best first. pareto: no other plan is both faster and cheaper.
 
     evaluated, feasible: configurations. elapsed_s: seconds that the search took. every: all of them, with the reason
-    where one was dropped.
+    where one was dropped. own: how the layout of the job that was planned ranks; None where a model was planned.
 
     >>> import vtrain as vt
     >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, top=3)
@@ -133,10 +137,11 @@ class PlanResult(Result):
     plans: tuple[Plan, ...]
     pareto: tuple[Plan, ...]
     every: Evaluated
+    own: OwnLayout | None = None
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.plan/1."""
-        return {
+        document: Document = {
             "schema": SCHEMA,
             "model": self.request.model.name,
             "cluster": self.cluster,
@@ -148,6 +153,7 @@ class PlanResult(Result):
             "plans": [p.to_dict() for p in self.plans],
             "pareto": [p.to_dict() for p in self.pareto],
         }
+        return document if self.own is None else {**document, "own": self.own.to_dict()}
 
     def summary(self) -> dict[str, object]:
         """The size of the search and its best plan."""
@@ -258,6 +264,7 @@ def plan(
         tuple(_tie(p, request, key[order[0]], limit) for p in best),
         tuple(_tie(p, request, key[order[0]], limit) for p in front),
         Evaluated.of(best_of_all, figures.pick(order), feasible.dropped, feasible.evaluated),
+        _own(request, projector, counts, key[order], best[0]) if request.own is not None else None,
     )
 
 
@@ -312,6 +319,31 @@ def _tie(plan: Plan, request: Request, best: float, limit: float) -> Plan:
     longer = best / value if request.rank_by == "mfu" else value / best
     low = p.iteration_time_low_s / p.iteration_time_s
     return replace(plan, tied_with_best=bool(limit >= longer * low))
+
+
+def _own(request: Request, projector: Projector, counts: Sequence[int], keys: Floats, best: Plan) -> OwnLayout:
+    """How the job's own layout ranks. keys: what plans are ranked by, the best first."""
+    assert request.own is not None
+    own, arrays = request.own, projector.evaluate([request.own])
+    figures = _figures(request, projector, [own], arrays)
+    days, key = float(figures.days[0]), float(_key(request, figures)[0])
+    verdict = FITS
+    if not (arrays.fits[0] or (request.allow_tight and arrays.tight[0])):
+        verdict = TOO_LARGE
+    elif not days <= (request.deadline_days or math.inf):
+        verdict = TOO_LATE
+    elif own.parallel.world_size not in counts:
+        verdict = f"it has another number of GPUs ({own.parallel.world_size}) than the plans"
+    elif own.train.global_batch_size not in request.batches:
+        verdict = f"it has another global batch ({own.train.global_batch_size}) than the plans"
+    # As good as a plan but for rounding is no worse.
+    better = int((keys < key - 1e-9 * abs(key)).sum())
+    plan = Plan(projector.project(own), days, float(figures.dollars[0]), False, _checkpoint_interval_s(request, own))
+    limit = best.projection.iteration_time_high_s / best.projection.iteration_time_s
+    tied = _tie(plan, request, float(keys[0]), limit)
+    return OwnLayout(
+        request.own_name, tied, better + 1 if verdict == FITS else None, verdict, best.projection.configuration
+    )
 
 
 def _nothing(request: Request, projector: Projector, counts: Sequence[int], feasible: _Feasible) -> str:

@@ -4,7 +4,7 @@ from vtrain_sim.model.dispatchers.allgather import AllGatherDispatcher
 from vtrain_sim.model.dispatchers.alltoall import AllToAllDispatcher
 from vtrain_sim.model.dispatchers.base import Dispatcher, Exchange, Routing
 from vtrain_sim.model.dispatchers.flex import FlexDispatcher
-from vtrain_sim.model.dispatchers.registry import dispatcher, names, register
+from vtrain_sim.model.dispatchers.registry import check_dispatcher, dispatcher, names, register
 
 for _dispatcher in (
     AllToAllDispatcher(),
@@ -21,6 +21,7 @@ __all__ = [
     "Exchange",
     "FlexDispatcher",
     "Routing",
+    "check_dispatcher",
     "dispatcher",
     "names",
     "register",

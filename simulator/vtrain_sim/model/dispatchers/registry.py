@@ -8,6 +8,8 @@ from vtrain_sim.model.dispatchers.base import Dispatcher
 
 ENTRY_POINTS = "vtrain.dispatchers"
 _DISPATCHERS: dict[str, Dispatcher] = {}
+# Megatron's word for the dispatchers that are known by their backends (`inputs.layout_values`).
+_FLEX = "flex"
 
 
 def register(new: Dispatcher) -> None:
@@ -30,3 +32,16 @@ def dispatcher(name: str) -> Dispatcher:
             f"it takes {' or '.join(names())}"
         )
     return _DISPATCHERS[name]
+
+
+def check_dispatcher(name: str, num_experts: int) -> None:
+    """Raise `UserError` for a token dispatcher that is not simulated.
+
+    A model without experts may ask for any of Megatron-Core's.
+    """
+    if not num_experts and name in (*names(), _FLEX):
+        return
+    try:
+        dispatcher(name)
+    except UserError as error:
+        raise UserError(f"{error} or {_FLEX} (the backend is --moe-flex-dispatcher-backend)") from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from vtrain_sim.decide import Plan, PlanResult
+from vtrain_sim.report.plan_words import own_layout
 from vtrain_sim.report.tables import counted, duration, said_once
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.simulate.result import BAND_PROBABILITY
@@ -25,7 +26,7 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     ranked_by = "time" if request.rank_by == "days" and not request.tokens else request.rank_by
     console.print(
         f"{counted(result.evaluated, 'plans')} of {request.model.name or 'the model'} on {result.cluster} evaluated "
-        f"in {result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {ranked_by} (all modelled)"
+        f"in {result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {ranked_by} ({_where_from(result)})"
     )
     _print_plans("best plans", result.plans, request.tokens > 0, console)
     if request.tokens and len(result.pareto) > 1:
@@ -40,8 +41,18 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         console.print("tie: the plan's band overlaps that of the best; which of them is faster is not known")
     if best.checkpoint_interval_s is not None:
         console.print(f"checkpoint every {duration(best.checkpoint_interval_s)} (days and dollars include failures)")
+    if result.own is not None:
+        for sentence in own_layout(result):
+            console.print(sentence)
     console.print("launch the best with:")
     console.out(shlex.join(best.to_dict()["megatron_args"]), highlight=False)
+
+
+def _where_from(result: PlanResult) -> str:
+    """Where the times of the best plan come from."""
+    shares = result.plans[0].projection.provenance
+    measured = shares.get("measured", 0.0) + shares.get("interpolated", 0.0)
+    return f"{measured:.0%} of the best plan's time measured or interpolated" if measured >= 0.005 else "all modelled"
 
 
 def _print_plans(title: str, plans: Sequence[Plan], of_training: bool, console: Console) -> None:

@@ -16,6 +16,7 @@ from vtrain_sim.report.page.parts.projection import (
     memory_section,
     notes_of,
 )
+from vtrain_sim.report.plan_words import own_layout
 from vtrain_sim.report.tables import counted
 from vtrain_sim.results import Row
 
@@ -56,7 +57,7 @@ def page_of_plan(result: PlanResult) -> Page:
 
 def _notes(result: PlanResult) -> tuple[str, ...]:
     kept = len(result.every.configurations)
-    notes = list(notes_of(result.plans[0].projection))
+    notes = [*own_layout(result), *notes_of(result.plans[0].projection)]
     if kept < result.every.total:
         notes.append(
             f"{kept:,} of {result.every.total:,} evaluated plans are listed: the best, and some that were dropped."

@@ -1,0 +1,96 @@
+"""The model, the training step and the bounds of a search, from Megatron's flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vtrain_sim import schedules as known_schedules
+from vtrain_sim.decide.space import Bounds
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.layout_values import parallel_from_values
+from vtrain_sim.inputs.lookup import find_model
+from vtrain_sim.inputs.megatron_flags import parse_flags
+from vtrain_sim.inputs.model_values import model_from_values
+from vtrain_sim.inputs.step_values import step_from_values
+from vtrain_sim.model.dispatchers import check_dispatcher
+from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs.train import AUTO
+
+_LIMITED = ("tp", "pp", "dp", "cp", "ep")
+# Values of flags that say how layers are cut into stages.
+_CUTS = (
+    "layers_per_chunk",
+    "pipeline_layout",
+    "first_stage_layers",
+    "last_stage_layers",
+    "embedding_is_a_layer",
+    "loss_is_a_layer",
+)
+
+
+def search_space(flags: Sequence[str], model: ModelSpec | None, bounds: Bounds) -> tuple[ModelSpec, TrainSpec, Bounds]:
+    """What flags, on top of a model, leave to a search within bounds: what they fix is not searched.
+
+    Raises `UserError` for a size beyond a limit, and for flags that cut the layers into stages.
+    """
+    values = dict(parse_flags(flags).values)
+    schedules = _schedules(bounds.schedules, str(values.pop("schedule", AUTO)))
+    if any(name in values for name in _CUTS):
+        raise UserError(
+            "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
+            "or use project"
+        )
+    searched = model_from_values(values, model)
+    step = step_from_values({**values, "micro_batch_size": 1, "global_batch_size": 1})
+    fixed = parallel_from_values(values)
+    check_dispatcher(str(fixed.get("moe_token_dispatcher", ParallelSpec.moe_token_dispatcher)), searched.num_experts)
+    if "micro_batch_size" in values:
+        fixed["micro_batch_size"] = values["micro_batch_size"]
+    if "recompute_granularity" in step:
+        fixed["recompute_granularity"] = step["recompute_granularity"]
+    _check_limits(fixed, bounds)
+    bounds = replace(bounds, schedules=schedules, fixed=tuple(sorted(fixed.items())))
+    if "micro_batch_size" in fixed:
+        bounds = replace(bounds, micro_batches=(int(fixed["micro_batch_size"]),))
+    if "recompute_granularity" in fixed:
+        bounds = replace(bounds, recompute=(str(fixed["recompute_granularity"]),))
+    return searched, TrainSpec(**step), bounds
+
+
+def _schedules(searched: tuple[str, ...], fixed: str) -> tuple[str, ...]:
+    """The schedules of a search: those to try, or the one that a flag fixes."""
+    if fixed != AUTO:
+        if searched not in (Bounds.schedules, (fixed,)):
+            raise UserError(f"--schedule {fixed} and --schedules {','.join(searched)} disagree: give one")
+        searched = (fixed,)
+    for name in searched:
+        known_schedules.get(name)
+    return searched
+
+
+def _check_limits(fixed: Mapping[str, object], bounds: Bounds) -> None:
+    """Raise `UserError` for a size that is fixed beyond a limit that was given."""
+    for name in _LIMITED:
+        size, most = int(str(fixed.get(name, 1))), getattr(bounds, f"max_{name}")
+        if size > most and most != getattr(Bounds, f"max_{name}"):
+            raise UserError(f"--max-{name} is {most}, and a flag fixes {name} at {size}: give one")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model whose layout is searched: a preset or ``config.json``, and the flags of a job's training step.
+
+    global_batch_size: what the job says; 0: nothing. Without flags the step is that of `TrainSpec`.
+    """
+
+    model: str
+    flags: tuple[str, ...] = ()
+    global_batch_size: int = 0
+
+    def space(self, bounds: Bounds) -> tuple[ModelSpec, TrainSpec, Bounds]:
+        """Model, training step and bounds of the search. Raises `UserError`."""
+        model = find_model(self.model) if self.model else None
+        if model is not None and not self.flags:
+            return model, TrainSpec(1, 1), bounds
+        return search_space(self.flags, model, bounds)

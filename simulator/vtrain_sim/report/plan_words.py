@@ -1,0 +1,42 @@
+"""How the layout of a job ranks among its plans, in words."""
+
+from __future__ import annotations
+
+from vtrain_sim.decide import PlanResult
+from vtrain_sim.decide.own_layout import OwnLayout
+from vtrain_sim.report.tables import duration
+
+
+def own_layout(result: PlanResult) -> list[str]:
+    """Sentences on the job's own layout: its step beside the best plan's, its rank, and what to change."""
+    own = result.own
+    if own is None:
+        return []
+    projection, best = own.plan.projection, result.plans[0].projection
+    parallel, train = projection.configuration.parallel, projection.configuration.train
+    chunks = f"x{parallel.vpp}" if parallel.vpp > 1 else ""
+    sizes = [f"tp {parallel.tp}", f"pp {parallel.pp}{chunks}", f"dp {parallel.dp}"]
+    sizes += [f"{name} {size}" for name, size in (("cp", parallel.cp), ("ep", parallel.ep)) if size > 1]
+    layout = f"{own.name}'s own layout ({', '.join(sizes)}; micro batch {train.micro_batch_size})"
+    low, high = duration(projection.iteration_time_low_s), duration(projection.iteration_time_high_s)
+    takes = f"takes {duration(projection.iteration_time_s)} a step (band {low} to {high})"
+    beside = f"the best plan {duration(best.iteration_time_s)}"
+    if own.rank is None:
+        return [f"{layout} {takes}, {beside}; not ranked: {own.verdict}", *_changes(own)]
+    tie = "; their bands overlap: which is faster is not known" if own.rank > 1 and own.plan.tied_with_best else ""
+    return [f"{layout} {takes}, {beside}: it is number {own.rank:,} of {result.feasible:,}{tie}", *_changes(own)]
+
+
+def _changes(own: OwnLayout) -> list[str]:
+    """What of Megatron's flags to change for the best plan."""
+    if own.rank == 1 or not own.changes:
+        return []
+    words = [_change(flag, *values) for flag, values in own.changes.items()]
+    return [f"for the best plan change: {', '.join(words)}"]
+
+
+def _change(flag: str, here: str | None, there: str | None) -> str:
+    if there is None:
+        return f"leave out {flag}"
+    setting = f"{flag} {there}".strip()
+    return f"add {setting}" if here is None else f"{setting} (now {here})"
