@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from simulator.api.workplace import furnish
+from vtrain_sim.api.machine import machine_of
+from vtrain_sim.api.workloads import workloads_of
 from vtrain_sim.commands.sim import app
-from vtrain_sim.decide.fleet import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate
+from vtrain_sim.decide.fleet import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate, speed_tables
 from vtrain_sim.decide.fleet.filling import fill
 from vtrain_sim.decide.fleet.policies import Running, smallest_shares
 from vtrain_sim.errors import UserError
@@ -217,3 +220,33 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "g.svg").read_text()
     refused = CliRunner().invoke(app, ["schedule", "--cluster", "dgx-a100-80gb", "--num-gpus", "8"])
     assert isinstance(refused.exception, UserError)
+
+
+def test_jobs_are_of_scripts_specs_and_runs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    command = ["schedule", "--cluster", "dgx-a100-80gb", "--num-gpus", "4", "--policies", "fifo", "--json"]
+    models = ["--models", "train.sh,job.yaml,run:base", "--catalog", "vtrain.duckdb", "--jobs", "12"]
+    done = CliRunner().invoke(app, [*command, *models, "--save-trace", "t.csv"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    jobs = {(j.model, j.global_batch_size) for j in read_trace(tmp_path / "t.csv")}
+    assert jobs == {("train.sh", 16), ("job.yaml", 16), ("run:base", 4)}
+    assert "note: train.sh: searched" in done.stderr
+    # The trace that was written names them, and is read back.
+    again = CliRunner().invoke(app, [*command, "--trace", "t.csv", "--catalog", "vtrain.duckdb"])
+    assert json.loads(again.stdout)["policies"] == json.loads(done.stdout)["policies"]
+    with pytest.raises(UserError, match="--catalog"):
+        CliRunner().invoke(app, [*command, "--trace", "t.csv"], catch_exceptions=False)
+
+
+def test_the_training_step_of_a_job_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full recomputation makes the same model slower."""
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    text = (tmp_path / "train.sh").read_text()
+    (tmp_path / "full.sh").write_text(text.replace("--micro", "--recompute-granularity full --micro"))
+    read = workloads_of(["train.sh", "full.sh"])
+    best, _ = speed_tables(
+        [("train.sh", 16), ("full.sh", 16)], 4, machine_of("dgx-a100-80gb").projector, workloads=read
+    )
+    assert best["full.sh", 16].seconds[-1] > 1.2 * best["train.sh", 16].seconds[-1]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from simulator.api.workplace import furnish
 from vtrain_sim.commands.sim import app
 from vtrain_sim.decide.study import read_study, run_study, run_unit
 from vtrain_sim.errors import UserError
@@ -116,3 +117,46 @@ def test_command(study: Path, tmp_path: Path) -> None:
     assert "gpt3-6.7b" in done.stdout
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 13
     assert isinstance(CliRunner().invoke(app, [*arguments, "--executor", "slurm"]).exception, UserError)
+
+
+def test_models_may_be_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their step is kept (sequence length, recomputation, batch), their layout is searched."""
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    script = (tmp_path / "train.sh").read_text()
+    full = script.replace("--micro-batch-size 1", "--recompute-granularity full --micro-batch-size 1")
+    (tmp_path / "full.sh").write_text(full.replace("--seq-length 2048", "--seq-length 1024"))
+    (tmp_path / "s.toml").write_text(
+        'models = ["full.sh", "job.yaml", "run:base"]\nclusters = ["dgx-a100-80gb"]\nnum_gpus = [4]\n'
+    )
+    command = ["study", "s.toml", "--out", "o", "--catalog", "vtrain.duckdb", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, (done.output, done.exception)
+    script_unit, spec_unit, run_unit = json.loads(done.stdout)
+    assert [u["unit"]["global_batch_size"] for u in (script_unit, spec_unit, run_unit)] == [16, 16, 4]
+    plans = script_unit["plans"]
+    assert {p["recompute"] for p in plans} == {"full"}
+    assert {p["megatron_args"][p["megatron_args"].index("--seq-length") + 1] for p in plans} == {"1024"}
+    assert [p["tp"] for p in plans] != [2] * len(plans)
+    assert "--num-layers 4 " in " ".join(run_unit["plans"][0]["megatron_args"])
+    assert "note: full.sh: searched, not as the file has it: --tensor-model-parallel-size, --micro-batch-size" in (
+        done.stderr
+    )
+    # What a script says is part of the unit: another script is another unit.
+    (tmp_path / "full.sh").write_text(script)
+    again = json.loads(CliRunner().invoke(app, command).stdout)
+    assert {p["recompute"] for p in again[0]["plans"]} != {"full"}
+    assert len(list((tmp_path / "o").iterdir())) == 4
+
+
+def test_jobs_that_cannot_be_planned_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    for model, says in (
+        ("run:base", "--catalog"),
+        ("gpt3-1.3b", "does not say its own"),
+        ("no.sh", "no model 'no.sh'"),
+    ):
+        (tmp_path / "s.toml").write_text(f'models = ["{model}"]\nclusters = ["dgx-a100-80gb"]\nnum_gpus = [4]\n')
+        with pytest.raises(UserError, match=says):
+            CliRunner().invoke(app, ["study", "s.toml", "--out", "o"], catch_exceptions=False)

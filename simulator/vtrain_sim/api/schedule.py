@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vtrain_sim.api.lists import Names, Numbers, names, some
+from vtrain_sim.api.lists import Names, Numbers, names, numbers, some
 from vtrain_sim.api.machine import machine_of
+from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, generate, read_trace, simulate
 from vtrain_sim.decide.fleet import speed_tables as tables_of
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
@@ -17,6 +18,7 @@ from vtrain_sim.specs.checks import Range, one_of, positive, whole
 
 MODELS = ("gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "megatron-22b")
 
+_BATCHES = (512,)
 # Mean duration of a job: longer ones than eleven years are none.
 _LOAD, _HOURS, _RESTART = Range(1e-3, 1e3), Range(1e-3, 1e5), Range(0.0, 1e6)
 
@@ -29,20 +31,25 @@ def schedule(
     jobs: int = 0,
     seeds: Numbers = 1,
     models: Names = MODELS,
-    global_batch_size: Numbers = 512,
+    global_batch_size: Numbers = (),
     load: float = 1.0,
     mean_hours: float = 12.0,
     no_deadlines: bool = False,
     policies: Names = tuple(POLICIES),
     restart_seconds: float = 60.0,
+    catalog: str | Path | None = None,
+    run_script: bool = True,
     progress: Progress = unwatched,
+    noted: Noted = unnoted,
 ) -> FleetResult:
     """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count.
 
     trace: a .csv or .parquet file of jobs; or jobs: make a random trace of so many, one per seed (figures are means
-    over the seeds), of these models and global batches (sequences per step); load: GPU-seconds requested over those
-    there are; mean_hours: mean duration of a job. restart_seconds: checkpoint and restart on a change of
-    GPUs. Raises `UserError`.
+    over the seeds), of these models and global batches (sequences per step; default: the job's own, or 512); load:
+    GPU-seconds requested over those there are; mean_hours: mean duration of a job. restart_seconds: checkpoint and
+    restart on a change of GPUs. A model is a preset, a ``config.json``, or a job whose training step is kept: a launch
+    script (run_script: bash may run it), a spec, or ``run:ID`` of a captured run of the catalog. noted: called with
+    what there is to say about files. Raises `UserError`.
 
     >>> import vtrain as vt
     >>> vt.schedule(cluster="dgx-a100-80gb", num_gpus=8, jobs=3, models="gpt3-1.3b", policies="fifo,edf")
@@ -61,10 +68,14 @@ def schedule(
     chosen_seeds = some("--seeds", seeds, 0)
     machine = machine_of(cluster)
     given = read_trace(Path(trace)) if trace is not None else []
+    batches = (
+        some("--global-batch-size", global_batch_size, 1) if numbers("--global-batch-size", global_batch_size) else ()
+    )
+    read = workloads_of([j.model for j in given] or names(models), catalog, run_script, noted)
     kinds = {(j.model, j.global_batch_size) for j in given} or {
-        (model, batch) for model in names(models) for batch in some("--global-batch-size", global_batch_size, 1)
+        (model, batch) for model, workload in read.items() for batch in workload.batches(batches, _BATCHES)
     }
-    best, scaled = tables_of(kinds, num_gpus, machine.projector, progress)
+    best, scaled = tables_of(kinds, num_gpus, machine.projector, progress, read)
     traces = [given] if given else _random_traces(scaled, num_gpus, jobs, chosen_seeds, load, mean_hours)
     if no_deadlines and not given:
         traces = [[replace(job, deadline_s=float("inf")) for job in t] for t in traces]

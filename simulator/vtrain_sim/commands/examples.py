@@ -55,6 +55,9 @@ vtrain-sim plan --cluster dgx-a100-80gb --model gpt3-1.3b --max-gpus 8 \\
         """\
 vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
   --models gpt3-1.3b --global-batch-size 64 --seeds 1,2""",
+        """\
+vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
+  --models train.sh,run:base --catalog vtrain.duckdb""",
     ),
     "size": ("vtrain-sim size --cluster dgx-a100-80gb --num-gpus 8 --days 3",),
     "study": ("vtrain-sim study study.toml --out results --table best.csv",),

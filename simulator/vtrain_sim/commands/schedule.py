@@ -6,9 +6,20 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.job import RUN_SCRIPT
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
+from vtrain_sim.commands.output import (
+    FORMAT,
+    REPORT,
+    check_files,
+    check_format,
+    name_notes,
+    show,
+    write_files,
+    write_report,
+)
 
+NAMES = "presets, config.json files, launch scripts, specs, or run:ID with --catalog"
 _MODELS = "gpt3-1.3b,gpt3-2.7b,gpt3-6.7b,gpt3-13b,megatron-22b"
 
 
@@ -18,8 +29,12 @@ def schedule(
     trace: Path = typer.Option(None, "--trace", help="Jobs: a .csv or .parquet file."),
     jobs: int = typer.Option(0, "--jobs", min=0, max=1_000_000, help="Make a random trace of so many jobs instead."),
     seeds: str = typer.Option("1", "--seeds", help="Seeds of random traces, several: 1,2,3 (figures are means)."),
-    models: str = typer.Option(_MODELS, "--models", help="Models of a random trace."),
-    global_batch_size: str = typer.Option("512", "--global-batch-size", help="Global batches of a random trace."),
+    models: str = typer.Option(_MODELS, "--models", help=f"Models of a random trace: {NAMES}."),
+    global_batch_size: str = typer.Option(
+        "", "--global-batch-size", help="Global batches of a random trace (default: the job's own, or 512)."
+    ),
+    catalog: Path = typer.Option(None, "--catalog", help="Catalog of the captured runs among the models (run:ID)."),
+    run_script: bool = RUN_SCRIPT,
     load: float = typer.Option(1.0, "--load", help="GPU-seconds requested over those there are, of a random trace."),
     mean_hours: float = typer.Option(12.0, "--mean-hours", help="Mean duration of a job in a random trace."),
     no_deadlines: bool = typer.Option(False, "--no-deadlines", help="Jobs of a random trace have no deadline."),
@@ -36,7 +51,11 @@ def schedule(
     plot: Path = typer.Option(None, "--plot", help="Draw who runs when (last trace): a .png, .svg or .pdf."),
     report: Path = REPORT,
 ) -> None:
-    """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count."""
+    """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count.
+
+    A model, also in a trace, is a preset or a job: of a launch script, spec or captured run the training step is kept,
+    and the layout searched.
+    """
     from vtrain_sim.api import schedule as api
     from vtrain_sim.report.progress import counting
 
@@ -57,6 +76,9 @@ def schedule(
             no_deadlines=no_deadlines,
             policies=policies,
             restart_seconds=restart_seconds,
+            catalog=catalog,
+            run_script=run_script,
+            noted=lambda sentence: name_notes([sentence]),
             progress=progress,
         )
     write_files(result.trace(), save_trace)

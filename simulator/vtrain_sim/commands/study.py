@@ -6,8 +6,18 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.job import RUN_SCRIPT
 from vtrain_sim.commands.notices import is_quiet
-from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
+from vtrain_sim.commands.output import (
+    FORMAT,
+    REPORT,
+    check_files,
+    check_format,
+    name_notes,
+    show,
+    write_files,
+    write_report,
+)
 
 
 def study(
@@ -17,6 +27,8 @@ def study(
     ),
     executor: str = typer.Option("local", "--executor", help="local, or ray."),
     address: str = typer.Option("", "--address", help="Address of a Ray cluster (default: one on this machine)."),
+    catalog: Path = typer.Option(None, "--catalog", help="Catalog of the captured runs among the models (run:ID)."),
+    run_script: bool = RUN_SCRIPT,
     as_json: bool = typer.Option(False, "--json", help="Print all results as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(
@@ -24,14 +36,20 @@ def study(
     ),
     report: Path = REPORT,
 ) -> None:
-    """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped."""
+    """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped.
+
+    A model is a preset or a job: of a launch script, spec or captured run the training step is kept, and the layout
+    searched.
+    """
     from vtrain_sim.api import study as api
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, None, report)
     form = check_format(form, as_json)
     with counting("units done", "in all", is_quiet()) as progress:
-        result = api.study(file, out, executor, address, progress)
+        result = api.study(
+            file, out, executor, address, progress, catalog, run_script, lambda sentence: name_notes([sentence])
+        )
     write_files(result, table_file)
     write_report(report, result)
     show(result, form)

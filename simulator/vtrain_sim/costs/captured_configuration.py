@@ -9,10 +9,27 @@ from typing import Any
 import duckdb
 
 from vtrain_schemas.words import TRACES
-from vtrain_sim.errors import UserError
+from vtrain_sim.catalog import Catalog
+from vtrain_sim.catalog.rows import dictionaries
+from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.inputs.captured_run import configuration_from_run
 from vtrain_sim.model import build_step
 from vtrain_sim.specs import Configuration
+
+
+def read_configuration(catalog: Catalog, run_id: str) -> Configuration:
+    """Configuration of a captured run of a catalog.
+
+    Raises `UserError` for a run that is not there, or that does not say it: an imported trace, a microbenchmark.
+    """
+    with catalog.reading() as connection:
+        runs = {run["run_id"]: run for run in dictionaries(connection.execute("SELECT * FROM runs"))}
+        if run_id not in runs:
+            raise UserError(f"there is no run {run_id!r} in {catalog.path}{nearest(run_id, runs)}")
+        configuration = captured_configuration(connection, runs[run_id])
+    if configuration is None:
+        raise UserError(f"run {run_id!r} is a trace, which does not say its model: give a launch script or a spec")
+    return configuration
 
 
 def captured_configuration(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) -> Configuration | None:

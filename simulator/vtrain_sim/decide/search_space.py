@@ -94,3 +94,7 @@ class Workload:
         if model is not None and not self.flags:
             return model, TrainSpec(1, 1), bounds
         return search_space(self.flags, model, bounds)
+
+    def batches(self, given: Sequence[int], usual: Sequence[int] = ()) -> tuple[int, ...]:
+        """Global batches: those that are given, else the job's own, else the usual ones."""
+        return tuple(given) or ((self.global_batch_size,) if self.global_batch_size else tuple(usual))

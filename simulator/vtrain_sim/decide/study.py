@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -17,10 +17,12 @@ from typing import IO
 
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.decide.plan import RANKINGS, Request, plan
+from vtrain_sim.decide.search_space import Workload
+from vtrain_sim.decide.space import Bounds
 from vtrain_sim.errors import UserError
 from vtrain_sim.file_table import FileList, FileTable
 from vtrain_sim.inputs import spec_file
-from vtrain_sim.inputs.lookup import find_cluster, find_model
+from vtrain_sim.inputs.lookup import find_cluster
 from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.results import Document, Result, Row
 from vtrain_sim.simulate.projection import Projector
@@ -29,13 +31,18 @@ from vtrain_sim.whole_file import write_file
 
 SCHEMA = "vtrain.study/1"
 EXECUTORS = ("local", "ray")
+_BATCHES = "global_batch_sizes"
+_KNOWN = ("models", "clusters", _BATCHES, "num_gpus", "max_gpus", "train_tokens", "rank_by", "top")
 # A worker may die as often before its unit is given up.
 RETRIES = 5
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One search of a study. num_gpus: exact counts; max_gpus: all up to it."""
+    """One search of a study. num_gpus: exact counts; max_gpus: all up to it.
+
+    model: what the study calls it. preset, flags: what that means, where it is the name of a job and not of a model.
+    """
 
     model: str
     cluster: str
@@ -45,18 +52,30 @@ class Unit:
     train_tokens: float
     rank_by: str
     top: int
+    preset: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def workload(self) -> Workload:
+        """The model, and what is fixed of its training step."""
+        return Workload(self.preset, self.flags) if self.preset or self.flags else Workload(self.model)
+
+    def to_dict(self) -> Document:
+        """The unit in its result: what decides it."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("preset", "flags")}
 
     @property
     def name(self) -> str:
         """File name of the result: readable, and another one for any other unit."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
         return f"{_label(self.model)}-{_label(self.cluster)}-{self.global_batch_size}-{digest}.json"
 
 
 def _label(name: str) -> str:
     """The name of a preset as it is (it may have a point in it), of a file without folder and ending."""
     path = Path(name)
-    return path.stem if path.suffix in (".json", ".toml", ".yaml", ".yml") else path.name
+    name = path.stem if path.suffix in (".json", ".toml", ".yaml", ".yml", ".sh") else path.name
+    return name.replace(":", "-")
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,33 +119,52 @@ def _best_row(result: Document) -> Row:
     }
 
 
-def read_study(path: Path) -> list[Unit]:
+def of_models(names: Iterable[str]) -> dict[str, Workload]:
+    """What names mean that are presets or ``config.json`` files. Raises `UserError` for others."""
+    read = {name: Workload(name) for name in names}
+    for workload in read.values():  # a misspelt name is found before hours of work
+        workload.space(Bounds())
+    return read
+
+
+def read_study(path: Path, read: Callable[[Iterable[str]], Mapping[str, Workload]] = of_models) -> list[Unit]:
     """Units of a study file (TOML or YAML): models, clusters and global_batch_sizes (lists), num_gpus (a
-    list) or max_gpus, train_tokens, rank_by and top. Raises `UserError`."""
+    list) or max_gpus, train_tokens, rank_by and top. Without global_batch_sizes each job has its own.
+
+    read: what the names of models mean. Raises `UserError`."""
     table = spec_file.load(path)
-    known = ("models", "clusters", "global_batch_sizes", "num_gpus", "max_gpus", "train_tokens", "rank_by", "top")
     for name in table:
-        if name not in known:
-            raise UserError(f"{path}: unknown entry {name!r}: known are {', '.join(known)}")
-    lists = [_list(table, name, path) for name in known[:3]]
+        if name not in _KNOWN:
+            raise UserError(f"{path}: unknown entry {name!r}: known are {', '.join(_KNOWN)}")
+    models, clusters = ([str(name) for name in _list(table, entry, path)] for entry in _KNOWN[:2])
     try:
         gpus = tuple(int(n) for n in table.get("num_gpus", ()))
         most, top = int(table.get("max_gpus", 0)), int(table.get("top", 3))
         tokens = float(table.get("train_tokens", 0.0))
-        batches = [int(b) for b in lists[2]]
+        batches = [int(b) for b in _list(table, _BATCHES, path)] if _BATCHES in table else []
+    except UserError:
+        raise
     except (TypeError, ValueError):
         raise UserError(f"{path}: a number of GPUs, batch or tokens is not a number") from None
     if not gpus and not most:
         raise UserError(f"{path} says neither num_gpus nor max_gpus")
     rank_by = str(table.get("rank_by", "days"))
     one_of("rank_by", rank_by, RANKINGS)
-    units = [
-        Unit(str(m), str(c), b, gpus, most, tokens, rank_by, top) for m, c, b in product(lists[0], lists[1], batches)
+    workloads = read(models)
+    for cluster in clusters:
+        find_cluster(cluster)
+    if missing := [name for name in models if not workloads[name].batches(batches)]:
+        raise UserError(f"{path} does not list its {_BATCHES}, and {missing[0]} does not say its own")
+    return [
+        Unit(m, c, b, gpus, most, tokens, rank_by, top, *_job(m, workloads[m]))
+        for m, c in product(models, clusters)
+        for b in workloads[m].batches(batches)
     ]
-    for unit in units:  # a misspelt name is found before hours of work
-        find_model(unit.model)
-        find_cluster(unit.cluster)
-    return units
+
+
+def _job(name: str, workload: Workload) -> tuple[str, tuple[str, ...]]:
+    """What a unit says of a job beside its name: nothing of a model."""
+    return ("", ()) if workload == Workload(name) else (workload.model, workload.flags)
 
 
 def _list(table: FileTable, name: str, path: Path) -> FileList:
@@ -140,15 +178,18 @@ def run_unit(unit: Unit) -> Document:
     """The plans of one unit; a search without a result is one, with its reason."""
     machine, surfaces = find_cluster(unit.cluster)
     projector = Projector.modelled(machine, Surfaces.from_dict(surfaces))
+    model, step, bounds = unit.workload.space(Bounds())
     request = Request(
-        find_model(unit.model),
+        model,
         (unit.global_batch_size,),
         unit.train_tokens,
         unit.num_gpus,
         unit.max_gpus,
-        rank_by=unit.rank_by,
+        bounds,
+        step,
+        unit.rank_by,
     )
-    result: Document = {"schema": SCHEMA, "unit": asdict(unit)}
+    result: Document = {"schema": SCHEMA, "unit": unit.to_dict()}
     try:
         document = plan(request, projector, unit.top).to_dict()
     except UserError as error:
@@ -189,7 +230,7 @@ def _read(path: Path, unit: Unit) -> Document:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         result = None
-    if not isinstance(result, dict) or result.get("unit") != json.loads(json.dumps(asdict(unit))):
+    if not isinstance(result, dict) or result.get("unit") != json.loads(json.dumps(unit.to_dict())):
         raise UserError(f"{path} is not the result of its unit: delete it, and the study runs the unit again")
     plans = result.get("plans")
     complete = isinstance(plans, list) and plans and all(map(_is_plan, plans))

@@ -19,7 +19,7 @@ _BATCH = ("global_batch_size", "final_batch")
 
 
 class Kept(NamedTuple):
-    """Flags that a search keeps, those that it leaves out, and the global batch that they say (0: not said)."""
+    """Flags that a search keeps, those of the layout that it searches, and the global batch (0: not said)."""
 
     flags: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -31,8 +31,8 @@ def to_search(flags: Sequence[str], keep_recomputation: bool = False) -> Kept:
 
     keep_recomputation: what is recomputed belongs to the step that is kept, where the flags say it.
     """
-    searched = (*_LAYOUT, *_BATCH, *(() if keep_recomputation else _RECOMPUTATION))
-    kept, left_out = without(flags, searched)
+    kept, left_out = without(flags, (*_LAYOUT, *(() if keep_recomputation else _RECOMPUTATION)))
+    kept, _ = without(kept, _BATCH)
     values = parse_flags(flags).values
     batch: int = values.get("final_batch") or values.get("global_batch_size") or 0
     return Kept(tuple(kept), tuple(left_out), batch)

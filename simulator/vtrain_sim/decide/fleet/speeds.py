@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
+from vtrain_sim.decide.search_space import Workload
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.simulate.projection import Projector
-from vtrain_sim.specs import TrainSpec
 
 Kind = tuple[str, int]  # model, global batch size
 
@@ -28,19 +27,21 @@ def speed_tables(
     cluster_gpus: int,
     projector: Projector,
     progress: Progress = unwatched,
+    workloads: Mapping[str, Workload] | None = None,
 ) -> tuple[dict[Kind, SpeedTable], dict[Kind, SpeedTable]]:
     """For each kind: with the best plan at each GPU count, and with one plan whose data parallel size grows.
 
     The second is how ElasticFlow scales a job (Gu et al., ASPLOS 2023): the layout of the smallest number
-    of GPUs on which the job fits, replicated. GPU counts are powers of two, as it allocates them. Raises
-    `UserError` for a kind that fits on no count.
+    of GPUs on which the job fits, replicated. GPU counts are powers of two, as it allocates them. workloads: what
+    names of models mean, other than presets. Raises `UserError` for a kind that fits on no count.
     """
     best: dict[Kind, SpeedTable] = {}
     scaled: dict[Kind, SpeedTable] = {}
     counts = [1 << e for e in range(cluster_gpus.bit_length()) if 1 << e <= cluster_gpus]
     ordered = sorted(set(kinds))
     for kind in ordered:
-        plans = {n: p for n in counts if (p := _best(kind, n, projector)) is not None}
+        workload = (workloads or {}).get(kind[0]) or Workload(kind[0])
+        plans = {n: p for n in counts if (p := _best(workload, kind[1], n, projector)) is not None}
         if not plans:
             raise UserError(
                 f"{kind[0]} with a global batch of {kind[1]} fits on no number of GPUs up to {cluster_gpus}: a larger "
@@ -52,11 +53,9 @@ def speed_tables(
     return best, scaled
 
 
-def _best(kind: Kind, gpus: int, projector: Projector) -> Plan | None:
-    bounds = Bounds(recompute=("none", "full"), max_cp=1)
-    request = Request(
-        find_model(kind[0]), (kind[1],), num_gpus=(gpus,), bounds=bounds, base=TrainSpec(1, 1), rank_by="time"
-    )
+def _best(workload: Workload, batch: int, gpus: int, projector: Projector) -> Plan | None:
+    model, step, bounds = workload.space(Bounds(recompute=("none", "full"), max_cp=1))
+    request = Request(model, (batch,), num_gpus=(gpus,), bounds=bounds, base=step, rank_by="time")
     try:
         return plan(request, projector, top=1).plans[0]
     except UserError:
