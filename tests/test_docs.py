@@ -120,11 +120,11 @@ def run(words: list[str]) -> None:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """A search with smaller values; any other command as it is, also a search whose parallel sizes are given."""
-    if words[1] not in SEARCHES or "--pipeline-model-parallel-size" in words:
+    """A search with smaller values; any other command as it is, also a search of a given run or parallel sizes."""
+    if words[1] not in SEARCHES or {"--pipeline-model-parallel-size", "--catalog"} & set(words):
         return words
     cut = [SMALLER.get(option, word) for option, word in zip(["", *words], words, strict=False)]
-    if words[1] == "size" and "--global-batch-size" not in cut:
+    if words[1] == "size" and not {"--global-batch-size", "--megatron-args"} & set(cut):
         cut += ["--global-batch-size", "32"]
     return cut
 

@@ -16,7 +16,7 @@ from vtrain_sim.decide import plan as search
 from vtrain_sim.decide.search_space import search_space
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
-from vtrain_sim.inputs.megatron_emit import emit_flags, own_flags
+from vtrain_sim.inputs.megatron_emit import all_flags
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.inputs.searched import to_search
 from vtrain_sim.progress import Progress, unwatched
@@ -131,7 +131,7 @@ def _of_job(
     if cluster:
         raise UserError("a job has its cluster: leave out cluster=, or make the job on the other one")
     machine = job.machine if price_per_gpu_hour is None else job.machine.priced(price_per_gpu_hour)
-    kept = to_search([*emit_flags(job.configuration), *own_flags(job.configuration)])
+    kept = to_search(all_flags(job.configuration))
     return machine, kept.flags, kept.batch, job.configuration.model
 
 

@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from vtrain_sim.api.lists import Numbers, some
-from vtrain_sim.api.machine import machine_of
-from vtrain_sim.decide import Bounds
+from vtrain_sim.api.arguments import name_of
+from vtrain_sim.api.flag_files import flags_of
+from vtrain_sim.api.lists import Numbers, numbers, some
+from vtrain_sim.api.machine import Machine, machine_of
+from vtrain_sim.api.sized_job import Wanted, sized_job
+from vtrain_sim.api.workloads import Noted, unnoted
 from vtrain_sim.decide.sizing import SizeResult
 from vtrain_sim.decide.sizing import size as search
-from vtrain_sim.inputs.megatron_flags import parse_flags
-from vtrain_sim.inputs.step_values import step_from_values
 from vtrain_sim.progress import Progress, unwatched
-from vtrain_sim.specs import TrainSpec
-from vtrain_sim.specs.precision import precision as precision_named
 
 
 def size(
     *,
-    cluster: str | Path,
+    cluster: str | Path | Machine,
     num_gpus: int,
     days: float,
     law: str = "chinchilla-20",
-    global_batch_size: Numbers = (1536, 1920, 2048),
-    seq_length: int = 2048,
-    vocab_size: int = 51200,
+    global_batch_size: Numbers = (),
+    seq_length: int | None = None,
+    vocab_size: int | None = None,
     max_tp: int = 8,
-    attention_backend: str = "flash",
-    precision: str = "bf16",
+    attention_backend: str | None = None,
+    precision: str | None = None,
+    flags: Sequence[str] = (),
+    model: str | Path = "",
     progress: Progress = unwatched,
+    noted: Noted = unnoted,
 ) -> SizeResult:
     """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches.
 
-    law: chinchilla-20, hoffmann-approach-3 or besiroglu. global_batch_size: sequences per step to try;
-    seq_length: tokens of a sequence. precision: a name as `vtrain.job` takes it. progress: called with the models
-    planned, those in time, and the share of all. Raises `UserError` where even the smallest model takes longer, with
-    what would help.
+    law: chinchilla-20, hoffmann-approach-3 or besiroglu. global_batch_size: sequences per step to try (default: 1536,
+    1920 and 2048); seq_length: tokens of a sequence (2048); vocab_size (51200); attention_backend: flash or unfused;
+    precision: a name as `vtrain.job` takes it (bf16). flags, model: Megatron's arguments, and the preset or
+    ``config.json``, of a job whose training step, sequence and vocabulary are kept instead; its layout is searched, the
+    size of its model is what is looked for. progress: called with the models planned, those in time, and the share of
+    all. noted: called with what of the job is left out. Raises `UserError` where even the smallest model takes longer,
+    with what would help; for a job that is no dense GPT model; and for an argument that contradicts the job.
 
     >>> import vtrain as vt
     >>> result = vt.size(cluster="dgx-a100-80gb", num_gpus=16, days=10, global_batch_size=256)
     >>> result.chosen.plan.projection.memory.fits
     True
     """
-    step = step_from_values(parse_flags(precision_named(precision).all_flags).values)
-    recompute = ("none", "full") if attention_backend == "flash" else ("none", "selective", "full")
+    batches = (
+        some("--global-batch-size", global_batch_size, 1) if numbers("--global-batch-size", global_batch_size) else ()
+    )
+    wanted = Wanted(batches, seq_length, vocab_size, attention_backend, precision)
+    job = sized_job(flags_of(flags), name_of("model", model), wanted, max_tp)
+    for sentence in job.notes:
+        noted(sentence)
     return search(
-        machine_of(cluster).projector,
-        num_gpus,
-        days,
-        some("--global-batch-size", global_batch_size, 1),
-        law,
-        seq_length,
-        vocab_size,
-        TrainSpec(1, 1, **{**step, "attention_kernel": attention_backend}),
-        Bounds(max_tp=max_tp, recompute=recompute, max_cp=1),
-        progress,
+        machine_of(cluster).projector, num_gpus, days, job.batches, law, job.model, job.step, job.bounds, progress
     )

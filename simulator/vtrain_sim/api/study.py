@@ -22,8 +22,8 @@ def study(
     """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped.
 
     file: TOML or YAML with lists of models, clusters and global_batch_sizes (default: each job's own). out: directory
-    of the results, one file per unit. executor: local, or ray (address: of a running Ray cluster). A model is a preset, a
-    ``config.json``, or a job whose training step is kept: a launch script (run_script: bash may run it), a spec, or
+    of the results, one file per unit. executor: local, or ray (address: of a running Ray cluster). A model is a preset,
+    a ``config.json``, or a job whose training step is kept: a launch script (run_script: bash may run it), a spec, or
     ``run:ID`` of a captured run of the catalog. noted: called with what there is to say about files. Raises
     `UserError`.
 

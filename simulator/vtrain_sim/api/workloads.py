@@ -9,7 +9,7 @@ from vtrain_sim.api.flag_files import Given, is_job_file
 from vtrain_sim.decide import Bounds
 from vtrain_sim.decide.search_space import Workload
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.megatron_emit import emit_flags, own_flags
+from vtrain_sim.inputs.megatron_emit import all_flags
 from vtrain_sim.inputs.searched import to_search
 
 RUN = "run:"
@@ -57,5 +57,5 @@ def _of_run(run_id: str, catalog: str | Path | None) -> Workload:
     if catalog is None:
         raise UserError(f"{RUN}{run_id} needs --catalog: the file that vtrain-catalog add made")
     configuration = read_configuration(Catalog(Path(catalog)), run_id)
-    kept = to_search([*emit_flags(configuration), *own_flags(configuration)], keep_recomputation=True)
+    kept = to_search(all_flags(configuration), keep_recomputation=True)
     return Workload("", kept.flags, kept.batch)

@@ -59,7 +59,10 @@ vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
 vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
   --models train.sh,run:base --catalog vtrain.duckdb""",
     ),
-    "size": ("vtrain-sim size --cluster dgx-a100-80gb --num-gpus 8 --days 3",),
+    "size": (
+        "vtrain-sim size --cluster dgx-a100-80gb --num-gpus 8 --days 3",
+        "vtrain-sim size --cluster dgx-a100-80gb --megatron-args train.sh --days 3",
+    ),
     "study": ("vtrain-sim study study.toml --out results --table best.csv",),
     "calibrate": ("vtrain-sim calibrate --device a100-sxm-80gb --compute-units 108 \\\n  --gemm gemm.csv",),
     "validate": (

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import typer
 
+from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, RUN, RUN_SCRIPT, SCRIPT_ARGS, SPEC, words_of
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
     REPORT,
     check_files,
     check_format,
+    name_notes,
     name_what_is_not_megatrons,
     show,
     write_files,
@@ -20,19 +22,40 @@ from vtrain_sim.commands.output import (
 
 
 def size(
-    cluster: str = typer.Option(..., "--cluster", help="Cluster preset, or a TOML or YAML file."),
-    num_gpus: int = typer.Option(..., "--num-gpus", min=1, help="GPUs to train on."),
+    catalog: Path = CATALOG,
+    run: list[str] = RUN,
+    cluster: str = CLUSTER,
+    model: str = typer.Option(
+        "",
+        "--model",
+        help="Model preset, or a Hugging Face config.json, whose sequence length and vocabulary are kept.",
+    ),
+    megatron_args: Path = MEGATRON_ARGS,
+    run_script: bool = RUN_SCRIPT,
+    script_args: str = SCRIPT_ARGS,
+    spec: Path = SPEC,
+    num_gpus: int = typer.Option(0, "--num-gpus", min=0, help="GPUs to train on (default: those of the job)."),
     days: float = typer.Option(..., "--days", help="Days to train for."),
     law: str = typer.Option(
         "chinchilla-20", "--law", help="Scaling law: chinchilla-20, hoffmann-approach-3, besiroglu."
     ),
-    global_batch_size: str = typer.Option("1536,1920,2048", "--global-batch-size", help="Sequences per step to try."),
-    seq_length: int = typer.Option(2048, "--seq-length", min=128, help="Tokens of a sequence."),
-    vocab_size: int = typer.Option(51200, "--vocab-size", min=2, help="Size of the vocabulary."),
+    global_batch_size: str = typer.Option(
+        "", "--global-batch-size", help="Sequences per step to try (default: the job's, or 1536,1920,2048)."
+    ),
+    seq_length: int = typer.Option(
+        None, "--seq-length", min=128, help="Tokens of a sequence (default: the job's, or 2048)."
+    ),
+    vocab_size: int = typer.Option(
+        None, "--vocab-size", min=2, help="Size of the vocabulary (default: the job's, or 51200)."
+    ),
     max_tp: int = typer.Option(8, "--max-tp", min=1, help="Largest tensor parallel size."),
-    attention_backend: str = typer.Option("flash", "--attention-backend", help="flash or unfused."),
+    attention_backend: str = typer.Option(
+        None, "--attention-backend", help="flash or unfused (default: the job's, or flash)."
+    ),
     precision: str = typer.Option(
-        "bf16", "--precision", help="bf16, fp16, fp32, fp8, fp8-blockwise, mxfp8, nvfp4, ..."
+        None,
+        "--precision",
+        help="bf16, fp16, fp32, fp8, fp8-blockwise, mxfp8, nvfp4, ... (default: the job's, or bf16).",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.size/1 as JSON."),
     form: str = FORMAT,
@@ -40,16 +63,26 @@ def size(
     plot: Path = typer.Option(None, "--plot", help="Draw days against parameters: a .png, .svg or .pdf."),
     report: Path = REPORT,
 ) -> None:
-    """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches."""
+    """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches.
+
+    Of a job (--megatron-args, --spec, --catalog and --run) the training step is kept: sequence length, vocabulary,
+    precision, global batch, recomputation and the rest; the size of its model is what is looked for, its layout is
+    searched. What contradicts the job is refused.
+    """
     from vtrain_sim.api import size as api
+    from vtrain_sim.api.flag_files import Given
+    from vtrain_sim.api.sized_job import of_job
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
+    given = Given((), cluster, model, num_gpus).over(spec, megatron_args, run_script, words_of(script_args))
+    name_notes(given.notes)
+    flags, machine, gpus = of_job(given, catalog, run)
     with counting("models planned", "in time", is_quiet()) as progress:
         result = api.size(
-            cluster=cluster,
-            num_gpus=num_gpus,
+            cluster=machine,
+            num_gpus=gpus,
             days=days,
             law=law,
             global_batch_size=global_batch_size,
@@ -58,10 +91,13 @@ def size(
             max_tp=max_tp,
             attention_backend=attention_backend,
             precision=precision,
+            flags=flags,
+            model=given.model,
+            noted=lambda sentence: name_notes([sentence]),
             progress=progress,
         )
     if result.chosen.plan is not None:
         name_what_is_not_megatrons(result.chosen.plan.projection.configuration)
     write_files(result, table_file, plot)
-    write_report(report, result, cluster=cluster)
+    write_report(report, result, cluster=given.cluster)
     show(result, form)

@@ -47,6 +47,11 @@ def own_flags(configuration: Configuration) -> list[str]:
     ]
 
 
+def all_flags(configuration: Configuration) -> list[str]:
+    """Megatron's flags and vtrain's own, which together are the configuration."""
+    return [*emit_flags(configuration), *own_flags(configuration)]
+
+
 def _values(**values: object) -> list[str]:
     """``--flag value`` of each keyword, underscores as dashes; empty, None and 0 are left out."""
     flags: list[str] = []

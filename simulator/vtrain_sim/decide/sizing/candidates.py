@@ -10,8 +10,12 @@ _ASPECT = (96, 210)
 HEAD_SIZE = 128
 
 
-def candidates(seq_length: int, vocab_size: int, low: float, high: float) -> list[ModelSpec]:
-    """Models of `low` to `high` parameters, smallest first.
+# A model of which only the sequence length and the vocabulary matter.
+USUAL = ModelSpec(24, 2048, 16, 2048, 51200)
+
+
+def candidates(like: ModelSpec, low: float, high: float) -> list[ModelSpec]:
+    """Models of `low` to `high` parameters, smallest first, with the sequence length and vocabulary of another one.
 
     Hidden sizes are multiples of 1,024 (of 2,048 from 8,192 on), heads 128 wide, layers multiples of
     4: what tiles of matrix products and pipelines divide.
@@ -22,7 +26,15 @@ def candidates(seq_length: int, vocab_size: int, low: float, high: float) -> lis
             if not _ASPECT[0] <= hidden / layers <= _ASPECT[1]:
                 continue
             name = f"{layers} layers x {hidden}"
-            model = ModelSpec(layers, hidden, hidden // HEAD_SIZE, seq_length, vocab_size, name=name)
+            model = ModelSpec(
+                layers,
+                hidden,
+                hidden // HEAD_SIZE,
+                like.seq_length,
+                like.vocab_size,
+                make_vocab_size_divisible_by=like.make_vocab_size_divisible_by,
+                name=name,
+            )
             if low <= parameters(model) <= high:
                 models.append(model)
     return sorted(models, key=parameters)

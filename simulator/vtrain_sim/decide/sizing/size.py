@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
-from vtrain_sim.decide.sizing.candidates import candidates, parameters
+from vtrain_sim.decide.sizing.candidates import USUAL, candidates, parameters
 from vtrain_sim.decide.sizing.laws import LAWS, largest_parameters, tokens_for
 from vtrain_sim.decide.space import divisors
 from vtrain_sim.errors import UserError
@@ -112,27 +112,26 @@ def size(
     days: float,
     batches: tuple[int, ...],
     law: str = "chinchilla-20",
-    seq_length: int = 2048,
-    vocab_size: int = 51200,
+    like: ModelSpec = USUAL,
     base: TrainSpec | None = None,
     bounds: Bounds | None = None,
     progress: Progress = unwatched,
 ) -> SizeResult:
     """The largest compute-optimal model that trains on so many GPUs in so many days.
 
-    Raises `UserError` where even the smallest candidate does not, with what would help.
+    like: the model whose sequence length and vocabulary candidates have. Raises `UserError` where even the smallest
+    candidate does not, with what would help.
     """
     positive("--num-gpus", num_gpus)
     finite("--days", days, 1e-6)
     budget = _Budget(projector, num_gpus, days, batches, law, base or TrainSpec(1, 1), bounds)
     naive_parameters = largest_parameters(budget.flops, law)
     models = candidates(
-        seq_length,
-        vocab_size,
+        like,
         largest_parameters(_LEAST * budget.flops, law),
         largest_parameters(_MOST * budget.flops, law),
     )
-    nearest_naive = candidates(seq_length, vocab_size, 0.8 * naive_parameters, naive_parameters)
+    nearest_naive = candidates(like, 0.8 * naive_parameters, naive_parameters)
     if not models or not nearest_naive:
         raise UserError(
             f"{num_gpus} GPUs in {days:g} days pay for a model of at most {naive_parameters / 1e9:.3g} billion "
@@ -143,6 +142,8 @@ def size(
     for model in models:
         planned.append(budget.plan(model))
         progress(len(planned), sum(c.days <= days for c in planned), len(planned) / len(models))
+    if all(c.plan is None for c in planned):
+        budget.check(models[0])
     chosen = _largest_in_time(planned, days)
     naive = next((c for c in planned if c.model == nearest_naive[-1]), None) or budget.plan(nearest_naive[-1])
     cluster = projector.cluster.name
@@ -186,17 +187,24 @@ class _Budget:
         naive_days = 6 * count * tokens / self.flops * self.days
         return Candidate(model, count, tokens, naive_days, self._best(model, tokens))
 
+    def check(self, model: ModelSpec) -> None:
+        """Raise `UserError` with the reason where a model has no plan."""
+        self._plan(model, tokens_for(parameters(model), self.law))
+
     def _best(self, model: ModelSpec, tokens: float) -> Plan | None:
         """The fastest plan on nearly all of the GPUs; None where nothing fits."""
+        try:
+            return self._plan(model, tokens)
+        except UserError:
+            return None
+
+    def _plan(self, model: ModelSpec, tokens: float) -> Plan | None:
         bounds = self.bounds or Bounds(recompute=("none", "full"))
         counts = self._gpu_counts(model, bounds)
         if not counts:
             return None
         request = Request(model, self.batches, tokens, num_gpus=counts, bounds=bounds, base=self.base)
-        try:
-            return plan(request, self.projector, top=1).plans[0]
-        except UserError:
-            return None
+        return plan(request, self.projector, top=1).plans[0]
 
     def _gpu_counts(self, model: ModelSpec, bounds: Bounds) -> tuple[int, ...]:
         """Numbers of GPUs that layouts of the model fill, of nearly all there are."""
