@@ -133,10 +133,15 @@ class Cells:
     @property
     def dp(self) -> int:
         """Data parallel size: what the number of GPUs leaves, where the row's column disagrees with it."""
-        listed = self.number("data_parallel_size", 1)
         model_ranks = self.tp * self.pp * self.number("context_parallel_size", 1)
         gpus = self.number("num_gpus")
-        return gpus // model_ranks if model_ranks and gpus and gpus % model_ranks == 0 else listed
+        if not model_ranks or not gpus:
+            return self.number("data_parallel_size", 1)
+        if gpus % model_ranks:
+            raise UserError(
+                f"num_gpus is {gpus}, which is not a multiple of tensor x pipeline x context parallel size ({model_ranks})"
+            )
+        return gpus // model_ranks
 
     @cached_property
     def short_ends(self) -> bool:
