@@ -94,6 +94,18 @@ def test_a_full_disk_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 2), (">&-", 0)])
+def test_a_standard_output_that_takes_nothing_is_no_traceback(redirection: str, code: int) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    for form in ("table", "json"):
+        line = f"{shlex.quote(sys.executable)} -m vtrain_sim.commands.sim project {SMALL} --format {form} {redirection}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "internal error" not in done.stderr
+
+
 def commands() -> list[tuple[str, str]]:
     names = []
     for program, app in (("vtrain-sim", sim.app), ("vtrain-catalog", catalog.app)):

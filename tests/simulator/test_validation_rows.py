@@ -203,6 +203,14 @@ def test_sizes_that_are_not_stated_are_bracketed(tmp_path: Path) -> None:
     assert configuration_of(laid_out).parallel.vpp == 1
 
 
+def test_gpus_that_the_layout_does_not_divide_are_a_reason(tmp_path: Path) -> None:
+    path = table(tmp_path / "gpus.csv", DENSE | {"num_gpus": "15"}, DENSE | {"id": "b"})
+    odd, even = validate([path])[0].rows
+    assert odd.predicted_s is None
+    assert "num_gpus is 15, which is not a multiple" in odd.reason
+    assert even.predicted_s is not None
+
+
 def test_a_row_that_cannot_have_run_is_projected_with_the_sizes_of_its_recipe(tmp_path: Path) -> None:
     """70 billion parameters on one rank: 141 GB, and as much of gradients."""
     row = DENSE | {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -30,7 +31,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     try:
         # Commands return nothing; where one leaves early, this is its exit code.
         code = int(app(words, prog_name=name, standalone_mode=False) or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         code = _say(name, str(error), words, REFUSED)
     except BrokenPipeError:
@@ -75,7 +77,9 @@ def _say(name: str, sentence: str, words: Sequence[str], code: int) -> int:
     sentence = printable(" ".join(sentence.split()))
     print(f"{name}: {sentence}", file=sys.stderr)
     if wants_json(words):
-        print(json.dumps({"schema": SCHEMA, "error": sentence, "exit_code": code}))
+        # Where standard output is what failed (a full disk), the sentence on stderr is all there is.
+        with contextlib.suppress(OSError):
+            print(json.dumps({"schema": SCHEMA, "error": sentence, "exit_code": code}), flush=True)
     return code
 
 
