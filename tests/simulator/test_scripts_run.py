@@ -379,3 +379,14 @@ def test_the_sides_of_a_comparison_are_scripts_with_their_notes(tmp_path: Path) 
     assert "note:" not in CliRunner().invoke(app, [*sides, "--quiet"]).stderr
     with pytest.raises(UserError, match=r"is '\$N', which is no number"):
         CliRunner().invoke(app, [*sides, "--no-run-script"], catch_exceptions=False)
+
+
+def test_variables_of_slurm_are_not_said_to_be_empty(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH -N 2\n#SBATCH --gres=gpu:8\n"
+        f"srun torchrun --nnodes $SLURM_NNODES --nproc_per_node $SLURM_GPUS_ON_NODE pretrain_gpt.py {ARGS} --data-path $DATA\n"
+    )
+    notes = " ".join(read_job_file(script).notes)
+    assert "not set, empty in the script as in bash: $DATA" in notes
+    assert "SLURM" not in notes

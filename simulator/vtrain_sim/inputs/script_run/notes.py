@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from vtrain_sim.inputs.script_run.run import Run, passed_variables
@@ -75,14 +75,17 @@ def why_nothing_started(run: Run) -> str:
     return f"it ended with status {run.status}{missing}{said}"
 
 
-def notes(text: str, run: Run, script_arguments: Sequence[str]) -> tuple[str, ...]:
-    """Sentences on what the arguments depend on that is not in the script."""
+def notes(text: str, run: Run, script_arguments: Sequence[str], slurm: Collection[str] = ()) -> tuple[str, ...]:
+    """Sentences on what the arguments depend on that is not in the script.
+
+    slurm: the variables that Slurm set for it.
+    """
     sentences = []
     if any(command.kind == "gpus" for command in run.commands):
         sentences.append("the script counts the GPUs of its node: 8 assumed, unless its #SBATCH lines say it")
     if taken := passed_variables([text]):
         sentences.append(f"from the environment: {_some(f'{name}={value}' for name, value in taken.items())}")
-    if unset := _unset(text, run):
+    if unset := [name for name in _unset(text, run) if name not in slurm]:
         sentences.append(f"not set, empty in the script as in bash: {_some(f'${name}' for name in unset)}")
     if not script_arguments and (wanted := sorted(set(re.findall(r"\$\{?([1-9])\b", _without_functions(text))))):
         sentences.append(

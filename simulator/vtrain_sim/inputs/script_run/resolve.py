@@ -45,7 +45,7 @@ def resolve(path: Path, script_arguments: Sequence[str] = (), text: str | None =
         raise SpecError(f"{path} is a script of {shell[1]}: bash scripts are read")
     directives = slurm_directives(text)
     run = _best_run(path, text, script_arguments, directives)
-    said = notes(text, run, script_arguments)
+    said = notes(text, run, script_arguments, _slurm(directives))
     try:
         if (absent := missing_source(run)) and (names := may_be_set(text, run, absent)):
             run = _run_without(path, text, script_arguments, _slurm(directives), run, names)
