@@ -85,16 +85,17 @@ class Catalog:
         """
         return Problems(tuple(self._catalog.check()))
 
-    def sql(self, query: str) -> QueryResult:
+    def sql(self, query: str, timeout_s: float = 300.0, memory: str = "50%") -> QueryResult:
         """Query the profiles with SQL; read-only, and without access to anything but the indexed files.
 
-        Raises `UserError` with the database's sentence for a query that fails.
+        timeout_s: seconds after which a query is stopped; 0: never. memory: what a query may take, 4GB or a share of
+        the machine's. Raises `UserError` with the database's sentence for a query that fails.
 
         >>> import vtrain as vt
         >>> vt.Catalog("vtrain.duckdb").sql("SELECT min(rank) AS first FROM steps").rows()
         [{'first': 0}]
         """
-        return QueryResult(self._catalog.sql(query))
+        return QueryResult(self._catalog.sql(query, indexed.Limits(timeout_s, memory)))
 
     def timeline(
         self,

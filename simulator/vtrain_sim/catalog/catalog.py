@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
+from vtrain_sim.catalog.errors import CatalogError
 from vtrain_sim.catalog.problems import (
     Problem,
     file_problems,
@@ -20,16 +21,13 @@ from vtrain_sim.catalog.problems import (
     step_problems,
     sum_problems,
 )
+from vtrain_sim.catalog.querying import Limits, run_query
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, scan
 from vtrain_sim.catalog.timeline import CapturedTimeline, read_timeline
-from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.errors import nearest
 from vtrain_sim.ingest import Ingested, RunReport, ingest, ingest_captured, is_trace
 from vtrain_sim.results import Row
-
-
-class CatalogError(UserError):
-    """A catalog operation that cannot be done; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -235,15 +233,15 @@ class Catalog:
             self._require_run(connection, run_id)
             return read_timeline(connection, run_id, step, ranks, microbatches)
 
-    def sql(self, query: str) -> pa.Table:
-        """Run SQL, read-only and confined to the indexed files; raises `CatalogError` on an error."""
+    def sql(self, query: str, limits: Limits = Limits()) -> pa.Table:
+        """Run queries, and nothing else, over the indexed files within limits; the rows of the last one.
+
+        Raises `CatalogError` for what is no query, on an error and beyond a limit.
+        """
         if not query.strip():
             raise CatalogError("the query is empty")
-        with self._reading() as connection:
-            try:
-                return _arrow(connection, query)
-            except (duckdb.Error, RuntimeError, NotImplementedError) as error:
-                raise CatalogError(f"the query failed: {_sentence(error)}") from None
+        with self._reading(limits.memory) as connection:
+            return run_query(connection, query, limits)
 
     def schema(self) -> list[Row]:
         """Every table and view with its columns, types and comments."""
@@ -268,21 +266,18 @@ class Catalog:
             yield connection
 
     @contextmanager
-    def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _reading(self, memory: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
         if not self.path.exists():
             raise CatalogError(
                 f"there is no catalog {self.path}: create it with vtrain-catalog add DIR --catalog {self.path}"
             )
-        with database.connect_confined(self.path) as connection:
+        with database.connect_confined(self.path, memory) as connection:
             yield connection
 
     def _require_run(self, connection: duckdb.DuckDBPyConnection, run_id: str) -> None:
         known = [r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()]
         if run_id not in known:
             raise CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, known)}")
-
-
-_READING = ("SELECT", "EXPLAIN", "PRAGMA", "SHOW", "DESCRIBE")
 
 
 def _unless_damaged(
@@ -293,22 +288,3 @@ def _unless_damaged(
         return list(check(connection))
     except duckdb.Error:
         return []
-
-
-def _arrow(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    for statement in connection.extract_statements(query):
-        # Copying out would be allowed into the very directories that may be read.
-        kind = str(statement.type).rpartition(".")[2]
-        if not kind.startswith(_READING):
-            raise CatalogError(f"a catalog is read-only: {kind} is not allowed, only queries are")
-    relation: Any = connection.sql(query)
-    if relation is None:
-        raise CatalogError("the query returns no rows to show")
-    fetch = getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table
-    table: pa.Table = fetch()
-    return table
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).split("\n\nLINE")[0].strip()
-    return " ".join(text.split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.dataset as pads
 
 from vtrain_schemas import TABLES, arrow_schema
 from vtrain_schemas.views import VIEW_ORDER, create_statements, views
+from vtrain_sim.catalog.errors import CatalogError
 from vtrain_sim.catalog.scan import ProfileFile, open_filesystem
 from vtrain_sim.errors import UserError
 
@@ -25,6 +25,17 @@ CREATE TABLE IF NOT EXISTS files (
     problem VARCHAR
 )
 """
+# The order matters: the last one locks the others.
+_CONFINED = {
+    "temp_directory": "''",
+    # Variables of the Python program are no tables.
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "enable_external_access": "false",
+    "lock_configuration": "true",
+}
 _COMMENTS = {
     "run_id": "run that the file belongs to",
     "table_name": "profile table",
@@ -152,8 +163,11 @@ def _check_kind(path: Path) -> None:
 
 
 @contextmanager
-def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a catalog for other people's SQL: read-only, and no reach beyond the indexed files."""
+def connect_confined(path: Path, memory: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a catalog for other people's SQL: read-only, and no reach beyond the indexed files.
+
+    memory: limit, as DuckDB writes it; beyond it a query fails, as nothing is written to disk.
+    """
     with connect(path, read_only=True) as connection:
         try:
             rows = connection.execute("SELECT path, remote FROM files WHERE problem = ''").fetchall()
@@ -163,12 +177,21 @@ def connect_confined(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         # A catalog of an older version lacks what came later, and is read-only here.
         if any(remote for _, remote in rows) or not present.issuperset((*TABLES, *VIEW_ORDER)):
             _shadow(connection)
-        folders = sorted({os.path.dirname(p) for p, remote in rows if not remote})
-        listed = ", ".join(quote(f + os.sep) for f in folders)
-        connection.execute(f"SET allowed_directories = [{listed}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+        _confine(connection, [p for p, remote in rows if not remote], memory)
         yield connection
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, files: list[str], memory: str) -> None:
+    """Take away from a connection, for good, everything but reading these files."""
+    if memory:
+        try:
+            connection.execute(f"SET memory_limit = {quote(memory)}")
+        except duckdb.Error:
+            raise CatalogError(f"the memory limit is {memory!r}: write 4GB, 500MB or 50%") from None
+    listed = ", ".join(quote(p) for p in files)
+    connection.execute(f"SET allowed_paths = [{listed}]")
+    for name, value in _CONFINED.items():
+        connection.execute(f"SET {name} = {value}")
 
 
 def _shadow(connection: duckdb.DuckDBPyConnection) -> None:

@@ -138,6 +138,8 @@ def sql(
     as_json: bool = JSON,
     form: str = typer.Option("table", "--format", help="table, csv, json, parquet, markdown or html."),
     output: str = typer.Option("", "--output", "-o", help="File to write (needed for parquet)."),
+    timeout: float = typer.Option(300.0, "--timeout", help="Seconds after which the query is stopped (0: never)."),
+    memory: str = typer.Option("50%", "--memory", help="Memory that the query may take: 4GB, or a share of it all."),
 ) -> None:
     """Query with SQL. Read-only, and without access to anything but the indexed files."""
     from vtrain_sim.api import catalog as api
@@ -148,7 +150,7 @@ def sql(
     form = check_format(form, as_json)
     if form == "parquet" and not output:
         raise UserError("--format parquet needs --output FILE")
-    result = api.Catalog(catalog).sql(query)
+    result = api.Catalog(catalog).sql(query, timeout, memory)
     if not output:
         show(result, form)
         return

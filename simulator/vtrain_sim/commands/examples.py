@@ -83,6 +83,7 @@ vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
 vtrain-catalog sql "SELECT kind, phase, calls, median_ns
   FROM layer_summary ORDER BY median_ns DESC LIMIT 5\"""",
         'vtrain-catalog sql "SELECT * FROM step_breakdown" --format csv -o steps.csv',
+        'vtrain-catalog sql "SELECT count(*) FROM kernels" --timeout 60 --memory 4GB',
     ),
     "schema": ("vtrain-catalog schema step_breakdown",),
 }
