@@ -186,6 +186,12 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} us"
 
 
+def billions(number: float) -> str:
+    """Billions with four digits, or all before the point: 15,000 and not 1.5e+04."""
+    value = number / 1e9
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def percent(value: float | None, sign: bool = False) -> str | None:
     """A fraction as per cent."""
     if value is None:

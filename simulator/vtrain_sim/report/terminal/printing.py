@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vtrain_sim.report.dispatch import ByType
 from vtrain_sim.report.tables import console, table
-from vtrain_sim.results import Result, columns_of
+from vtrain_sim.results import Result, Table, columns_of
 
 _HERE = "vtrain_sim.report.terminal."
 # Functions take the result, a console, and whether to print all rows or only the figures.
@@ -64,7 +64,7 @@ def _tidy(printed: str) -> str:
 
 def _print_any(result: Result, out: Console, rows: bool) -> None:
     """A result that has no function of its own."""
-    out.out(repr(result), highlight=False)
+    out.out(f"{len(result.rows()):,} {result.name}" if isinstance(result, Table) else repr(result), highlight=False)
     for title, lines in result.tables().items():
         if rows and lines:
             columns = columns_of(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from vtrain_sim.report.tables import duration, gib, table
+from vtrain_sim.report.tables import billions, duration, gib, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.simulate.result import BAND_PROBABILITY, Projection
 from vtrain_sim.specs.optimizer import ADAM
@@ -77,6 +77,6 @@ def _print_breakdown(projection: Projection, console: Console) -> None:
 
 def _training(projection: Projection, tokens: float) -> str:
     """Days and dollars of a whole training run."""
-    line = f"{tokens / 1e9:,.4g} billion tokens take {projection.days(tokens):.2f} days"
+    line = f"{billions(tokens)} billion tokens take {projection.days(tokens):.2f} days"
     price = projection.cluster.price_per_gpu_hour
     return f"{line} and ${projection.cost_usd(tokens):,.0f} at ${price:g} per GPU-hour" if price else line

@@ -17,7 +17,7 @@ from vtrain_sim.report.page.parts.projection import (
     notes_of,
 )
 from vtrain_sim.report.plan_words import own_layout
-from vtrain_sim.report.tables import counted
+from vtrain_sim.report.tables import billions, counted
 from vtrain_sim.results import Row
 
 _LAYOUT = ("num_gpus", "tp", "pp", "vpp", "dp", "cp", "ep", "mbs", "global_batch_size", "recompute", "schedule")
@@ -38,7 +38,7 @@ def page_of_plan(result: PlanResult) -> Page:
     if result.request.tokens:
         training = (
             Figure(
-                "Training", f"{best.days:,.2f} days", f"{result.request.tokens / 1e9:,.4g} billion tokens; modelled"
+                "Training", f"{best.days:,.2f} days", f"{billions(result.request.tokens)} billion tokens; modelled"
             ),
             Figure("Cost", f"${best.cost_usd:,.0f}", f"US dollars, at ${price:g} per GPU-hour; modelled"),
         )
