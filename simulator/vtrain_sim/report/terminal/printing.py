@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from vtrain_sim.report.dispatch import ByType
-from vtrain_sim.report.tables import console, table
+from vtrain_sim.report.tables import console, counted, table
 from vtrain_sim.results import Result, Table, columns_of
 
 _HERE = "vtrain_sim.report.terminal."
@@ -64,7 +64,8 @@ def _tidy(printed: str) -> str:
 
 def _print_any(result: Result, out: Console, rows: bool) -> None:
     """A result that has no function of its own."""
-    out.out(f"{len(result.rows()):,} {result.name}" if isinstance(result, Table) else repr(result), highlight=False)
+    head = counted(len(result.rows()), result.name) if isinstance(result, Table) else repr(result)
+    out.out(head, highlight=False)
     for title, lines in result.tables().items():
         if rows and lines:
             columns = columns_of(lines)

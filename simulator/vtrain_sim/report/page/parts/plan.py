@@ -37,9 +37,7 @@ def page_of_plan(result: PlanResult) -> Page:
     training: tuple[Figure, ...] = ()
     if result.request.tokens:
         training = (
-            Figure(
-                "Training", f"{best.days:,.2f} days", f"{billions(result.request.tokens)} billion tokens; modelled"
-            ),
+            Figure("Training", f"{best.days:,.2f} days", f"{billions(result.request.tokens)} billion tokens; modelled"),
             Figure("Cost", f"${best.cost_usd:,.0f}", f"US dollars, at ${price:g} per GPU-hour; modelled"),
         )
     first = breakdown_section(best.projection), memory_section(best.projection)
