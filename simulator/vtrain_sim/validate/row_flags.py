@@ -139,7 +139,8 @@ class Cells:
             return self.number("data_parallel_size", 1)
         if gpus % model_ranks:
             raise UserError(
-                f"num_gpus is {gpus}, not a multiple of tensor x pipeline x context parallel size ({model_ranks})"
+                f"num_gpus is {gpus}, which is not a multiple of tensor x pipeline x context parallel size "
+                f"({model_ranks})"
             )
         return gpus // model_ranks
 
