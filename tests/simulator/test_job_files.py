@@ -233,6 +233,22 @@ def test_nothing_of_a_checkpoint_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_lists_within_lists_without_end_are_refused(tmp_path: Path) -> None:
+    doubled: tuple[object, ...] = ("x",)
+    for _ in range(40):
+        doubled = (doubled, doubled)
+    itself: list[object] = []
+    itself.append(itself)
+    for value in (doubled, itself):
+        values = argparse.Namespace(**ARGS | {"recompute_modules": value})
+        with pytest.raises(UserError, match="longer than any"):
+            read_job_file(checkpoint(tmp_path / "a.pt", {"args": values}))
+    names = [f"&{a} [{', '.join([f'*{b}'] * 9)}]" for a, b in zip("bcdefghi", "abcdefgh", strict=True)]
+    lines = ["a: &a [x]", *(f"{name[1]}: {name}" for name in names), "MODEL_ARGS: {--num-layers: *i}"]
+    with pytest.raises(UserError, match="longer than any"):
+        read_job_file(written(tmp_path / "a.yaml", "\n".join(lines)))
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"PK", b"\x80\x04.", b"\x80\x02cposix\nsystem\n(S'true'\ntR.", b"\x80\x02]q\x00h\x05."]
 )

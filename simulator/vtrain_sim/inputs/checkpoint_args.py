@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from vtrain_sim.file_table import is_endless
 from vtrain_sim.inputs.config_fields import flags_of_fields
 from vtrain_sim.inputs.launch_script import Launch
 from vtrain_sim.specs.checks import SpecError
@@ -114,6 +115,8 @@ def _arguments(file: Path) -> argparse.Namespace:
     arguments = content.get("args") if isinstance(content, dict) else None
     if not isinstance(arguments, argparse.Namespace):
         raise SpecError(f"{file} has no args of Megatron-LM")
+    if is_endless(vars(arguments)):
+        raise SpecError(f"{file} has args that are longer than any of Megatron-LM")
     return arguments
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vtrain_sim.file_table import FileTable
+from vtrain_sim.file_table import FileTable, is_endless
 from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, opposite
 from vtrain_sim.specs.checks import SpecError
 
@@ -45,6 +45,8 @@ def load(path: Path) -> FileTable:
         raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(table, dict):
         raise SpecError(f"{path} holds no names with values")
+    if is_endless(table):
+        raise SpecError(f"{path} has aliases that make it longer than any configuration")
     return table
 
 

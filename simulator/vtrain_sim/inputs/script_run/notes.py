@@ -60,7 +60,7 @@ def may_be_set(text: str, run: Run, absent: str) -> set[str]:
 def why_nothing_started(run: Run) -> str:
     """Why a script ended before it started anything, in its own words where it has any."""
     if run.status is None:
-        return "it was stopped, as it took more than 20 s, 2 GiB or 2,000 processes"
+        return "it was stopped, as it took more than 20 s, 2 GiB or 400 processes"
     missing = "".join(f" ({name} is not known)" for name in run.missing[:1])
     lines = [line.strip() for line in run.said.splitlines() if line.strip()]
     said = f", and said: {lines[-1][:160]}" if lines else ""
@@ -96,7 +96,7 @@ def notes(text: str, run: Run, script_arguments: Sequence[str], slurm: Collectio
     if absent := _absent(run):
         sentences.append(f"the script looks for what is not there: {_some(absent)}")
     if run.status is None:
-        sentences.append("the script was stopped: it took more than 20 s, 2 GiB or 2,000 processes")
+        sentences.append("the script was stopped: it took more than 20 s, 2 GiB or 400 processes")
     return tuple(sentences)
 
 
