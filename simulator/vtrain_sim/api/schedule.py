@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vtrain_sim.api.lists import Names, Numbers, names, numbers, some
+from vtrain_sim.api.lists import Names, Numbers, names, some
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, generate, read_trace, simulate
@@ -31,7 +31,7 @@ def schedule(
     jobs: int = 0,
     seeds: Numbers = 1,
     models: Names = MODELS,
-    global_batch_size: Numbers = (),
+    global_batch_size: Numbers | None = None,
     load: float = 1.0,
     mean_hours: float = 12.0,
     no_deadlines: bool = False,
@@ -68,9 +68,7 @@ def schedule(
     chosen_seeds = some("--seeds", seeds, 0)
     machine = machine_of(cluster)
     given = read_trace(Path(trace)) if trace is not None else []
-    batches = (
-        some("--global-batch-size", global_batch_size, 1) if numbers("--global-batch-size", global_batch_size) else ()
-    )
+    batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
     read = workloads_of([j.model for j in given] or names(models), catalog, run_script, noted)
     kinds = {(j.model, j.global_batch_size) for j in given} or {
         (model, batch) for model, workload in read.items() for batch in workload.batches(batches, _BATCHES)

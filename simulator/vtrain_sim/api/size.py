@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vtrain_sim.api.arguments import name_of
 from vtrain_sim.api.flag_files import flags_of
-from vtrain_sim.api.lists import Numbers, numbers, some
+from vtrain_sim.api.lists import Numbers, some
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.sized_job import Wanted, sized_job
 from vtrain_sim.api.workloads import Noted, unnoted
@@ -22,7 +22,7 @@ def size(
     num_gpus: int,
     days: float,
     law: str = "chinchilla-20",
-    global_batch_size: Numbers = (),
+    global_batch_size: Numbers | None = None,
     seq_length: int | None = None,
     vocab_size: int | None = None,
     max_tp: int = 8,
@@ -48,9 +48,7 @@ def size(
     >>> result.chosen.plan.projection.memory.fits
     True
     """
-    batches = (
-        some("--global-batch-size", global_batch_size, 1) if numbers("--global-batch-size", global_batch_size) else ()
-    )
+    batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
     wanted = Wanted(batches, seq_length, vocab_size, attention_backend, precision)
     job = sized_job(flags_of(flags), name_of("model", model), wanted, max_tp)
     for sentence in job.notes:

@@ -70,7 +70,7 @@ def schedule(
             jobs=jobs,
             seeds=seeds,
             models=models,
-            global_batch_size=global_batch_size,
+            global_batch_size=global_batch_size or None,
             load=load,
             mean_hours=mean_hours,
             no_deadlines=no_deadlines,

@@ -85,7 +85,7 @@ def size(
             num_gpus=gpus,
             days=days,
             law=law,
-            global_batch_size=global_batch_size,
+            global_batch_size=global_batch_size or None,
             seq_length=seq_length,
             vocab_size=vocab_size,
             max_tp=max_tp,
