@@ -44,6 +44,7 @@ def read_side(
     from vtrain_sim.api.flag_files import is_job_file, is_model_file
     from vtrain_sim.api.job import job_from_given
     from vtrain_sim.api.options import read_options
+    from vtrain_sim.api.understood import understood
     from vtrain_sim.inputs import presets
     from vtrain_sim.inputs.notes import approximations, left_out, without_effect
 
@@ -51,7 +52,7 @@ def read_side(
     if len(words) == 1 and words[0].startswith(RUN):
         return _captured(words[0].removeprefix(RUN), catalog)
     settings: dict[str, Option] = {}
-    given = common
+    given, has_file = common, False
     while words:
         word = words.pop(0)
         if word.startswith("--"):
@@ -66,9 +67,9 @@ def read_side(
         elif "=" in word:
             given = _setting(given, settings, word)
         elif is_job_file(word):
-            given = given.over_file(Path(word), *script)
+            given, has_file = given.over_file(Path(word), *script), True
         elif is_model_file(word) or word in presets.names("models"):
-            given = replace(given, model=word)
+            given, has_file = replace(given, model=word), has_file or is_model_file(word)
         elif word in presets.names("clusters"):
             given = replace(given, cluster=word)
         else:
@@ -78,6 +79,8 @@ def read_side(
     # Before anything is refused: they may say why.
     _say(given.notes, said)
     job = job_from_given(given, catalog, runs, read_options(settings))
+    if has_file:
+        notice(f"{text} read as: {understood(job.configuration)}")
     model = job.configuration.model
     _say((*approximations(given.flags), *without_effect(given.flags, model), *left_out(given.model, model)), said)
     return job

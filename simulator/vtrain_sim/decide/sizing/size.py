@@ -131,7 +131,7 @@ def size(
         largest_parameters(_LEAST * budget.flops, law),
         largest_parameters(_MOST * budget.flops, law),
     )
-    nearest_naive = candidates(like, 0.8 * naive_parameters, naive_parameters)
+    nearest_naive = candidates(like, 0.0, naive_parameters)
     if not models or not nearest_naive:
         raise UserError(
             f"{num_gpus} GPUs in {days:g} days pay for a model of at most {naive_parameters / 1e9:.3g} billion "
