@@ -69,8 +69,6 @@ _NORMS = {
     "aten::_fused_rms_norm_backward": (1, "backward"), "FusedLayerNormAffineFunction": (0, "forward"),
     "FusedRMSNormAffineFunction": (0, "forward"), "FastLayerNormFN": (0, "forward"),
 }  # fmt: skip
-# Made of the operators above: they say what these are too.
-COMPOSITE = ("aten::linear", "aten::scaled_dot_product_attention")
 _UPDATES = ("aten::_fused_adamw_", "aten::_fused_adam_", "aten::_fused_sgd_")
 
 # Kinds of operators whose shapes say nothing more: by name alone.

@@ -78,8 +78,11 @@ def _of_item(item: Compute, model: ModelSpec) -> list[tuple[Matrix, int]]:
     if item.name != "linear_qkv":
         return [(Matrix(rows, columns, split, expert), item.operator.batch)]
     # Queries, keys and values are a matrix each (--muon-no-split-qkv is not simulated).
-    query = rows * model.num_attention_heads // (model.num_attention_heads + 2 * model.num_query_groups)
-    parts = Counter((query, (rows - query) // 2, (rows - query) // 2))
+    key = rows * model.num_query_groups * model.kv_channels // model.qkv_width
+    gated = model.attention_output_gate
+    # The gate of the output is as wide as the queries, and a matrix like them.
+    query = (rows - 2 * key) // (2 if gated else 1)
+    parts = Counter((*(query,) * (2 if gated else 1), key, key))
     return [(Matrix(part, columns, split, expert), count) for part, count in parts.items()]
 
 

@@ -16,9 +16,8 @@ from vtrain_sim.errors import nearest
 from vtrain_sim.extensions import load_extensions
 from vtrain_sim.specs.checks import SpecError, one_of
 
-# Values of Megatron's --fp8-recipe, the default first, and of --fp4-recipe.
+# Values of Megatron's --fp8-recipe, the default first.
 FP8_RECIPES = ("delayed", "tensorwise", "blockwise", "mxfp8")
-FP4_RECIPES = ("nvfp4",)
 
 
 @dataclass(frozen=True)
