@@ -375,7 +375,11 @@ def test_a_search_takes_the_model_of_a_script_and_searches_its_layout(tmp_path: 
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "note: searched, not as the file has it: --micro-batch-size" in done.stderr
-    plans = json.loads(done.stdout)["plans"]
+    answer = json.loads(done.stdout)
+    plans, own = answer["plans"], answer["own"]
+    assert (own["name"], own["tp"], own["mbs"], own["num_gpus"]) == ("train.sh", 8, 2, 8)
+    assert own["rank"] > 1
+    assert own["changes_to_best"]["--tensor-model-parallel-size"] == ["8", str(plans[0]["tp"])]
     assert {plan["num_gpus"] for plan in plans} == {8}
     assert len({plan["tp"] for plan in plans}) > 1
     fixed = json.loads(CliRunner().invoke(app, [*command, "--tensor-model-parallel-size", "2"]).stdout)["plans"]

@@ -50,6 +50,8 @@ def plan(
     checkpoint_interval: float = 0.0,
     allow_tight: bool = False,
     flags: Sequence[str] = (),
+    own: Configuration | None = None,
+    own_name: str = "the job",
     progress: Progress = unwatched,
     **fixed: Option,
 ) -> PlanResult:
@@ -63,7 +65,8 @@ def plan(
     gpu_mtbf_hours: mean time between failures of one GPU; days and US dollars then include failures,
     checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
     (restart_seconds). allow_tight: also plans with less memory to spare than projections are sure of. flags, fixed:
-    Megatron's arguments that are kept as they are, for example ``tp=8``. progress: called with the configurations
+    Megatron's arguments that are kept as they are, for example ``tp=8``. own, own_name: a configuration of the model
+    that is ranked too, and what it is called. progress: called with the configurations
     evaluated, those that are feasible, and the share of the search that is done. Raises `UserError` where no plan is
     left, with what would help.
 
@@ -78,7 +81,6 @@ def plan(
     options = read_options(fixed)
     if options.switched_off:
         raise UserError(f"{options.switched_off[0]} is off unless it is given: leave it out of a search")
-    own: Configuration | None = None
     base: ModelSpec | None = None
     if isinstance(model, Job):
         machine, kept, usual_batch, base = _of_job(model, cluster, price_per_gpu_hour)
@@ -87,7 +89,7 @@ def plan(
             world = own.parallel.world_size
         batch, train_tokens = numbers("--global-batch-size", batch) or usual_batch, train_tokens or model.train_tokens
     else:
-        machine, kept, own_name = machine_of(cluster, price_per_gpu_hour), (), ""
+        machine, kept = machine_of(cluster, price_per_gpu_hour), ()
         base = find_model(name) if (name := name_of("model", model)) else None
     bounds = Bounds(max_tp, max_pp, max_dp, max_cp, max_ep, schedules=names(schedules))
     searched, step, bounds = search_space([*kept, *flags_of(flags), *options.flags], base, bounds)
@@ -122,6 +124,20 @@ def of_runs(catalog: Path | None, runs: Sequence[str], given: Given) -> tuple[Jo
         raise UserError("--run brings its own model: leave out --model, and say with flags what changes")
     configuration = configuration_from_flags(to_search(given.flags).flags, profile.configuration)
     return Job(configuration, machine, run=runs[0], catalog=path), machine
+
+
+def own_of(files: Given, given: Given) -> Configuration | None:
+    """The configuration that files describe as they are; None where they do not say a layout or its number of GPUs.
+
+    given: the same with what was given beside them, of which the layout does not count.
+    """
+    if not files.gpus:
+        return None
+    try:
+        base = find_model(given.model) if given.model else None
+        return configuration_from_flags([*files.flags, *to_search(given.flags).flags], None, files.gpus, base)
+    except UserError:
+        return None  # the search refuses it too, or there is no whole layout
 
 
 def _of_job(

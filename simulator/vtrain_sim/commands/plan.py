@@ -73,13 +73,14 @@ def plan(
     from vtrain_sim.api import plan as api
     from vtrain_sim.api.flag_files import Given
     from vtrain_sim.api.job import Job
-    from vtrain_sim.api.plan import of_runs
+    from vtrain_sim.api.plan import of_runs, own_of
     from vtrain_sim.inputs import presets
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    files, batch = Given().over(spec, megatron_args, run_script, words_of(script_args)).to_search()
+    described = Given().over(spec, megatron_args, run_script, words_of(script_args))
+    files, batch = described.to_search()
     given = Given(tuple(context.args), cluster, model).before(files)
     if catalog is not None and not run:
         raise UserError("--catalog needs --run: the run to plan for (vtrain-catalog ls lists them)")
@@ -118,6 +119,8 @@ def plan(
             checkpoint_interval=checkpoint_interval,
             allow_tight=allow_tight,
             flags=flags,
+            own=own_of(described, given),
+            own_name=(megatron_args or spec or Path("the job")).name,
             progress=progress,
         )
     name_what_is_left_out(flags, given.model, result.request.model)
