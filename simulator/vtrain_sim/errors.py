@@ -1,4 +1,4 @@
-"""The one exception that commands turn into a sentence and exit code 2."""
+"""What commands turn into a sentence on stderr: the error that ends them with exit code 2, and the warning."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class UserError(ValueError):
 
 class SpecError(UserError):
     """A configuration that cannot exist or that Megatron-Core refuses."""
+
+
+class Notice(UserWarning):
+    """Something that a result leaves out or takes for granted, and that its reader should know."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

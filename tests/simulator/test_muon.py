@@ -46,7 +46,9 @@ def test_every_matrix_but_the_table_is_orthogonalised() -> None:
     halves = sum(5.0 * (m * m * n + m**3 + 2.0 * m * m * n) for m, n in OF_A_LAYER)
     assert work(read("--muon-use-syrk")) == LAYERS * halves
     # The gate of attention's output is one more matrix, as large as that of the queries.
-    assert work(read("--attention-output-gate")) == LAYERS * sum(flops_of_steps(*size) for size in [*OF_A_LAYER, (H, H)])
+    assert work(read("--attention-output-gate")) == LAYERS * sum(
+        flops_of_steps(*size) for size in [*OF_A_LAYER, (H, H)]
+    )
     adam = configuration_from_flags(GPT.split())
     assert work(adam) == 0
 

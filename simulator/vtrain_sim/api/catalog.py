@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vtrain_sim import catalog as indexed
 from vtrain_sim.api.lists import numbers
-from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
+from vtrain_sim.catalog.results import Added, Problems, QueryResult, Removed, Repaired, RunDetail, Runs, Schema
 from vtrain_sim.catalog.run import CapturedRun
 from vtrain_sim.catalog.timeline import CapturedTimeline
 from vtrain_sim.errors import UserError, nearest
@@ -56,6 +56,28 @@ class Catalog:
         report = self._catalog.add([str(p) for p in places], target, run_id, rank, device, cores, progress)
         return Added(str(self.path), report)
 
+    def remove(self, run: str) -> Removed:
+        """Take a run off the index; its files stay. Raises `UserError` for an unknown run, with the nearest.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("other.duckdb").add("profiles").summary()["runs"] > 0
+        True
+        >>> vt.Catalog("other.duckdb").remove("base").summary()["run_id"]
+        'base'
+        """
+        return Removed(str(self.path), run, self._catalog.remove(run))
+
+    def repair(self) -> Repaired:
+        """Forget files that are gone, and judge anew those that have changed since they were added.
+
+        Raises `UserError` where a remote place does not answer; nothing is changed then.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("vtrain.duckdb").repair().summary()["files_removed"]
+        0
+        """
+        return Repaired(str(self.path), self._catalog.repair())
+
     def ls(self) -> Runs:
         """The runs: id, source, device, layout, ranks and steps captured.
 
@@ -77,7 +99,7 @@ class Catalog:
         return RunDetail(run, self._catalog.show(run))
 
     def check(self) -> Problems:
-        """Missing ranks, clock or step mismatches and damaged files; false where there is none.
+        """Missing ranks, clock or step mismatches, files that are gone, changed or damaged; false where there is none.
 
         >>> import vtrain as vt
         >>> bool(vt.Catalog("vtrain.duckdb").check())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from vtrain_sim.catalog import database
 from vtrain_sim.catalog.errors import CatalogError
+from vtrain_sim.catalog.files import changes, forget, record, recorded
 from vtrain_sim.catalog.problems import (
     Problem,
     file_problems,
@@ -23,7 +24,7 @@ from vtrain_sim.catalog.problems import (
 )
 from vtrain_sim.catalog.querying import Limits, run_query
 from vtrain_sim.catalog.rows import dictionaries
-from vtrain_sim.catalog.scan import ProfileFile, scan
+from vtrain_sim.catalog.scan import ProfileFile, judge, scan
 from vtrain_sim.catalog.timeline import CapturedTimeline, read_timeline
 from vtrain_sim.errors import nearest
 from vtrain_sim.ingest import Ingested, RunReport, ingest, ingest_captured, is_trace
@@ -42,6 +43,16 @@ class AddReport:
     # Imported traces: what became of each run, and the files that were passed over.
     ingested: tuple[RunReport, ...] = ()
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What `Catalog.repair` did. runs_removed: those of which no file was left."""
+
+    runs_removed: tuple[str, ...]
+    files_removed: int
+    files_updated: int
+    problems: tuple[Problem, ...]
 
 
 class Detail(TypedDict):
@@ -113,23 +124,67 @@ class Catalog:
 
     def _index(self, files: Sequence[ProfileFile]) -> list[ProfileFile]:
         """Bring the list of files up to date, in one transaction; those that are new or have changed."""
+        with self._writing() as connection:
+            known = {f.path: (f.bytes, f.modified_ns) for f in recorded(connection)}
+            changed = [f for f in files if known.get(f.path) != (f.bytes, f.modified_ns)]
+            self._forget_missing(connection, files)
+            record(connection, changed)
+        return changed
+
+    def remove(self, run_id: str) -> int:
+        """Take a run off the index; how many files it had. Its files stay. Raises `CatalogError` for an unknown run."""
+        self._require_catalog()
+        with self._writing() as connection:
+            self._require_run(connection, run_id)
+            files = [f for f in recorded(connection) if f.run_id == run_id]
+            forget(connection, files)
+        return len(files)
+
+    def repair(self) -> RepairReport:
+        """Bring the index to what is there: forget files that are gone, judge anew those that have changed.
+
+        Raises `UserError` where a remote place does not answer; nothing is changed then.
+        """
+        self._require_catalog()
+        with self._writing() as connection:
+            files = recorded(connection)
+            found = changes(files)
+            if found.unreachable:
+                raise CatalogError(f"cannot reach {', '.join(found.unreachable)}: nothing was changed")
+            doubtful = {f.path for f in files if f.problem} - {f.path for f in (*found.gone, *found.altered)}
+            judged = [file for path in sorted(doubtful) if (file := judge(path)) is not None]
+            forget(connection, found.gone)
+            record(connection, (*found.altered, *judged))
+        gone = set(found.gone)
+        kept = {f.run_id for f in files if f not in gone}
+        return RepairReport(
+            runs_removed=tuple(sorted({f.run_id for f in gone} - kept)),
+            files_removed=len(found.gone),
+            files_updated=len(found.altered) + sum(not f.problem for f in judged),
+            problems=tuple(
+                Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in (*found.altered, *judged) if f.problem
+            ),
+        )
+
+    @contextmanager
+    def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection in a transaction; when it ends, the views are of the files that are there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with database.connect(self.path, read_only=False) as connection:
             connection.begin()
             try:
                 database.create(connection)
-                rows = connection.execute("SELECT path, bytes, modified_ns FROM files").fetchall()
-                known = {path: (size, modified_ns) for path, size, modified_ns in rows}
-                changed = [f for f in files if known.get(f.path) != (f.bytes, f.modified_ns)]
-                self._forget_missing(connection, files)
-                for file in changed:
-                    database.insert_file(connection, file)
-                database.create_views(connection)
+                yield connection
+                files = recorded(connection)
+                found = changes(files, remote=False)
+                unusable = found.unusable
+                lost = [replace(f, problem=unusable[f.path]) for f in files if f.path in unusable and not f.problem]
+                record(connection, (*lost, *found.returned))
+                database.create_views(connection, found.usable)
                 connection.commit()
             except BaseException:
                 connection.rollback()
                 raise
-        return changed
 
     def _elsewhere(self, place: Path) -> dict[str, str]:
         """Runs that lie outside a directory, and where."""
@@ -147,9 +202,10 @@ class Catalog:
         present = {f.path for f in files}
         # A run is its directory: the same run id below another directory stays.
         directories = {path.rsplit("/", 2)[0] for path in present}
-        for (path,) in connection.execute("SELECT path FROM files").fetchall():
-            if path not in present and path.rsplit("/", 2)[0] in directories:
-                connection.execute("DELETE FROM files WHERE path = ?", [path])
+        forget(
+            connection,
+            [f for f in recorded(connection) if f.path not in present and f.path.rsplit("/", 2)[0] in directories],
+        )
 
     def runs(self) -> list[Row]:
         """One entry per run: id, source, layout, device, ranks and steps captured, problems."""
@@ -267,12 +323,15 @@ class Catalog:
 
     @contextmanager
     def _reading(self, memory: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
+        self._require_catalog()
+        with database.connect_confined(self.path, memory) as connection:
+            yield connection
+
+    def _require_catalog(self) -> None:
         if not self.path.exists():
             raise CatalogError(
                 f"there is no catalog {self.path}: create it with vtrain-catalog add DIR --catalog {self.path}"
             )
-        with database.connect_confined(self.path, memory) as connection:
-            yield connection
 
     def _require_run(self, connection: duckdb.DuckDBPyConnection, run_id: str) -> None:
         known = [r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pyarrow.dataset as pads
 from vtrain_schemas import TABLES, arrow_schema
 from vtrain_schemas.views import VIEW_ORDER, create_statements, views
 from vtrain_sim.catalog.errors import CatalogError
+from vtrain_sim.catalog.files import changes, left_out, recorded
 from vtrain_sim.catalog.scan import ProfileFile, open_filesystem
-from vtrain_sim.errors import UserError
+from vtrain_sim.errors import Notice, UserError
 
 # Where a DuckDB file says what it is.
 _MAGIC, _MAGIC_AT = b"DUCK", 8
@@ -64,30 +66,10 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"COMMENT ON COLUMN files.{column} IS {quote(meaning)}")
 
 
-def insert_file(connection: duckdb.DuckDBPyConnection, file: ProfileFile) -> None:
-    """Add a file to the list, or replace what the list says of it."""
-    connection.execute(
-        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            file.run_id,
-            file.table,
-            file.rank,
-            file.part,
-            file.path,
-            file.remote,
-            file.rows,
-            file.bytes,
-            file.modified_ns,
-            file.schema_version,
-            file.problem,
-        ],
-    )
-
-
-def create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """(Re)create the profile tables over the usable local files, and the documented views."""
+def create_views(connection: duckdb.DuckDBPyConnection, usable: Sequence[ProfileFile]) -> None:
+    """(Re)create the profile tables over those of the usable files that are local, and the documented views."""
     for name, table in TABLES.items():
-        local = _usable_files(connection, name, remote=False)
+        local = _paths(usable, name, remote=False)
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_table_query(name, local)}")
         connection.execute(f"COMMENT ON VIEW {name} IS {quote('one row is ' + table.row)}")
         for column in table.columns:
@@ -98,14 +80,15 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(statement)
 
 
-def _usable_files(connection: duckdb.DuckDBPyConnection, table: str, remote: bool) -> list[str]:
+def _paths(usable: Sequence[ProfileFile], table: str, remote: bool) -> list[str]:
     """Paths of a table's files. Every rank describes its run: the description of the lowest one is taken."""
-    lowest = "QUALIFY rank = min(rank) OVER (PARTITION BY run_id)" if table == "runs" else ""
-    rows = connection.execute(
-        f"SELECT path FROM files WHERE table_name = ? AND problem = '' AND remote = ? {lowest} ORDER BY path",
-        [table, remote],
-    ).fetchall()
-    return [path for (path,) in rows]
+    files = [f for f in usable if f.table == table and f.remote == remote]
+    if table == "runs":
+        lowest: dict[str, int] = {}
+        for file in files:
+            lowest[file.run_id] = min(file.rank, lowest.get(file.run_id, file.rank))
+        files = [f for f in files if f.rank == lowest[f.run_id]]
+    return sorted(f.path for f in files)
 
 
 def _table_query(name: str, paths: list[str]) -> str:
@@ -170,14 +153,18 @@ def connect_confined(path: Path, memory: str = "") -> Iterator[duckdb.DuckDBPyCo
     """
     with connect(path, read_only=True) as connection:
         try:
-            rows = connection.execute("SELECT path, remote FROM files WHERE problem = ''").fetchall()
+            files = recorded(connection)
         except duckdb.CatalogException:
             raise UserError(f"{path} is a DuckDB file but not a vtrain catalog") from None
+        found = changes(files)
+        for lost in left_out(files, found):
+            warnings.warn(lost, Notice, stacklevel=2)
         present = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
         # A catalog of an older version lacks what came later, and is read-only here.
-        if any(remote for _, remote in rows) or not present.issuperset((*TABLES, *VIEW_ORDER)):
-            _shadow(connection)
-        _confine(connection, [p for p, remote in rows if not remote], memory)
+        complete = present.issuperset((*TABLES, *VIEW_ORDER))
+        if not (complete and found.as_recorded) or any(f.remote for f in found.usable):
+            _shadow(connection, found.usable)
+        _confine(connection, [f.path for f in found.usable if not f.remote], memory)
         yield connection
 
 
@@ -194,11 +181,11 @@ def _confine(connection: duckdb.DuckDBPyConnection, files: list[str], memory: st
         connection.execute(f"SET {name} = {value}")
 
 
-def _shadow(connection: duckdb.DuckDBPyConnection) -> None:
+def _shadow(connection: duckdb.DuckDBPyConnection, usable: Sequence[ProfileFile]) -> None:
     """Temporary views that hide the persistent ones; they read remote files through Arrow."""
     for name in TABLES:
-        remote = _usable_files(connection, name, remote=True)
-        query = _table_query(name, _usable_files(connection, name, remote=False))
+        remote = _paths(usable, name, remote=True)
+        query = _table_query(name, _paths(usable, name, remote=False))
         if remote:
             filesystem, _, _ = open_filesystem(remote[0])
             inner = [open_filesystem(path)[1] for path in remote]

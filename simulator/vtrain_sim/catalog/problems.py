@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import duckdb
 
 from vtrain_schemas.rank_choice import parse_ranks
-from vtrain_sim.catalog.scan import read_fully
+from vtrain_sim.catalog.files import GONE, changes, recorded
+from vtrain_sim.catalog.scan import ProfileFile, read_fully
 
 # Share of a rank's operator time with launch gaps in it that is worth a sentence.
 _MUCH_HOST_BOUND = 0.2
@@ -30,13 +33,46 @@ class Problem:
 
 
 def file_problems(connection: duckdb.DuckDBPyConnection, deep: bool) -> Iterator[Problem]:
-    """Files that are not usable. deep: read every page of every file."""
-    for run_id, rank, path, problem in connection.execute(
-        "SELECT run_id, rank, path, problem FROM files ORDER BY path"
-    ).fetchall():
-        reason = problem or (read_fully(path) if deep else "")
+    """Files that are not usable, or not what was indexed. deep: read every page of every file and count its rows."""
+    files = recorded(connection)
+    found = changes(files)
+    yield from _gone(files, found.gone)
+    altered = {f.path: f for f in found.altered}
+    gone = {f.path for f in found.gone}
+    for file in files:
+        if file.path in gone:
+            continue
+        now = altered.get(file.path)
+        reason = _difference(file, now) if now is not None else file.problem if file.problem != GONE else ""
+        reason = reason or (read_fully(file.path, file.rows) if deep else "")
         if reason:
-            yield Problem(run_id, rank, f"{path}: {reason}")
+            yield Problem(file.run_id, file.rank, f"{file.path}: {reason}")
+
+
+def _gone(files: Sequence[ProfileFile], gone: Sequence[ProfileFile]) -> Iterator[Problem]:
+    """One problem per run, as all files of a run tend to go together."""
+    total = Counter(f.run_id for f in files)
+    for run_id, members in groupby(sorted(gone, key=lambda f: (f.run_id, f.path)), key=lambda f: f.run_id):
+        paths = [f.path for f in members]
+        yield Problem(
+            run_id,
+            None,
+            f"{len(paths)} of {total[run_id]} files are gone, first {paths[0]}: put them back and add the run again, "
+            f"or take them off the index with vtrain-catalog repair, the run with vtrain-catalog remove {run_id}",
+        )
+
+
+def _difference(before: ProfileFile, now: ProfileFile) -> str:
+    """What a file is now that was another one when it was added."""
+    if now.problem:
+        return now.problem
+    if before.rows != now.rows:
+        what = f"has {now.rows:,} rows, had {before.rows:,}"
+    elif before.bytes != now.bytes:
+        what = f"has {now.bytes:,} bytes, had {before.bytes:,}"
+    else:
+        what = "was written again"
+    return f"changed since it was added ({what}): add it again"
 
 
 def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:

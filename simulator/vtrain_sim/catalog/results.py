@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vtrain_sim.catalog.catalog import AddReport, Detail
+from vtrain_sim.catalog.catalog import AddReport, Detail, RepairReport
 from vtrain_sim.catalog.problems import Problem
 from vtrain_sim.results import Document, Result, Row
 
@@ -44,6 +44,58 @@ class Added(Result):
             "runs": list(report.runs),
             "problems": [vars(p) for p in report.problems],
             "notices": list(report.notices),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Removed(Result):
+    """A run that is no longer indexed; its files are where they were."""
+
+    catalog: str
+    run_id: str
+    files: int
+
+    def summary(self) -> dict[str, object]:
+        """The run and its files."""
+        return {"run_id": self.run_id, "files_removed": self.files}
+
+    def rows(self) -> list[Row]:
+        """One row for the run."""
+        return [self.summary()]
+
+    def to_dict(self) -> Document:
+        """Catalog, run and files."""
+        return {"catalog": self.catalog, **self.summary()}
+
+
+@dataclass(frozen=True, repr=False)
+class Repaired(Result):
+    """What ``repair`` did: files that are gone are off the index, changed ones are judged anew."""
+
+    catalog: str
+    report: RepairReport
+
+    def summary(self) -> dict[str, object]:
+        """How many runs, files and problems."""
+        report = self.report
+        return {
+            "runs_removed": len(report.runs_removed),
+            "files_removed": report.files_removed,
+            "files_updated": report.files_updated,
+            "problems": len(report.problems),
+        }
+
+    def rows(self) -> list[Row]:
+        """One row per problem that is left."""
+        return [vars(p) for p in self.report.problems]
+
+    def to_dict(self) -> Document:
+        """Catalog, runs, counts and problems."""
+        return {
+            **self.summary(),
+            "catalog": self.catalog,
+            "runs_removed": list(self.report.runs_removed),
+            "problems": self.rows(),
         }
 
 

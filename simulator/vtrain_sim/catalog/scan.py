@@ -72,6 +72,12 @@ def scan(where: str) -> list[ProfileFile]:
     return files
 
 
+def judge(path: str) -> ProfileFile | None:
+    """One file of a profile as it is now; None where it is none, or not there."""
+    filesystem, inner, prefix = open_filesystem(path)
+    return _judge(filesystem, filesystem.get_file_info(inner), prefix)
+
+
 def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> ProfileFile | None:
     parts = info.path.replace(os.sep, "/").split("/")
     if info.type != pafs.FileType.File or len(parts) < 3:
@@ -125,14 +131,15 @@ def _schema_problem(table: str, schema: pa.Schema, version: str) -> str:
     return ""
 
 
-def read_fully(path: str) -> str:
-    """Read every page of a file; the problem, or an empty string."""
+def read_fully(path: str, rows: int) -> str:
+    """Read every page of a file; what is wrong with it, or an empty string. rows: how many it should have."""
     filesystem, inner, _ = open_filesystem(path)
+    read = 0
     try:
         with filesystem.open_input_file(inner) as stream:
             file = pq.ParquetFile(stream)
-            for _ in file.iter_batches(batch_size=65536):
-                pass
+            for batch in file.iter_batches(batch_size=65536):
+                read += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         return f"damaged: {str(error).splitlines()[0]}"
-    return ""
+    return "" if read == rows else f"has {read:,} rows, but had {rows:,} when it was added"

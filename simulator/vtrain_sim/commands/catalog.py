@@ -121,13 +121,35 @@ def timeline(
 @app.command(cls=Command)
 @with_quiet
 def check(catalog: Path = _CATALOG, as_json: bool = JSON) -> None:
-    """Look for missing ranks, clock or step mismatches and damaged files; exit code 1 if any."""
+    """Look for missing ranks, clock or step mismatches, and files gone, changed or damaged; exit code 1 if any."""
     from vtrain_sim.api import catalog as api
 
     problems = api.Catalog(catalog).check()
     show(problems, "json" if as_json else "table")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command(cls=Command)
+@with_quiet
+def remove(
+    run: str = typer.Argument(..., help="Run id."),
+    catalog: Path = _CATALOG,
+    as_json: bool = JSON,
+) -> None:
+    """Take a run off the index. Its files stay where they are."""
+    from vtrain_sim.api import catalog as api
+
+    show(api.Catalog(catalog).remove(run), "json" if as_json else "table")
+
+
+@app.command(cls=Command)
+@with_quiet
+def repair(catalog: Path = _CATALOG, as_json: bool = JSON) -> None:
+    """Take files that are gone off the index, and judge anew those that have changed."""
+    from vtrain_sim.api import catalog as api
+
+    show(api.Catalog(catalog).repair(), "json" if as_json else "table")
 
 
 @app.command(cls=Command)

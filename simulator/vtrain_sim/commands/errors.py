@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 
-from vtrain_sim.commands.notices import printable
-from vtrain_sim.errors import UserError
+from vtrain_sim.commands.notices import notice, printable
+from vtrain_sim.errors import Notice, UserError
 
 SCHEMA = "vtrain.error/1"
 # Exit codes: bad input, as typer has it for malformed options; what should not happen, as sysexits.h has it.
@@ -29,8 +32,11 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        # Commands return nothing; where one leaves early, this is its exit code.
-        code = int(app(words, prog_name=name, standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = functools.partial(_show_warning, warnings.showwarning, name, set())
+            # Commands return nothing; where one leaves early, this is its exit code.
+            code = int(app(words, prog_name=name, standalone_mode=False) or 0)
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
@@ -47,6 +53,24 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     except Exception as error:
         code = _leave(name, error, words)
     raise SystemExit(code)
+
+
+def _show_warning(
+    usual: Callable[..., None],
+    name: str,
+    shown: set[str],
+    message: Warning | str,
+    category: type[Warning],
+    *where: Any,
+    **details: Any,
+) -> None:
+    """A notice of the library as a line on stderr, once; other warnings as Python shows them."""
+    if issubclass(category, Notice):
+        if str(message) not in shown:
+            notice(f"{name}: {message}")
+        shown.add(str(message))
+    else:
+        usual(message, category, *where, **details)
 
 
 def _leave(name: str, error: Exception, words: Sequence[str]) -> int:

@@ -76,6 +76,8 @@ vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
     ),
     "ls": ("vtrain-catalog ls",),
     "show": ("vtrain-catalog show base",),
+    "remove": ("vtrain-catalog remove base",),
+    "repair": ("vtrain-catalog repair",),
     "check": ("vtrain-catalog check",),
     "vtrain-catalog timeline": ("vtrain-catalog timeline base --out captured.json.gz",),
     "sql": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from vtrain_sim.catalog.results import Added, Problems, QueryResult, RunDetail, Runs, Schema
+from vtrain_sim.catalog.results import Added, Problems, QueryResult, Removed, Repaired, RunDetail, Runs, Schema
 from vtrain_sim.ingest.notes import Note
 from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, table
 from vtrain_sim.report.terminal.printing import printers
@@ -26,6 +26,26 @@ def print_added(result: Added, console: Console, rows: bool = True) -> None:
     )
     lines += [f"  not indexed: {problem.what}" for problem in report.problems]
     lines += [f"  not read: {notice}" for notice in report.notices]
+    _print_lines(lines, console)
+
+
+@printers.register(Removed)
+def print_removed(result: Removed, console: Console, rows: bool = True) -> None:
+    """The run, and that its files are still there."""
+    files = counted(result.files, "files")
+    _print_lines([f"{result.catalog}: run {result.run_id} is no longer indexed; its {files} were not touched"], console)
+
+
+@printers.register(Repaired)
+def print_repaired(result: Repaired, console: Console, rows: bool = True) -> None:
+    """What was taken off the index and what was judged anew."""
+    report = result.report
+    lines = [
+        f"{result.catalog}: {counted(report.files_removed, 'files')} that are gone taken off the index, "
+        f"{counted(report.files_updated, 'files')} judged anew"
+    ]
+    lines += [f"  nothing is left of run {run}" for run in report.runs_removed]
+    lines += [f"  not indexed: {problem.what}" for problem in report.problems]
     _print_lines(lines, console)
 
 

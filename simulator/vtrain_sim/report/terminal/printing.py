@@ -30,6 +30,8 @@ printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
         "vtrain_sim.calibration.result.TuneResult": _HERE + "calibration",
         "vtrain_sim.results.Listing": _HERE + "listing",
         "vtrain_sim.catalog.results.Added": _HERE + "catalog",
+        "vtrain_sim.catalog.results.Removed": _HERE + "catalog",
+        "vtrain_sim.catalog.results.Repaired": _HERE + "catalog",
         "vtrain_sim.catalog.results.Runs": _HERE + "catalog",
         "vtrain_sim.catalog.results.RunDetail": _HERE + "catalog",
         "vtrain_sim.catalog.results.Problems": _HERE + "catalog",
