@@ -103,6 +103,18 @@ def test_a_trace_is_read_once(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")} == files
 
 
+@pytest.mark.parametrize("lost", ["kernels", "operators"])
+def test_what_a_trace_gave_is_made_again_where_it_is_gone(run: Path, lost: str) -> None:
+    catalog = Catalog(run / "c.duckdb")
+    catalog.add([str(run)])
+    files = sorted(run.rglob("*.parquet"))
+    (victim,) = (path for path in (run / f"run_id=r/table={lost}").iterdir() if "part" in path.name)
+    victim.unlink()
+    catalog.add([str(run)])
+    assert sorted(run.rglob("*.parquet")) == files
+    assert not [problem for problem in catalog.check() if "gone" in problem.what]
+
+
 def test_a_damaged_trace_does_not_keep_the_run_out(run: Path) -> None:
     (run / trace_path("r", 3, 7)).write_text("not a trace")
     catalog = Catalog(run / "c.duckdb")

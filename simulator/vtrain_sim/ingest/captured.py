@@ -19,6 +19,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
 from vtrain_sim.ingest.table_file import write_pieces
 from vtrain_sim.ingest.tables import tables_of
+from vtrain_sim.whole_file import write_file
 
 # Parts of a rank's tables from here on are read from traces: one per step.
 _FIRST_PART = 1000
@@ -63,8 +64,7 @@ def _ingest(path: Path) -> None:
     run = path.parent.parent
     run_id = run.name[len(RUN_PREFIX) :]
     places = {name: run.parent / file_path(run_id, name, rank, _FIRST_PART + step) for name in _TABLES}
-    last = places[_TABLES[-1]]
-    if last.exists() and last.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+    if _is_done(path, places):
         return
     with open(path, "rb") as stream:
         trace = read_kineto(stream, str(path), rank)
@@ -78,9 +78,25 @@ def _ingest(path: Path) -> None:
         for name in _TABLES:
             if rows[name]:
                 os.replace(hidden[name], places[name])
+        write_file(_note(path), lambda stream: stream.write(" ".join(name for name in _TABLES if rows[name]).encode()))
     finally:
         for file in hidden.values():
             file.unlink(missing_ok=True)
+
+
+def _note(path: Path) -> Path:
+    """Where it is noted which tables a trace gave."""
+    return path.with_suffix(".tables")
+
+
+def _is_done(path: Path, places: dict[str, Path]) -> bool:
+    """Whether a trace was read since it was written, and what it gave is there."""
+    written = path.stat().st_mtime_ns
+    note, last = _note(path), places[_TABLES[-1]]
+    if note.exists() and note.stat().st_mtime_ns >= written:
+        return all(places[name].exists() for name in note.read_text().split() if name in places)
+    # Read by a version that noted nothing.
+    return last.exists() and last.stat().st_mtime_ns >= written
 
 
 def _of_step(piece: pa.Table, step: int) -> pa.Table:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import groupby
-from multiprocessing import get_context
-from multiprocessing.sharedctypes import Synchronized
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vtrain_schemas import arrow_schema
+from vtrain_schemas import TABLES, arrow_schema
 from vtrain_schemas.layout import RUN_PREFIX, check_run_id, file_path
 from vtrain_schemas.version import SCHEMA_VERSION
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
 from vtrain_sim.ingest.notes import Note, Notes
 from vtrain_sim.ingest.nsys import read_nsys
+from vtrain_sim.ingest.provenance import Recorded, recorded, text_of
 from vtrain_sim.ingest.sources import NSYS, Group, Source, find, groups, unpacked_archive
 from vtrain_sim.ingest.table_file import write_pieces
 from vtrain_sim.ingest.tables import run_row, tables_of
 from vtrain_sim.ingest.trace import Trace
+from vtrain_sim.ingest.workers import in_processes
 
 # Raised when a change of the reader makes other rows of the same trace.
 READER = 1
@@ -37,18 +35,20 @@ READER = 1
 _WORTH_PROCESSES = 64 << 20
 
 Progress: TypeAlias = Callable[[int, int], None]
-# Source, run id, rank, and where its tables are written first.
-_Task: TypeAlias = tuple[Source, str, int | None, Path]
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What became of one run's traces. notes: over all ranks. unchanged: it had been read before."""
+    """What became of one run's traces. notes: over all ranks. unchanged: it had been read before.
+
+    not_read: traces of the run that could not be.
+    """
 
     run_id: str
     ranks: int
     notes: tuple[Note, ...]
     unchanged: bool = False
+    not_read: tuple[str, ...] = ()
 
 
 @dataclass
@@ -76,10 +76,11 @@ def ingest(
     name of the run (default: from the file's or directory's name). rank: rank of a single trace that does
     not say it. device: name of the GPU for traces that do not say it. processes: traces read at a time.
     progress: called with bytes done and in all. taken: where runs are that have a name already. A trace
-    that has not changed since is not read again. Raises `UserError`.
+    that has not changed since is not read again, as long as its tables are there. A trace that cannot be read is a
+    notice where there are others. Raises `UserError` where nothing can be read.
     """
     result = Ingested()
-    sources = [s for location in locations for s in find(location, result.notices)]
+    sources = _find_all(locations, result.notices)
     try:
         name = check_run_id(run_id) if run_id else ""
     except ValueError as error:
@@ -91,15 +92,53 @@ def ingest(
         )
     reading = _Reading(rank, device, processes, _Counter(sum(s.size for s in sources), progress))
     for group in wanted:
-        if taken and group.run_id in taken:
-            raise UserError(
-                f"there is a run {group.run_id!r} in the catalog already, from {taken[group.run_id]}: give this one "
-                "another name with --run-id"
-            )
-        directory = out / f"{RUN_PREFIX}{group.run_id}"
-        result.runs.append(_ingest_unless_done(group, directory, reading))
+        try:
+            _refuse_taken(group, taken or {})
+            directory = out / f"{RUN_PREFIX}{group.run_id}"
+            report = _ingest_unless_done(group, directory, reading)
+        except _NotWrittenError:
+            raise
+        except UserError as error:
+            if len(wanted) == 1:
+                raise
+            result.notices.append(str(error))
+            continue
+        result.runs.append(report)
+        result.notices += report.not_read
         result.directories.append(str(directory))
+    if not result.runs:
+        raise UserError(f"none of the {len(wanted)} traces can be read; the first: {result.notices[0]}")
     return result
+
+
+class _NotWrittenError(UserError):
+    """The disk refuses a run: it would the next one, too."""
+
+
+def _find_all(locations: Sequence[str], notices: list[str]) -> list[Source]:
+    """The traces of all locations. Raises `UserError` where the only one, or every one, holds none."""
+    answers = [_found_or_refused(location, notices) for location in locations]
+    sources = [source for answer in answers if not isinstance(answer, UserError) for source in answer]
+    refused = [answer for answer in answers if isinstance(answer, UserError)]
+    if refused and not sources:
+        raise refused[0]
+    notices += map(str, refused)
+    return sources
+
+
+def _found_or_refused(location: str, notices: list[str]) -> list[Source] | UserError:
+    try:
+        return find(location, notices)
+    except UserError as error:
+        return error
+
+
+def _refuse_taken(group: Group, taken: Mapping[str, str]) -> None:
+    if group.run_id in taken:
+        raise UserError(
+            f"there is a run {group.run_id!r} in the catalog already, from {taken[group.run_id]}: give this one "
+            "another name with --run-id"
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +171,10 @@ class _RankResult:
     run: dict[str, object]
 
 
+# What was read of one source, or why nothing was.
+_Answer: TypeAlias = list[_RankResult] | str
+
+
 class _Counter:
     """Bytes done, for a progress bar. Unpacked bytes may be more than the file has."""
 
@@ -145,32 +188,18 @@ class _Counter:
 
 def _ingest_unless_done(group: Group, directory: Path, reading: _Reading) -> RunReport:
     """Read and write one run, if its directory does not hold the same already."""
-    earlier = _recorded(directory)
-    if earlier == reading.provenance(group):
+    earlier = recorded(directory)
+    if earlier is not None and earlier.made_of == reading.provenance(group) and earlier.is_whole(directory):
         reading.counter.add(sum(s.size for s in group.sources))
-        return RunReport(group.run_id, len(group.sources), (), True)
+        return RunReport(group.run_id, len(group.sources) - len(earlier.not_read), (), True, earlier.not_read)
     _refuse_other(directory, earlier, group)
     return _ingest_group(group, directory, reading)
 
 
-def _recorded(directory: Path) -> dict[str, object] | None:
-    """What an earlier reading noted about its files."""
-    for path in sorted(directory.glob("table=runs/*.parquet")):
-        try:
-            rows = pq.read_table(path, columns=["config_json"]).to_pylist()
-            provenance = json.loads(rows[0]["config_json"]) if rows else None
-        except (OSError, ValueError, pa.ArrowException):
-            continue
-        if isinstance(provenance, dict):
-            return provenance
-    return None
-
-
-def _refuse_other(directory: Path, earlier: dict[str, object] | None, group: Group) -> None:
+def _refuse_other(directory: Path, earlier: Recorded | None, group: Group) -> None:
     if not directory.exists():
         return
-    files = (earlier or {}).get("files")
-    before = {str(f.get("path")) for f in files if isinstance(f, dict)} if isinstance(files, list) else set()
+    before = earlier.traces() if earlier is not None else set()
     if not before & {str(s.path) for s in group.sources}:
         raise UserError(
             f"run {group.run_id!r} exists already in {directory.parent}, made of "
@@ -180,23 +209,46 @@ def _refuse_other(directory: Path, earlier: dict[str, object] | None, group: Gro
 
 def _ingest_group(group: Group, directory: Path, reading: _Reading) -> RunReport:
     """Read and write one run."""
-    staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    _remove_abandoned(directory.parent)
+    staging = directory.with_name(f".{directory.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
+    new = staging / f"{RUN_PREFIX}{group.run_id}"
+    not_read: list[str] = []
     try:
         with unpacked_archive(group.sources) as sources:
-            results = _read_all(group, sources, staging, reading)
+            results = _read_all(group, sources, staging, reading, not_read)
         first = min(results, key=lambda r: r.rank)
+        new.mkdir(parents=True, exist_ok=True)
         row = _run_row(group, results, first, reading)
+        row["config_json"] = text_of(reading.provenance(group), new, not_read)
         _write(staging, group.run_id, first.rank, "runs", [pa.Table.from_pylist([row], schema=arrow_schema("runs"))])
-        _swap(staging / f"{RUN_PREFIX}{group.run_id}", directory)
+        _swap(new, directory)
     except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror or error}") from None
+        raise _NotWrittenError(f"cannot write {directory}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     total = Notes()
     for note in (n for r in results for n in r.notes):
         total.add(note.subject, note.outcome, note.reason, note.count, note.example)
-    return RunReport(group.run_id, len(results), tuple(total.lines()))
+    return RunReport(group.run_id, len(results), tuple(total.lines()), False, tuple(not_read))
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove what readings on this host left that were killed."""
+    for path in place.glob(f".{RUN_PREFIX}*.{socket.gethostname()}.*.tmp"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not _is_running(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _run_row(group: Group, results: Sequence[_RankResult], first: _RankResult, reading: _Reading) -> dict[str, object]:
@@ -215,7 +267,6 @@ def _run_row(group: Group, results: Sequence[_RankResult], first: _RankResult, r
         **first.run,
         "device_name": first.run["device_name"] or device or None,
         "world_size": max([len(results), *(r.world_size for r in results), *(r.rank + 1 for r in results)]),
-        "config_json": json.dumps(reading.provenance(group)),
     }
 
 
@@ -229,81 +280,79 @@ def _swap(new: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _read_all(group: Group, sources: Sequence[Source], staging: Path, reading: _Reading) -> list[_RankResult]:
+def _read_all(
+    group: Group, sources: Sequence[Source], staging: Path, reading: _Reading, not_read: list[str]
+) -> list[_RankResult]:
+    """Read every source. not_read: takes in why one cannot be, where another can. Raises `UserError` if none can."""
     rank, counter = reading.rank, reading.counter
+    answers: Iterable[_Answer]
     if sources[0].kind == NSYS:
-        return _read_reports(group, sources, staging, rank, counter)
-    tasks = [(source, group.run_id, rank if rank is not None else source.rank, staging) for source in sources]
-    workers = min(reading.processes, len(tasks))
-    if workers < 2 or sum(s.size for s in sources) < _WORTH_PROCESSES:
-        return [row for task in tasks for row in _read_one(*task, counter.add)]
-    return _read_in_processes(group, tasks, workers, counter)
-
-
-def _read_in_processes(group: Group, tasks: Sequence[_Task], workers: int, counter: _Counter) -> list[_RankResult]:
-    context = get_context("spawn")
-    shared: Synchronized[int] = context.Value("q", 0)
+        answers = _read_reports(group, sources, staging, rank, counter)
+    else:
+        tasks = [(source, group.run_id, rank if rank is not None else source.rank, staging) for source in sources]
+        workers = min(reading.processes, len(tasks))
+        if workers < 2 or sum(s.size for s in sources) < _WORTH_PROCESSES:
+            answers = (_read_one(*task, counter.add) for task in tasks)
+        else:
+            answers = in_processes(_read_one, tasks, workers, staging, counter.add)
     results: list[_RankResult] = []
-    with ProcessPoolExecutor(workers, context, _share, (shared,)) as pool:
-        pending: set[Future[list[_RankResult]]] = {pool.submit(_read_shared, *task) for task in tasks}
-        seen = 0
-        while pending:
-            done, pending = wait(pending, timeout=0.2)
-            counter.add(shared.value - seen)
-            seen = shared.value
-            try:
-                results += [row for future in done for row in future.result()]
-            except BrokenProcessPool:
-                raise UserError(
-                    f"a process that read traces of {group.run_id!r} was killed, perhaps for its memory: try "
-                    "--processes 1"
-                ) from None
+    try:
+        for answer in answers:
+            if isinstance(answer, str):
+                not_read.append(answer)
+            else:
+                results += answer
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process that read traces of {group.run_id!r} was killed, perhaps for its memory: try --processes 1"
+        ) from None
+    not_read.sort()
+    if not results:
+        raise UserError(not_read[0])
     return results
 
 
 def _read_reports(
     group: Group, sources: Sequence[Source], staging: Path, rank: int | None, counter: _Counter
-) -> list[_RankResult]:
+) -> Iterator[_Answer]:
     """Reports one after another: how many ranks each holds shows when it is read."""
-    results: list[_RankResult] = []
+    free = 0
     for source in sources:
-        free = max((r.rank + 1 for r in results), default=0)
         given = rank if rank is not None else source.rank if len(sources) > 1 else None
-        results += _read_one(source, group.run_id, max(given or 0, free), staging, counter.add)
-    return results
+        answer = _read_one(source, group.run_id, max(given or 0, free), staging, counter.add)
+        if not isinstance(answer, str):
+            free = max([free, *(r.rank + 1 for r in answer)])
+        yield answer
 
 
-# Bytes that all processes have read: set in each of them when it starts.
-_shared: Synchronized[int] | None = None
+def _read_one(source: Source, run_id: str, rank: int | None, staging: Path, add: Callable[[int], None]) -> _Answer:
+    """Read one source and write its ranks' tables; what the run's row needs of each, or why it cannot be read."""
+    results: list[_RankResult] = []
+    trace: Trace | None = None
+    try:
+        for trace in _traces(source, rank, add):
+            results.append(_write_trace(trace, run_id, staging))
+    except UserError as error:
+        why = str(error)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damage takes forms that no reader foresees
+        why = f"{source.name} cannot be read: {type(error).__name__}: {error}"
+    else:
+        return results
+    for written in {r.rank for r in results} | ({trace.rank} if trace is not None else set()):
+        for name in TABLES:
+            (staging / file_path(run_id, name, written)).unlink(missing_ok=True)
+    return why
 
 
-def _share(value: Synchronized[int]) -> None:
-    global _shared
-    _shared = value
-
-
-def _read_shared(source: Source, run_id: str, rank: int | None, staging: Path) -> list[_RankResult]:
-    def add(count: int) -> None:
-        assert _shared is not None
-        with _shared.get_lock():
-            _shared.value += count
-
-    return _read_one(source, run_id, rank, staging, add)
-
-
-def _read_one(
-    source: Source, run_id: str, rank: int | None, staging: Path, add: Callable[[int], None]
-) -> list[_RankResult]:
-    """Read one source and write its ranks' tables; what the run's row needs of each."""
-    results = []
-    for trace in _traces(source, rank, add):
-        starts = [t for t in (trace.host, trace.device) if len(t)]
-        created = min((int(t.start.min()) for t in starts), default=0)
-        for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
-            _write(staging, run_id, trace.rank, name, (piece for _, piece in pieces))
-        run = run_row(run_id, trace, trace.world_size, created, "{}")
-        results.append(_RankResult(trace.rank, trace.world_size, tuple(trace.notes.lines()), run))
-    return results
+def _write_trace(trace: Trace, run_id: str, staging: Path) -> _RankResult:
+    starts = [t for t in (trace.host, trace.device) if len(t)]
+    created = min((int(t.start.min()) for t in starts), default=0)
+    for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
+        _write(staging, run_id, trace.rank, name, (piece for _, piece in pieces))
+    run = run_row(run_id, trace, trace.world_size, created, "{}")
+    return _RankResult(trace.rank, trace.world_size, tuple(trace.notes.lines()), run)
 
 
 def _traces(source: Source, rank: int | None, add: Callable[[int], None]) -> list[Trace]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -280,7 +281,95 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vtrain_sim.ingest.profiles.pq.ParquetWriter", fail)
+    monkeypatch.setattr("vtrain_sim.ingest.table_file.pq.ParquetWriter", fail)
     with pytest.raises(UserError, match="No space left"):
         ingest([str(path)], tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == before
+
+
+BAD = {
+    "cut": '{"traceEvents": [',
+    "list": "[1, 2, 3]",
+    "words": '["a", {"b": 1}]',
+    "null": '{"traceEvents": null}',
+    "odd": '{"traceEvents": [{"ph": "X", "cat": "kernel", "name": [], "args": 7}]}',
+    "empty": "",
+    "text": "no trace",
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_one_bad_file_costs_itself(tmp_path: Path, bad: str) -> None:
+    for name in ("a.json", "z.json"):
+        write(tmp_path / "t", name, 0, 1)
+    (tmp_path / "t" / "m.json").write_text(BAD[bad])
+    report = Catalog(tmp_path / "c.duckdb").add([str(tmp_path / "t")])
+    assert {"a", "z"} <= set(report.runs)
+    assert "m" in report.runs or any("m.json" in notice for notice in report.notices)
+    assert not list((tmp_path / "c-traces").glob(".*"))
+    each = [str(tmp_path / "t" / name) for name in ("m.json", "a.json", "z.json")]
+    assert {"a", "z"} <= set(Catalog(tmp_path / "d.duckdb").add(each, out=tmp_path / "d").runs)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_bad_rank_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    monkeypatch.setattr("vtrain_sim.ingest.profiles._WORTH_PROCESSES", 0)
+    for rank in (0, 2):
+        write(tmp_path / "job", f"rank{rank}.json", rank, 3)
+    head = '{"distributedInfo": {"rank": 1, "world_size": 3}, "traceEvents": ['
+    (tmp_path / "job" / "rank1.json").write_text(head)
+    catalog = Catalog(tmp_path / "c.duckdb")
+    for unchanged in (False, True):
+        report = catalog.add([str(tmp_path / "job")], processes=processes)
+        assert [(run.run_id, run.ranks, run.unchanged) for run in report.ingested] == [("job", 2, unchanged)]
+        (notice,) = report.notices
+        assert "rank1.json" in notice
+    assert any("1 of 3 ranks are missing: 1" in problem.what for problem in catalog.check())
+
+
+def test_what_no_reader_foresees_costs_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some of its tables were written, too."""
+    from vtrain_sim.ingest import profiles
+
+    for rank in (0, 1):
+        write(tmp_path / "job", f"rank{rank}.json", rank)
+    tables_of = profiles.tables_of
+
+    def failing(trace, run_id):  # type: ignore[no-untyped-def]
+        for number, piece in enumerate(tables_of(trace, run_id)):
+            if trace.rank == 1 and number == 2:
+                raise KeyError("odd")
+            yield piece
+
+    monkeypatch.setattr(profiles, "tables_of", failing)
+    result = ingest([str(tmp_path / "job")], tmp_path / "out")
+    assert result.notices == [f"{tmp_path / 'job' / 'rank1.json'} cannot be read: KeyError: 'odd'"]
+    assert {path.name for path in (tmp_path / "out").rglob("*.parquet")} == {"rank=00000.parquet"}
+
+
+def test_a_directory_of_bad_files_alone_is_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"traceEvents": [')
+    with pytest.raises(UserError, match=r"none of the 2 traces can be read; the first: .*a\.json is not a trace"):
+        ingest([str(tmp_path)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("lost", ["operators", "steps", "ranks", "runs", "all", "cut"])
+def test_tables_that_are_gone_are_made_again(tmp_path: Path, lost: str) -> None:
+    catalog = Catalog(tmp_path / "c.duckdb")
+    path = write(tmp_path, "trace.json", 0, 1)
+    catalog.add([str(path)])
+    run = tmp_path / "c-traces/run_id=trace"
+    names = sorted(p.relative_to(run) for p in run.rglob("*.parquet"))
+    rows = catalog.sql("SELECT count(*) AS n FROM operators").to_pylist()
+    if lost == "all":
+        shutil.rmtree(run)
+    elif lost == "cut":
+        victim = run / "table=steps/rank=00000.parquet"
+        victim.write_bytes(victim.read_bytes()[:-9])
+    else:
+        shutil.rmtree(run / f"table={lost}")
+    assert not catalog.add([str(path)]).ingested[0].unchanged
+    assert sorted(p.relative_to(run) for p in run.rglob("*.parquet")) == names
+    assert catalog.sql("SELECT count(*) AS n FROM operators").to_pylist() == rows
+    assert catalog.add([str(path)]).ingested[0].unchanged
