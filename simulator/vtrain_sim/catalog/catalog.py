@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TypedDict
 
 import duckdb
@@ -22,7 +23,7 @@ from vtrain_sim.catalog.problems import (
     step_problems,
     sum_problems,
 )
-from vtrain_sim.catalog.querying import Limits, run_query
+from vtrain_sim.catalog.querying import Limits, run_query, sentence
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, judge, scan
 from vtrain_sim.catalog.timeline import CapturedTimeline, read_timeline
@@ -65,6 +66,10 @@ class Detail(TypedDict):
     gpu: list[Row]
     notes: list[Row]
     problems: list[Problem]
+
+
+# DuckDB keeps other processes out; threads of one process would change the same rows at a time, and fail.
+_ONE_WRITER = Lock()
 
 
 class Catalog:
@@ -168,31 +173,38 @@ class Catalog:
 
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection in a transaction; when it ends, the views are of the files that are there."""
+        """A connection in a transaction; when it ends, the views are of the files that are there.
+
+        Raises `CatalogError` where the disk refuses: the catalog is as it was then.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with database.connect(self.path, read_only=False) as connection:
-            connection.begin()
-            try:
-                database.create(connection)
+        try:
+            with _ONE_WRITER, database.connect(self.path, read_only=False) as connection:
+                database.begin(connection)
                 yield connection
-                files = recorded(connection)
-                found = changes(files, remote=False)
-                unusable = found.unusable
-                lost = [replace(f, problem=unusable[f.path]) for f in files if f.path in unusable and not f.problem]
-                record(connection, (*lost, *found.returned))
-                database.create_views(connection, found.usable)
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
+                self._commit(connection)
+        except duckdb.Error as error:
+            raise CatalogError(f"cannot write the catalog {self.path}: {sentence(error)}; it is as it was") from None
+
+    @staticmethod
+    def _commit(connection: duckdb.DuckDBPyConnection) -> None:
+        files = recorded(connection)
+        found = changes(files, remote=False)
+        unusable = found.unusable
+        lost = [replace(f, problem=unusable[f.path]) for f in files if f.path in unusable and not f.problem]
+        record(connection, (*lost, *found.returned))
+        database.create_views(connection, found.usable)
+        connection.commit()
 
     def _elsewhere(self, place: Path) -> dict[str, str]:
         """Runs that lie outside a directory, and where."""
         if not self.path.exists():
             return {}
-        with database.connect(self.path, read_only=False) as connection:
-            database.create(connection)
-            rows = connection.execute("SELECT run_id, path FROM files").fetchall()
+        with database.connect(self.path, read_only=True) as connection:
+            try:
+                rows = [(f.run_id, f.path) for f in recorded(connection)]
+            except duckdb.CatalogException:  # not one yet
+                return {}
         inside = str(place.absolute()) + "/"
         return {run: path.rsplit("/", 2)[0] for run, path in rows if not path.startswith(inside)}
 

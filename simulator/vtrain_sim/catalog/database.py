@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import duckdb
 import pyarrow as pa
@@ -20,6 +23,12 @@ from vtrain_sim.errors import Notice, UserError
 
 # Where a DuckDB file says what it is.
 _MAGIC, _MAGIC_AT = b"DUCK", 8
+# Its headers: without all of them there is nothing in it.
+_SMALLEST = 3 * 4096
+# How long to wait for a catalog that somebody else writes or reads, and what DuckDB says then.
+WAIT_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+_IN_USE = ("Could not set lock on file", "different configuration")
 _FILES = """
 CREATE TABLE IF NOT EXISTS files (
     run_id VARCHAR, table_name VARCHAR, rank INTEGER, part INTEGER, path VARCHAR PRIMARY KEY,
@@ -27,6 +36,7 @@ CREATE TABLE IF NOT EXISTS files (
     problem VARCHAR
 )
 """
+_CONFINING = Lock()
 # The order matters: the last one locks the others.
 _CONFINED = {
     "temp_directory": "''",
@@ -56,6 +66,12 @@ _COMMENTS = {
 def quote(text: str) -> str:
     """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def begin(connection: duckdb.DuckDBPyConnection) -> None:
+    """Begin a transaction, in which a new catalog gets what it holds; closing the connection instead undoes it."""
+    connection.begin()
+    create(connection)
 
 
 def create(connection: duckdb.DuckDBPyConnection) -> None:
@@ -119,17 +135,40 @@ def _sql_type(type_: pa.DataType) -> str:
 
 @contextmanager
 def connect(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a catalog file; a file that is not one is refused with a sentence."""
+    """Open a catalog file; a file that is not one is refused with a sentence.
+
+    DuckDB lets in one writer or several readers: whoever comes second waits, up to `WAIT_S` seconds.
+    """
     _check_kind(path)
-    try:
-        connection = duckdb.connect(str(path), read_only=read_only)
-    except duckdb.Error as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"cannot open the catalog {path}: {first}") from None
+    connection = _opened(path, read_only)
     try:
         yield connection
     finally:
         connection.close()
+
+
+def _opened(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    deadline, pause, said = time.monotonic() + WAIT_S, _FIRST_PAUSE_S, False
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only)
+        except duckdb.Error as error:
+            first = str(error).splitlines()[0]
+        if not any(sign in first for sign in _IN_USE):
+            if not read_only and path.exists() and path.stat().st_size < _SMALLEST:
+                # A new file on a full disk: what there is of it is in the way of the next attempt.
+                path.unlink()
+            raise UserError(f"cannot open the catalog {path}: {first}")
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the catalog {path} has been in use by another program for {WAIT_S:g} s: try again later ({first})"
+            )
+        if pause >= _LONGEST_PAUSE_S and not said:
+            warnings.warn(f"the catalog {path} is in use by another program: waiting", Notice, stacklevel=2)
+            said = True
+        # Several that wait do not come back at the same time.
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def _check_kind(path: Path) -> None:
@@ -164,12 +203,20 @@ def connect_confined(path: Path, memory: str = "") -> Iterator[duckdb.DuckDBPyCo
         complete = present.issuperset((*TABLES, *VIEW_ORDER))
         if not (complete and found.as_recorded) or any(f.remote for f in found.usable):
             _shadow(connection, found.usable)
-        _confine(connection, [f.path for f in found.usable if not f.remote], memory)
+        with _CONFINING:
+            _confine(connection, [f.path for f in found.usable if not f.remote], memory)
         yield connection
 
 
 def _confine(connection: duckdb.DuckDBPyConnection, files: list[str], memory: str) -> None:
-    """Take away from a connection, for good, everything but reading these files."""
+    """Take away from a connection, for good, everything but reading these files.
+
+    Connections of one process to one catalog share their settings: the first one sets them, and as nobody writes while
+    somebody reads, they are right for the others.
+    """
+    (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
+    if locked:
+        return
     if memory:
         try:
             connection.execute(f"SET memory_limit = {quote(memory)}")

@@ -12,6 +12,7 @@ from vtrain_sim.commands import errors
 from vtrain_sim.commands.help import Command
 from vtrain_sim.commands.notices import is_quiet, with_quiet
 from vtrain_sim.commands.output import FORMAT, JSON, REPORT, check_files, check_format, show, write_report
+from vtrain_sim.commands.termination import ended_by_sigterm
 from vtrain_sim.commands.timeline import DETAIL, MICROBATCHES, OUT, SCHEMA
 from vtrain_sim.commands.version import version
 from vtrain_sim.errors import UserError
@@ -50,7 +51,7 @@ def add(
 
     if rank < -1:
         raise UserError(f"--rank is {rank}: it must be 0 or more")
-    with reading("reading traces", is_quiet()) as progress:
+    with ended_by_sigterm(), reading("reading traces", is_quiet()) as progress:
         given = rank if rank >= 0 else None
         result = api.Catalog(catalog).add(locations, out, run_id, given, device, processes, progress)
     show(result, "json" if as_json else "table")
