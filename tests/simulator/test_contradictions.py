@@ -95,8 +95,9 @@ def test_a_choice_of_gradients_is_kept(before: str, after: str, grads: str) -> N
 def test_another_activation_switches_the_gate_off() -> None:
     assert LLAMA.swiglu
     assert not read("--squared-relu").model.swiglu
-    with pytest.raises(UserError, match="two activations"):
-        read("--squared-relu --swiglu")
+    for several in ("--squared-relu --swiglu", "--swiglu --quick-geglu", "--squared-relu --quick-geglu"):
+        with pytest.raises(UserError, match=f"{several.replace(' ', ' and ')} are two activations"):
+            read(several)
 
 
 def test_saying_again_what_is_changes_nothing() -> None:

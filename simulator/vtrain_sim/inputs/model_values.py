@@ -11,6 +11,7 @@ from vtrain_sim.specs.model import ModelSpec
 
 _MODEL = {f.name for f in fields(ModelSpec)}
 _ROUTER_TOPK = 2  # Megatron's default
+_ACTIVATIONS = {"squared_relu": "--squared-relu", "swiglu": "--swiglu", "quick_geglu": "--quick-geglu"}
 _NEEDED = {
     "num_layers": "--num-layers",
     "hidden_size": "--hidden-size",
@@ -39,7 +40,8 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
     _hybrid(values, changes, old)
     if "padded_vocab_size" in values:
         changes["vocab_size"], changes["make_vocab_size_divisible_by"] = values["padded_vocab_size"], 1
-    # Of several activations the one that is given goes before that of the model below.
+    _check_activations(values)
+    # The activation that is given goes before that of the model below.
     if values.get("quick_geglu"):
         changes["swiglu"] = True
     for name, other in (("squared_relu", "swiglu"), ("swiglu", "squared_relu"), ("swiglu", "quick_geglu")):
@@ -55,6 +57,13 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
         return ModelSpec(**changes)
     _follow(changes, old)
     return replace(old, **changes)
+
+
+def _check_activations(values: SpecFields) -> None:
+    """Raise `SpecError` where flags ask for several activations, as Megatron does."""
+    given = [flag for name, flag in _ACTIVATIONS.items() if values.get(name)]
+    if len(given) > 1:
+        raise SpecError(f"{' and '.join(given)} are two activations: give one")
 
 
 def _follow(changes: SpecFields, old: ModelSpec) -> None:

@@ -32,6 +32,8 @@ _MODEL_ARGUMENTS = (
 )
 # Attention and experts, with the same parameters for all depths: as published with Nemotron 3 Super.
 _DEPTH = "*E"
+# A published model's own gate goes before the usual one.
+_GATE, _OTHER_GATE = "--swiglu", "--quick-geglu"
 _COUNTED = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
 # Columns that rules below read, or which go with another that does.
 _BY_RULE = frozenset(
@@ -192,6 +194,8 @@ def flags_of(row: Mapping[str, str], micro_batch: int, chunks: int) -> RowFlags:
     for name in row:
         if name not in _BY_RULE and not (written_out and name in _COUNTED):
             flags += _column(cells, name, left_out)
+    if _OTHER_GATE in flags:
+        flags = [flag for flag in flags if flag != _GATE]
     if cells.text("fine_grained_offload_modules"):
         flags.append("--fine-grained-activation-offloading")
     if "tokendrop" in cells.text("moe_load_balance") + cells.text("notes"):
@@ -255,7 +259,7 @@ def _model(cells: Cells) -> list[str]:
     biases = [] if cells.text("add_bias_linear") else ["--disable-bias-linear"]
     # Mamba layers know where a token is.
     shape = ["--normalization", "RMSNorm", "--position-embedding-type", "none" if cells.hybrid else "rope"]
-    shape += ["--swiglu"] if cells.gated else ["--squared-relu"]
+    shape += [_GATE] if cells.gated else ["--squared-relu"]
     shape += _depth_layers(cells)
     return [*flags, *shape, "--untie-embeddings-and-output-weights", *dropout, *biases]
 
