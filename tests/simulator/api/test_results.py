@@ -18,6 +18,7 @@ import vtrain as vt
 from vtrain_sim.commands import catalog, sim
 from vtrain_sim.commands.vtrain import app as whole
 from vtrain_sim.report import html, registry
+from vtrain_sim.report.plots import check_name
 
 CLUSTER = "dgx-a100-80gb"
 PICTURES = ("project", "timeline", "sweep", "plan", "study", "schedule", "size", "validate", "validate_run")
@@ -139,13 +140,17 @@ def test_data_frames(results: dict[str, vt.Result]) -> None:
     assert frame["tp"].tolist() == [row["tp"] for row in results["sweep"].rows()]
 
 
-def test_missing_libraries_are_a_sentence(results: dict[str, vt.Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_are_a_sentence(
+    results: dict[str, vt.Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(vt.UserError, match="pip install matplotlib"):
         results["project"].plot()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(vt.UserError, match="pip install pandas"):
         results["project"].to_pandas()
+    with pytest.raises(vt.UserError, match="pip install matplotlib"):
+        check_name(tmp_path / "before-the-work.png")
 
 
 def test_a_sweep_is_its_projections(results: dict[str, vt.Result]) -> None:

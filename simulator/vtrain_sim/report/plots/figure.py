@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FORMATS = (".png", ".svg", ".pdf")
+_MISSING = "pictures need matplotlib: pip install matplotlib"
 
 
 def check_name(path: Path | None) -> None:
-    """Refuse a picture whose format cannot be written, or whose directory does not exist."""
+    """Refuse a picture that could not be drawn or written when the work is done."""
     if path is None:
         return
     if path.suffix not in _FORMATS:
         raise UserError(f"{path} is no picture that can be drawn: give a name that ends in {', '.join(_FORMATS)}")
     if not path.parent.is_dir():
         raise UserError(f"there is no directory {path.parent}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(_MISSING)
 
 
 def new_figure(width: float = 6.4, height: float = 6.0) -> Figure:
@@ -29,7 +33,7 @@ def new_figure(width: float = 6.4, height: float = 6.0) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("pictures need matplotlib: pip install matplotlib") from None
+        raise UserError(_MISSING) from None
     return Figure(figsize=(width, height), layout="constrained")
 
 
