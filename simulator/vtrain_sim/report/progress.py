@@ -46,7 +46,7 @@ def reading(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], Non
 
 
 def _times() -> tuple[ProgressColumn, ...]:
-    return TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    return TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
 
 
 @contextmanager
