@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from vtrain_sim.decide.fleet import POLICIES, FleetResult
-from vtrain_sim.report.tables import counted, duration, said_once
+from vtrain_sim.report import amounts
+from vtrain_sim.report.tables import counted, said_once
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
+
+# Columns of times, each in one unit.
+_TIMES = {"mean_jct_s": "mean completion", "p95_jct_s": "p95 completion", "makespan_s": "makespan"}
 
 
 @printers.register(FleetResult)
 def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> None:
     """One line per policy; figures of several traces with their standard deviation."""
     policies = result.to_dict()["policies"]
-    lines = [_line(name, figures) for name, figures in policies.items()]
+    times = {name: amounts.in_one_unit([figures[name] for figures in policies.values()]) for name in _TIMES}
+    lines = [
+        _line(name, figures, {title: times[key][place] for key, title in _TIMES.items()})
+        for place, (name, figures) in enumerate(policies.items())
+    ]
     console.print(f"{counted(result.num_gpus, 'GPUs')} of {result.cluster}; speeds are projected (modelled)")
     console.print(said_once("policies", lines, ("jobs", "rejected"), {"rejected": 0}))
+    price = amounts.price(result.cluster, result.price_per_gpu_hour)
+    console.print(
+        f"mean and 95th percentile of completion: from a job's arrival to its end; dollars: of the GPU-hours in use, "
+        f"{f'at {price}' if price else 'but no price is known: give a cluster file that says it'}"
+    )
     for name in policies:
         console.print(f"{name}: {POLICIES[name].says}")
     one, all_plans = policies.get("elasticflow"), policies.get("elastic-plans")
@@ -25,10 +40,11 @@ def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> Non
         console.print(f"deadlines met with plans over ElasticFlow's: {ratio:.2f}x")
 
 
-def _line(name: str, figures: Row) -> dict[str, object]:
-    """A policy by column."""
+def _line(name: str, figures: Row, times: Mapping[str, str | None]) -> dict[str, object]:
+    """A policy by column. times: by title, as text."""
     spread, ratio = figures["spread"], figures["deadline_satisfactory_ratio"]
     makespan = figures["makespan_s"]
+    varied = _plus(spread["makespan_s"] / makespan, "{:.0%}") if makespan else ""
     return {
         "policy": name,
         "jobs": round(figures["jobs"]),
@@ -36,11 +52,10 @@ def _line(name: str, figures: Row) -> dict[str, object]:
         "deadlines met": None
         if ratio is None
         else f"{ratio:.1%}" + _plus(spread["deadline_satisfactory_ratio"], "{:.1%}"),
-        "mean": duration(figures["mean_jct_s"]) if figures["mean_jct_s"] else None,
-        "p95": duration(figures["p95_jct_s"]) if figures["p95_jct_s"] else None,
-        "makespan": None if not makespan else duration(makespan) + _plus(spread["makespan_s"] / makespan, "{:.0%}"),
+        **times,
+        "makespan": f"{times['makespan']}{varied}" if makespan else None,
         "in use": f"{figures['gpu_utilisation']:.1%}",
-        "dollars": f"${figures['cost_usd']:,.0f}",
+        "dollars": amounts.dollars(figures["cost_usd"]),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from vtrain_sim.decide import Plan, PlanResult
+from vtrain_sim.report import amounts
 from vtrain_sim.report.plan_words import own_layout
 from vtrain_sim.report.tables import counted, duration, said_once
 from vtrain_sim.report.terminal.printing import printers
@@ -32,6 +33,8 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     if request.tokens and len(result.pareto) > 1:
         _print_plans("Pareto front of days and dollars", result.pareto, True, console)
     best = result.plans[0]
+    if request.tokens:
+        console.print(_money(best))
     step = best.projection
     console.print(
         f"the best takes {duration(step.iteration_time_s)} a step, {BAND_PROBABILITY:.0%} band "
@@ -46,6 +49,13 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
             console.print(sentence)
     console.print("launch the best with:")
     console.out(shlex.join(best.to_dict()["megatron_args"]), highlight=False)
+
+
+def _money(plan: Plan) -> str:
+    """What dollars are of."""
+    cluster = plan.projection.cluster
+    price = amounts.price(cluster.name, cluster.price_per_gpu_hour)
+    return f"dollars: at {price}" if price else "dollars: no price is known: give --price-per-gpu-hour"
 
 
 def _where_from(result: PlanResult) -> str:
@@ -69,7 +79,7 @@ def _line(name: str, plan: Plan, of_training: bool) -> dict[str, object]:
     projection = plan.projection
     c = projection.configuration
     p, t = c.parallel, c.train
-    days = {"days": f"{plan.days:.2f}", "dollars": f"${plan.cost_usd:,.0f}"} if of_training else {}
+    days = {"days": amounts.day_figures(plan.days), "dollars": amounts.dollars(plan.cost_usd)} if of_training else {}
     return {
         "": name,
         "schedule": c.schedule,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from vtrain_sim.report.tables import billions, duration, gib, table
+from vtrain_sim.report import amounts
+from vtrain_sim.report.tables import duration, gib, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.simulate.result import BAND_PROBABILITY, Projection
 from vtrain_sim.specs.optimizer import ADAM
@@ -77,6 +78,7 @@ def _print_breakdown(projection: Projection, console: Console) -> None:
 
 def _training(projection: Projection, tokens: float) -> str:
     """Days and dollars of a whole training run."""
-    line = f"{billions(tokens)} billion tokens take {projection.days(tokens):.2f} days"
-    price = projection.cluster.price_per_gpu_hour
-    return f"{line} and ${projection.cost_usd(tokens):,.0f} at ${price:g} per GPU-hour" if price else line
+    cluster = projection.cluster
+    line = f"{amounts.tokens(tokens)} {'take' if tokens > 1 else 'takes'} {amounts.days(projection.days(tokens))}"
+    price = amounts.price(cluster.name, cluster.price_per_gpu_hour)
+    return f"{line} and {amounts.dollars(projection.cost_usd(tokens))} at {price}" if price else line

@@ -7,6 +7,7 @@ import shlex
 from rich.console import Console
 
 from vtrain_sim.decide.sizing import LAWS, Candidate, SizeResult, tokens_for
+from vtrain_sim.report import amounts
 from vtrain_sim.report.tables import table
 from vtrain_sim.report.terminal.printing import printers
 
@@ -33,8 +34,12 @@ def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None
     near = [_row(c) for c in result.candidates if abs(c.days / result.days - 1) < 0.35]
     console.print(table("candidates near the limit (days and MFU: modelled)", columns, near))
     if result.chosen.plan is not None:
+        plan = result.chosen.plan
+        price = amounts.price(result.cluster, plan.projection.cluster.price_per_gpu_hour)
+        if price:
+            console.print(f"the largest in time costs {amounts.dollars(plan.cost_usd)} at {price}")
         console.print("launch it with:")
-        console.out(shlex.join(result.chosen.plan.to_dict()["megatron_args"]), highlight=False)
+        console.out(shlex.join(plan.to_dict()["megatron_args"]), highlight=False)
 
 
 def _row(c: Candidate) -> tuple[object, ...]:

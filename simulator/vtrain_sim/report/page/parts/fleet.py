@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vtrain_sim.decide.fleet import POLICIES, FleetResult
+from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.stacking import stacked
@@ -22,7 +23,11 @@ def page_of_fleet(result: FleetResult) -> Page:
     figures = (
         Figure("Cluster", f"{result.num_gpus:,} GPUs", result.cluster),
         Figure("Jobs", str(len(result.jobs)), counted(traces, "traces")),
-        Figure("Price", f"${result.price_per_gpu_hour:g}", "US dollars per GPU-hour"),
+        Figure(
+            "Price",
+            f"${result.price_per_gpu_hour:g}",
+            f"US dollars: {amounts.price(result.cluster, result.price_per_gpu_hour) or 'no price is known'}",
+        ),
     )
     shown = [name for name in _FIGURES if any(row.get(name) is not None for row in rows)]
     policies = {

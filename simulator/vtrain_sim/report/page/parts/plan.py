@@ -6,6 +6,7 @@ import shlex
 
 from vtrain_sim.decide import Plan, PlanResult
 from vtrain_sim.decide.evaluated import FITS
+from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.page.parts.projection import (
@@ -17,7 +18,7 @@ from vtrain_sim.report.page.parts.projection import (
     notes_of,
 )
 from vtrain_sim.report.plan_words import own_layout
-from vtrain_sim.report.tables import billions, counted
+from vtrain_sim.report.tables import counted
 from vtrain_sim.results import Row
 
 _LAYOUT = ("num_gpus", "tp", "pp", "vpp", "dp", "cp", "ep", "mbs", "global_batch_size", "recompute", "schedule")
@@ -33,12 +34,13 @@ def page_of_plan(result: PlanResult) -> Page:
     searched = Figure(
         "Search", f"{result.evaluated:,} plans", f"{result.feasible:,} feasible; {result.elapsed_s:.1f} s; all modelled"
     )
-    price = best.projection.cluster.price_per_gpu_hour
+    cluster = best.projection.cluster
+    price = amounts.price(cluster.name, cluster.price_per_gpu_hour) or "no known price"
     training: tuple[Figure, ...] = ()
     if result.request.tokens:
         training = (
-            Figure("Training", f"{best.days:,.2f} days", f"{billions(result.request.tokens)} billion tokens; modelled"),
-            Figure("Cost", f"${best.cost_usd:,.0f}", f"US dollars, at ${price:g} per GPU-hour; modelled"),
+            Figure("Training", amounts.days(best.days), f"{amounts.tokens(result.request.tokens)}; modelled"),
+            Figure("Cost", amounts.dollars(best.cost_usd), f"US dollars, at {price}; modelled"),
         )
     first = breakdown_section(best.projection), memory_section(best.projection)
     return Page(

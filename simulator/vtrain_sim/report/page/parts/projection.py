@@ -7,9 +7,10 @@ import shlex
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_emit import emit_flags
 from vtrain_sim.inputs.notes import left_out, not_megatrons
+from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
-from vtrain_sim.report.tables import billions, counted, duration, gib
+from vtrain_sim.report.tables import counted, duration, gib
 from vtrain_sim.simulate.memory import TERMS
 from vtrain_sim.simulate.result import BAND_PROBABILITY, Projection
 
@@ -103,13 +104,14 @@ def figures_of(projection: Projection) -> tuple[Figure, ...]:
 
 
 def _training(projection: Projection) -> list[Figure]:
-    tokens, price = projection.train_tokens, projection.cluster.price_per_gpu_hour
+    tokens, cluster = projection.train_tokens, projection.cluster
+    price = amounts.price(cluster.name, cluster.price_per_gpu_hour)
     figures = [
-        Figure("Training", f"{projection.days(tokens):,.2f} days", f"{billions(tokens)} billion tokens; {_MODELLED}")
+        Figure("Training", amounts.days(projection.days(tokens)), f"{amounts.tokens(tokens)}; {_MODELLED}"),
     ]
     if price:
-        cost = f"${projection.cost_usd(tokens):,.0f}"
-        figures.append(Figure("Cost", cost, f"US dollars, at ${price:g} per GPU-hour; {_MODELLED}"))
+        cost = amounts.dollars(projection.cost_usd(tokens))
+        figures.append(Figure("Cost", cost, f"US dollars, at {price}; {_MODELLED}"))
     return figures
 
 

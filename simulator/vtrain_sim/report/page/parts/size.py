@@ -6,6 +6,7 @@ import shlex
 
 from vtrain_sim.decide.sizing import SizeResult
 from vtrain_sim.decide.sizing.laws import LAWS
+from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.page.parts.projection import breakdown_section, flags_of, memory_section
@@ -31,6 +32,10 @@ def page_of_size(result: SizeResult) -> Page:
     if chosen.plan is not None:
         projection = chosen.plan.projection
         texts = flags_of(projection)
+        price = amounts.price(result.cluster, projection.cluster.price_per_gpu_hour)
+        if price:
+            cost = amounts.dollars(chosen.plan.cost_usd)
+            figures += (Figure("Cost", cost, f"US dollars, at {price}; modelled"),)
         figures += (Figure("MFU", f"{projection.mfu:.1%}", "of the largest in time; modelled"),)
         sections += [breakdown_section(projection), memory_section(projection)]
     title = f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days"
