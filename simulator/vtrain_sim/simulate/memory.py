@@ -98,18 +98,20 @@ class MemoryVerdict:
         worst, gib = self.worst, 1 << 30
         term, size = max(worst.terms().items(), key=lambda t: t[1])
         return (
-            f"{self._state(worst)}: stage {worst.stage} needs {worst.peak_bytes / gib:.1f} of "
+            f"{self.state}: stage {worst.stage} needs {worst.peak_bytes / gib:.1f} of "
             f"{self.capacity_bytes / gib:.1f} GiB, most of it {term} ({size / gib:.1f} GiB)"
             + (f"; {self.remedy}" if self.remedy else "")
         )
 
-    def _state(self, worst: StageMemory) -> str:
+    @property
+    def state(self) -> str:
+        """Whether it fits, in a few words."""
         if self.fits:
             return "fits"
         if not self.tight:
             return "does not fit"
-        if worst.peak_bytes > self.capacity_bytes:
-            return "tight, fits only with expandable segments"
+        if self.worst.peak_bytes > self.capacity_bytes:
+            return "tight, does not fit with what the allocator caches, may with expandable segments"
         return f"tight, with less than {MARGIN:.0%} to spare"
 
     @property

@@ -15,6 +15,8 @@ from vtrain_sim.specs.optimizer import ADAM
 def print_projection(projection: Projection, console: Console, rows: bool = True) -> None:
     """Print what the configuration would do, where the time goes, and where the numbers come from."""
     print_configuration(projection, console)
+    if not projection.memory.fits:
+        console.print(f"memory: [bold]{projection.memory.state}[/bold] (more below)")
     console.print(
         f"iteration time [bold]{duration(projection.iteration_time_s)}[/bold], "
         f"{BAND_PROBABILITY:.0%} band {duration(projection.iteration_time_low_s)} to "

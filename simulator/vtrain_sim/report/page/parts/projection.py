@@ -89,10 +89,11 @@ def figures_of(projection: Projection) -> tuple[Figure, ...]:
         f"stage {memory.worst.stage}",
         projection.model_tflops_per_s_per_gpu,
     )
-    verdict = "fits" if memory.fits else "fits only with expandable segments" if memory.tight else "does not fit"
     figures = [
         Figure("Iteration time", duration(projection.iteration_time_s), f"{_BAND} {low} to {high}; {source}"),
-        Figure("Peak memory", gib(memory.worst.peak_bytes), f"of {capacity}: {verdict}; {where}, {_MODELLED}", state),
+        Figure(
+            "Peak memory", gib(memory.worst.peak_bytes), f"of {capacity}: {memory.state}; {where}, {_MODELLED}", state
+        ),
         Figure("MFU", f"{projection.mfu:.1%}", f"model FLOPs over peak; HFU {projection.hfu:.1%}; {source}"),
         Figure("Model FLOP rate", f"{rate:,.0f} TFLOP/s", f"per GPU, as Megatron logs it; {source}"),
         Figure("Tokens", f"{projection.tokens_per_s_per_gpu:,.0f} /s", f"per GPU; {source}"),
