@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import vtrain as vt
 from conftest import Capture
 from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
+from vtrain_sim.report.difference_words import sentences
 from vtrain_sim.simulate.projection import WAITING
 from vtrain_sim.validate.account import Account
 from vtrain_sim.validate.difference import Difference
@@ -65,7 +67,31 @@ def test_what_was_changed_is_what_differs() -> None:
     assert all(abs(change) < 1e-9 for change in found.values())
     found = changes(vt.compare(JOB.with_(tp=4, pp=4), OTHERS["interleaved"]))
     assert found[WAITING] == min(found.values()) < 0
-    assert vt.compare(JOB, JOB).sentences == ("both take the same time, for the same causes",)
+    assert vt.compare(JOB, JOB).sentences == ("each cause takes the same in both",)
+
+
+def test_work_that_differs_is_said_first() -> None:
+    assert vt.compare(JOB, OTHERS["recompute"]).work == ""
+    small = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, tp=2, mbs=1, gbs=16)
+    lines = str(vt.render(vt.compare(small, small.with_(gbs=32, gpus=16)), "table")).splitlines()
+    assert lines[2].startswith("the steps differ in tokens (32,768 to 65,536) and GPUs (8 to 16): ")
+    assert re.search(
+        r"and trains [\d.]+% (more|fewer) tokens/s per GPU \(in all [\d.]+% more: [\d,]+ to [\d,]+ tok", lines[3]
+    )
+    assert sum(line.startswith("the steps differ") for line in lines) == 1
+
+
+def test_the_same_time_is_no_change_of_nothing() -> None:
+    lines = str(vt.render(vt.compare(JOB, JOB), "table")).splitlines()
+    assert lines[2:4] == ["B takes the same time:", "- each cause takes the same in both"]
+
+
+def test_words_agree_with_numbers() -> None:
+    causes = {"tp communication": 1.0}, {"tp communication": 3.0, "pipeline bubble and transfers": -1.0}
+    a, b = (Account(sum(one.values()), 0, False, one, {}) for one in causes)
+    more, less = sentences(Difference(a, b, "a", "b"))
+    assert ", more than the whole difference (" in more
+    assert less.startswith("pipeline bubble and transfers take 1.000 s less, against the difference")
 
 
 def test_sentences_name_the_settings_that_bear_on_a_cause() -> None:

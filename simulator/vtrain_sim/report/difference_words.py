@@ -34,7 +34,7 @@ def sentences(difference: Difference) -> tuple[str, ...]:
     largest = sorted(difference.causes, key=lambda cause: -abs(cause.difference_s))[:_MOST]
     told = [cause for cause in largest if abs(cause.difference_s) > _LEAST_SHARE * changes]
     if changes <= 1e-9 * difference.a.step_s or not told:
-        return ("both take the same time, for the same causes",)
+        return ("each cause takes the same in both",)
     return tuple(_sentence(cause, difference) for cause in told)
 
 
@@ -46,10 +46,15 @@ def _sentence(cause: Cause, difference: Difference) -> str:
     share = ""
     if difference.difference_s and abs(cause.difference_s) <= 2 * abs(difference.difference_s):
         part = cause.difference_s / difference.difference_s
-        share = f", {percent(part)} of the difference" if part > 0 else ", against the difference"
-    takes = "takes" if not cause.name.endswith("s") or cause.name.endswith("transfers") else "take"
+        share = ", against the difference" if part < 0 else f", {_part(part)} difference"
+    takes = "take" if cause.name.endswith("s") else "takes"
     times = f"{_time(cause.a_s)} to {_time(cause.b_s)}"
     return f"{cause.name} {takes} {duration(abs(cause.difference_s))} {more}{share} ({times}{reasons})"
+
+
+def _part(part: float) -> str:
+    """A part of the difference, which others may make smaller."""
+    return f"{percent(part)} of the" if part < 1.0005 else "more than the whole"
 
 
 def _time(seconds: float) -> str:

@@ -49,7 +49,12 @@ class Account:
     @property
     def tokens_per_s_per_gpu(self) -> float | None:
         """Training tokens per second and device; None where they are not known."""
-        return self.tokens / self.step_s / self.num_gpus if self.tokens and self.num_gpus else None
+        return self.tokens_per_s / self.num_gpus if self.tokens and self.num_gpus else None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Training tokens per second of all devices; 0 where they are not known."""
+        return self.tokens / self.step_s
 
 
 def cause_of_kind(name: str) -> str:

@@ -118,21 +118,32 @@ class Difference(Result):
         return (*(cause for cause in self.causes if cause not in small), rest)
 
     @property
+    def work(self) -> str:
+        """That seconds alone do not compare the two, where their tokens per step or their GPUs differ; else empty.
+
+        >>> import vtrain as vt
+        >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
+        >>> vt.compare(job, job.with_(recompute="full")).work
+        ''
+        """
+        a, b = self.a, self.b
+        pairs = ((a.tokens, b.tokens, "tokens"), (a.num_gpus, b.num_gpus, "GPUs"))
+        unlike = [f"{what} ({one:,} to {other:,})" for one, other, what in pairs if one and other and one != other]
+        if not unlike:
+            return ""
+        return f"the steps differ in {' and '.join(unlike)}: their seconds are of unlike work, compare tokens/s per GPU"
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What to keep in mind when reading it.
 
         >>> import vtrain as vt
         >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)
         >>> vt.compare(job, job.with_(gbs=32)).remarks[0]
-        'the steps differ in tokens (... to ...): compare tokens per second and device'
+        'the steps differ in tokens (... to ...): their seconds are of unlike work, compare tokens/s per GPU'
         """
-        remarks = [*self.a.remarks, *(remark for remark in self.b.remarks if remark not in self.a.remarks)]
-        if self.a.tokens and self.b.tokens and self.a.tokens != self.b.tokens:
-            remarks.append(
-                f"the steps differ in tokens ({self.a.tokens:,} to {self.b.tokens:,}): compare tokens per second and "
-                "device"
-            )
-        return tuple(remarks)
+        work = [self.work] if self.work else []
+        return (*work, *self.a.remarks, *(remark for remark in self.b.remarks if remark not in self.a.remarks))
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.difference/1."""

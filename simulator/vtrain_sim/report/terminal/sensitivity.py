@@ -24,11 +24,7 @@ def print_sensitivity(sensitivity: Sensitivity, console: Console, rows: bool = T
         console.print(f"- {sentence}", highlight=False)
     if not rows:
         return
-    lines = [
-        (e.name, _signed(e), percent(e.change, sign=True), _memory(e), e.fits)
-        for e in sensitivity.effects
-        if e.step_s is not None
-    ]
+    lines = [(e.name, *_changed(e), _memory(e), e.fits) for e in sensitivity.effects if e.step_s is not None]
     columns = ("one change at a time", "step", "", "memory", "fits")
     console.print(table("", columns, lines))
     refused = [e for e in sensitivity.effects if e.step_s is None]
@@ -36,9 +32,12 @@ def print_sensitivity(sensitivity: Sensitivity, console: Console, rows: bool = T
         console.print(f"{effect.name}: {effect.reason}", highlight=False)
 
 
-def _signed(effect: Effect) -> str:
+def _changed(effect: Effect) -> tuple[str, str]:
+    """The change of the step in seconds and as a part of it."""
     change_s, change = effect.change_s or 0.0, effect.change or 0.0
-    return f"{'-' if change_s < 0 else '+'}{duration(abs(change_s))}" if abs(change) >= _LEAST else "0"
+    if abs(change) < _LEAST:
+        return "the same", ""
+    return f"{'-' if change_s < 0 else '+'}{duration(abs(change_s))}", percent(change, sign=True) or ""
 
 
 def _memory(effect: Effect) -> str | None:
