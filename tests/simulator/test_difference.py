@@ -165,13 +165,15 @@ def test_a_side_that_is_none_is_a_sentence(sides: tuple[str, str], says: str) ->
 
 def test_the_command_prints_the_waterfall_in_80_columns_and_draws_it(tmp_path: Path) -> None:
     picture, table = tmp_path / "w.png", tmp_path / "w.csv"
-    options = ["--plot", str(picture), "--table", str(table)]
+    page = tmp_path / "w.html"
+    options = ["--plot", str(picture), "--table", str(table), "--report", str(page)]
     result = CliRunner().invoke(app, ["compare", "base", "tp=4", *FLAGS, *options])
     assert result.exit_code == 0, result.output
     lines = result.stdout[result.stdout.index("where the difference comes from") :].splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.split()[:1] == ["step"] for line in lines)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "tp communication" in page.read_text()
     assert table.read_text().startswith("cause,a_s,b_s,difference_s\n")
 
 

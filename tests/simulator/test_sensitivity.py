@@ -179,12 +179,15 @@ def test_measured_transfers_keep_their_latency() -> None:
 
 def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     picture, table = tmp_path / "e.png", tmp_path / "e.csv"
-    result = CliRunner().invoke(app, ["explain", *FLAGS, "--plot", str(picture), "--table", str(table)])
+    page = tmp_path / "e.html"
+    options = ["--plot", str(picture), "--table", str(table), "--report", str(page)]
+    result = CliRunner().invoke(app, ["explain", *FLAGS, *options])
     assert result.exit_code == 0, result.output
     lines = result.stdout[result.stdout.index("one change at a time") :].splitlines()
     assert max(len(line) for line in lines if not line.startswith("tp 16")) <= 80
     assert "what binds the step: " in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "What binds the step: " in page.read_text()
     assert table.read_text().startswith("name,of,reason,step_s,change_s,change,peak_bytes,change_bytes,fits")
     document = json.loads(CliRunner().invoke(app, ["explain", *FLAGS, "--json"]).stdout)
     assert document["schema"] == "vtrain.sensitivity/1"

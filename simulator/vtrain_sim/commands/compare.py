@@ -18,7 +18,7 @@ from vtrain_sim.commands.job import (
     SPEC,
     words_of,
 )
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 from vtrain_sim.commands.sides import HELP, ScriptReading, read_side
 from vtrain_sim.errors import UserError
 
@@ -40,6 +40,7 @@ def compare(
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the causes to a .csv or .parquet file."),
     plot: Path = typer.Option(None, "--plot", help="Draw the waterfall: a .png, .svg or .pdf."),
+    report: Path = REPORT,
 ) -> None:
     """Say where the difference between two steps comes from: two configurations, two captured runs, or both.
 
@@ -51,7 +52,7 @@ def compare(
     from vtrain_sim.api.compare import compare as api
     from vtrain_sim.api.flag_files import Given
 
-    check_files(table_file, plot)
+    check_files(table_file, plot, report)
     form = check_format(form, as_json)
     for side in (a, b):
         if side.startswith("--") and not side.partition(" ")[2]:
@@ -64,4 +65,5 @@ def compare(
     of_a, of_b = (read_side(side, common, catalog, run, script, said) for side in (a, b))
     result = api(of_a, of_b, a, b)
     write_files(result, table_file, plot)
+    write_report(report, result)
     show(result, form)

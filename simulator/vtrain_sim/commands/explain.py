@@ -18,7 +18,7 @@ from vtrain_sim.commands.job import (
     SPEC,
     read_job,
 )
-from vtrain_sim.commands.output import FORMAT, check_files, check_format, show, write_files
+from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 
 
 def explain(
@@ -36,6 +36,7 @@ def explain(
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the changes to a .csv or .parquet file."),
     plot: Path = typer.Option(None, "--plot", help="Draw the changes: a .png, .svg or .pdf."),
+    report: Path = REPORT,
 ) -> None:
     """Say what binds a configuration, and what one change at a time would bring.
 
@@ -44,9 +45,10 @@ def explain(
     """
     from vtrain_sim.api import explain as api
 
-    check_files(table_file, plot)
+    check_files(table_file, plot, report)
     form = check_format(form, as_json)
     job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
     result = api.explain(job)
     write_files(result, table_file, plot)
+    write_report(report, result)
     show(result, form)

@@ -88,6 +88,8 @@ def samples(place: Path) -> dict[str, Callable[[], vt.Report]]:
         ),
         "validate": lambda: vt.report(vt.validate(place / "measured.csv")),
         "compare": lambda: vt.report(vt.validate(run="base", catalog=place / "vtrain.duckdb")),
+        "difference": lambda: vt.report(vt.compare(job, job.with_(tp=4, gbs=64))),
+        "sensitivity": lambda: vt.report(vt.explain(job)),
         "run": lambda: vt.report(catalog.show("layers"), catalog=catalog),
         "collectives": lambda: vt.report(catalog.show("collectives"), catalog=catalog),
         "calibrate": lambda: vt.report(vt.calibrate(collectives=place / "collectives.csv", cluster=CLUSTER)),

@@ -23,7 +23,7 @@ from vtrain_sim.report.page.document import document, json_text
 
 NAMES = (
     *("project", "sweep", "plan", "study", "schedule", "size", "validate", "compare", "run", "collectives"),
-    *("calibrate", "query", "hostile-projection", "hostile-table", "hostile-sweep"),
+    *("difference", "sensitivity", "calibrate", "query", "hostile-projection", "hostile-table", "hostile-sweep"),
 )
 
 

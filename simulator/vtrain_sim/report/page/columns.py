@@ -23,7 +23,7 @@ _PER_CENT = ((0.0, 100.0, "%"),)
 _PLAIN = ((0.0, 1.0, ""),)
 _SHARES = {
     *("mfu", "hfu", "share", "error", "mape", "median_ape", "bias", "p90", "coverage", "regret", "memory_mape"),
-    *("deadline_satisfactory_ratio", "gpu_utilisation", "pairwise_order", "idle_share"),
+    *("deadline_satisfactory_ratio", "gpu_utilisation", "pairwise_order", "idle_share", "change"),
 }
 # Endings of names: the scale of such numbers, and what one is in the scale's own unit. The first that fits counts.
 _ENDINGS = (

@@ -26,6 +26,8 @@ pages: ByType[Callable[[Any], Page]] = ByType(
         "vtrain_sim.decide.study.StudyResult": _HERE + "study",
         "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
         "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
+        "vtrain_sim.validate.difference.Difference": _HERE + "difference",
+        "vtrain_sim.decide.sensitivity.Sensitivity": _HERE + "sensitivity",
         "vtrain_sim.catalog.results.RunDetail": _HERE + "captured",
         "vtrain_sim.catalog.results.RunProfile": _HERE + "captured",
         "vtrain_sim.calibration.result.CalibrationResult": _HERE + "calibration",
