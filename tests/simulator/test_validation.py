@@ -124,7 +124,7 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
 def test_files_that_are_no_such_table_are_refused(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=f"{word}|not a CSV table"):
+    with pytest.raises(UserError, match=f"{word}|not a CSV table|it is not text"):
         validate([path])
     with pytest.raises(UserError, match="cannot read"):
         validate([tmp_path / "none.csv"])

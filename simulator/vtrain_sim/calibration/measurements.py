@@ -10,12 +10,14 @@ from typing import Any
 import duckdb
 
 from vtrain_sim.errors import UserError
+from vtrain_sim.text_file import check_kind
 
 
 def query(path: Path, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
     """Rows of a query of ``table``, the file. values: parameters of the query, by name. Raises `UserError`."""
     if not path.exists():
         raise UserError(f"there is no file {path}")
+    check_kind(path)
     reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
     quoted = str(path).replace("'", "''")
     connection = duckdb.connect()

@@ -17,6 +17,7 @@ from vtrain_sim.file_table import is_endless
 from vtrain_sim.inputs.config_fields import flags_of_fields
 from vtrain_sim.inputs.launch_script import Launch
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.text_file import check_kind, read_bytes
 
 _LARGEST = 256 << 20
 # Files with the arguments: of distributed checkpoints, and of those with a folder per rank.
@@ -86,7 +87,7 @@ def _file(folder: Path) -> Path:
     """The file with the arguments."""
     newest = folder / _ITERATION
     if newest.is_file():
-        word = newest.read_text(errors="replace").strip()[:20]
+        word = read_bytes(newest).decode(errors="replace").strip()[:20]
         folder = folder / (f"iter_{int(word):07d}" if word.isdecimal() else "release")
     for name in _NAMES:
         if (folder / name).is_file():
@@ -95,6 +96,7 @@ def _file(folder: Path) -> Path:
 
 
 def _arguments(file: Path) -> argparse.Namespace:
+    check_kind(file)
     try:
         with zipfile.ZipFile(file) as archive:
             name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)

@@ -17,6 +17,7 @@ from vtrain_sim.inputs.shell_words import OpenQuoteError
 from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.text_file import read_text
 
 # Commands that name files without running them.
 _NAMING = (
@@ -90,10 +91,7 @@ def read_launch(path: Path, text: str | None = None) -> Launch:
 
 def read_script(path: Path) -> str:
     """The text of a launch script. Raises `SpecError`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+    text = read_text(path)
     if len(text) > _LONGEST:
         raise SpecError(f"{path} has {len(text):,} characters, more than any launch script ({_LONGEST:,} at most)")
     return text

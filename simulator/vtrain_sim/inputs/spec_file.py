@@ -8,6 +8,7 @@ from pathlib import Path
 from vtrain_sim.file_table import FileTable, is_endless
 from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, opposite
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.text_file import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,10 +23,7 @@ _OPTIONS = ("cluster", "preset", "num-gpus", "train-tokens", "price-per-gpu-hour
 
 def load(path: Path) -> FileTable:
     """A YAML or TOML file as a table. Raises `SpecError`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
+    text = read_text(path)
     try:
         if path.suffix == ".toml":
             table: object = tomllib.loads(text)

@@ -6,6 +6,7 @@ The table's columns are named after Megatron's flags (`validate.columns`); one r
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from vtrain_sim.simulate.memory import MemoryVerdict
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection
 from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.text_file import read_text
 from vtrain_sim.validate.columns import NEEDED, is_documented
 from vtrain_sim.validate.figures import FileResult, summarise
 from vtrain_sim.validate.row_cluster import cluster_name, cluster_of, has_cluster, known_clusters, where
@@ -73,13 +75,10 @@ def validate(
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a validation table."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), reader.fieldnames or ()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error):
+        rows, columns = list(reader), reader.fieldnames or ()
+    except csv.Error:
         raise UserError(f"{path} is not a CSV table") from None
     missing = [name for name in NEEDED if name not in columns]
     if missing:

@@ -16,6 +16,7 @@ import numpy as np
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Row
+from vtrain_sim.text_file import check_kind
 
 COLUMNS = (
     "job_id",
@@ -70,6 +71,7 @@ def read_trace(path: Path) -> list[Job]:
         raise UserError(f"{path} ends in neither .csv nor .parquet")
     if not path.exists():
         raise UserError(f"there is no file {path}")
+    check_kind(path)
     reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
     try:
         result = duckdb.connect().execute(f"SELECT * FROM {reader}(?)", [str(path)])

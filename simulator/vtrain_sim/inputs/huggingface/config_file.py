@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.text_file import read_text
 
 # Sizes and counts.
 _WHOLE = (
@@ -87,10 +88,9 @@ def load(path: Path) -> tuple[Path, FileTable, tuple[str, ...]]:
     path: the file or the folder that holds it. Raises `SpecError`.
     """
     path = path / "config.json" if path.is_dir() else path
+    text = read_text(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror}") from None
+        config = json.loads(text)
     except (ValueError, RecursionError):
         raise SpecError(f"{path} is not a JSON file") from None
     encoders: tuple[str, ...] = ()

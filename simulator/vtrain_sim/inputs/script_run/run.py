@@ -17,6 +17,7 @@ from typing import Any
 from vtrain_sim.inputs.script_run import jail, stubs
 from vtrain_sim.inputs.script_run.visible_files import copies, top_of
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.text_file import read_bytes
 
 _SECONDS = 20
 # Of the user's environment: what changes bash itself, what the jail sets, and what may be secret.
@@ -174,10 +175,7 @@ def _task(
 
 def read_text(script: Path) -> str:
     """The text of a script. Raises `SpecError`."""
-    try:
-        data = script.read_bytes()
-    except OSError as error:
-        raise SpecError(f"cannot read {script}: {error.strerror}") from None
+    data = read_bytes(script)
     if b"\0" in data:
         raise SpecError(f"cannot read {script}: it is not text")
     return data.decode(errors="surrogateescape").replace("\r\n", "\n").removeprefix("\ufeff")
