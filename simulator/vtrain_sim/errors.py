@@ -30,3 +30,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+# Words of options are short and much alike: what is less so is another option, not a slip.
+_FLAGS_ALIKE = 0.75
+
+
+def nearest_flag(flag: str, known: Iterable[str]) -> str:
+    """The same for an option that begins with dashes, which count for nothing; only for what is much alike."""
+    names = {name.lstrip("-"): name for name in known}
+    matches = difflib.get_close_matches(flag.lstrip("-"), names, n=1, cutoff=_FLAGS_ALIKE)
+    return f" (did you mean {names[matches[0]]!r}?)" if matches else ""

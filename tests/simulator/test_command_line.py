@@ -41,7 +41,7 @@ def call(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("vtrain-sim plan --max-gpus inf", "vtrain-sim plan: invalid value for '--max-gpus'"),
+        ("vtrain-sim plan --max-gpus inf", "vtrain-sim plan: --max-gpus is 'inf': it takes a whole number"),
         ("vtrain-sim project --cluster dgx-a100 --model gpt3-1.3b", "vtrain-sim: there is no cluster 'dgx-a100'"),
         ("vtrain-sim bogus", "vtrain-sim: no such command 'bogus'"),
         ("vtrain sim size --cluster x", "vtrain sim size: missing option"),
@@ -275,3 +275,38 @@ def test_what_all_rows_share_is_said_once(monkeypatch: pytest.MonkeyPatch) -> No
     lines = render(said_once("plans", rows, ("tp", "cp", "batch"), {"cp": 1}), "80", monkeypatch)
     assert lines[1] == "plans: batch 8"
     assert lines[2].split() == ["tp"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (f"vtrain-sim project {SMALL} --num-gpus 1e3", "--num-gpus is '1e3': it takes a whole number"),
+        (f"vtrain-sim project {SMALL} --num-gpus=x", "--num-gpus is 'x': it takes a whole number"),
+        ("vtrain-sim schedule --cluster dgx-h100 --num-gpus 8 --load much", "--load is 'much': it takes a number"),
+        (f"vtrain-sim project {SMALL} --num-gpus {10**15}", "--num-gpus is 1000000000000000: that is more than any"),
+        ("vtrain-sim validate --modle x", "no such option: --modle (did you mean '--model'?)"),
+        (f"vtrain-sim project {SMALL} --tp 2", "'--tp' (did you mean '--tensor-model-parallel-size'?)"),
+        (f"vtrain-sim project {SMALL} --gbs 2", "'--gbs' (did you mean '--global-batch-size'?)"),
+        (f"vtrain-sim project {SMALL} --global-batchsize 2", "(did you mean '--global-batch-size'?)"),
+    ],
+)
+def test_a_wrong_option_or_number_is_named_as_it_was_written(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(line, capsys)
+    assert code == 2
+    assert sentence in err
+
+
+@pytest.mark.parametrize("line", ["validate --nope", f"project {SMALL} --report-to x", f"project {SMALL} --nope 3"])
+def test_an_option_that_is_like_no_other_has_no_suggestion(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(f"vtrain-sim {line}", capsys)
+    assert (code, "did you mean" in err, "Possible" in err) == (2, False, False)
+
+
+@pytest.mark.parametrize("command", ["", "project "])
+def test_help_whose_reader_goes_away_ends_with_success(command: str) -> None:
+    program = f"{shlex.quote(sys.executable)} -m vtrain_sim.commands.sim {command}--help"
+    line = f"set -o pipefail; {program} | true"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from vtrain_sim import schedules
 from vtrain_sim.api.flag_files import Given
 from vtrain_sim.api.job import Job, job_from_given
-from vtrain_sim.api.options import SHORT_NAMES
 from vtrain_sim.api.project import project
 from vtrain_sim.api.report import passes
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.notes import approximations, without_effect
+from vtrain_sim.inputs.short_names import SHORT_NAMES
 from vtrain_sim.report.page import Report
 from vtrain_sim.report.page.document import document
 from vtrain_sim.results import Document

@@ -8,27 +8,13 @@ from dataclasses import dataclass, replace
 from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.inputs.flag_table import SWITCHES, VALUES, arity, known_flags
 from vtrain_sim.inputs.megatron_flags import parse_flags
+from vtrain_sim.inputs.short_names import SHORT_NAMES
 from vtrain_sim.specs import Configuration
 from vtrain_sim.specs.checks import whole
 from vtrain_sim.specs.precision import precision
 
 Option = str | int | float | bool | Sequence[str] | None
 
-SHORT_NAMES = {
-    "tp": "--tensor-model-parallel-size",
-    "sp": "--sequence-parallel",
-    "pp": "--pipeline-model-parallel-size",
-    "vpp": "--num-virtual-stages-per-pipeline-rank",
-    "cp": "--context-parallel-size",
-    "ep": "--expert-model-parallel-size",
-    "etp": "--expert-tensor-parallel-size",
-    "dp": "--data-parallel-size",
-    "mbs": "--micro-batch-size",
-    "gbs": "--global-batch-size",
-    "recompute": "--recompute-granularity",
-    "distributed_optimizer": "--use-distributed-optimizer",
-    "fsdp": "--use-torch-fsdp2",
-}
 # What a precision does not say is as if it had not been said before.
 _NARROW = {"fp8": "--fp8-format", "fp8_recipe": "--fp8-recipe", "fp4": "--fp4-format"}
 WORLD_SIZE = ("gpus", "num_gpus")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -15,13 +16,16 @@ from typing import Any
 import typer
 
 from vtrain_sim.commands.notices import notice, printable
-from vtrain_sim.errors import Notice, UserError
+from vtrain_sim.errors import Notice, UserError, nearest_flag
 
 SCHEMA = "vtrain.error/1"
 # Exit codes: bad input, as typer has it for malformed options; what should not happen, as sysexits.h has it.
 REFUSED, INTERNAL = 2, 70
 # Any value but an empty one: print the traceback before the sentence.
 TRACEBACK = "VTRAIN_TRACEBACK"
+# What a value is not, and what it is then.
+_VALID = re.compile(r"valid (integer|float|number)")
+_WHOLE, _NUMBER = re.compile(r"[+-]?\d+"), re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +48,11 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     except BrokenPipeError:
         # The reader of a pipe (head, less) went away: nothing to report.
         sys.stderr.close()
+        code = 0
+    except SystemExit as left:
+        # So does the library that prints help, in its own way.
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
         code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -91,8 +100,41 @@ def _leave(name: str, error: Exception, words: Sequence[str]) -> int:
         )
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else name
-    sentence = said().strip().removesuffix(".")
+    sentence = (_no_number(error, words) or _no_option(error) or said()).strip().removesuffix(".")
     return _say(path, f"{sentence[:1].lower()}{sentence[1:]} ({path} --help lists what there is)", words, REFUSED)
+
+
+def _no_number(error: Exception, words: Sequence[str]) -> str:
+    """What an option takes whose value is no number, in the words that Megatron's arguments get; else nothing."""
+    # The sentence is all that every version of typer gives.
+    kind = _VALID.search(str(getattr(error, "message", "")))
+    option = getattr(error, "param", None)
+    if kind is None or option is None:
+        return ""
+    whole = kind[1] == "integer"
+    for name in option.opts:
+        for value in _values(name, words):
+            if not (_WHOLE if whole else _NUMBER).fullmatch(value):
+                return f"{name} is {value!r}: it takes a {'whole number' if whole else 'number'}"
+    return ""
+
+
+def _values(name: str, words: Sequence[str]) -> list[str]:
+    """What a command line gives to an option."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return [
+        following if word == name else word.removeprefix(f"{name}=")
+        for word, following in pairs
+        if word == name or word.startswith(f"{name}=")
+    ]
+
+
+def _no_option(error: Exception) -> str:
+    """That there is no such option, with one that is much like it; nothing for another error."""
+    name = getattr(error, "option_name", None)
+    if type(error).__name__ != "NoSuchOption" or not isinstance(name, str):
+        return ""
+    return f"no such option: {name}{nearest_flag(name, getattr(error, 'possibilities', None) or ())}"
 
 
 def _say(name: str, sentence: str, words: Sequence[str], code: int) -> int:

@@ -15,6 +15,8 @@ from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
 
 _PARALLEL = {f.name for f in fields(ParallelSpec)}
 
+_MOST_GPUS = 1 << 24
+
 
 def layout_from_values(
     values: SpecFields, given: Mapping[str, str], old: ParallelSpec, model: ModelSpec, num_gpus: int
@@ -106,6 +108,8 @@ def _cut_into_chunks(
 
 def _fill_world(changes: SpecFields, old: ParallelSpec, num_gpus: int) -> None:
     """The data parallel size that so many GPUs leave."""
+    if num_gpus > _MOST_GPUS:
+        raise SpecError(f"--num-gpus is {num_gpus}: that is more than any cluster has ({_MOST_GPUS} at most)")
     model_ranks = changes.get("tp", old.tp) * changes.get("pp", old.pp) * changes.get("cp", old.cp)
     if model_ranks < 1 or num_gpus % model_ranks:
         raise SpecError(

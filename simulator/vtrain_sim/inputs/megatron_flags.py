@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vtrain_sim.errors import nearest
+from vtrain_sim.errors import nearest_flag
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs.flag_lists import approximated, refused
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, known_flags
 from vtrain_sim.inputs.layout_values import layout_from_values
 from vtrain_sim.inputs.model_values import model_from_values
+from vtrain_sim.inputs.short_names import SHORT_NAMES
 from vtrain_sim.inputs.step_values import train_from_values
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.config import Configuration
@@ -67,9 +68,12 @@ def _next(tokens: Sequence[str], position: int) -> tuple[str, list[str], int]:
     flag, equals, inline = tokens[position].partition("=")
     takes = arity(flag)
     if takes is None and flag.startswith(("$", "`")):
-        raise SpecError(f"{flag} is of a shell: its value is not known from the script, put it there")
+        raise SpecError(
+            f"{flag} stands where an argument should, and what the shell puts there is not known: write the arguments "
+            "themselves in its place"
+        )
     if takes is None:
-        raise SpecError(f"unknown argument {tokens[position]!r}{nearest(flag, known_flags())}")
+        raise SpecError(f"unknown argument {tokens[position]!r}{_meant(flag)}")
     begin = position + 1
     if equals:
         if takes == "switch":
@@ -84,6 +88,12 @@ def _next(tokens: Sequence[str], position: int) -> tuple[str, list[str], int]:
         while end < min(begin + most, len(tokens)) and not tokens[end].startswith("--"):
             end += 1
     return flag, list(tokens[begin:end]), end
+
+
+def _meant(flag: str) -> str:
+    """The argument that an unknown one stands for, or that it is much like; may be empty."""
+    short = SHORT_NAMES.get(flag.lstrip("-").replace("-", "_"))
+    return f" (did you mean {short!r}?)" if short else nearest_flag(flag, known_flags())
 
 
 def without(tokens: Sequence[str], fields: Iterable[str]) -> tuple[list[str], list[str]]:

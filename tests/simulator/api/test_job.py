@@ -11,9 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import vtrain as vt
-from vtrain_sim.api.options import SHORT_NAMES, read_options
+from vtrain_sim.api.options import read_options
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
+from vtrain_sim.inputs.short_names import SHORT_NAMES
 
 CLUSTER = "dgx-a100-80gb"
 POWERS = st.sampled_from([1, 2, 4, 8])
