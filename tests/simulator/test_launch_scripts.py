@@ -51,6 +51,17 @@ SCRIPTS = {
     "after &&": "A=1 && B=2\ntrue && torchrun x.py --a $A $B\n",
     "eval": 'CMD="torchrun x.py --a 1"\neval $CMD\n',
     "command in a variable": 'CMD="torchrun x.py --a 1"\n$CMD --b\n',
+    "no arguments of its own": 'torchrun x.py --a 1 $@ "$@" ${@} "${@}" $*\n',
+    "number of arguments": 'if [ $# -eq 0 ]; then A=1; else A=2; fi\ntorchrun x.py --a $A\n',
+    "array that nothing sets": 'torchrun x.py --a ${L[@]} "${L[@]}" ${L[*]} --b ${L[@]:-c}\n',
+    "condition that holds": 'A=(--a)\n[[ ${FP8:-1} == 1 ]] && A+=(--fp8-format hybrid)\n[ 1 = 2 ] && A+=(--no)\ntorchrun x.py "${A[@]}"\n',
+    "condition that does not": 'A=(--a)\n[[ ${FP8:-0} == 1 ]] && A+=(--b)\n[[ ${X:-0} == 1 ]] || A+=(--c)\ntorchrun x.py "${A[@]}"\n',
+    "either": 'N=8\n[ $N -gt 4 ] && A=1 || A=2\n[ $N -gt 9 ] && B=1 || B=2\n! test $N = 8 || C=3\n! [ $N = 8 ] && D=4\ntorchrun x.py --a $A $B ${C:-0} ${D:-0}\n',
+    "group": 'N=8\n[ $N -gt 9 ] && { A=1; B=1; }\n[ $N -gt 4 ] && { C=1; D=1; }\n{ E=1; }\ntorchrun x.py --a ${A:-0} ${B:-0} $C $D $E\n',
+    "two conditions": 'A=1; B=2\nif [ $A = 1 ] && [ $B = 3 ]; then C=1; elif [ $A = 2 ] || [ $B = 2 ]; then C=2; else C=3; fi\ntorchrun x.py --a $C\n',
+    "elif after a branch": 'A=1\nif [ $A = 1 ]; then C=1; elif [ $A = 1 ] && [ $A = 1 ]; then C=2; fi\ntorchrun x.py --a $C\n',
+    "skipped training": 'A=1\n[ $A = 2 ] && torchrun x.py --two\n[ $A = 1 ] && torchrun x.py --one\n',
+    "powers": "S=4096\ntorchrun x.py --a $((15*10**12 / S)) --b $(( 2 ** 3 ** 2 )) --c $((-7/2)) $((-7%3)) $((7/-2)) $((2**61/4))\n",
     "loop": "A=1\nfor i in 1; do B=2; torchrun x.py --a $A $B; done\n",
 }  # fmt: skip
 
@@ -89,6 +100,12 @@ def test_scripts_are_read_as_bash_reads_them(tmp_path: Path, name: str) -> None:
         "TP=$(compute)\n",
         "TP=`compute`\n",
         "TP=$1\n",
+        "TP=1\n[[ $X == 1 ]] && TP=8\n",
+        "TP=1\n[[ $X == 1 ]] && { true; TP=8; }\n",
+        "TP=1\nif [ 1 = 1 ] && [ -f x ]; then TP=8; fi\n",
+        "TP=1\nif [ 1 = 2 ]; then TP=2; elif [ 1 = 1 ] && check; then TP=8; fi\n",
+        "TP=1\n[ -f x ] || TP=8\n",
+        "TP=$(compute) || TP=8\n",
         "TP=1\nif [ -f x ]; then TP=$(compute); fi\n",
         "",
     ],
@@ -102,8 +119,31 @@ def test_values_that_are_not_known_are_refused_where_they_matter(tmp_path: Path,
     with pytest.raises(UserError, match=r"--tensor-model-parallel-size is '\$(TP|1)': it takes a whole number"):
         vt.job.from_script(path, **read)
     path.write_text(f"{text}torchrun --nproc_per_node 8 x.py {STEP} $TP\n")
-    with pytest.raises(UserError, match="its value is not known from the script"):
+    with pytest.raises(UserError, match="what the shell puts there is not known"):
         vt.job.from_script(path, **read)
+
+
+def test_what_a_script_is_called_with(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text('torchrun x.py --a ${1:-0} "$@"\n')
+    assert read_launch(path).arguments == ("--a", "0")
+    assert "--script-args" in read_launch(path).notes[0]
+    assert read_launch(path, script_arguments=["7", "b c"]).arguments == ("--a", "7", "7", "b c")
+    path.write_text("torchrun x.py --a ${LOGGING[@]}\n")
+    assert read_launch(path).notes == ("not set, empty in the script as in bash: $LOGGING",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'run() { torchrun x.py --a 1 "$@"; }\nrun --b 2\n',
+        'set -- --b 2\ntorchrun x.py --a 1 "$@"\n',
+        "run() { torchrun x.py --a 1 ${B[@]}; }\nB=(--b 2)\nrun\n",
+        'eval "$(cat x)"\ntorchrun x.py --a 1 ${B[@]}\n',
+    ],
+)
+def test_what_something_may_set_is_not_taken_to_be_empty(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text)[2:] != ()
 
 
 def test_a_value_that_every_branch_leaves_is_known(tmp_path: Path) -> None:
@@ -218,3 +258,14 @@ def test_the_allocator_of_a_script_is_read(tmp_path: Path) -> None:
     ):
         script.write_text(f"{line}\n{body}")
         assert ("--expandable-segments" in read_launch(script).arguments) == expandable
+
+
+@pytest.mark.parametrize("run_script", [True, False])
+@pytest.mark.parametrize(
+    ("text", "word"), [("", "is empty"), (" \n\n", "is empty"), ("#!/bin/bash\n# x\n", "nothing but comments")]
+)
+def test_a_file_without_a_command_is_said_to_be_empty(tmp_path: Path, text: str, word: str, run_script: bool) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(text)
+    with pytest.raises(UserError, match=word):
+        vt.job.from_script(path, cluster="dgx-h100", run_script=run_script)

@@ -133,6 +133,10 @@ def test_launchers_around_a_training(tmp_path: Path, name: str) -> None:
             f"TP=2\nsource /no/such/args.sh\ntorchrun pretrain_gpt.py {ARGS} --tp $TP",
             "reads /no/such/args.sh, which is not",
         ),
+        (
+            f"set -e\nD=$(cat blend.txt)\ntorchrun pretrain_gpt.py {ARGS} --data-path $D",
+            "cat: blend.txt: No such file or directory .put blend.txt beside the script, or .*--script-args",
+        ),
         ("A=$((3 *))\ntorchrun pretrain_gpt.py --a $A", "an error that bash stops at"),
         ("N=$(python -c 'print(1)')\nM=$((N*2))\ntorchrun pretrain_gpt.py --a $M", "computes with what python says"),
         (

@@ -39,11 +39,11 @@ def read_job_file(path: Path, run_script: bool = True, script_arguments: Sequenc
     if is_list(text):
         return read_list(text, path)
     if not run_script or os.environ.get(_NEVER):
-        return read_launch(path, text)
+        return read_launch(path, text, script_arguments)
     try:
         return resolve(path, script_arguments) if path.is_file() else _resolve_piped(path, text, script_arguments)
     except NoSandboxError as error:
-        launch = read_launch(path, text)
+        launch = read_launch(path, text, script_arguments)
         note = f"{path} is read without running it: {error}"
         return replace(launch, notes=(note, *launch.notes))
 

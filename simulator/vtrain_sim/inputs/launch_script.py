@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_variables, starts_many
 from vtrain_sim.inputs.shell_branches import Script
+from vtrain_sim.inputs.shell_unset import known_from_the_start, notes
 from vtrain_sim.inputs.shell_variables import TooLongError, Variables
 from vtrain_sim.inputs.shell_words import OpenQuoteError
 from vtrain_sim.inputs.sourced_files import prepares_environment
@@ -60,16 +61,18 @@ class Launch:
     preset: str = ""
 
 
-def read_launch(path: Path, text: str | None = None) -> Launch:
+def read_launch(path: Path, text: str | None = None, script_arguments: Sequence[str] = ()) -> Launch:
     """Megatron's arguments in a file, and the number of processes that it starts, without running anything.
 
     A shell script's variables and arrays are put in; the arguments are those of the last command that runs a
     ``*.py`` file or a module. A variable whose value is not known stays as it is written. Raises `SpecError` where the
-    file cannot be read or has no arguments. text: what the file holds, where it has been read.
+    file cannot be read or has no arguments. text: what the file holds, where it has been read. script_arguments: its
+    own.
     """
     text = read_script(path) if text is None else text
     directives = slurm_directives(text)
-    variables = Variables(dict(slurm_variables(directives)))
+    start = known_from_the_start(text, script_arguments)
+    variables = Variables({**start, **slurm_variables(directives)})
     try:
         launched = _launched(Script(text, variables).run(), path)
     except OpenQuoteError:
@@ -86,7 +89,7 @@ def read_launch(path: Path, text: str | None = None) -> Launch:
     if what := other_work(before[-1]):
         raise SpecError(f"{path} runs {before[-1]}: {what}, no training")
     environment = {name: value for name in _ALLOCATOR if isinstance(value := variables.values.get(name), str)}
-    return Launch((*arguments, *allocates(environment)), *processes(before, directives))
+    return Launch((*arguments, *allocates(environment)), *processes(before, directives), notes(text, start))
 
 
 def read_script(path: Path) -> str:
@@ -94,6 +97,10 @@ def read_script(path: Path) -> str:
     text = read_text(path)
     if len(text) > _LONGEST:
         raise SpecError(f"{path} has {len(text):,} characters, more than any launch script ({_LONGEST:,} at most)")
+    if not text.strip():
+        raise SpecError(f"{path} is empty: it takes a launch script, or a list of Megatron's arguments")
+    if all(line.lstrip().startswith("#") for line in text.splitlines() if line.strip()):
+        raise SpecError(f"{path} has nothing but comments: no command, and no arguments")
     return text
 
 

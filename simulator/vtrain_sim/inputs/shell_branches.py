@@ -13,10 +13,16 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[[^\]]*\])?(\+?)=(.*)$", re
 _DECLARING = ("export", "local", "declare", "readonly", "typeset")
 # Commands that set variables in ways that are not followed.
 _SETTING = ("let", "read", "unset", "mapfile", "readarray", "getopts")
-_OPENING, _CLOSING = ("if", "for", "while", "until", "case", "select"), ("fi", "done", "esac")
-_SKIPPED = ("then", "do", "{", "}", "!", "time", "function")
+_OPENING, _CLOSING = ("if", "for", "while", "until", "case", "select"), ("fi", "done", "esac", "}")
+_SKIPPED = ("then", "do", "!", "time", "function")
+_LISTS, _TESTS = ("&&", "||"), ("[", "[[", "test")
 _COMPARED = {"=": "==", "==": "==", "!=": "!=", "-eq": "==", "-ne": "!="}
 _ORDERED = {"-gt": 1, "-ge": 0, "-lt": 1, "-le": 0}
+
+
+def _has_output(word: str) -> bool:
+    """Whether a word has a command's output in it."""
+    return "`" in word or "$(" in word
 
 
 @dataclass
@@ -43,6 +49,42 @@ class _Block:
         variables.values.update(dict.fromkeys(self.changed))
 
 
+@dataclass
+class _List:
+    """Commands joined by && and ||. succeeded: what the last one that ran did, None where that is not known."""
+
+    succeeded: bool | None = True
+    may_fail: bool = False
+
+    def reaches(self, after: str) -> bool | None:
+        """Whether the command that comes `after` the last one runs, None where that is not known."""
+        if after not in _LISTS:
+            self.succeeded, self.may_fail = True, False
+            return True
+        if after == "&&":
+            return self.succeeded
+        return None if self.succeeded is None or self.may_fail else not self.succeeded
+
+    def ended(self, succeeded: bool | None, may_fail: bool = False) -> None:
+        """A command ran. may_fail: it is taken to succeed, as assignments do, and what it computes may fail."""
+        self.succeeded, self.may_fail = succeeded, may_fail
+
+
+@dataclass
+class _Asked:
+    """The condition of a branch, so far. taken: a branch before it was."""
+
+    holds: bool | None
+    taken: bool
+
+    def add(self, after: str, holds: bool | None, script: Script) -> None:
+        """A part more of the condition."""
+        decisive = after == "||"
+        if self.holds is not decisive:
+            self.holds = decisive if holds is decisive else (None if None in (self.holds, holds) else not decisive)
+        script.asks(self.holds, self.taken)
+
+
 class Script:
     """A script, command by command."""
 
@@ -50,44 +92,63 @@ class Script:
         self._text = text
         self._variables = variables
         self._blocks: list[_Block] = []
+        self._list = _List()
+        self._asked: _Asked | None = None
 
     def run(self) -> Iterator[tuple[list[str], bool]]:
         """Words of each command that may run, values put in, and whether it is known to run.
 
         Raises `OpenQuoteError`, `TooLongError`.
         """
-        assigned_before = True
         for command in commands(self._text):
-            words = self._control(command)
-            if not words or not all(block.runs for block in self._blocks):
+            runs = self._list.reaches(command.after)
+            words = self._control(command, runs)
+            if not words:
+                self._list.ended(None)
                 continue
-            # What follows && or || may run, or not: unless assignments alone are before it, which succeed.
-            certain = command.after not in ("&&", "||") or (assigned_before and command.after == "&&")
+            if runs is False or not all(block.runs for block in self._blocks):
+                continue
+            if words[0] in _TESTS:
+                self._list.ended(self._tested(command, words) if runs else None)
+                continue
             before = dict(self._variables.values)
+            may_fail = words[0] in _SETTING or any(map(_has_output, words))
             words = self._assign(words)
-            assigned_before = not words
-            if not certain:
+            self._list.ended(None if words or not runs else True, may_fail)
+            if not runs:
                 for name, value in self._variables.values.items():
                     if before.get(name, "") != value:
                         self._variables.values[name] = None
             if words:
                 expanded = [each for word in words for each in self._variables.expand(word)]
-                yield expanded, certain and all(block.known for block in self._blocks)
+                yield expanded, bool(runs) and all(block.known for block in self._blocks)
 
-    def _control(self, command: Command) -> list[str]:
-        """The words of a command after those that open, divide and close blocks."""
+    def _control(self, command: Command, runs: bool | None) -> list[str]:
+        """The words of a command after those that open, divide and close blocks. runs: whether it is known to run."""
         words = list(command.words)
+        if self._asked is not None and command.after in _LISTS:
+            # Another part of a condition.
+            self._asked.add(command.after, self._condition(words), self)
+            return []
+        self._asked = None
         while words:
             word = words[0]
             if word in ("if", "elif"):
-                self._branch(word == "if", self._condition(words[1:]))
+                holds = self._condition(words[1:]) if runs or word == "elif" else None
+                taken = word == "elif" and bool(self._blocks) and self._blocks[-1].taken
+                self._branch(word == "if", holds)
+                self._asked = _Asked(holds, taken)
                 return []
             if word in _OPENING:
                 if word in ("for", "select") and len(words) > 1:
                     self._variables.values[words[1]] = None
                 self._open(None)
                 return []
-            if word == "else" and self._blocks:
+            if word == "{":
+                self._open(runs)
+                # Within it, a list of its own.
+                runs = True
+            elif word == "else" and self._blocks:
                 self._branch(False, True)
             elif word in _CLOSING and self._blocks:
                 self._blocks.pop().end(self._variables)
@@ -97,6 +158,20 @@ class Script:
         if command.after == ";;" and self._blocks:
             self._blocks[-1].end_branch(self._variables)
         return words
+
+    def _tested(self, command: Command, words: Sequence[str]) -> bool | None:
+        """Whether a test that is a command of its own succeeds."""
+        holds = self._condition(words)
+        negated = command.words[: len(command.words) - len(words)].count("!") % 2
+        return not holds if negated and holds is not None else holds
+
+    def asks(self, holds: bool | None, taken: bool) -> None:
+        """The condition of the branch that has just begun is another one. taken: a branch before it was."""
+        block = self._blocks[-1]
+        if taken or not block.known:
+            return
+        block.runs, block.taken, block.known = holds is not False, bool(holds), holds is not None
+        block.before = dict(self._variables.values)
 
     def _open(self, holds: bool | None) -> None:
         self._blocks.append(_Block(holds is not None, holds is not False, bool(holds), dict(self._variables.values)))
@@ -118,7 +193,9 @@ class Script:
             block.runs = block.taken = holds
 
     def _condition(self, words: Sequence[str]) -> bool | None:
-        """Whether ``[ ... ]`` or ``[[ ... ]]`` holds: comparisons of what is known."""
+        """Whether ``[ ... ]``, ``[[ ... ]]`` or ``test ...`` holds: comparisons of what is known."""
+        if words and words[0] == "test":
+            words = ["[", *words[1:], "]"]
         if len(words) < 3 or (words[0], words[-1]) not in (("[", "]"), ("[[", "]]")):
             return None
         parts = []

@@ -18,7 +18,9 @@ Value: TypeAlias = str | list[str] | None
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|\d|[@*#?]")
 _BRACED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*|\d+|[@*])(\[[@*]\])?(?:(:?[-=])(.*))?\}$", re.DOTALL)
+_WHOLE_ARRAY = re.compile(r'"\$(\{[A-Za-z_][A-Za-z0-9_]*\[[@*]\]\}|@|\{@\})"')
 _LONGEST = 1 << 20
+_LARGEST = 1 << 62
 
 
 class TooLongError(ValueError):
@@ -58,7 +60,7 @@ class Variables:
 
     def expand(self, raw: str) -> list[str]:
         """The words that a word becomes: those that unquoted references bring are split at spaces."""
-        if re.fullmatch(r'"\$\{[A-Za-z_][A-Za-z0-9_]*\[[@*]\]\}"', raw):
+        if _WHOLE_ARRAY.fullmatch(raw):
             raw = raw[1:-1]
             value = self._lookup(raw[1:])
             return list(value) if isinstance(value, list) else [raw if value is None else value]
@@ -136,7 +138,7 @@ class Variables:
         if braced is None:
             return None
         name, _, operator, default = braced.groups()
-        if operator is None or (name in self.values and self.values[name] != ""):
+        if operator is None or (name in self.values and self.values[name] not in ("", [])):
             return self.values.get(name)
         # Not set: a default is taken, as where the environment does not set it either.
         value = self.text(default)
@@ -154,25 +156,35 @@ class Variables:
 
 
 def _evaluate(node: ast.expr) -> int:
-    """Sums and products of whole numbers."""
+    """Sums, products and powers of whole numbers."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not _is_power(node.operand):
         return -_evaluate(node.operand)
     if isinstance(node, ast.BinOp):
         left, right = _evaluate(node.left), _evaluate(node.right)
-        if max(abs(left), abs(right)) < 1 << 62:
+        if isinstance(node.op, ast.Pow) and 0 <= right < 64 and abs(left) ** right < _LARGEST:
+            return int(left**right)
+        if max(abs(left), abs(right)) < _LARGEST:
             if isinstance(node.op, ast.Add):
                 return left + right
             if isinstance(node.op, ast.Sub):
                 return left - right
             if isinstance(node.op, ast.Mult):
                 return left * right
+            # As a shell divides: towards zero.
+            quotient = abs(left) // abs(right) if isinstance(node.op, (ast.FloorDiv, ast.Mod)) else 0
+            quotient = quotient if (left < 0) == (right < 0) else -quotient
             if isinstance(node.op, ast.FloorDiv):
-                return left // right
+                return quotient
             if isinstance(node.op, ast.Mod):
-                return left % right
+                return left - right * quotient
     raise ValueError("not arithmetic of whole numbers")
+
+
+def _is_power(node: ast.expr) -> bool:
+    """A shell takes the sign of -2**2 before the power, Python after it."""
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
 
 
 def _length(value: Value) -> int:

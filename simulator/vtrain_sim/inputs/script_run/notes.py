@@ -15,6 +15,7 @@ _SYNTAX = re.compile(r"line \d+: .*(?:syntax error|unexpected EOF|unexpected end
 _UNKNOWN = re.compile(r"%unknown_([\w.-]+)%")
 _TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{?([A-Za-z_]\w*)(\}|(?=[^\w:}\-=?+]))")
+_LACKING = re.compile(r"([^\s:'\"]+)['\"]?: No such file or directory$")
 _MOST = 6
 _LONGEST_LINE = 1000
 _OF_SHELL = re.compile(
@@ -64,6 +65,8 @@ def why_nothing_started(run: Run) -> str:
     missing = "".join(f" ({name} is not known)" for name in run.missing[:1])
     lines = [line.strip() for line in run.said.splitlines() if line.strip()]
     said = f", and said: {lines[-1][:160]}" if lines else ""
+    if lines and (lacking := _LACKING.search(lines[-1][:_LONGEST_LINE])):
+        said += f" (put {lacking[1]} beside the script, or give its place with --script-args if the script takes it)"
     if programs := [command.words for command in run.commands if command.kind == "run"]:
         return f"it runs {' '.join(programs[0])[:80]}, without arguments of Megatron's"
     if not run.status and not said:
