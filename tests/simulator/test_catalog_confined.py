@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -315,6 +317,18 @@ def test_a_query_ends_at_its_memory_limit(place: Place, query: str) -> None:
 def test_limits_that_are_none_are_refused(place: Place, seconds: float, memory: str) -> None:
     with pytest.raises(CatalogError, match="limit is"):
         place.catalog.sql("SELECT 1", Limits(seconds, memory))
+
+
+def test_a_large_result_comes_without_a_warning(place: Place) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert place.catalog.sql("SELECT range FROM range(3000000)").num_rows == 3_000_000
+
+
+def test_threads_read_a_catalog_at_a_time(place: Place) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: place.catalog.sql("SELECT count(*) AS n FROM steps").to_pylist(), range(12)))
+    assert answers == [[{"n": 1}]] * 12
 
 
 def test_ctrl_c_stops_a_query(place: Place) -> None:

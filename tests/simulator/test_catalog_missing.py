@@ -49,6 +49,7 @@ def test_every_verb_works_for_the_other_runs(place: Path, capsys: pytest.Capture
     assert call(place, "check") == 1
     out, _ = capsys.readouterr()
     assert f"b: {files} of {files} files are gone, first {place}/p/run_id=b/" in out
+    assert out.count("b: ") == 1
     assert call(place, "add", str(place / "q")) == 0
     capsys.readouterr()
     assert call(place, "sql", STEPS, "--format", "csv") == 0

@@ -214,7 +214,7 @@ def _confine(connection: duckdb.DuckDBPyConnection, files: list[str], memory: st
     Connections of one process to one catalog share their settings: the first one sets them, and as nobody writes while
     somebody reads, they are right for the others.
     """
-    (locked,) = connection.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
+    ((locked,),) = connection.execute("SELECT current_setting('lock_configuration')").fetchall()
     if locked:
         return
     if memory:

@@ -85,7 +85,10 @@ def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
     captured: dict[str, set[int]] = {}
     for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
         captured.setdefault(run_id, set()).add(rank)
-    for (run_id,) in connection.execute("SELECT DISTINCT run_id FROM files ORDER BY run_id").fetchall():
+    files = recorded(connection)
+    # Of a run without any file it is said that they are gone.
+    gone = {f.path for f in changes(files).gone}
+    for run_id in sorted({f.run_id for f in files if f.path not in gone}):
         if run_id not in worlds:
             yield Problem(run_id, None, "its runs table is missing: no rank wrote one")
             continue

@@ -47,7 +47,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str, limits: Limits)
         most = _bytes(connection)
         with _time_limit(connection, limits.timeout_s) as is_late:
             try:
-                tables = [_rows(connection.execute(text), most) for text in texts]
+                tables = [_rows(connection.sql(text), most) for text in texts]
             except duckdb.InterruptException:
                 if is_late():
                     raise CatalogError(
@@ -82,15 +82,15 @@ class _TooLargeError(Exception):
 
 def _bytes(connection: duckdb.DuckDBPyConnection) -> float:
     """The memory limit of a connection, bytes."""
-    (text,) = connection.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
+    ((text,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
     number, _, unit = str(text).partition(" ")
     factor = {"bytes": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}.get(unit)
     return float(number) * 2**factor if factor is not None else math.inf
 
 
 def _rows(result: Any, most: float) -> pa.Table:
-    """All rows of an executed statement, as they come."""
-    if not result.description:
+    """All rows of a relation, as they come."""
+    if result is None:
         raise CatalogError("the query returns no rows to show")
     reader = getattr(result, "to_arrow_reader", None) or result.fetch_record_batch
     batches = reader(_BATCH_ROWS)

@@ -80,7 +80,7 @@ def _not_a_query(kind: str) -> CatalogError:
 
 
 def _check_tree(connection: duckdb.DuckDBPyConnection, text: str) -> None:
-    (tree,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone() or ("{}",)
+    ((tree,),) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchall()
     document = json.loads(tree)
     if document.get("error", True) or not document.get("statements"):
         raise CatalogError("a catalog is read-only: this statement is not allowed, only queries are")

@@ -64,7 +64,7 @@ def _run(run: Row) -> dict[str, object]:
         "run": run["run_id"],
         "source": run["source"],
         "device": run["device_name"],
-        "ranks": f"{run['ranks']}/{run['world_size']}",
+        "ranks": f"{run['ranks']}/{run['world_size'] or '?'}",
         "layout": ", ".join(layout) or None,
         "layers x hidden": f"{run['num_layers']} x {run['hidden_size']}" if run["num_layers"] else None,
         "step": duration(run["step_s"]) if run["step_s"] else None,
