@@ -250,3 +250,19 @@ def test_the_training_step_of_a_job_is_kept(tmp_path: Path, monkeypatch: pytest.
         [("train.sh", 16), ("full.sh", 16)], 4, machine_of("dgx-a100-80gb").projector, workloads=read
     )
     assert best["full.sh", 16].seconds[-1] > 1.2 * best["train.sh", 16].seconds[-1]
+
+
+def test_a_job_has_the_gpus_that_it_requests_or_it_is_said(tmp_path: Path) -> None:
+    trace = tmp_path / "jobs.csv"
+    trace.write_text(
+        "job_id,arrival_s,model,global_batch_size,iterations,gpus\nsmall,0,gpt3-1.3b,64,5,6\nlarge,1,gpt3-1.3b,64,5,16\n"
+    )
+    command = ["schedule", "--cluster", "dgx-a100-80gb", "--trace", str(trace), "--policies"]
+    with pytest.raises(UserError, match=r"job 'large' requests 16 GPUs, the cluster has 8 .*edf would .*elastic-plans"):
+        CliRunner().invoke(app, [*command, "edf,elasticflow", "--num-gpus", "8"], catch_exceptions=False)
+    chosen = CliRunner().invoke(app, [*command, "elastic-plans", "--num-gpus", "8"])
+    assert chosen.exit_code == 0
+    assert "requests" not in chosen.stderr
+    rounded = CliRunner().invoke(app, [*command, "edf", "--num-gpus", "16"])
+    assert rounded.exit_code == 0
+    assert "job 'small' requests 6 GPUs and trains on 4 (edf)" in " ".join(rounded.stderr.split())

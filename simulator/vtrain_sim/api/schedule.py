@@ -12,6 +12,7 @@ from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, generate, read_trace, simulate
 from vtrain_sim.decide.fleet import speed_tables as tables_of
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
+from vtrain_sim.decide.fleet.requests import check_requests, unlike_requests
 from vtrain_sim.errors import UserError
 from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.specs.checks import Range, one_of, positive, whole
@@ -68,12 +69,15 @@ def schedule(
     chosen_seeds = some("--seeds", seeds, 0)
     machine = machine_of(cluster)
     given = read_trace(Path(trace)) if trace is not None else []
+    check_requests(given, chosen, num_gpus)
     batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
     read = workloads_of([j.model for j in given] or names(models), catalog, run_script, noted)
     kinds = {(j.model, j.global_batch_size) for j in given} or {
         (model, batch) for model, workload in read.items() for batch in workload.batches(batches, _BATCHES)
     }
     best, scaled = tables_of(kinds, num_gpus, machine.projector, progress, read)
+    if unlike := unlike_requests(given, chosen, best, num_gpus):
+        noted(unlike)
     traces = [given] if given else _random_traces(scaled, num_gpus, jobs, chosen_seeds, load, mean_hours)
     if no_deadlines and not given:
         traces = [[replace(job, deadline_s=float("inf")) for job in t] for t in traces]

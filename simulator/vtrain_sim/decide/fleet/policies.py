@@ -180,18 +180,20 @@ def _without_needless_restarts(
 @dataclass(frozen=True)
 class Policy:
     """allocate: GPUs of each job. plans: speeds from the best plan of each GPU count, else from one plan
-    replicated. admission: jobs that would break a deadline are rejected."""
+    replicated. admission: jobs that would break a deadline are rejected. as_requested: a job has the GPUs that its
+    trace says, else the policy chooses."""
 
     allocate: Callable[[Sequence[Running], float, int, float], Allocation]
     plans: bool
     admission: bool
     says: str
+    as_requested: bool = False
 
 
 POLICIES = {
-    "fifo": Policy(first_in_first_out, True, False, "in order of arrival"),
-    "srtf": Policy(shortest_remaining_time, True, False, "shortest remaining time first"),
-    "edf": Policy(earliest_deadline, True, False, "earliest deadline first"),
+    "fifo": Policy(first_in_first_out, True, False, "in order of arrival", as_requested=True),
+    "srtf": Policy(shortest_remaining_time, True, False, "shortest remaining time first", as_requested=True),
+    "edf": Policy(earliest_deadline, True, False, "earliest deadline first", as_requested=True),
     "elasticflow": Policy(elastic, False, True, "ElasticFlow, one plan replicated"),
     "elastic-plans": Policy(elastic, True, True, "ElasticFlow, the best plan at each GPU count"),
 }

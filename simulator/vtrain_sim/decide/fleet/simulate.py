@@ -10,6 +10,7 @@ import numpy as np
 
 from vtrain_sim.decide.fleet.jobs import Job
 from vtrain_sim.decide.fleet.policies import Policy, Running, admits
+from vtrain_sim.decide.fleet.requests import granted, usable
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Document
@@ -170,18 +171,9 @@ class _Fleet:
 
 
 def _running(job: Job, tables: dict[Kind, SpeedTable], capacity: int) -> Running:
-    table = tables[job.model, job.global_batch_size]
-    usable = [i for i, g in enumerate(table.gpus) if job.min_gpus <= g <= min(job.max_gpus, capacity)]
-    if not usable:
-        fits = f"{table.gpus[0]} to {table.gpus[-1]}" if table.gpus else "none"
-        raise UserError(
-            f"job {job.job_id!r} can never run: {job.model} runs on {fits} GPUs, the job takes {job.min_gpus} to "
-            f"{min(job.max_gpus, capacity)}"
-        )
-    usable_table = SpeedTable(tuple(table.gpus[i] for i in usable), tuple(table.seconds[i] for i in usable))
-    requested = max((g for g in usable_table.gpus if g <= job.gpus), default=usable_table.gpus[0])
-    index = dict(zip(usable_table.gpus, usable_table.seconds, strict=True))
-    return Running(job, usable_table, float(job.iterations), requested, index=index)
+    table = usable(job, tables[job.model, job.global_batch_size], capacity)
+    index = dict(zip(table.gpus, table.seconds, strict=True))
+    return Running(job, table, float(job.iterations), granted(job, table), index=index)
 
 
 def _trained(r: Running, since: float, until: float) -> float:

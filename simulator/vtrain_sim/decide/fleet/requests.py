@@ -1,0 +1,58 @@
+"""The GPUs that jobs of a trace request, and those that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vtrain_sim.decide.fleet.jobs import Job
+from vtrain_sim.decide.fleet.policies import POLICIES
+from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
+from vtrain_sim.errors import UserError
+
+
+def usable(job: Job, table: SpeedTable, capacity: int) -> SpeedTable:
+    """The numbers of GPUs on which a job can train, with its speeds. Raises `UserError` where there is none."""
+    places = [i for i, g in enumerate(table.gpus) if job.min_gpus <= g <= min(job.max_gpus, capacity)]
+    if not places:
+        fits = f"{table.gpus[0]} to {table.gpus[-1]}" if table.gpus else "none"
+        raise UserError(
+            f"job {job.job_id!r} can never run: {job.model} runs on {fits} GPUs, the job takes {job.min_gpus} to "
+            f"{min(job.max_gpus, capacity)}"
+        )
+    return SpeedTable(tuple(table.gpus[i] for i in places), tuple(table.seconds[i] for i in places))
+
+
+def granted(job: Job, table: SpeedTable) -> int:
+    """The GPUs of a job under a policy that gives what is requested. table: those on which it can train."""
+    return max((g for g in table.gpus if g <= job.gpus), default=table.gpus[0])
+
+
+def check_requests(jobs: Sequence[Job], names: Sequence[str], capacity: int) -> None:
+    """Raise `UserError` for a job that requests more GPUs than there are, where a policy gives what is requested."""
+    rigid = [name for name in names if POLICIES[name].as_requested]
+    if not rigid:
+        return
+    for job in jobs:
+        if job.gpus > capacity:
+            others = ",".join(name for name, policy in POLICIES.items() if not policy.as_requested)
+            raise UserError(
+                f"job {job.job_id!r} requests {job.gpus:,} GPUs, the cluster has {capacity:,} (--num-gpus), and "
+                f"{', '.join(rigid)} would give what is requested: give more, or --policies {others}, which choose"
+            )
+
+
+def unlike_requests(jobs: Sequence[Job], names: Sequence[str], tables: Mapping[Kind, SpeedTable], capacity: int) -> str:
+    """A sentence on the jobs that train on other numbers of GPUs than they request; empty where none does."""
+    rigid = [name for name in names if POLICIES[name].as_requested]
+    unlike = []
+    for job in jobs if rigid else ():
+        gpus = granted(job, usable(job, tables[job.model, job.global_batch_size], capacity))
+        if gpus != job.gpus:
+            unlike.append(f"job {job.job_id!r} requests {job.gpus:,} GPUs and trains on {gpus:,}")
+    if not unlike:
+        return ""
+    more = f", and {len(unlike) - 1:,} more likewise" if len(unlike) > 1 else ""
+    return (
+        f"{unlike[0]}{more} ({', '.join(rigid)}): jobs take powers of two, of those on which they fit and which make "
+        "them faster"
+    )
