@@ -22,6 +22,7 @@ class Given:
 
     gpus: world size, 0: as the layout needs. unknown_gpus: why a launch script's cannot be read.
     train_tokens: 0: not said. price_per_gpu_hour: US dollars, None: the cluster's. notes: on how files were read.
+    name: of the file that describes the job.
     """
 
     flags: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Given:
     price_per_gpu_hour: float | None = None
     unknown_gpus: str = ""
     notes: tuple[str, ...] = ()
+    name: str = ""
 
     def over(
         self,
@@ -76,6 +78,7 @@ class Given:
             priced,
             self.unknown_gpus or file.unknown_gpus,
             (*file.notes, *self.notes),
+            self.name or file.name,
         )
 
     def check_gpus(self) -> None:
@@ -108,7 +111,12 @@ def flags_of(flags: Sequence[str]) -> list[str]:
 def _of_script(path: Path, run_script: bool, script_arguments: Sequence[str]) -> Given:
     launch = read_job_file(path, run_script, script_arguments)
     unknown = f"{path}: {launch.unknown}" if launch.unknown else ""
-    return Given(launch.arguments, "", launch.preset, launch.processes, unknown_gpus=unknown, notes=launch.notes)
+    return Given(
+        *(launch.arguments, "", launch.preset, launch.processes),
+        unknown_gpus=unknown,
+        notes=launch.notes,
+        name=path.name,
+    )
 
 
 def _of_spec(path: Path) -> Given:
@@ -121,6 +129,7 @@ def _of_spec(path: Path) -> Given:
         _whole(f"{path}: num_gpus", entries.get("num-gpus", "0")),
         _number(f"{path}: train_tokens", entries.get("train-tokens", "0")),
         _number(f"{path}: price_per_gpu_hour", price) if price is not None else None,
+        name=path.name,
     )
 
 

@@ -80,6 +80,17 @@ class Job:
         """
         return emit_flags(self.configuration)
 
+    def called(self, name: str) -> Job:
+        """The same with a name for its model, for example that of the file that describes it.
+
+        >>> import vtrain as vt
+        >>> vt.job(cluster="dgx-a100-80gb", gpus=8, num_layers=4, hidden_size=512, num_attention_heads=8,
+        ...     seq_length=512, mbs=1, gbs=8).called("train.sh")
+        Job(train.sh on 8 GPUs of dgx-a100-80gb: tp 1, pp 1, dp 8, mbs 1, gbs 8)
+        """
+        c = self.configuration
+        return replace(self, configuration=replace(c, model=replace(c.model, name=name)))
+
     def __repr__(self) -> str:
         parallel, train = self.configuration.parallel, self.configuration.train
         sizes = {name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}

@@ -16,6 +16,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.inputs.megatron_emit import all_flags
 from vtrain_sim.inputs.megatron_flags import parse_flags, without
+from vtrain_sim.inputs.notes import vocabulary_assumed
 from vtrain_sim.inputs.searched import Kept, to_search
 from vtrain_sim.specs import ModelSpec, TrainSpec
 from vtrain_sim.specs.precision import precision as precision_named
@@ -73,7 +74,10 @@ def sized_job(flags: Sequence[str], model: str, wanted: Wanted, max_tp: int) -> 
         flash = step.attention_kernel == "flash"
         bounds = replace(bounds, recompute=("none", "full") if flash else ("none", "selective", "full"))
     batches = wanted.global_batch_size or ((kept.batch,) if kept.batch else _BATCHES)
-    return SizedJob(like, step, bounds, batches, tuple(_notes(kept.left_out, left_out, model)))
+    notes = list(_notes(kept.left_out, left_out, model))
+    if kept.flags and wanted.vocab_size is None:
+        notes += vocabulary_assumed(kept.flags, model, like.vocab_size)
+    return SizedJob(like, step, bounds, batches, tuple(notes))
 
 
 def _notes(searched: Sequence[str], of_model: Sequence[str], model: str) -> Iterator[str]:

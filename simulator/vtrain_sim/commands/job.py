@@ -13,6 +13,7 @@ from vtrain_sim.commands.output import (
     name_defaults,
     name_notes,
     name_what_is_left_out,
+    name_what_is_not_printed,
     name_what_was_understood,
 )
 from vtrain_sim.errors import UserError
@@ -54,8 +55,9 @@ def read_job(
     num_gpus: int,
     run_script: bool = True,
     script_args: str = "",
+    printed: bool = False,
 ) -> Job:
-    """The job that the options of a command describe. Raises `UserError`."""
+    """The job that the options of a command describe. printed: its flags will be. Raises `UserError`."""
     from vtrain_sim.api.flag_files import Given
     from vtrain_sim.api.job import job_from_given
     from vtrain_sim.inputs import presets
@@ -71,6 +73,8 @@ def read_job(
         )
     try:
         job = job_from_given(given, catalog, run)
+        if not job.configuration.model.name:
+            job = job.called(given.name)
         if spec is not None or megatron_args is not None or model.endswith(".json"):
             name_what_was_understood(job.configuration)
     finally:
@@ -78,6 +82,8 @@ def read_job(
         name_notes(given.notes)
     name_approximations(given.flags)
     if not run:
-        name_defaults(given.flags)
+        name_defaults(given.flags, given.model)
     name_what_is_left_out(given.flags, given.model, job.configuration.model)
+    if printed:
+        name_what_is_not_printed(job.configuration, given.flags)
     return job

@@ -98,11 +98,11 @@ def name_approximations(flags: Sequence[str]) -> None:
         notice(f"note: {sentence}")
 
 
-def name_defaults(flags: Sequence[str]) -> None:
-    """Say on stderr which of Megatron's defaults a job without them takes."""
-    from vtrain_sim.inputs.notes import defaults_taken
+def name_defaults(flags: Sequence[str], model: str) -> None:
+    """Say on stderr which of Megatron's defaults a job without them takes, and the vocabulary that is assumed."""
+    from vtrain_sim.inputs.notes import defaults_taken, vocabulary_assumed
 
-    name_notes(defaults_taken(flags))
+    name_notes((*defaults_taken(flags), *vocabulary_assumed(flags, model)))
 
 
 def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> None:
@@ -113,12 +113,11 @@ def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> 
         notice(f"note: {sentence}")
 
 
-def name_what_is_not_megatrons(configuration: Configuration) -> None:
-    """Say on stderr what of a configuration no argument of Megatron asks for, beside those that are printed."""
-    from vtrain_sim.inputs.notes import not_megatrons
+def name_what_is_not_printed(configuration: Configuration, flags: Sequence[str]) -> None:
+    """Say on stderr what the flags that are printed for a configuration do not ask for. flags: those given."""
+    from vtrain_sim.inputs.notes import not_megatrons, not_printed
 
-    for sentence in not_megatrons(configuration):
-        notice(f"note: {sentence}")
+    name_notes((*not_megatrons(configuration), *not_printed(flags)))
 
 
 def show(result: Result, form: str, rows: bool = True) -> None:

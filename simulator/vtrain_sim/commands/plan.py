@@ -16,7 +16,7 @@ from vtrain_sim.commands.output import (
     name_approximations,
     name_notes,
     name_what_is_left_out,
-    name_what_is_not_megatrons,
+    name_what_is_not_printed,
     show,
     write_files,
     write_report,
@@ -75,6 +75,7 @@ def plan(
     from vtrain_sim.api.job import Job
     from vtrain_sim.api.plan import of_runs, own_of
     from vtrain_sim.inputs import presets
+    from vtrain_sim.inputs.notes import vocabulary_assumed
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, plot, report)
@@ -123,8 +124,10 @@ def plan(
             own_name=(megatron_args or spec or Path("the job")).name,
             progress=progress,
         )
+    if not run:
+        name_notes(vocabulary_assumed(flags, given.model))
     name_what_is_left_out(flags, given.model, result.request.model)
-    name_what_is_not_megatrons(result.plans[0].projection.configuration)
+    name_what_is_not_printed(result.plans[0].projection.configuration, flags)
     write_files(result, table_file, plot)
     write_report(report, result, cluster=given.cluster)
     show(result, form)

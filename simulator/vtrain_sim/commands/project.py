@@ -26,7 +26,6 @@ from vtrain_sim.commands.output import (
     REPORT,
     check_files,
     check_format,
-    name_what_is_not_megatrons,
     show,
     write_report,
 )
@@ -69,9 +68,9 @@ def project(
         from vtrain_sim.api.trace import check_trace_name
 
         check_trace_name(timeline)
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
+    files = catalog, run, cluster, model, megatron_args, spec
+    job = read_job(context.args, *files, num_gpus, run_script, script_args, printed=emit_megatron)
     if emit_megatron:
-        name_what_is_not_megatrons(job.configuration)
         flags = job.flags()
         print(json.dumps({"schema": _FLAGS, "megatron_args": flags}) if form == "json" else shlex.join(flags))
         return

@@ -46,7 +46,7 @@ def read_side(
     from vtrain_sim.api.options import read_options
     from vtrain_sim.api.understood import understood
     from vtrain_sim.inputs import presets
-    from vtrain_sim.inputs.notes import approximations, left_out, without_effect
+    from vtrain_sim.inputs.notes import approximations, left_out, vocabulary_assumed, without_effect
 
     words = _words(text)
     if len(words) == 1 and words[0].startswith(RUN):
@@ -81,6 +81,8 @@ def read_side(
     job = job_from_given(given, catalog, runs, read_options(settings))
     if has_file:
         notice(f"{text} read as: {understood(job.configuration)}")
+    if not runs:
+        _say(vocabulary_assumed(given.flags, given.model), said)
     model = job.configuration.model
     _say((*approximations(given.flags), *without_effect(given.flags, model), *left_out(given.model, model)), said)
     return job

@@ -14,7 +14,7 @@ from vtrain_sim.commands.output import (
     check_files,
     check_format,
     name_notes,
-    name_what_is_not_megatrons,
+    name_what_is_not_printed,
     show,
     write_files,
     write_report,
@@ -97,7 +97,7 @@ def size(
             progress=progress,
         )
     if result.chosen.plan is not None:
-        name_what_is_not_megatrons(result.chosen.plan.projection.configuration)
+        name_what_is_not_printed(result.chosen.plan.projection.configuration, given.flags)
     write_files(result, table_file, plot)
     write_report(report, result, cluster=given.cluster)
     show(result, form)

@@ -40,6 +40,12 @@ def ignored() -> dict[str, str]:
 
 
 @cache
+def numerics() -> frozenset[str]:
+    """Arguments among the ignored that say what numbers the model computes."""
+    return frozenset(_lines("numerics.txt"))
+
+
+@cache
 def approximated() -> dict[str, str]:
     """Arguments that change time or memory somewhat, which is not simulated: what follows each."""
     return dict(line.split() for line in _lines("approximated.txt"))

@@ -10,6 +10,8 @@ from vtrain_sim.specs.hybrid_pattern import read_pattern
 from vtrain_sim.specs.model import ModelSpec
 
 _MODEL = {f.name for f in fields(ModelSpec)}
+# GPT-2's, where a tokenizer says the vocabulary and no argument does.
+ASSUMED_VOCABULARY = 50257
 _ROUTER_TOPK = 2  # Megatron's default
 _ACTIVATIONS = {"squared_relu": "--squared-relu", "swiglu": "--swiglu", "quick_geglu": "--quick-geglu"}
 _NEEDED = {
@@ -53,7 +55,7 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
         missing = [flag for name, flag in _NEEDED.items() if name not in changes]
         if missing:
             raise SpecError(f"the model is incomplete: {', '.join(missing)} missing")
-        changes.setdefault("vocab_size", 50257)
+        changes.setdefault("vocab_size", ASSUMED_VOCABULARY)
         return ModelSpec(**changes)
     _follow(changes, old)
     return replace(old, **changes)

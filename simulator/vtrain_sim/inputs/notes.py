@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vtrain_sim.inputs.flag_lists import numerics
 from vtrain_sim.inputs.huggingface.notes import PREDICTION
 from vtrain_sim.inputs.lookup import left_out_of_model
 from vtrain_sim.inputs.megatron_emit import own_flags
 from vtrain_sim.inputs.megatron_flags import Flags, parse_flags
+from vtrain_sim.inputs.model_values import ASSUMED_VOCABULARY
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 
@@ -77,6 +79,31 @@ def defaults_taken(flags: Sequence[str]) -> tuple[str, ...]:
     if {"global_batch_size", "final_batch"} & set(parse_flags(flags).values):
         return ()
     return ("no --global-batch-size: as in Megatron, one microbatch of each data parallel rank",)
+
+
+def not_printed(flags: Sequence[str]) -> tuple[str, ...]:
+    """Sentences on what the flags that are printed for a configuration do not say. flags: those that were given.
+
+    Raises `SpecError` as `parse_flags` does.
+    """
+    words = (token.partition("=")[0] for token in flags)
+    named = dict.fromkeys((*(word for word in words if word in numerics()), *parse_flags(flags).approximated))
+    lost = (f"given, but not among the flags printed, to be kept: {', '.join(named)}",) if named else ()
+    return (
+        "the flags printed are those of model, layout and step: they go beside the job's other arguments (data, "
+        "tokenizer, learning rate, rotary base and the like)",
+        *lost,
+    )
+
+
+def vocabulary_assumed(flags: Sequence[str], model: str, size: int = ASSUMED_VOCABULARY) -> tuple[str, ...]:
+    """A sentence where nothing says the size of the vocabulary. model: preset or file, which does; size: that taken.
+
+    Raises `SpecError` as `parse_flags` does.
+    """
+    if model or {"vocab_size", "padded_vocab_size"} & set(parse_flags(flags).values):
+        return ()
+    return (f"the vocabulary is the tokenizer's: {size:,} assumed; give --vocab-size",)
 
 
 def left_out(name: str, model: ModelSpec) -> tuple[str, ...]:
