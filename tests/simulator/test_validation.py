@@ -233,14 +233,29 @@ def test_rows_that_tuning_leaves_out_are_named_with_the_reason(tmp_path: Path) -
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])
 def test_a_measured_time_is_a_positive_finite_number(tmp_path: Path, text: str) -> None:
     path = table(tmp_path / "t.csv", GOOD, GOOD.replace("a,A100", "b,A100").replace(",2.0,40", f",{text},40"))
-    with pytest.raises(UserError, match=rf"t\.csv, row b: iteration_time_s is '{text}', it takes a positive number"):
-        validate([path])
+    (result,) = validate([path])
+    good, bad = result.rows
+    assert good.reason == ""
+    assert good.error is not None
+    assert bad.reason.startswith(f"iteration_time_s is '{text}', it takes a positive number")
+    assert (bad.measured_s, bad.predicted_s, bad.error) == (None, None, None)
+    assert result.mape == abs(good.error)
+    said: list[str] = []
+    assert len(samples_of(path, said.append)) == 1
+    assert "row b is left out: iteration_time_s is" in said[0]
 
 
 def test_measured_memory_is_empty_or_a_positive_finite_number(tmp_path: Path) -> None:
     assert validate([table(tmp_path / "t.csv", GOOD.replace(",2.0,40", ",2.0,"))])[0].memory_mape is None
-    with pytest.raises(UserError, match=r"row a: peak_memory_gb is '-1', it takes a positive number"):
-        validate([table(tmp_path / "u.csv", GOOD.replace(",2.0,40", ",2.0,-1"))])
+    (row,) = validate([table(tmp_path / "u.csv", GOOD.replace(",2.0,40", ",2.0,-1"))])[0].rows
+    assert row.reason.startswith("peak_memory_gb is '-1', it takes a positive number")
+
+
+def test_part_of_a_gpus_name_leads_to_the_whole(tmp_path: Path) -> None:
+    names = [("A100", "'A100-SXM4-80GB'"), ("h100", "'H100-SXM5-80GB'"), ("b", "'A100-SXM4-80GB' or 'H100-SXM5-80GB'")]
+    for part, whole in names:
+        (row,) = validate([table(tmp_path / "t.csv", GOOD.replace("a,A100-SXM4-80GB", f"a,{part}"))])[0].rows
+        assert f"did you mean {whole}" in row.reason
 
 
 def test_a_table_without_rows_says_so(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ class FileResult:
 
 def summarise(file: str, rows: Sequence[Row]) -> FileResult:
     """A file's figures over the rows that could be simulated."""
-    done = [(r, r.predicted_s) for r in rows if r.predicted_s is not None]
-    errors = [p / r.measured_s - 1 for r, p in done]
+    done = [(r, r.pair) for r in rows if r.pair is not None]
+    errors = [predicted / measured - 1 for _, (measured, predicted) in done]
     absolute = sorted(abs(e) for e in errors)
     memory = [
         abs(r.predicted_memory_gb / r.measured_memory_gb - 1)
@@ -98,8 +98,8 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
         if r.measured_memory_gb and r.predicted_memory_gb
     ]
     groups: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
-    for row, predicted in done:
-        groups[row.group].append((row.measured_s, predicted))
+    for row, pair in done:
+        groups[row.group].append(pair)
     return FileResult(
         file=file,
         rows=tuple(rows),
@@ -109,7 +109,7 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
         median_ape=statistics.median(absolute) if absolute else None,
         bias=_mean(errors),
         p90=absolute[min(len(absolute) - 1, int(0.9 * len(absolute)))] if absolute else None,
-        r2=_r2([(r.measured_s, p) for r, p in done]),
+        r2=_r2([pair for _, pair in done]),
         pairwise_order=_order(groups.values()),
         regret=_mean([_regret(g) for g in groups.values() if len(g) > 1]),
         coverage=_coverage(rows),
@@ -119,7 +119,7 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
 
 def _coverage(rows: Iterable[Row]) -> float | None:
     """Share of the rows that could be simulated whose measurement lies in the band."""
-    bands = [(r.low_s, r.measured_s, r.high_s) for r in rows if r.low_s is not None and r.high_s is not None]
+    bands = [(r.low_s, r.pair[0], r.high_s) for r in rows if r.pair and r.low_s is not None and r.high_s is not None]
     return _mean([float(low <= measured <= high) for low, measured, high in bands])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vtrain_sim.costs.surfaces import Surfaces
-from vtrain_sim.errors import UserError
+from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.inputs import presets
 from vtrain_sim.specs import ClusterSpec
 
@@ -54,9 +54,18 @@ def cluster_name(row: Mapping[str, str]) -> str:
     gpu, node_gbps = row.get("gpu") or "", row.get("inter_node_gbps_per_node") or ""
     if not has_cluster(row):
         raise UserError(
-            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node"
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node{_meant(gpu)}"
         )
     return CLUSTERS[gpu, node_gbps]
+
+
+def _meant(gpu: str) -> str:
+    """The names of GPUs of which a table has a part alone."""
+    names = dict.fromkeys(name for name, _ in CLUSTERS)
+    if not gpu or gpu in names:
+        return ""
+    longer = [name for name in names if gpu.lower() in name.lower()]
+    return f" (did you mean {' or '.join(map(repr, longer))}?)" if longer else nearest(gpu, names)
 
 
 def has_cluster(row: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ from vtrain_sim.results import Document
 class Row:
     """One measured configuration, and what was projected for it (or why it was not).
 
+    measured_s: seconds, None where the table's cell holds no time.
     gpu, family: name of the GPU; "dense" or "mixture of experts". group: what rows must have in common to be
     ordered against each other. fits: whether the projection fits in the GPU's memory, if need be with an allocator
     that wastes nothing, and with full recomputation where that is open. bracket_low_s, bracket_high_s: the fastest
@@ -20,7 +21,7 @@ class Row:
     """
 
     id: str
-    measured_s: float
+    measured_s: float | None
     measured_memory_gb: float | None
     group: tuple[str, ...]
     predicted_s: float | None = None
@@ -39,7 +40,14 @@ class Row:
     @property
     def error(self) -> float | None:
         """Predicted over measured, less one."""
-        return None if self.predicted_s is None else self.predicted_s / self.measured_s - 1
+        return None if self.pair is None else self.pair[1] / self.pair[0] - 1
+
+    @property
+    def pair(self) -> tuple[float, float] | None:
+        """Measured and predicted seconds, of a row that has both."""
+        if self.measured_s is None or self.predicted_s is None:
+            return None
+        return self.measured_s, self.predicted_s
 
     def to_dict(self) -> Document:
         """The row of the machine-readable result."""

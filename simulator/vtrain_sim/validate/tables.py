@@ -30,7 +30,7 @@ from vtrain_sim.validate.rows import Row
 from vtrain_sim.validate.table_row import Described, configuration_of, described_by, described_by_recipe
 
 SCHEMA = "vtrain.validation/1"
-_MEASUREMENTS = ("iteration_time_s", "peak_memory_gb")
+_TIME, _MEMORY = "iteration_time_s", "peak_memory_gb"
 # Seconds, or GB.
 _LEAST, _MOST = 1e-9, 1e9
 # Rows that a message names by their ids.
@@ -89,25 +89,23 @@ def read_table(path: Path) -> list[dict[str, str]]:
         if None in row or None in row.values():
             # Cells would stand below the names of others, or be taken for empty ones.
             raise UserError(f"{path}, row {row['id']}: it has more or fewer cells than the table has columns")
-        _check_measurements(path, row)
     return rows
 
 
-def _check_measurements(path: Path, row: Mapping[str, str]) -> None:
-    """Raise `UserError` for a measurement that cannot be: errors are relative to it."""
-    for name in _MEASUREMENTS:
-        text = row.get(name) or ""
-        if not text and name not in NEEDED:
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        # Squares of errors must be numbers too.
-        if not _LEAST <= value <= _MOST:
-            raise UserError(
-                f"{path}, row {row['id']}: {name} is {text!r}, it takes a positive number ({_LEAST:g} to {_MOST:g})"
-            )
+def _measured(row: Mapping[str, str], name: str) -> float | None:
+    """A measurement, None for an empty cell of one that a row may lack. Raises `UserError` for one that cannot be:
+    errors are relative to it."""
+    text = row.get(name) or ""
+    if not text and name not in NEEDED:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Squares of errors must be numbers too.
+    if not _LEAST <= value <= _MOST:
+        raise UserError(f"{name} is {text!r}, it takes a positive number ({_LEAST:g} to {_MOST:g})")
+    return value
 
 
 def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
@@ -122,11 +120,12 @@ def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) ->
             cluster = cluster_name(row)
             configuration = configuration_of(row)
             check_informative(configuration, cluster)
+            seconds = _measured(row, _TIME) or math.nan
         except UserError as error:
             left_out[str(error)].append(row["id"])
             continue
         size = f"{row['num_layers']} x {row['hidden_size']}"
-        samples.append(Sample(configuration, cluster, float(row["iteration_time_s"]), path.name, size))
+        samples.append(Sample(configuration, cluster, seconds, path.name, size))
     for reason, rows in left_out.items():
         report(f"{path.name}: {_counted(rows)} left out: {reason}")
     return samples
@@ -139,12 +138,12 @@ def _counted(rows: Sequence[str]) -> str:
 
 
 def _project(values: Mapping[str, str], projectors: Projectors, given: tuple[ClusterSpec, Surfaces] | None) -> Row:
-    measured = float(values["iteration_time_s"])
-    memory = float(values["peak_memory_gb"]) if values.get("peak_memory_gb") else None
     group = tuple(values.get(name) or "" for name in _GROUP)
-    family = "mixture of experts" if Cells(values).number("num_experts") else "dense"
-    row = Row(values["id"], measured, memory, group, gpu=values.get("gpu") or "", family=family)
+    row = Row(values["id"], None, None, group, gpu=values.get("gpu") or "", family="dense")
     try:
+        row = replace(row, measured_s=_measured(values, _TIME), measured_memory_gb=_measured(values, _MEMORY))
+        if Cells(values).number("num_experts"):
+            row = replace(row, family="mixture of experts")
         place = where(values)
         if place not in projectors:
             projectors[place] = Projector.modelled(*(given or cluster_of(values)))

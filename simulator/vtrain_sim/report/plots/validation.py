@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pictures.register(ValidationResult)
 def draw_validation(result: ValidationResult) -> Figure:
     """Projected over measured seconds, one colour per file, with the diagonal and lines at 10% from it."""
-    by_file = {file.file: [(r.measured_s, r.predicted_s) for r in file.rows if r.predicted_s] for file in result.files}
+    by_file = {file.file: [r.pair for r in file.rows if r.pair] for file in result.files}
     points = {name: pairs for name, pairs in by_file.items() if pairs}
     if not points:
         raise UserError("there is nothing to draw: no row could be simulated")

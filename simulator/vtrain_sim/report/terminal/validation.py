@@ -65,9 +65,10 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
 
 
 def _line(row: Row) -> tuple[object, ...]:
-    if row.predicted_s is None:
-        return (row.id, duration(row.measured_s), None, None, row.reason)
-    return (row.id, duration(row.measured_s), duration(row.predicted_s), percent(row.error, sign=True), _remark(row))
+    if row.pair is None:
+        return (row.id, duration(row.measured_s) if row.measured_s else None, None, None, row.reason)
+    measured, predicted = map(duration, row.pair)
+    return (row.id, measured, predicted, percent(row.error, sign=True), _remark(row))
 
 
 def _remark(row: Row) -> str:
