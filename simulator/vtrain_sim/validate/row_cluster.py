@@ -54,7 +54,8 @@ def cluster_name(row: Mapping[str, str]) -> str:
     gpu, node_gbps = row.get("gpu") or "", row.get("inter_node_gbps_per_node") or ""
     if not has_cluster(row):
         raise UserError(
-            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node{_meant(gpu)}"
+            f"no calibrated cluster has {gpu or 'an unnamed GPU'} with {node_gbps or 'unknown'} Gb/s per node"
+            f"{_meant(gpu)}"
         )
     return CLUSTERS[gpu, node_gbps]
 
