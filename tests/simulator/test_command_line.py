@@ -310,3 +310,44 @@ def test_help_whose_reader_goes_away_ends_with_success(command: str) -> None:
     line = f"set -o pipefail; {program} | true"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("vary", "sentence"),
+    [
+        ("tp=2,x", "--tensor-model-parallel-size is 'x': it takes a whole number"),
+        ("tp=2,0", "--tensor-model-parallel-size is 0: it must be 1 or more"),
+        ("mbs=1,-1", "--micro-batch-size is -1: it must be 1 or more"),
+        ("num-gpus=8,x", "num_gpus is 'x': it takes a whole number"),
+        ("sp=true,2", "sp is 2: it takes True or False"),
+    ],
+)
+def test_a_sweep_refuses_a_value_that_can_never_be_one(
+    vary: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(f"vtrain-sim sweep --vary {vary} {SMALL}", capsys)
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
+def test_a_point_that_does_not_fit_the_model_stays_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(f"vtrain-sim sweep --vary tp=1,3 {SMALL} --json", capsys)
+    one, other = json.loads(out)["points"]
+    assert code == 0
+    assert one["reason"] == ""
+    assert "not a multiple" in other["reason"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--cluster dgx-h100 --model ./nofile", "there is no file or folder ./nofile: a model is a preset's name, or"),
+        ("--cluster dgx-h100 --model meta/Llama3-8b", "meta/Llama3-8b (did you mean 'llama3-8b'?)"),
+        ("--cluster ./nowhere --model llama3-8b", "there is no file or folder ./nowhere: a cluster is a preset's name"),
+    ],
+)
+def test_a_path_that_is_not_there_is_no_preset(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(f"vtrain-sim project {line}", capsys)
+    assert code == 2
+    assert sentence in err
+    assert "known are" not in err

@@ -167,7 +167,9 @@ HEADER = "job_id,arrival_s,model,global_batch_size,iterations,gpus,deadline_s"
         (f"{HEADER}\nx,1,a,1,0,4,\n", "iterations is 0"),
         (f"{HEADER}\nx,-1,a,1,1,4,\n", "arrival_s is -1"),
         (f"{HEADER}\nx,,a,1,1,4,\n", "arrival_s is empty"),
-        (f"{HEADER}\nx,1,a,many,1,4,\n", "not a number"),
+        (f"{HEADER}\nx,1,a,many,1,4,\n", "row 1: global_batch_size is .many.: it takes a whole number"),
+        (f"{HEADER}\nx,soon,a,1,1,4,\n", "row 1: arrival_s is .soon.: it takes a number"),
+        (f"{HEADER}\nx,1,a,1,1.5,4,\n", "row 1: iterations is .1.5.: it takes a whole number"),
     ],
 )
 def test_malformed_traces_are_one_sentence(tmp_path: Path, text: str, word: str) -> None:

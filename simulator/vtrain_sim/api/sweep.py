@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice, product
 
 from vtrain_sim.api.job import Job, job_of
-from vtrain_sim.api.options import Option, check_names
+from vtrain_sim.api.options import Option, check_names, read_options
 from vtrain_sim.decide.sweep import SweepPoint, SweepResult, evaluate_points
 from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.progress import Progress, unwatched
+from vtrain_sim.specs.checks import positive
 
 # More points than this take hours and are no table that anybody reads.
 MOST_POINTS = 100_000
 # Points evaluated together: enough to share operators' costs.
 _TOGETHER = 2048
+# Fields of which there is at least one.
+_COUNTED = ("tp", "pp", "cp", "ep", "dp", "vpp", "micro_batch_size", "global_batch_size")
 
 
 def sweep(job: Job, *, progress: Progress = unwatched, **axes: Sequence[Option]) -> SweepResult:
@@ -37,6 +41,7 @@ def sweep(job: Job, *, progress: Progress = unwatched, **axes: Sequence[Option])
         if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
             raise UserError(f"{name} is {values!r}: a sweep takes a list of values")
     check_names(axes)
+    _check_values(axes)
     job = job_of(job)
     size = math.prod(len(values) for values in axes.values())
     if size > MOST_POINTS:
@@ -48,6 +53,16 @@ def sweep(job: Job, *, progress: Progress = unwatched, **axes: Sequence[Option])
         points += evaluate_points(projector, batch)
         progress(len(points), size, len(points) / size)
     return SweepResult(projector.cluster.name, tuple(points))
+
+
+def _check_values(axes: Mapping[str, Sequence[Option]]) -> None:
+    """Raise `UserError` for a value that an argument never has, whatever the job and the other values are."""
+    for name, values in axes.items():
+        for value in values:
+            flags = read_options({name: value}).flags
+            for field, read in parse_flags(flags).values.items():
+                if field in _COUNTED:
+                    positive(flags[0], read)
 
 
 def _point(job: Job, values: dict[str, Option]) -> SweepPoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vtrain_sim.errors import SpecError, nearest
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs import presets
 from vtrain_sim.specs.cluster import ClusterSpec
@@ -16,6 +17,8 @@ def find_cluster(name: str) -> tuple[ClusterSpec, FileTable]:
         from vtrain_sim.inputs.cluster_file import read_cluster
 
         return read_cluster(Path(name))
+    if _is_path(name):
+        raise SpecError(f"{_no_such(name)}: a cluster is a preset's name, or a .toml, .yaml or .yml file")
     return presets.cluster(name), presets.cluster_surfaces(name)
 
 
@@ -25,6 +28,9 @@ def find_model(name: str) -> ModelSpec:
         from vtrain_sim.inputs.huggingface import read_config
 
         return read_config(Path(name))
+    if _is_path(name):
+        close = nearest(name.rpartition("/")[2].lower(), presets.names("models"))
+        raise SpecError(f"{_no_such(name)}{close}: a model is a preset's name, or a config.json or the folder of one")
     return presets.model(name)
 
 
@@ -39,3 +45,12 @@ def left_out_of_model(name: str) -> tuple[str, ...]:
 
 def _is_config(name: str) -> bool:
     return name.endswith(".json") or ("/" in name and Path(name).is_dir())
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a file's: no preset has a slash in its name, or begins with a dot."""
+    return "/" in name or name.startswith((".", "~"))
+
+
+def _no_such(name: str) -> str:
+    return f"{name} is a file of another kind" if Path(name).exists() else f"there is no file or folder {name}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -29,6 +30,7 @@ COLUMNS = (
     "min_gpus",
     "max_gpus",
 )
+_TEXTS, _SECONDS = ("job_id", "model"), ("arrival_s", "deadline_s")
 _NEEDED = ("job_id", "arrival_s", "model", "global_batch_size", "iterations", "gpus")
 
 
@@ -91,25 +93,29 @@ def read_trace(path: Path) -> list[Job]:
 
 
 def _job(path: Path, number: int, row: Row) -> Job:
+    given = {k: row[k] for k in COLUMNS if row.get(k) is not None}
     try:
-        given = {k: row[k] for k in COLUMNS if row.get(k) is not None}
-        return Job(
-            job_id=str(given["job_id"]),
-            arrival_s=float(given["arrival_s"]),
-            model=str(given["model"]),
-            global_batch_size=int(given["global_batch_size"]),
-            iterations=int(given["iterations"]),
-            gpus=int(given["gpus"]),
-            deadline_s=float(given.get("deadline_s", math.inf)),
-            min_gpus=int(given.get("min_gpus", 1)),
-            max_gpus=int(given.get("max_gpus", 1 << 30)),
-        )
-    except KeyError as error:
-        raise UserError(f"{path}, row {number}: {error.args[0]} is empty") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, UserError):
-            raise UserError(f"{path}, row {number}: {error}") from None
-        raise UserError(f"{path}, row {number}: a value is not a number") from None
+        return Job(**{name: _cell(name, value) for name, value in given.items()})
+    except TypeError:
+        lacking = next(name for name in _NEEDED if name not in given)
+        raise UserError(f"{path}, row {number}: {lacking} is empty") from None
+    except UserError as error:
+        raise UserError(f"{path}, row {number}: {error}") from None
+
+
+def _cell(name: str, value: Any) -> Any:
+    """A cell as its column has it. Raises `UserError` for one that is no number where the column takes one."""
+    if name in _TEXTS:
+        return str(value)
+    try:
+        if name in _SECONDS:
+            return float(value)
+        if int(value) == float(value):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    takes = "number" if name in _SECONDS else "whole number"
+    raise UserError(f"{name} is {str(value)!r}: it takes a {takes}")
 
 
 def generate(
