@@ -231,3 +231,26 @@ def test_a_batch_that_grows_ends_at_the_last_one() -> None:
     with pytest.raises(SpecError, match="ends at 64"):
         configuration_from_flags([*base.split(), *schedule, "--global-batch-size", "32"], None, 8)
     assert configuration_from_flags(base.split(), None, 8).train.global_batch_size == 8
+
+
+def test_what_only_a_model_of_modelopt_reads_changes_nothing() -> None:
+    """Megatron-LM's own configurations of gpt-oss have them; without ModelOpt's checkpoint nothing looks at them."""
+    step = [
+        "--num-layers",
+        "2",
+        "--hidden-size",
+        "64",
+        "--num-attention-heads",
+        "4",
+        "--seq-length",
+        "64",
+        "--micro-batch-size",
+        "1",
+        "--global-batch-size",
+        "2",
+    ]
+    plain = configuration_from_flags([*step, "--position-embedding-type", "rope"])
+    words = ["--position-embedding-type", "rope", "--export-force-local-attention", "--enable-gpt-oss"]
+    assert configuration_from_flags([*step, *words]) == plain
+    with pytest.raises(SpecError, match="a model that learns from another one"):
+        configuration_from_flags([*step, "--export-kd-teacher-load", "x"])

@@ -28,7 +28,7 @@ where arguments come from, and explains those that change a step most. `vtrain-s
 |---|---|---|
 """
 _KNOWN = """\
-An argument that is in none of these lists is refused; the message names the nearest one that is known.
+An argument that is in none of these lists is refused; the message names one that is much like it, where there is one.
 """
 _REFUSED = "`--cpu-offloading` is refused where `--cpu-offloading-num-layers` does not say of how many layers."
 _READ = """\
