@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs import presets
+from vtrain_sim.inputs import flag_words, presets
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
-from vtrain_sim.inputs.flag_table import LISTS, VALUES
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES
 from vtrain_sim.inputs.listing import TREATMENTS
 
 
@@ -39,9 +39,24 @@ def test_every_argument_is_listed_once_with_what_is_done_with_it() -> None:
         "flag": "--num-layers",
         "takes": "value",
         "treatment": "read",
-        "about": "num layers",
+        "about": "transformer layers",
     }
     assert "tokens exchanged in 8 bits" in by_name["--moe-dispatch-fwd-dtype"]["about"]
+
+
+def test_what_arguments_are_about_is_in_plain_words() -> None:
+    about = {row["flag"]: row["about"] for row in listed("flags", "--treatment", "read")}
+    assert all(about.values())
+    assert not any("_" in words.rpartition(": ")[0] or "_is_" in words for words in about.values())
+    assert about["--moe-enable-deepep"] == "exchange of tokens with DeepEP"
+    assert about["--recompute-activations"] == "recomputation of activations: selective"
+    assert about["--disable-bias-linear"] == "no biases of linear layers"
+    assert all("about" not in row for row in listed("flags", "--treatment", "ignored"))
+
+
+def test_every_field_that_is_described_is_one_that_is_read() -> None:
+    fields = {field for table in (VALUES, SWITCHES, LISTS) for field, *_ in table.values()}
+    assert fields == set(flag_words._table())
 
 
 def test_lists_can_be_narrowed() -> None:

@@ -8,6 +8,7 @@ from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, opposite
+from vtrain_sim.inputs.flag_words import words_of
 from vtrain_sim.results import Row
 
 KINDS = ("models", "devices", "clusters")
@@ -30,16 +31,19 @@ def flags(treatment: str = "", word: str = "") -> list[Row]:
     if not rows:
         names = [flag for flag, _, _ in _flags()]
         raise UserError(f"no argument has {word!r} in its name{nearest(word, names)}")
+    if not any(row["about"] for row in rows):
+        # Nothing is known beside what is done with them.
+        return [{name: value for name, value in row.items() if name != "about"} for row in rows]
     return rows
 
 
 def _flags() -> Iterator[tuple[str, str, str]]:
     for flag, (field, *_) in (*VALUES.items(), *LISTS.items()):
-        yield flag, "read", _words(field)
+        yield flag, "read", words_of(field)
     for flag, (field, value) in SWITCHES.items():
         # The negative form of a switch says nothing new.
         if opposite(flag) not in SWITCHES or not flag.startswith("--no-") or SWITCHES[opposite(flag)][1] is not True:
-            yield flag, "read", _words(field) if isinstance(value, bool) else f"{_words(field)} = {value}"
+            yield flag, "read", words_of(field, value)
     known = {*VALUES, *LISTS, *SWITCHES}
     for flag in approximated().keys() - known:
         yield flag, "approximated", ""
@@ -48,10 +52,6 @@ def _flags() -> Iterator[tuple[str, str, str]]:
     for flag, refusal in refused().items():
         simulated = f"simulated: {', '.join(refusal.simulated)}" if refusal.simulated else ""
         yield flag, "refused", "; ".join(filter(None, (refusal.what, simulated)))
-
-
-def _words(field: str) -> str:
-    return field.replace("_", " ")
 
 
 def named_presets(kind: str = "", word: str = "") -> list[Row]:
