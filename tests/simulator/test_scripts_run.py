@@ -348,7 +348,7 @@ def test_commands_begin_with_what_they_understood(tmp_path: Path) -> None:
     path.write_text(f"torchrun --nproc_per_node 8 pretrain_gpt.py {ARGS} --bf16 --tensor-model-parallel-size 2\n")
     done = CliRunner().invoke(app, ["project", "--cluster", "dgx-h100", "--megatron-args", str(path)])
     assert done.stderr.splitlines()[0] == (
-        "read as: a model of 4 layers, 103M parameters; sequences of 1,024 tokens; bf16; 8 GPUs: tp 2, pp 1, dp 4; "
+        "read as: train.sh, 4 layers, 103M parameters; sequences of 1,024 tokens; bf16; 8 GPUs: tp 2, pp 1, dp 4; "
         "micro batch 1, global batch 16"
     )
 

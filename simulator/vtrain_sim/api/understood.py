@@ -13,14 +13,14 @@ def understood(configuration: Configuration) -> str:
     >>> from vtrain_sim.api.understood import understood
     >>> job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, tp=2, mbs=1, gbs=16)
     >>> understood(job.configuration)[:39]
-    'gpt3-1.3b of 24 layers, 1.32B parameter'
+    'gpt3-1.3b, 24 layers, 1.32B parameters;'
     """
     model, parallel, train = configuration.model, configuration.parallel, configuration.train
     experts = f", {model.num_experts} experts" if model.num_experts else ""
     sizes = {name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}
     layout = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name in ("tp", "pp", "dp"))
     return (
-        f"{model.name or 'a model'} of {model.num_layers} layers{experts}, {_short(parameters(model))} parameters; "
+        f"{model.name or 'a model'}, {model.num_layers} layers{experts}, {_short(parameters(model))} parameters; "
         f"sequences of {model.seq_length:,} tokens; {train.precision.name}; {parallel.world_size} GPUs: {layout}; "
         f"micro batch {train.micro_batch_size}, global batch {train.global_batch_size}"
     )
