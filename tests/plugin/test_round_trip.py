@@ -194,7 +194,6 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
         ({"fp8": "e4m3", "fp8_dot_product_attention": True}, {}, "attention in 8 bits"),
         ({"fp8": "e4m3", "first_last_layers_bf16": True}, {}, "in 16 bits"),
         ({"tp_comm_overlap": True, "tp_comm_bulk_wgrad": False}, {}, "overlapped in part"),
-        ({"deterministic_mode": True}, {}, "deterministic"),
         ({"optimizer_config": {"overlap_param_gather_with_optimizer_step": True}}, {}, "beside the optimizer"),
         ({"ddp_config": {"outer_dp_sharding_strategy": "optim"}}, {}, "hybrid sharding"),
         ({}, {"optimizer": "sgd"}, "Adam"),
@@ -209,6 +208,11 @@ def test_what_is_not_simulated_is_refused(parts: dict[str, Any], columns: dict[s
     with pytest.raises(UserError, match=word) as caught:
         configuration_from_run(row_with(parts, **columns))
     assert "\n" not in str(caught.value)
+
+
+def test_deterministic_runs_are_read() -> None:
+    # Their measured times are those of the deterministic kernels; the configuration has no such choice.
+    assert configuration_from_run(row_with({"deterministic_mode": True})) == configuration_from_run(row_with({}))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_other_versions_are_refused_in_one_sentence(version: str, word: str) -> 
 def empty_catalog() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     create(connection)
-    create_views(connection)
+    create_views(connection, ())
     return connection
 
 

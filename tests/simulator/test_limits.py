@@ -27,7 +27,7 @@ def run(command: str) -> tuple[int, str, str]:
     if isinstance(result.exception, UserError):
         return 2, result.output, str(result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output, ""
+    return result.exit_code, result.stdout, ""
 
 
 @pytest.mark.parametrize(
