@@ -32,7 +32,8 @@ class Interference:
             said.append(f"other processes had {self.others:.0%} of the CPUs")
         if self.steal is not None and self.steal > MOST_STEAL:
             said.append(f"the host took {self.steal:.0%} of the CPUs")
-        if self.switches > MOST_SWITCHES:
+        # Ranks and threads of ours make way for each other too: a sign only where the kernel says nothing better.
+        if self.others is None and self.switches > MOST_SWITCHES:
             said.append(f"{self.switches:.0f} involuntary context switches a second")
         return said
 

@@ -43,12 +43,16 @@ def test_a_slower_machine_is_no_error() -> None:
     assert verdict([twice_as_slow, twice_as_slow]) == ["mean absolute error: 0.0%"]
 
 
+def test_ranks_that_make_way_for_each_other_disturb_nothing() -> None:
+    assert outcome(1.0, 2.0, 2.0, switches=500.0).disturbed_by == []
+
+
 @pytest.mark.parametrize(
     ("disturbed", "word"),
     [
         (outcome(1.0, 2.0, 2.5), "the base run took 2.00 s before it and 2.50 s after"),
         (outcome(1.0, 2.0, 2.0, others=0.4), "other processes had 40% of the CPUs"),
-        (outcome(1.0, 2.0, 2.0, switches=500.0), "500 involuntary context switches a second"),
+        (outcome(1.0, 2.0, 2.0, others=None, switches=500.0), "500 involuntary context switches a second"),
     ],
 )
 def test_a_busy_machine_is_said_to_be_one(disturbed: Outcome, word: str) -> None:
