@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import typer
 
 from vtrain_plugin.capture.settings import Settings
@@ -39,3 +41,24 @@ AT: str = typer.Option(
     envvar="VTRAIN_AT",
     help="When: steps (100,5000), a signal (SIGUSR2) or file:PATH, not --warmup.",
 )
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """The options, in the order of the help."""
+
+    out: str = OUT
+    warmup: int = WARMUP
+    steps: int = STEPS
+    operators: bool = OPERATORS
+    kernels: bool = KERNELS
+    kernel_steps: int = KERNEL_STEPS
+    nvtx: bool = NVTX
+    run_id: str = RUN_ID
+    max_rows: int = MAX_ROWS
+    ranks: str = RANKS
+    at: str = AT
+
+    def settings(self) -> Settings:
+        """What they ask for. Raises `SettingsError`."""
+        return Settings(**vars(self))

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import typer
 
 from vtrain_plugin import __version__, command_errors
-from vtrain_plugin import capture_options as options
 from vtrain_plugin.capture.process import new_run_id
 from vtrain_plugin.capture.run_rows import distribution_version
-from vtrain_plugin.capture.settings import Settings, SettingsError
+from vtrain_plugin.capture.settings import SettingsError
+from vtrain_plugin.capture_options import CaptureOptions
 from vtrain_plugin.command_help import Command
+from vtrain_schemas.option_groups import with_groups
 
 app = typer.Typer(
     rich_markup_mode="markdown",
@@ -49,44 +51,25 @@ def top_level(
 
 
 @app.command(cls=Command, context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
+@with_groups
 def run(
     command: list[str] = typer.Argument(..., help="The command that trains, after --."),
-    out: str = options.OUT,
-    warmup: int = options.WARMUP,
-    steps: int = options.STEPS,
-    operators: bool = options.OPERATORS,
-    kernels: bool = options.KERNELS,
-    kernel_steps: int = options.KERNEL_STEPS,
-    nvtx: bool = options.NVTX,
-    run_id: str = options.RUN_ID,
-    max_rows: int = options.MAX_ROWS,
-    ranks: str = options.RANKS,
-    at: str = options.AT,
+    *,
+    options: CaptureOptions,
 ) -> None:
     """Run COMMAND (torchrun, python, a shell script) with the plugin armed in every process of it."""
     try:
-        settings = Settings(
-            out=out if "://" in out or not out else os.path.abspath(out),
-            warmup=warmup,
-            steps=steps,
-            operators=operators,
-            kernels=kernels,
-            kernel_steps=kernel_steps,
-            nvtx=nvtx,
-            run_id=run_id,
-            max_rows=max_rows,
-            ranks=ranks,
-            at=at,
-        )
+        local = bool(options.out) and "://" not in options.out
+        settings = (replace(options, out=os.path.abspath(options.out)) if local else options).settings()
     except SettingsError as error:
         raise refuse(str(error)) from None
     try:
         process = subprocess.Popen(command, env={**os.environ, **settings.to_environment()})
     except OSError as error:
         raise refuse(f"cannot run {command[0]!r}: {error.strerror}") from None
-    if at in signal.Signals.__members__:
+    if options.at in signal.Signals.__members__:
         # It asks the training for a capture, and would end this process.
-        signal.signal(signal.Signals[at], lambda number, frame: process.send_signal(number))
+        signal.signal(signal.Signals[options.at], lambda number, frame: process.send_signal(number))
     raise typer.Exit(process.wait())
 
 

@@ -9,45 +9,26 @@ import sys
 import typer
 
 from vtrain_plugin import arming
-from vtrain_plugin import capture_options as options
-from vtrain_plugin.capture.settings import Settings, SettingsError
+from vtrain_plugin.capture.settings import SettingsError
+from vtrain_plugin.capture_options import CaptureOptions
+from vtrain_schemas.option_groups import with_groups
 from vtrain_schemas.rank_choice import parse_ranks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
+@with_groups
 def launch(
     script: list[str] = typer.Argument(..., help="Training script and its arguments."),
-    out: str = options.OUT,
-    warmup: int = options.WARMUP,
-    steps: int = options.STEPS,
-    operators: bool = options.OPERATORS,
-    kernels: bool = options.KERNELS,
-    kernel_steps: int = options.KERNEL_STEPS,
-    nvtx: bool = options.NVTX,
-    run_id: str = options.RUN_ID,
-    max_rows: int = options.MAX_ROWS,
-    ranks: str = options.RANKS,
-    at: str = options.AT,
+    *,
+    options: CaptureOptions,
 ) -> None:
     """Run SCRIPT with its arguments under the profiling plugin."""
     path, *arguments = script
     try:
-        _check_ranks(ranks)
-        settings = Settings(
-            out=out,
-            warmup=warmup,
-            steps=steps,
-            operators=operators,
-            kernels=kernels,
-            kernel_steps=kernel_steps,
-            nvtx=nvtx,
-            run_id=run_id,
-            max_rows=max_rows,
-            ranks=ranks,
-            at=at,
-        )
+        _check_ranks(options.ranks)
+        settings = options.settings()
         arming.arm_instead(settings)
     except SettingsError as error:
         raise SystemExit(_refuse(str(error))) from None

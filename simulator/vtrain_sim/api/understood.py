@@ -17,12 +17,10 @@ def understood(configuration: Configuration) -> str:
     """
     model, parallel, train = configuration.model, configuration.parallel, configuration.train
     experts = f", {model.num_experts} experts" if model.num_experts else ""
-    sizes = {name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}
-    layout = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name in ("tp", "pp", "dp"))
     return (
         f"{model.name or 'a model'}, {model.num_layers} layers{experts}, {_short(parameters(model))} parameters; "
-        f"sequences of {model.seq_length:,} tokens; {train.precision.name}; {parallel.world_size} GPUs: {layout}; "
-        f"micro batch {train.micro_batch_size}, global batch {train.global_batch_size}"
+        f"sequences of {model.seq_length:,} tokens; {train.precision.name}; {parallel.world_size} GPUs: "
+        f"{parallel.in_words}; micro batch {train.micro_batch_size}, global batch {train.global_batch_size}"
     )
 
 

@@ -6,36 +6,20 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import (
-    CATALOG,
-    CLUSTER,
-    MEGATRON_ARGS,
-    MODEL,
-    NUM_GPUS,
-    RUN,
-    RUN_SCRIPT,
-    SCRIPT_ARGS,
-    SPEC,
-    words_of,
-)
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import JobOptions
 from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
-from vtrain_sim.commands.sides import HELP, ScriptReading, read_side
+from vtrain_sim.commands.sides import HELP, read_side
 from vtrain_sim.errors import UserError
 
 
+@with_groups
 def compare(
     context: typer.Context,
     a: str = typer.Argument(..., help=HELP),
     b: str = typer.Argument(..., help="The other one, likewise."),
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = MODEL,
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
-    num_gpus: int = NUM_GPUS,
+    *,
+    source: JobOptions,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.difference/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the causes to a .csv or .parquet file."),
@@ -50,19 +34,14 @@ def compare(
     `vtrain-sim compare run:base sim:base --catalog vtrain.duckdb`.
     """
     from vtrain_sim.api.compare import compare as api
-    from vtrain_sim.api.flag_files import Given
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
     for side in (a, b):
         if side.startswith("--") and not side.partition(" ")[2]:
             raise UserError(f"what to compare comes before the flags: {side} stands where a side should")
-    if num_gpus < 0:
-        raise UserError(f"--num-gpus is {num_gpus}: it must be 1 or more")
-    script = ScriptReading(run_script, tuple(words_of(script_args)))
-    common = Given(tuple(context.args), cluster, model, num_gpus).over(spec, megatron_args, *script)
-    said: set[str] = set()
-    of_a, of_b = (read_side(side, common, catalog, run, script, said) for side in (a, b))
+    common, said = source.given(context.args), set[str]()
+    of_a, of_b = (read_side(side, common, source, said) for side in (a, b))
     result = api(of_a, of_b, a, b)
     write_files(result, table_file, plot)
     write_report(report, result)

@@ -6,32 +6,16 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import (
-    CATALOG,
-    CLUSTER,
-    MEGATRON_ARGS,
-    MODEL,
-    NUM_GPUS,
-    RUN,
-    RUN_SCRIPT,
-    SCRIPT_ARGS,
-    SPEC,
-    read_job,
-)
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import JobOptions
 from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 
 
+@with_groups
 def explain(
     context: typer.Context,
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = MODEL,
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
-    num_gpus: int = NUM_GPUS,
+    *,
+    source: JobOptions,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.sensitivity/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the changes to a .csv or .parquet file."),
@@ -47,7 +31,7 @@ def explain(
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
+    job = source.read(context.args)
     result = api.explain(job)
     write_files(result, table_file, plot)
     write_report(report, result)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, MODEL, RUN, RUN_SCRIPT, SCRIPT_ARGS, SPEC, words_of
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import Sources
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
@@ -24,16 +25,11 @@ from vtrain_sim.commands.output import (
 from vtrain_sim.errors import UserError
 
 
+@with_groups
 def plan(
     context: typer.Context,
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = MODEL,
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
+    *,
+    source: Sources,
     num_gpus: str = typer.Option("", "--num-gpus", help="Exact number of GPUs, or several: 512,1024."),
     max_gpus: int = typer.Option(0, "--max-gpus", min=0, help="Search all GPU counts up to this one."),
     global_batch_size: str = typer.Option("", "--global-batch-size", help="Sequences per step, or several: 1024,2048."),
@@ -80,12 +76,12 @@ def plan(
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    described = Given().over(spec, megatron_args, run_script, words_of(script_args))
+    described = source.over_files(Given())
     files, batch = described.to_search()
-    given = Given(tuple(context.args), cluster, model).before(files)
-    if catalog is not None and not run:
+    given = Given(tuple(context.args), source.cluster, source.model).before(files)
+    if source.catalog is not None and not source.run:
         raise UserError("--catalog needs --run: the run to plan for (vtrain-catalog ls lists them)")
-    if not run and not given.cluster:
+    if not source.run and not given.cluster:
         raise UserError(
             f"nothing to plan on: give --cluster ({', '.join(presets.names('clusters'))}), or --catalog and --run"
         )
@@ -95,7 +91,7 @@ def plan(
     flags = list(given.flags)
     name_notes(given.notes)
     name_approximations(flags)
-    planned, machine = of_runs(catalog, run, given) if run else (given.model, given.cluster)
+    planned, machine = of_runs(source.catalog, source.run, given) if source.run else (given.model, given.cluster)
     with counting("plans evaluated", "feasible", is_quiet()) as progress:
         result = api.plan(
             planned,
@@ -121,10 +117,10 @@ def plan(
             allow_tight=allow_tight,
             flags=flags,
             own=own_of(described, given),
-            own_name=(megatron_args or spec or Path("the job")).name,
+            own_name=(source.megatron_args or source.spec or Path("the job")).name,
             progress=progress,
         )
-    if not run:
+    if not source.run:
         name_notes(vocabulary_assumed(flags, given.model))
     name_what_is_left_out(flags, given.model, result.request.model)
     name_what_is_not_printed(result.plans[0].projection.configuration, flags)

@@ -9,18 +9,8 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import (
-    CATALOG,
-    CLUSTER,
-    MEGATRON_ARGS,
-    MODEL,
-    NUM_GPUS,
-    RUN,
-    RUN_SCRIPT,
-    SCRIPT_ARGS,
-    SPEC,
-    read_job,
-)
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import JobOptions
 from vtrain_sim.commands.output import (
     FORMAT,
     REPORT,
@@ -33,17 +23,11 @@ from vtrain_sim.commands.output import (
 _FLAGS = "vtrain.flags/1"
 
 
+@with_groups
 def project(
     context: typer.Context,
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = MODEL,
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
-    num_gpus: int = NUM_GPUS,
+    *,
+    source: JobOptions,
     train_tokens: float = typer.Option(None, "--train-tokens", help="Tokens to train on: days and dollars."),
     price_per_gpu_hour: float = typer.Option(None, "--price-per-gpu-hour", help="US dollars."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.projection/1 as JSON."),
@@ -68,8 +52,7 @@ def project(
         from vtrain_sim.api.trace import check_trace_name
 
         check_trace_name(timeline)
-    files = catalog, run, cluster, model, megatron_args, spec
-    job = read_job(context.args, *files, num_gpus, run_script, script_args, printed=emit_megatron)
+    job = source.read(context.args, printed=emit_megatron)
     if emit_megatron:
         flags = job.flags()
         print(json.dumps({"schema": _FLAGS, "megatron_args": flags}) if form == "json" else shlex.join(flags))

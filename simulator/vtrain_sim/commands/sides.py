@@ -5,18 +5,19 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vtrain_sim.commands.notices import notice
 from vtrain_sim.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vtrain_sim.api.flag_files import Given
     from vtrain_sim.api.job import Job
     from vtrain_sim.api.options import Option
     from vtrain_sim.catalog.run import CapturedRun
+    from vtrain_sim.commands.job import Sources
 
 SAME = "base"
 RUN, SIMULATED = "run:", "sim:"
@@ -27,19 +28,10 @@ HELP = (
 )
 
 
-class ScriptReading(NamedTuple):
-    """How launch scripts are read: whether bash may run them, and their own arguments."""
-
-    runs: bool
-    arguments: tuple[str, ...]
-
-
-def read_side(
-    text: str, common: Given, catalog: Path | None, runs: Sequence[str], script: ScriptReading, said: set[str]
-) -> Job | CapturedRun:
+def read_side(text: str, common: Given, source: Sources, said: set[str]) -> Job | CapturedRun:
     """What one side of a comparison is, on top of what both sides have in common. Raises `UserError`.
 
-    said: what has been said on stderr about the other side, which is not said again.
+    source: the options of both sides. said: what has been said on stderr about the other side, which is not said again.
     """
     from vtrain_sim.api.flag_files import is_job_file, is_model_file
     from vtrain_sim.api.job import job_from_given
@@ -48,9 +40,9 @@ def read_side(
     from vtrain_sim.inputs import presets
     from vtrain_sim.inputs.notes import approximations, left_out, vocabulary_assumed, without_effect
 
-    words = _words(text)
+    words, runs = _words(text), source.run
     if len(words) == 1 and words[0].startswith(RUN):
-        return _captured(words[0].removeprefix(RUN), catalog)
+        return _captured(words[0].removeprefix(RUN), source.catalog)
     settings: dict[str, Option] = {}
     given, has_file = common, False
     while words:
@@ -67,7 +59,7 @@ def read_side(
         elif "=" in word:
             given = _setting(given, settings, word)
         elif is_job_file(word):
-            given, has_file = given.over_file(Path(word), *script), True
+            given, has_file = given.over_file(Path(word), *source.script), True
         elif is_model_file(word) or word in presets.names("models"):
             given, has_file = replace(given, model=word), has_file or is_model_file(word)
         elif word in presets.names("clusters"):
@@ -78,7 +70,7 @@ def read_side(
         raise UserError(f"{text!r} does not say on what: give --cluster for both sides, or cluster=NAME")
     # Before anything is refused: they may say why.
     _say(given.notes, said)
-    job = job_from_given(given, catalog, runs, read_options(settings))
+    job = job_from_given(given, source.catalog, runs, read_options(settings))
     if has_file:
         notice(f"{text} read as: {understood(job.configuration)}")
     if not runs:

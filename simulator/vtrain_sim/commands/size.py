@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import CATALOG, CLUSTER, MEGATRON_ARGS, RUN, RUN_SCRIPT, SCRIPT_ARGS, SPEC, words_of
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import Sources
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import (
     FORMAT,
@@ -20,20 +22,20 @@ from vtrain_sim.commands.output import (
     write_report,
 )
 
+_MODEL: str = typer.Option(
+    "", "--model", help="Model preset, or a Hugging Face config.json, whose sequence length and vocabulary are kept."
+)
 
+
+@dataclass(frozen=True)
+class _Sources(Sources):
+    model: str = _MODEL
+
+
+@with_groups
 def size(
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = typer.Option(
-        "",
-        "--model",
-        help="Model preset, or a Hugging Face config.json, whose sequence length and vocabulary are kept.",
-    ),
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
+    *,
+    source: _Sources,
     num_gpus: int = typer.Option(0, "--num-gpus", min=0, help="GPUs to train on (default: those of the job)."),
     days: float = typer.Option(..., "--days", help="Days to train for."),
     law: str = typer.Option(
@@ -76,9 +78,9 @@ def size(
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    given = Given((), cluster, model, num_gpus).over(spec, megatron_args, run_script, words_of(script_args))
+    given = source.over_files(Given((), source.cluster, source.model, num_gpus))
     name_notes(given.notes)
-    flags, machine, gpus = of_job(given, catalog, run)
+    flags, machine, gpus = of_job(given, source.catalog, source.run)
     with counting("models planned", "in time", is_quiet()) as progress:
         result = api.size(
             cluster=machine,

@@ -7,36 +7,20 @@ from pathlib import Path
 
 import typer
 
-from vtrain_sim.commands.job import (
-    CATALOG,
-    CLUSTER,
-    MEGATRON_ARGS,
-    MODEL,
-    NUM_GPUS,
-    RUN,
-    RUN_SCRIPT,
-    SCRIPT_ARGS,
-    SPEC,
-    read_job,
-)
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import JobOptions
 from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import FORMAT, REPORT, check_files, check_format, show, write_files, write_report
 from vtrain_sim.commands.values import value_of
 from vtrain_sim.errors import UserError
 
 
+@with_groups
 def sweep(
     context: typer.Context,
     vary: list[str] = typer.Option(..., "--vary", help="Name and values, for example tp=1,2,4; repeat to combine."),
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = MODEL,
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
-    num_gpus: int = NUM_GPUS,
+    *,
+    source: JobOptions,
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.sweep/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the points to a .csv or .parquet file."),
@@ -54,7 +38,7 @@ def sweep(
         if name in axes:
             raise UserError(f"--vary {name} is given twice: give all its values in one")
         axes[name] = values
-    job = read_job(context.args, catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args)
+    job = source.read(context.args)
     with counting("points projected", "in all", is_quiet()) as progress:
         result = api.sweep(job, progress=progress, **axes)
     write_files(result, table_file, plot)

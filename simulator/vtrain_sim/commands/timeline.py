@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from vtrain_sim.commands.job import (
-    CATALOG,
-    CLUSTER,
-    MEGATRON_ARGS,
-    MODEL,
-    NUM_GPUS,
-    RUN,
-    RUN_SCRIPT,
-    SCRIPT_ARGS,
-    SPEC,
-    read_job,
-)
+from vtrain_schemas.option_groups import with_groups
+from vtrain_sim.commands.job import JobOptions
 from vtrain_sim.commands.output import JSON
 
 if TYPE_CHECKING:
@@ -38,6 +29,7 @@ class Written(NamedTuple):
     sentences: list[str]
 
 
+@with_groups
 def timeline(
     context: typer.Context,
     out: Path = OUT,
@@ -45,30 +37,21 @@ def timeline(
     microbatches: str = MICROBATCHES,
     detail: str = DETAIL,
     beside: str = typer.Option("", "--beside", help="Captured run of --catalog whose step goes under the simulated."),
-    catalog: Path = CATALOG,
-    run: list[str] = RUN,
-    cluster: str = CLUSTER,
-    model: str = MODEL,
-    megatron_args: Path = MEGATRON_ARGS,
-    run_script: bool = RUN_SCRIPT,
-    script_args: str = SCRIPT_ARGS,
-    spec: Path = SPEC,
-    num_gpus: int = NUM_GPUS,
+    *,
+    source: JobOptions,
     as_json: bool = JSON,
 ) -> None:
     """Simulate one step operator by operator and write it as a trace: open it in Perfetto (ui.perfetto.dev)."""
     from vtrain_sim.api.lists import ranges
     from vtrain_sim.errors import UserError
 
+    catalog = source.catalog
     if beside and catalog is None:
         raise UserError("--beside needs --catalog: the file that vtrain-catalog add made")
     # A run that is only laid beside is no run to project from.
-    chosen_catalog = catalog if run else None
-    job = read_job(
-        context.args, chosen_catalog, run, cluster, model, megatron_args, spec, num_gpus, run_script, script_args
-    )
+    job = (source if source.run else replace(source, catalog=None)).read(context.args)
     chosen = ranges("--stages", stages), ranges("--microbatches", microbatches)
-    written = write_timeline(job, out, *chosen, detail, (catalog, beside) if beside else None)
+    written = write_timeline(job, out, *chosen, detail, (catalog, beside) if catalog is not None and beside else None)
     print(json.dumps(written.figures) if as_json else "\n".join(written.sentences))
 
 

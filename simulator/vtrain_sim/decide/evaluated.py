@@ -20,6 +20,13 @@ FITS, TOO_LARGE, TOO_LATE = "fits", "does not fit", "after the deadline"
 Floats = NDArray[np.float64]
 
 
+def layout_columns(configuration: Configuration) -> Row:
+    """What a search varies: sizes of the layout, micro batch and global batch."""
+    sizes = {name: getattr(configuration.parallel, name) for name in ("tp", "pp", "vpp", "dp", "cp", "ep")}
+    train = configuration.train
+    return {**sizes, "mbs": train.micro_batch_size, "global_batch_size": train.global_batch_size}
+
+
 @dataclass(frozen=True)
 class Figures:
     """What configurations are ranked by, [configurations] each. days: failures and checkpoints included."""
@@ -85,18 +92,10 @@ class Evaluated:
 
     def _row(self, index: int) -> Row:
         c, figures = self.configurations[index], self.figures
-        p, t = c.parallel, c.train
         return {
-            "num_gpus": p.world_size,
-            "tp": p.tp,
-            "pp": p.pp,
-            "vpp": p.vpp,
-            "dp": p.dp,
-            "cp": p.cp,
-            "ep": p.ep,
-            "mbs": t.micro_batch_size,
-            "global_batch_size": t.global_batch_size,
-            "recompute": t.recompute_granularity,
+            "num_gpus": c.parallel.world_size,
+            **layout_columns(c),
+            "recompute": c.train.recompute_granularity,
             "schedule": c.schedule,
             "iteration_time_s": float(figures.seconds[index]),
             "days": float(figures.days[index]),

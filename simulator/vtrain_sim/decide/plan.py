@@ -12,7 +12,17 @@ from time import perf_counter
 import numpy as np
 
 from vtrain_sim.decide.collection import collection_paused
-from vtrain_sim.decide.evaluated import FITS, MOST_KEPT, TOO_LARGE, TOO_LATE, Dropped, Evaluated, Figures, Floats
+from vtrain_sim.decide.evaluated import (
+    FITS,
+    MOST_KEPT,
+    TOO_LARGE,
+    TOO_LATE,
+    Dropped,
+    Evaluated,
+    Figures,
+    Floats,
+    layout_columns,
+)
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.decide.order import best_first
 from vtrain_sim.decide.own_layout import OwnLayout
@@ -88,14 +98,7 @@ class Plan:
         projection, c = self.projection, self.projection.configuration
         p, t = c.parallel, c.train
         document: Document = {
-            "tp": p.tp,
-            "pp": p.pp,
-            "vpp": p.vpp,
-            "dp": p.dp,
-            "cp": p.cp,
-            "ep": p.ep,
-            "mbs": t.micro_batch_size,
-            "global_batch_size": t.global_batch_size,
+            **layout_columns(c),
             "sequence_parallel": p.sequence_parallel,
             "distributed_optimizer": p.distributed_optimizer,
             "recompute": t.recompute_granularity,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vtrain_schemas.operators import Operator
-from vtrain_sim.model.mamba import exchanged
+from vtrain_sim.model.mixer import exchanged, mixer_block, there_and_back
 from vtrain_sim.model.program import Compute, Item
-from vtrain_sim.model.shard import Region, Shard, backward
+from vtrain_sim.model.shard import Region, Shard
 
 # Tokens of a chunk in flash-linear-attention's kernels.
 CHUNK = 64
@@ -25,9 +25,6 @@ def delta_net_block(shard: Shard) -> Region:
     norm = shard.norm("input_layernorm", shard.local_tokens, model.hidden_size)
     # Queries, keys, values, the gate of the output, and decay and step of each head.
     width = 2 * keys + 2 * values + 2 * heads
-    project = shard.linear("delta_in_proj", tokens, width, model.hidden_size, saves=shard.local_input_bytes)
-    enter, backward_enter = shard.column_parallel("delta_in", project)
-    mixed, backward_mixed = _mix(shard, heads, key_heads)
     # A norm of each head with one weight for all, times the gate.
     gated = shard.operator(
         "delta_gated_norm",
@@ -37,13 +34,7 @@ def delta_net_block(shard: Shard) -> Region:
         parameters=model.linear_value_head_dim,
         saves=2 * tokens * values * shard.size,
     ).replicated()
-    leave, backward_leave = shard.row_parallel(
-        "delta_out", shard.linear("delta_out_proj", tokens, model.hidden_size, values)
-    )
-    return (
-        [norm, *enter, *mixed, gated, *leave],
-        [*backward_leave, backward(gated), *backward_mixed, *backward_enter, backward(norm)],
-    )
+    return mixer_block(shard, "delta", norm, width, _mix(shard, heads, key_heads), gated, values)
 
 
 def _mix(shard: Shard, heads: int, key_heads: int) -> Region:
@@ -83,4 +74,4 @@ def _mix(shard: Shard, heads: int, key_heads: int) -> Region:
         mix,
         *exchanged(shard, "delta_out", values),
     ]
-    return forward, [backward(item) if isinstance(item, Compute) else item for item in reversed(forward)]
+    return there_and_back(forward)

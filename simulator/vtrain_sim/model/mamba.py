@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vtrain_schemas.operators import Operator
-from vtrain_sim.model.program import Communication, Compute, Item
-from vtrain_sim.model.shard import Region, Shard, backward
+from vtrain_sim.model.mixer import exchanged, mixer_block, there_and_back
+from vtrain_sim.model.program import Compute, Item
+from vtrain_sim.model.shard import Region, Shard
 from vtrain_sim.specs.hybrid_pattern import CONVOLVED_TOKENS
 
 # Tokens of a chunk of the scan: Megatron-Core's mixer has no argument for it.
@@ -24,18 +25,9 @@ def mamba_block(shard: Shard) -> Region:
     channels, states = heads * model.mamba_head_dim, 2 * groups * model.mamba_state_dim
     width = 2 * channels + states + heads
     norm = shard.norm("mamba_norm", shard.local_tokens, model.hidden_size)
-    project = shard.linear("mamba_in_proj", tokens, width, model.hidden_size, saves=shard.local_input_bytes)
-    enter, backward_enter = shard.column_parallel("mamba_in", project)
     # A norm over the channels of a group, without biases.
     grouped = shard.operator("mamba_gated_norm", "norm", tokens, channels, parameters=channels)
-    mixed, backward_mixed = _mix(shard, heads, groups)
-    leave, backward_leave = shard.row_parallel(
-        "mamba_out", shard.linear("mamba_out_proj", tokens, model.hidden_size, channels)
-    )
-    return (
-        [norm, *enter, *mixed, grouped, *leave],
-        [*backward_leave, backward(grouped), *backward_mixed, *backward_enter, backward(norm)],
-    )
+    return mixer_block(shard, "mamba", norm, width, _mix(shard, heads, groups), grouped, channels)
 
 
 def _mix(shard: Shard, heads: int, groups: int) -> Region:
@@ -58,17 +50,15 @@ def _mix(shard: Shard, heads: int, groups: int) -> Region:
         parameters=(heads * model.mamba_head_dim + 2 * groups * model.mamba_state_dim) * (CONVOLVED_TOKENS + 1),
     )
     scan = _scan(shard, own_heads, own_groups, _PER_HEAD * heads)
-    before = exchanged(shard, "mamba_in", channels, channels, states, states, own_heads)
-    after = exchanged(shard, "mamba_out", channels)
     forward: list[Item] = [
-        *before,
+        *exchanged(shard, "mamba_in", channels, channels, states, states, own_heads),
         *_reordered(shard, "mamba_in_order", 2 * channels + 2 * states + own_heads),
         convolution,
         scan,
         *_reordered(shard, "mamba_out_order", channels),
-        *after,
+        *exchanged(shard, "mamba_out", channels),
     ]
-    return forward, [backward(item) if isinstance(item, Compute) else item for item in reversed(forward)]
+    return there_and_back(forward)
 
 
 def _scan(shard: Shard, heads: int, groups: int, parameters: int) -> Compute:
@@ -87,18 +77,6 @@ def _scan(shard: Shard, heads: int, groups: int, parameters: int) -> Compute:
         fused=True,
     )
     return Compute("mamba_scan", operator, parameters=parameters, saves=sum(shard.saved(operator).values()))
-
-
-def exchanged(shard: Shard, name: str, *widths: int) -> list[Item]:
-    """All-to-alls of tensors of these widths over the whole sequence, and the copies that put them in order."""
-    cp = shard.spec.cp
-    if cp.size == 1:
-        return []
-    tokens = shard.tokens * cp.size
-    exchanges = [Communication(name, "all_to_all", cp, tokens * width * shard.size) for width in widths]
-    # Packed by rank, and unpacked; tokens have another order for the balance of causal attention.
-    copies = [shard.operator(f"{name}_{step}", "transpose", tokens, sum(widths)) for step in ("pack", "unpack")]
-    return [copies[0], *exchanges, copies[1]]
 
 
 def _reordered(shard: Shard, name: str, width: int) -> list[Compute]:

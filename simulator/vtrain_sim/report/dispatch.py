@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic, TypeVar
 
 from vtrain_sim.results import Result
 
 F = TypeVar("F", bound=Callable[..., object])
+
+# What commands of the simulator result in; whatever renders it has a module of that name for it.
+_SIMULATED = {
+    "projection": "vtrain_sim.simulate.result.Projection",
+    "timeline": "vtrain_sim.simulate.spans.Timeline",
+    "sweep": "vtrain_sim.decide.sweep.SweepResult",
+    "plan": "vtrain_sim.decide.plan.PlanResult",
+    "fleet": "vtrain_sim.decide.fleet.result.FleetResult",
+    "size": "vtrain_sim.decide.sizing.size.SizeResult",
+    "study": "vtrain_sim.decide.study.StudyResult",
+    "validation": "vtrain_sim.validate.result.ValidationResult",
+    "comparison": "vtrain_sim.validate.comparison.Comparison",
+    "difference": "vtrain_sim.validate.difference.Difference",
+    "sensitivity": "vtrain_sim.decide.sensitivity.Sensitivity",
+}
+
+
+def simulated(package: str, but: Collection[str] = ()) -> dict[str, str]:
+    """For the class of each result of a simulation, the package's module for it. but: those that it has none for."""
+    return {kind: f"{package}{module}" for module, kind in _SIMULATED.items() if module not in but}
 
 
 class ByType(Generic[F]):

@@ -210,12 +210,11 @@ class Projection(Result):
     def summary(self) -> dict[str, object]:
         """Layout, time, MFU and memory."""
         parallel = self.configuration.parallel
-        layout = {name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}
         return {
             "model": self.configuration.model.name or None,
             "cluster": self.cluster.name,
             "num_gpus": parallel.world_size,
-            **{name: size for name, size in layout.items() if size > 1 or name in ("tp", "pp", "dp")},
+            **parallel.sizes,
             "iteration_time_s": self.iteration_time_s,
             "mfu": self.mfu,
             "fits": self.memory.fits,

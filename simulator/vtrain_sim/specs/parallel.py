@@ -129,6 +129,17 @@ class ParallelSpec:
         """Ranks that hold the same experts."""
         return self.dp * self.cp * self.tp // (self.ep * self.etp)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes by short name, in the order of a layout in words: tp, pp and dp, and of the others those above 1."""
+        named = {name: getattr(self, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}
+        return {name: size for name, size in named.items() if size > 1 or name in ("tp", "pp", "dp")}
+
+    @property
+    def in_words(self) -> str:
+        """For example ``tp 2, pp 1, dp 4``."""
+        return ", ".join(f"{name} {size}" for name, size in self.sizes.items())
+
     @computed
     def world_size(self) -> int:
         """Number of ranks."""

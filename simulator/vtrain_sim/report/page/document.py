@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import vtrain_sim
-from vtrain_sim.report.dispatch import ByType
+from vtrain_sim.report.dispatch import ByType, simulated
 from vtrain_sim.report.page.columns import table
 from vtrain_sim.report.page.model import Page, Report, Section
 from vtrain_sim.results import Document, Result
@@ -17,17 +17,7 @@ _HERE = "vtrain_sim.report.page.parts."
 # What a page shows of each type of result.
 pages: ByType[Callable[[Any], Page]] = ByType(
     {
-        "vtrain_sim.simulate.result.Projection": _HERE + "projection",
-        "vtrain_sim.simulate.spans.Timeline": _HERE + "timeline",
-        "vtrain_sim.decide.sweep.SweepResult": _HERE + "sweep",
-        "vtrain_sim.decide.plan.PlanResult": _HERE + "plan",
-        "vtrain_sim.decide.fleet.result.FleetResult": _HERE + "fleet",
-        "vtrain_sim.decide.sizing.size.SizeResult": _HERE + "size",
-        "vtrain_sim.decide.study.StudyResult": _HERE + "study",
-        "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
-        "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
-        "vtrain_sim.validate.difference.Difference": _HERE + "difference",
-        "vtrain_sim.decide.sensitivity.Sensitivity": _HERE + "sensitivity",
+        **simulated(_HERE),
         "vtrain_sim.catalog.results.RunDetail": _HERE + "captured",
         "vtrain_sim.catalog.results.RunProfile": _HERE + "captured",
         "vtrain_sim.calibration.result.CalibrationResult": _HERE + "calibration",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vtrain_sim.report.dispatch import ByType
+from vtrain_sim.report.dispatch import ByType, simulated
 from vtrain_sim.report.tables import console, counted, table
 from vtrain_sim.results import Result, Table, columns_of
 
@@ -16,16 +16,7 @@ _HERE = "vtrain_sim.report.terminal."
 # Functions take the result, a console, and whether to print all rows or only the figures.
 printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
     {
-        "vtrain_sim.simulate.result.Projection": _HERE + "projection",
-        "vtrain_sim.decide.plan.PlanResult": _HERE + "plan",
-        "vtrain_sim.decide.fleet.result.FleetResult": _HERE + "fleet",
-        "vtrain_sim.decide.sizing.size.SizeResult": _HERE + "size",
-        "vtrain_sim.decide.sweep.SweepResult": _HERE + "sweep",
-        "vtrain_sim.decide.study.StudyResult": _HERE + "study",
-        "vtrain_sim.validate.result.ValidationResult": _HERE + "validation",
-        "vtrain_sim.validate.comparison.Comparison": _HERE + "comparison",
-        "vtrain_sim.validate.difference.Difference": _HERE + "difference",
-        "vtrain_sim.decide.sensitivity.Sensitivity": _HERE + "sensitivity",
+        **simulated(_HERE, but=("timeline",)),
         "vtrain_sim.calibration.result.CalibrationResult": _HERE + "calibration",
         "vtrain_sim.calibration.result.TuneResult": _HERE + "calibration",
         "vtrain_sim.results.Listing": _HERE + "listing",

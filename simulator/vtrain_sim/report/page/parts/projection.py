@@ -64,10 +64,8 @@ def described(projection: Projection) -> str:
     """The layout and the step in one line."""
     c, cluster = projection.configuration, projection.cluster
     p, t = c.parallel, c.train
-    sizes = {"tp": p.tp, "pp": p.pp, "vpp": p.vpp, "cp": p.cp, "ep": p.ep, "dp": p.dp}
-    layout = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name in ("tp", "pp", "dp"))
     return (
-        f"{cluster.name} ({cluster.device.name}); {layout}; micro batch {t.micro_batch_size}, global batch "
+        f"{cluster.name} ({cluster.device.name}); {p.in_words}; micro batch {t.micro_batch_size}, global batch "
         f"{t.global_batch_size:,} sequences of {c.model.seq_length:,} tokens; {t.precision.name}, schedule {c.schedule}"
     )
 
