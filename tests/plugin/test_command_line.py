@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from vtrain_plugin import cli, command_errors
+from vtrain_plugin import capture_options, cli, command_errors
 from vtrain_plugin.command_help import EXAMPLES
 
 SIZES = ["--hidden-size", "64", "--num-attention-heads", "4", "--seq-length", "64"]
@@ -46,7 +46,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(
     def fail(**options: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(cli, "Settings", fail)
+    monkeypatch.setattr(capture_options, "Settings", fail)
     monkeypatch.delenv(command_errors.TRACEBACK, raising=False)
     code, _, err = call(["run", "--out", "x", "--", "true"], capsys)
     assert code == command_errors.INTERNAL
