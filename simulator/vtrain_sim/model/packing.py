@@ -20,5 +20,6 @@ def packed(operator: Operator, shard: Shard) -> Operator:
         return operator
     tokens = operator.batch * operator.seq_kv
     samples = round(tokens / model.attended_length)
-    length = round(math.sqrt(tokens * model.attended_length / samples))
+    # Up, but for what floating point adds: the samples' work is all done.
+    length = math.ceil(math.sqrt(tokens * model.attended_length / samples) - 1e-9)
     return replace(operator, batch=samples, seq_q=-(-length // shard.spec.cp.size), seq_kv=length)
