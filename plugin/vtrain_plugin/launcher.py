@@ -9,6 +9,7 @@ import sys
 import typer
 
 from vtrain_plugin import arming
+from vtrain_plugin.capture.process import local_world_size
 from vtrain_plugin.capture.settings import SettingsError
 from vtrain_plugin.capture_options import CaptureOptions
 from vtrain_schemas.option_groups import with_groups
@@ -52,11 +53,11 @@ def launch(
 
 def _check_ranks(ranks: str) -> None:
     """Refuse ranks that are none of the launcher's world; whether it is a list of ranks is checked by `Settings`."""
-    world, per_node = os.environ.get("WORLD_SIZE", ""), os.environ.get("LOCAL_WORLD_SIZE", "1")
-    if not (world.isdigit() and per_node.isdigit()):
+    world = os.environ.get("WORLD_SIZE", "")
+    if not world.isdigit():
         return
     try:
-        chosen = parse_ranks(ranks).of_world(int(world), int(per_node))
+        chosen = parse_ranks(ranks).of_world(int(world), local_world_size())
     except ValueError:
         return
     if not chosen:

@@ -10,6 +10,13 @@ from typing import IO
 from vtrain_sim.errors import UserError
 
 
+def check_place(path: str | Path) -> None:
+    """Raise `UserError` for a file whose directory does not exist, before the work that it is to hold is done."""
+    directory = Path(path).parent
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}")
+
+
 def write_file(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file beside its place and move it there; a refusal of the disk is a sentence."""
     hidden = f"{path}.{os.getpid()}.tmp"

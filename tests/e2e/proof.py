@@ -301,16 +301,22 @@ def mean_absolute_error(outcomes: list[Outcome]) -> float:
     return statistics.mean(abs(o.error) for o in outcomes)
 
 
+def judged(outcomes: list[Outcome]) -> list[Outcome]:
+    """Those that nothing disturbed; none where they are fewer than half."""
+    undisturbed = [o for o in outcomes if not o.disturbed_by]
+    return undisturbed if 2 * len(undisturbed) >= len(outcomes) else []
+
+
 def verdict(outcomes: list[Outcome]) -> list[str]:
     """What the errors say, and what they do not: one sentence a line."""
-    judged = [o for o in outcomes if not o.disturbed_by]
     disturbed = [o for o in outcomes if o.disturbed_by]
     lines = [f"not judged: {o.case.name}: {'; '.join(o.disturbed_by)}" for o in disturbed]
-    if 2 * len(judged) < len(outcomes):
+    undisturbed = judged(outcomes)
+    if not undisturbed:
         return [
             *lines,
             f"TOO BUSY TO JUDGE: {len(disturbed)} of {len(outcomes)} runs were disturbed by other work on this machine, "
             "and their errors say nothing about the projections. Run the demo again when nothing else runs here.",
         ]
-    how = f"mean absolute error of {len(judged)} undisturbed runs" if disturbed else "mean absolute error"
-    return [*lines, f"{how}: {mean_absolute_error(judged):.1%}"]
+    how = f"mean absolute error of {len(undisturbed)} undisturbed runs" if disturbed else "mean absolute error"
+    return [*lines, f"{how}: {mean_absolute_error(undisturbed):.1%}"]

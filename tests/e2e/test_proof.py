@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.interference import Interference, watched
-from e2e.proof import CASES, Measured, Outcome, Proof, mean_absolute_error, verdict
+from e2e.proof import CASES, Measured, Outcome, Proof, judged, mean_absolute_error, verdict
 
 
 @pytest.mark.e2e
@@ -19,11 +19,11 @@ def test_projected_configurations_match_real_runs(tmp_path: Path) -> None:
     outcomes = Proof(tmp_path, print).compare()
     for outcome in outcomes:
         print(f"{outcome.case.name}: {outcome.projected_s:.3f} s, {outcome.measured_s:.3f} s, {outcome.error:+.1%}")
-    judged = [o for o in outcomes if not o.disturbed_by]
-    if 2 * len(judged) < len(outcomes):
+    undisturbed = judged(outcomes)
+    if not undisturbed:
         pytest.skip(verdict(outcomes)[-1])
-    assert mean_absolute_error(judged) <= 0.08
-    assert max(abs(o.error) for o in judged) <= 0.15
+    assert mean_absolute_error(undisturbed) <= 0.08
+    assert max(abs(o.error) for o in undisturbed) <= 0.15
 
 
 def outcome(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from simulator.synthetic import write_profile
-from vtrain_sim.catalog import Catalog, CatalogError
+from vtrain_sim.catalog import Catalog, CatalogError, files
 from vtrain_sim.commands import catalog as command
 from vtrain_sim.errors import Notice
 
@@ -58,6 +58,23 @@ def test_every_verb_works_for_the_other_runs(place: Path, capsys: pytest.Capture
     assert err.startswith(said)
     assert call(place, "sql", STEPS, "--quiet") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_files_are_looked_at_once_to_open_and_once_to_judge(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = place / "p/run_id=b/table=steps/rank=00000.parquet"
+    looked: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(files.os, "stat", lambda path, **how: looked.append(str(path)) or stat(path, **how))
+    catalog = Catalog(place / "c.duckdb")
+    for verb in (catalog.check, lambda: catalog.show("b")):
+        looked.clear()
+        verb()
+        assert looked.count(str(victim)) == 2
+    victim.unlink()
+    for verb in (catalog.check, lambda: catalog.show("b")):
+        with pytest.warns(Notice) as said:
+            verb()
+        assert len(said) == 1
 
 
 def test_repair_and_remove(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -318,6 +318,7 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
         (["--num-gpus", "8", "--checkpoint-interval", "3"], "--gpu-mtbf-hours"),
         (["--max-gpus", "8", "--max-tp", "0"], "--max-tp"),
         (["--num-gpus", "8", "--table", "x.txt"], "ends in neither"),
+        (["--num-gpus", "8", "--table", "no/such/x.csv"], "there is no directory no/such"),
         (["--num-gpus", "8", "--num-layers-per-virtual-pipeline-stage", "2"], "a search chooses"),
         (["--num-gpus", "8", "--decoder-first-pipeline-num-layers", "3"], "a search chooses"),
         (["--num-gpus", "8", "--account-for-loss-in-pipeline-split"], "a search chooses"),

@@ -57,6 +57,25 @@ def test_a_run_s_layout_is_not_ranked_beside_other_jobs(runs: Path) -> None:
     assert vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=32).own is None
 
 
+def test_a_layout_that_never_ends_is_not_the_best() -> None:
+    # One of 1,024 GPUs fails before any restart is over; of two, not.
+    job = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=1024, tp=8, mbs=1, gbs=1024)
+    result = vt.plan(job, num_gpus=(2, 1024), train_tokens=1e9, gpu_mtbf_hours=0.3)
+    assert result.own is not None
+    assert result.plans[0].days < float("inf")
+    assert result.own.plan.days == float("inf")
+    assert result.own.rank is None
+    assert result.own.verdict == "after the deadline"
+
+
+def test_a_page_of_a_plan_draws_the_step_on_the_run_s_machine(runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    command = ["plan", "--catalog", str(runs), "--run", "base", "--report", str(page)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert '"draw":"gantt"' in page.read_text().replace(" ", "")
+
+
 def test_flags_change_the_run_that_is_planned(runs: Path) -> None:
     command = [
         "plan",

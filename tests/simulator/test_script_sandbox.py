@@ -10,15 +10,19 @@ import pytest
 
 from support.sandbox import needs_sandbox
 from vtrain_sim.inputs.script_run import run as running
-from vtrain_sim.inputs.script_run.run import NoSandboxError, Run, run_script
+from vtrain_sim.inputs.script_run.run import NoSandboxError, Run, Script, run_script
 
 pytestmark = needs_sandbox
+
+
+def run_file(path: Path) -> Run:
+    return run_script(Script.of(path, path.read_text()))
 
 
 def run(tmp_path: Path, text: str) -> Run:
     script = tmp_path / "train.sh"
     script.write_text(text)
-    return run_script(script)
+    return run_file(script)
 
 
 def said(tmp_path: Path, text: str) -> list[str]:
@@ -47,7 +51,7 @@ def test_nothing_on_the_machine_changes(tmp_path: Path) -> None:
     script = here / "train.sh"
     script.write_text(DESTRUCTIVE.format(here=here))
     before = files_below(tmp_path)
-    run_script(script)
+    run_file(script)
     assert files_below(tmp_path) == before
 
 
@@ -61,8 +65,8 @@ def test_nothing_outside_the_script_s_folder_is_seen(tmp_path: Path) -> None:
     script.write_text(
         f"cat {secret} ~/.ssh/* /etc/passwd /proc/1/root/{secret} {folder}/.env 2>/dev/null; ls -d /etc /root /home\n"
     )
-    assert "secret" not in run_script(script).said
-    assert "root:" not in run_script(script).said
+    assert "secret" not in run_file(script).said
+    assert "root:" not in run_file(script).said
 
 
 def test_paths_of_a_script_s_own_choice_stay_in_its_root(tmp_path: Path) -> None:
@@ -76,7 +80,7 @@ def test_paths_of_a_script_s_own_choice_stay_in_its_root(tmp_path: Path) -> None
         f"[ -f {up}/kept.py ]\n[ -f {up}/new.py ]\n{up}/bin/python3 x.py --a 1\ncd {up}/folder; sbatch --a\n"
         "[ -f /proc/no/x.py ]; [ -f /usr/bin/bash/x.py ]; /proc/no/python3; echo end\n"
     )
-    assert run_script(script).said.endswith("end\n")
+    assert run_file(script).said.endswith("end\n")
     assert files_below(outside).keys() == {str(outside / "kept.py")}
     assert (outside / "kept.py").read_text() == "kept"
     assert list(outside.iterdir()) == [outside / "kept.py"]
@@ -92,7 +96,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
         (folder / name).symlink_to(target)
     script = folder / "train.sh"
     script.write_text("cat a b c\n")
-    assert run_script(script).said == "seen"
+    assert run_file(script).said == "seen"
 
 
 def test_the_machine_s_devices_and_settings_stay_as_they_are(tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_memory_of_all_processes_is_limited(tmp_path: Path, monkeypatch: pytest.
     assert run(tmp_path, text).status == 0
     source = Path(running.jail.__file__).read_text()
     small = tmp_path / "jail.py"
-    small.write_text(source.replace("_MOST_MEMORY = 2 << 30", "_MOST_MEMORY = 32 << 20"))
+    small.write_text(source.replace("MOST_MEMORY = 2 << 30", "MOST_MEMORY = 32 << 20"))
     monkeypatch.setattr(running.jail, "__file__", str(small))
     assert run(tmp_path, text).status is None
 

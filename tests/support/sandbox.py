@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from vtrain_sim.inputs.script_run.run import NoSandboxError, run_script
+from vtrain_sim.inputs.script_run.run import NoSandboxError, Script, run_script
 
 
 @cache
 def why_none() -> str:
     """Why scripts cannot be run; empty where they can."""
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "x.sh")
-        script.write_text("true\n")
         try:
-            run_script(script)
+            run_script(Script.of(Path(folder, "x.sh"), "true\n"))
         except NoSandboxError as error:
             return str(error)
     return ""

@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from vtrain_plugin import adapters, api
+from vtrain_plugin import adapters, api, command_errors
 from vtrain_plugin.adapters.megatron.adapter import MegatronAdapter
 from vtrain_plugin.bench.arguments import FlagParser, add_model_flags
 from vtrain_plugin.bench.choices import choose
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         play(args, device)
     except Exception as error:
-        if os.environ.get("VTRAIN_TRACEBACK"):
+        if command_errors.wants_traceback():
             traceback.print_exc()
         _leave(args, reason_of(error), FAILED)
 

@@ -12,10 +12,11 @@ from vtrain_schemas.operators.dtypes import (
     dtype_bytes,
     element_bytes,
 )
-from vtrain_schemas.operators.operator import Operator
+from vtrain_schemas.operators.operator import DIMENSIONS, Operator
 from vtrain_schemas.operators.registry import Family, OperatorKind, UnknownKindError, kind, kinds, register
 
 __all__ = [
+    "DIMENSIONS",
     "DTYPE_BYTES",
     "ELEMENT_TYPES",
     "Family",

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from vtrain_schemas.operators.registry import kind
+
+# The sizes that identify an operator within its kind, phase and element type: names of fields.
+DIMENSIONS = ("m", "n", "k", "batch", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
+_sizes = attrgetter(*DIMENSIONS)
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,9 @@ class Operator:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The sizes that identify the operator within its kind, phase and element type."""
-        return (
-            self.m,
-            self.n,
-            self.k,
-            self.batch,
-            self.seq_q,
-            self.seq_kv,
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-        )
+        """Its `DIMENSIONS`."""
+        sizes: tuple[int, ...] = _sizes(self)
+        return sizes
 
     def flops(self) -> float:
         """Floating point operations that one call executes; raises `UnknownKindError`."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.inputs.job_files import read_job_file
 from vtrain_sim.inputs.megatron_flags import check_contradictions
 from vtrain_sim.inputs.searched import to_search
 from vtrain_sim.inputs.spec_file import read_flags
@@ -97,11 +96,6 @@ def is_job_file(word: str) -> bool:
     return path.suffix in _SPECS or (path.suffix not in _MODELS and path.exists() and not path.is_dir())
 
 
-def is_model_file(word: str) -> bool:
-    """Whether a word names a Hugging Face ``config.json``, or the folder that holds one."""
-    return Path(word).suffix in _MODELS or Path(word).is_dir()
-
-
 def flags_of(flags: Sequence[str]) -> list[str]:
     """A list of flags. Raises `UserError` for one that contradicts itself."""
     check_contradictions(flags)
@@ -109,10 +103,15 @@ def flags_of(flags: Sequence[str]) -> list[str]:
 
 
 def _of_script(path: Path, run_script: bool, script_arguments: Sequence[str]) -> Given:
+    # Commands without a file need none of its readers.
+    from vtrain_sim.inputs.job_files import read_job_file
+
     launch = read_job_file(path, run_script, script_arguments)
     unknown = f"{path}: {launch.unknown}" if launch.unknown else ""
     return Given(
-        *(launch.arguments, "", launch.preset, launch.processes),
+        launch.arguments,
+        model=launch.preset,
+        gpus=launch.processes,
         unknown_gpus=unknown,
         notes=launch.notes,
         name=path.name,

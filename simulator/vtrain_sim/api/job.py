@@ -93,11 +93,9 @@ class Job:
 
     def __repr__(self) -> str:
         parallel, train = self.configuration.parallel, self.configuration.train
-        sizes = {name: getattr(parallel, name) for name in ("tp", "pp", "vpp", "cp", "ep", "dp")}
-        layout = ", ".join(f"{k} {v}" for k, v in sizes.items() if v > 1 or k in ("tp", "pp", "dp"))
         what = self.configuration.model.name or (f"run {self.run}" if self.run else "model")
         return (
-            f"Job({what} on {parallel.world_size} GPUs of {self.cluster.name}: {layout}, "
+            f"Job({what} on {parallel.world_size} GPUs of {self.cluster.name}: {parallel.in_words}, "
             f"mbs {train.micro_batch_size}, gbs {train.global_batch_size})"
         )
 

@@ -25,7 +25,7 @@ from vtrain_sim.specs import Configuration, ModelSpec
 from vtrain_sim.specs.checks import positive
 
 _NO_LIMIT = 1 << 16
-_UNNAMED = "the job"
+UNNAMED = "the job"
 
 
 def plan(
@@ -53,7 +53,7 @@ def plan(
     allow_tight: bool = False,
     flags: Sequence[str] = (),
     own: Configuration | None = None,
-    own_name: str = _UNNAMED,
+    own_name: str = UNNAMED,
     progress: Progress = unwatched,
     **fixed: Option,
 ) -> PlanResult:
@@ -86,7 +86,7 @@ def plan(
     base: ModelSpec | None = None
     if isinstance(model, Job):
         machine, kept, usual_batch, base = _of_job(model, cluster, price_per_gpu_hour)
-        own, own_name = model.configuration, f"run {model.run}" if model.run else _UNNAMED
+        own, own_name = model.configuration, f"run {model.run}" if model.run else UNNAMED
         if not max_gpus and not numbers("--num-gpus", world):
             world = own.parallel.world_size
         batch, train_tokens = numbers("--global-batch-size", batch) or usual_batch, train_tokens or model.train_tokens
@@ -95,7 +95,7 @@ def plan(
         base = find_model(name) if (name := name_of("model", model)) else None
     bounds = Bounds(max_tp, max_pp, max_dp, max_cp, max_ep, schedules=names(schedules))
     searched, step, bounds = search_space([*kept, *flags_of(flags), *options.flags], base, bounds)
-    if not searched.name and own_name != _UNNAMED:
+    if not searched.name and own_name != UNNAMED:
         searched = replace(searched, name=own_name)
     request = Request(
         searched,

@@ -43,7 +43,7 @@ def report(
     result: Result,
     job: Job | None = None,
     *,
-    cluster: str | Path = "",
+    cluster: str | Path | Machine = "",
     catalog: str | Path | Catalog | None = None,
     command: str = "",
 ) -> Report:

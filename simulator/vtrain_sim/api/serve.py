@@ -14,14 +14,13 @@ from vtrain_sim.api.knobs import knobs_document, turn, turn_passes
 from vtrain_sim.errors import UserError
 from vtrain_sim.report.page import served
 from vtrain_sim.results import Document
+from vtrain_sim.schedules.compiled import PLAIN_CALLS
 
 LOOPBACK = "127.0.0.1"
 _NAMES = (LOOPBACK, "localhost", "[::1]")
 _MISSING = "serve needs Starlette and uvicorn: pip install 'vtrain[serve]'"
 # Projections share what they have estimated.
 _one_at_a_time = Lock()
-# The compiler is loaded for the fourth projection of a process (`schedules.compiled`).
-_UNTIL_COMPILED = 4
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -61,7 +60,7 @@ def server(place: socket.socket) -> Callable[[], None]:
 def _warm() -> None:
     """Load, before the first knob is turned, what would make its answer late."""
     with _one_at_a_time:
-        for _ in range(_UNTIL_COMPILED):
+        for _ in range(PLAIN_CALLS + 1):
             turn({})
 
 

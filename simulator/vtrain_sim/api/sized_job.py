@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from vtrain_sim.specs.precision import precision as precision_named
 
 _BATCHES = (1536, 1920, 2048)
 # Fields of a model that candidates have too; those that they cannot have; the rest are their own rules'.
-_KEPT = ("seq_length", "vocab_size", "make_vocab_size_divisible_by", "padded_vocab_size")
+_KEPT = ("seq_length", "vocab_size", "make_vocab_size_divisible_by")
 _IMPOSSIBLE = (
     *("num_experts", "multi_latent_attention", "hybrid_layer_pattern", "mtp_num_layers", "linear_attention_freq"),
     *("window_size", "packed_lengths"),
@@ -67,7 +67,7 @@ def sized_job(flags: Sequence[str], model: str, wanted: Wanted, max_tp: int) -> 
     said = parse_flags(kept.flags).values
     _check_kind(said, base)
     _, left_out = without(kept.flags, [name for name in ModelSpec.__dataclass_fields__ if name not in _KEPT])
-    _check_agreement(kept, base, wanted)
+    _check_agreement(kept, said, base, wanted)
     asked = _asked_flags(wanted, usual=not any(name in said for name in _PRECISION))
     like, step, bounds = search_space([*asked, *kept.flags], base or USUAL, Bounds(max_tp=max_tp, max_cp=1))
     if "recompute_granularity" not in dict(bounds.fixed):
@@ -90,9 +90,8 @@ def _notes(searched: Sequence[str], of_model: Sequence[str], model: str) -> Iter
         yield f"candidates are GPT models: of {model} they have the sequence length and the vocabulary alone"
 
 
-def _check_agreement(kept: Kept, base: ModelSpec | None, wanted: Wanted) -> None:
-    """Raise `UserError` where what is asked for is another thing than what the job says."""
-    said = parse_flags(kept.flags).values
+def _check_agreement(kept: Kept, said: Collection[str], base: ModelSpec | None, wanted: Wanted) -> None:
+    """Raise `UserError` where what is asked for is another thing than what the job says. said: names of its values."""
     like, step, _ = search_space(kept.flags, base or USUAL, Bounds())
     for names, flag, value, known in (
         (("seq_length",), "--seq-length", wanted.seq_length, like.seq_length),

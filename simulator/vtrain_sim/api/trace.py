@@ -10,7 +10,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.report.perfetto import trace_of
 from vtrain_sim.report.trace import Trace, chrome_json
 from vtrain_sim.results import Result
-from vtrain_sim.whole_file import write_file
+from vtrain_sim.whole_file import check_place, write_file
 
 ENDINGS = (".json", ".json.gz")
 # A larger file is more than a viewer in a browser opens at ease, bytes.
@@ -21,8 +21,7 @@ def check_trace_name(path: str | Path) -> Path:
     """Raises `UserError` for a file whose ending says no trace, or whose directory does not exist."""
     if not str(path).endswith(ENDINGS):
         raise UserError(f"{path} is no trace that can be written: it must end in {' or '.join(ENDINGS)}")
-    if not Path(path).parent.is_dir():
-        raise UserError(f"there is no directory {Path(path).parent}")
+    check_place(path)
     return Path(path)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vtrain_sim.model.step import build_step
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.model.step import parameters_of
+from vtrain_sim.specs import Configuration
 
 
 def understood(configuration: Configuration) -> str:
@@ -18,17 +18,10 @@ def understood(configuration: Configuration) -> str:
     model, parallel, train = configuration.model, configuration.parallel, configuration.train
     experts = f", {model.num_experts} experts" if model.num_experts else ""
     return (
-        f"{model.name or 'a model'}, {model.num_layers} layers{experts}, {_short(parameters(model))} parameters; "
+        f"{model.name or 'a model'}, {model.num_layers} layers{experts}, {_short(parameters_of(model))} parameters; "
         f"sequences of {model.seq_length:,} tokens; {train.precision.name}; {parallel.world_size} GPUs: "
         f"{parallel.in_words}; micro batch {train.micro_batch_size}, global batch {train.global_batch_size}"
     )
-
-
-def parameters(model: ModelSpec) -> int:
-    """Parameters of a whole model, those of embeddings and all experts included."""
-    alone = Configuration(model, ParallelSpec(), TrainSpec(1, 1, params_dtype="bfloat16"))
-    stage = build_step(alone).stages[0]
-    return stage.parameters + stage.expert_parameters
 
 
 def _short(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +15,7 @@ import pyarrow as pa
 from vtrain_sim.catalog import database
 from vtrain_sim.catalog.errors import CatalogError
 from vtrain_sim.catalog.files import changes, forget, record, recorded
-from vtrain_sim.catalog.problems import (
-    Problem,
-    file_problems,
-    launch_problems,
-    rank_problems,
-    step_problems,
-    sum_problems,
-)
+from vtrain_sim.catalog.problems import Problem, find_problems
 from vtrain_sim.catalog.querying import Limits, run_query, sentence
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, judge, scan
@@ -130,9 +123,10 @@ class Catalog:
     def _index(self, files: Sequence[ProfileFile]) -> list[ProfileFile]:
         """Bring the list of files up to date, in one transaction; those that are new or have changed."""
         with self._writing() as connection:
-            known = {f.path: (f.bytes, f.modified_ns) for f in recorded(connection)}
+            known_files = recorded(connection)
+            known = {f.path: (f.bytes, f.modified_ns) for f in known_files}
             changed = [f for f in files if known.get(f.path) != (f.bytes, f.modified_ns)]
-            self._forget_missing(connection, files)
+            self._forget_missing(connection, known_files, files)
             record(connection, changed)
         return changed
 
@@ -209,14 +203,16 @@ class Catalog:
         return {run: path.rsplit("/", 2)[0] for run, path in rows if not path.startswith(inside)}
 
     @staticmethod
-    def _forget_missing(connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile]) -> None:
-        """A run that was captured again may have fewer files: drop those that are gone."""
+    def _forget_missing(
+        connection: duckdb.DuckDBPyConnection, known: Sequence[ProfileFile], files: Sequence[ProfileFile]
+    ) -> None:
+        """A run that was captured again may have fewer files: drop those of the known ones that are gone."""
         present = {f.path for f in files}
         # A run is its directory: the same run id below another directory stays.
         directories = {path.rsplit("/", 2)[0] for path in present}
         forget(
             connection,
-            [f for f in recorded(connection) if f.path not in present and f.path.rsplit("/", 2)[0] in directories],
+            [f for f in known if f.path not in present and f.path.rsplit("/", 2)[0] in directories],
         )
 
     def runs(self) -> list[Row]:
@@ -267,7 +263,7 @@ class Catalog:
             device = dictionaries(
                 connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank", [run_id])
             )
-        problems = [p for p in self.check(deep=False) if p.run_id == run_id]
+            problems = [p for p in find_problems(connection, deep=False) if p.run_id == run_id]
         return {
             "run": row[0] if row else None,
             "tables": files,
@@ -284,10 +280,7 @@ class Catalog:
         deep: also read every page of every file.
         """
         with self._reading() as connection:
-            problems = list(file_problems(connection, deep))
-            for check in (rank_problems, step_problems, sum_problems, launch_problems):
-                problems += _unless_damaged(check, connection)
-        return problems
+            return find_problems(connection, deep)
 
     def timeline(
         self,
@@ -349,13 +342,3 @@ class Catalog:
         known = [r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()]
         if run_id not in known:
             raise CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, known)}")
-
-
-def _unless_damaged(
-    check: Callable[[duckdb.DuckDBPyConnection], Iterable[Problem]], connection: duckdb.DuckDBPyConnection
-) -> list[Problem]:
-    """What a check finds; nothing where it reads a damaged file, which is named where all files are read."""
-    try:
-        return list(check(connection))
-    except duckdb.Error:
-        return []

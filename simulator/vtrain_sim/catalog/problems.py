@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import duckdb
 
 from vtrain_schemas.rank_choice import parse_ranks
-from vtrain_sim.catalog.files import GONE, changes, recorded
+from vtrain_sim.catalog.files import GONE, Changes, changes, recorded
 from vtrain_sim.catalog.scan import ProfileFile, read_fully
 
 # Share of a rank's operator time with launch gaps in it that is worth a sentence.
@@ -32,10 +33,29 @@ class Problem:
     what: str
 
 
-def file_problems(connection: duckdb.DuckDBPyConnection, deep: bool) -> Iterator[Problem]:
-    """Files that are not usable, or not what was indexed. deep: read every page of every file and count its rows."""
+def find_problems(connection: duckdb.DuckDBPyConnection, deep: bool) -> list[Problem]:
+    """All problems of the indexed runs. deep: read every page of every file and count its rows."""
     files = recorded(connection)
     found = changes(files)
+    problems = list(file_problems(files, found, deep))
+    of_ranks = partial(rank_problems, files=files, gone=found.gone)
+    for check in (of_ranks, step_problems, sum_problems, launch_problems):
+        problems += _unless_damaged(check, connection)
+    return problems
+
+
+def _unless_damaged(
+    check: Callable[[duckdb.DuckDBPyConnection], Iterable[Problem]], connection: duckdb.DuckDBPyConnection
+) -> list[Problem]:
+    """What a check finds; nothing where it reads a damaged file, which is named where all files are read."""
+    try:
+        return list(check(connection))
+    except duckdb.Error:
+        return []
+
+
+def file_problems(files: Sequence[ProfileFile], found: Changes, deep: bool) -> Iterator[Problem]:
+    """Files that are not usable, or not what was indexed. found: what became of them; deep: see `find_problems`."""
     yield from _gone(files, found.gone)
     altered = {f.path: f for f in found.altered}
     gone = {f.path for f in found.gone}
@@ -75,8 +95,10 @@ def _difference(before: ProfileFile, now: ProfileFile) -> str:
     return f"changed since it was added ({what}): add it again"
 
 
-def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
-    """Runs without a row of their own, and ranks that wrote nothing."""
+def rank_problems(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile], gone: Sequence[ProfileFile]
+) -> Iterator[Problem]:
+    """Runs without a row of their own, and ranks that wrote nothing. gone: those of the files that are."""
     runs = connection.execute("SELECT run_id, world_size, devices_per_host, chosen_ranks, source FROM runs").fetchall()
     worlds = {
         run_id: (parse_ranks(chosen or "").of_world(size or 0, per_host or 1), source)
@@ -85,10 +107,8 @@ def rank_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
     captured: dict[str, set[int]] = {}
     for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
         captured.setdefault(run_id, set()).add(rank)
-    files = recorded(connection)
     # Of a run without any file it is said that they are gone.
-    gone = {f.path for f in changes(files).gone}
-    for run_id in sorted({f.run_id for f in files if f.path not in gone}):
+    for run_id in sorted({f.run_id for f in set(files) - set(gone)}):
         if run_id not in worlds:
             yield Problem(run_id, None, "its runs table is missing: no rank wrote one")
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
+from vtrain_schemas.operators import DIMENSIONS
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Document, Result, Row
@@ -15,7 +16,6 @@ SCHEMA = "vtrain.captured-timeline/1"
 # Of a trace without steps: everything is outside them.
 OUTSIDE = -1
 _OF_RANK = "run_id = $run AND step = $step AND rank = $rank"
-_SHAPE = ("m", "n", "k", "batch", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _rank(
         "op, role, bytes, dtype, group_ranks, sequence, is_async, start_ns, duration_ns, exposed_ns, stream, span_id",
     )
     operators = rows(
-        "operators", f"span_id, name, kind, phase, dtype, {', '.join(_SHAPE)}, flops, bytes, start_ns, duration_ns"
+        "operators", f"span_id, name, kind, phase, dtype, {', '.join(DIMENSIONS)}, flops, bytes, start_ns, duration_ns"
     )
     kernels = rows("kernels", "name, kind, stream, operator, span_id, start_ns, duration_ns")
     if microbatches is not None:

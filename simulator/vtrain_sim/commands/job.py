@@ -90,6 +90,7 @@ class JobOptions(Sources):
         """The job. flags: Megatron's. printed: its flags will be. Raises `UserError`."""
         from vtrain_sim.api.job import job_from_given
         from vtrain_sim.inputs import presets
+        from vtrain_sim.inputs.lookup import is_config
 
         given = self.given(flags)
         if not self.run and self.catalog is not None:
@@ -101,7 +102,7 @@ class JobOptions(Sources):
             job = job_from_given(given, self.catalog, self.run)
             if not job.configuration.model.name:
                 job = job.called(given.name)
-            if self.spec is not None or self.megatron_args is not None or self.model.endswith(".json"):
+            if self.spec is not None or self.megatron_args is not None or is_config(self.model):
                 name_what_was_understood(job.configuration)
         finally:
             # Also beside a refusal: they may say why.

@@ -14,6 +14,7 @@ from vtrain_sim.commands.notices import notice
 
 if TYPE_CHECKING:
     from vtrain_sim.api.job import Job
+    from vtrain_sim.api.machine import Machine
     from vtrain_sim.report.registry import Renderer
     from vtrain_sim.results import Result
     from vtrain_sim.specs import Configuration, ModelSpec
@@ -50,7 +51,7 @@ def write_report(
     path: Path | None,
     result: Result,
     job: Job | None = None,
-    cluster: str = "",
+    cluster: str | Machine = "",
     catalog: Path | None = None,
 ) -> None:
     """Write the page of a result, where it was asked for. See `vtrain_sim.api.report` for the other arguments."""
@@ -94,8 +95,7 @@ def name_approximations(flags: Sequence[str]) -> None:
     """Say on stderr which of Megatron's flags change a step in a way that is not simulated."""
     from vtrain_sim.inputs.notes import approximations
 
-    for sentence in approximations(flags):
-        notice(f"note: {sentence}")
+    name_notes(approximations(flags))
 
 
 def name_defaults(flags: Sequence[str], model: str) -> None:
@@ -109,8 +109,7 @@ def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> 
     """Say on stderr which flags the model has no use for, and what of its file is left out. name: preset or file."""
     from vtrain_sim.inputs.notes import left_out, without_effect
 
-    for sentence in (*without_effect(flags, model), *left_out(name, model)):
-        notice(f"note: {sentence}")
+    name_notes((*without_effect(flags, model), *left_out(name, model)))
 
 
 def name_what_is_not_printed(configuration: Configuration, flags: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ def plan(
     from vtrain_sim.api import plan as api
     from vtrain_sim.api.flag_files import Given
     from vtrain_sim.api.job import Job
-    from vtrain_sim.api.plan import of_runs, own_of
+    from vtrain_sim.api.plan import UNNAMED, of_runs, own_of
     from vtrain_sim.inputs import presets
     from vtrain_sim.inputs.notes import vocabulary_assumed
     from vtrain_sim.report.progress import counting
@@ -117,7 +117,7 @@ def plan(
             allow_tight=allow_tight,
             flags=flags,
             own=own_of(described, given),
-            own_name=(source.megatron_args or source.spec or Path("the job")).name,
+            own_name=file.name if (file := source.megatron_args or source.spec) is not None else UNNAMED,
             progress=progress,
         )
     if not source.run:
@@ -125,5 +125,5 @@ def plan(
     name_what_is_left_out(flags, given.model, result.request.model)
     name_what_is_not_printed(result.plans[0].projection.configuration, flags)
     write_files(result, table_file, plot)
-    write_report(report, result, cluster=given.cluster)
+    write_report(report, result, cluster=machine)
     show(result, form)

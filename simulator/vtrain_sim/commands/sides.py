@@ -33,11 +33,12 @@ def read_side(text: str, common: Given, source: Sources, said: set[str]) -> Job 
 
     source: the options of both sides. said: what has been said on stderr about the other side, which is not said again.
     """
-    from vtrain_sim.api.flag_files import is_job_file, is_model_file
+    from vtrain_sim.api.flag_files import is_job_file
     from vtrain_sim.api.job import job_from_given
     from vtrain_sim.api.options import read_options
     from vtrain_sim.api.understood import understood
     from vtrain_sim.inputs import presets
+    from vtrain_sim.inputs.lookup import is_config
     from vtrain_sim.inputs.notes import approximations, left_out, vocabulary_assumed, without_effect
 
     words, runs = _words(text), source.run
@@ -60,8 +61,8 @@ def read_side(text: str, common: Given, source: Sources, said: set[str]) -> Job 
             given = _setting(given, settings, word)
         elif is_job_file(word):
             given, has_file = given.over_file(Path(word), *source.script), True
-        elif is_model_file(word) or word in presets.names("models"):
-            given, has_file = replace(given, model=word), has_file or is_model_file(word)
+        elif is_config(word) or word in presets.names("models"):
+            given, has_file = replace(given, model=word), has_file or is_config(word)
         elif word in presets.names("clusters"):
             given = replace(given, cluster=word)
         else:

@@ -101,5 +101,5 @@ def size(
     if result.chosen.plan is not None:
         name_what_is_not_printed(result.chosen.plan.projection.configuration, given.flags)
     write_files(result, table_file, plot)
-    write_report(report, result, cluster=given.cluster)
+    write_report(report, result, cluster=machine)
     show(result, form)

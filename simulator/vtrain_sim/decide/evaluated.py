@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -18,6 +18,7 @@ MOST_KEPT = 20_000
 FITS, TOO_LARGE, TOO_LATE = "fits", "does not fit", "after the deadline"
 
 Floats = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
 
 
 def layout_columns(configuration: Configuration) -> Row:
@@ -55,13 +56,12 @@ class Dropped:
     verdicts: list[str] = field(default_factory=list)
     figures: list[Figures] = field(default_factory=list)
 
-    def add(self, chunk: Sequence[Configuration], figures: Figures, fits: Iterable[bool], kept: Iterable[bool]) -> None:
+    def add(self, chunk: Sequence[Configuration], figures: Figures, fits: Booleans, kept: Booleans) -> None:
         """Take over those of a chunk that were not kept."""
-        lost = [(i, fit) for i, (fit, keep) in enumerate(zip(fits, kept, strict=True)) if not keep]
-        lost = lost[: MOST_KEPT - len(self.configurations)]
-        self.configurations += [chunk[i] for i, _ in lost]
-        self.verdicts += [TOO_LATE if fit else TOO_LARGE for _, fit in lost]
-        self.figures.append(figures.pick(np.array([i for i, _ in lost], dtype=np.intp)))
+        lost = np.flatnonzero(~kept)[: MOST_KEPT - len(self.configurations)]
+        self.configurations += [chunk[i] for i in lost]
+        self.verdicts += [TOO_LATE if fit else TOO_LARGE for fit in fits[lost]]
+        self.figures.append(figures.pick(lost))
 
 
 @dataclass(frozen=True)

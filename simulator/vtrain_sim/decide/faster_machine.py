@@ -20,6 +20,7 @@ class Resource:
     """Something of a machine that can be faster. title: what it is called; factor: how many times as fast it is made.
 
     cluster, surfaces: what that makes of them. inside_node: whether collectives measured inside a node are faster too.
+    unknown: why nobody can say what it brings on a machine; "": it can be said.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Resource:
     cluster: Callable[[ClusterSpec, float], ClusterSpec] = lambda cluster, factor: cluster
     surfaces: Callable[[Surfaces, float], Surfaces] = lambda surfaces, factor: surfaces
     inside_node: bool = False
+    unknown: Callable[[Projector], str] = lambda projector: ""
 
     def of(self, projector: Projector) -> Projector:
         """A projector of the machine with this resource faster."""
@@ -111,11 +113,21 @@ def _ratio(new_s: float, old_s: float) -> float:
     return new_s / old_s if old_s > 0 else 1.0
 
 
+def _unknown_network(projector: Projector) -> str:
+    return "" if projector.cluster.inter_node.is_known else "nothing is known of a network between nodes"
+
+
+def _unknown_launches(projector: Projector) -> str:
+    surfaces = projector.evaluator.operators.surface.surfaces
+    known = surfaces.launch_s or surfaces.host_s or surfaces.host_each_s
+    return "" if known else "nothing says how long launches take on this machine"
+
+
 # What of a machine can be faster: by a tenth, and launches twice as fast.
 RESOURCES = (
     Resource("products", "matrix products, attention +10%", 1.1, _products, _waves),
     Resource("memory_bandwidth", "memory bandwidth +10%", 1.1, _memory),
     Resource("inside_node", "links inside a node +10%", 1.1, _inside, inside_node=True),
-    Resource("between_nodes", "network between nodes +10%", 1.1, _between),
-    Resource("host", "kernel launches, half the time", 2.0, surfaces=_host),
+    Resource("between_nodes", "network between nodes +10%", 1.1, _between, unknown=_unknown_network),
+    Resource("host", "kernel launches, half the time", 2.0, surfaces=_host, unknown=_unknown_launches),
 )

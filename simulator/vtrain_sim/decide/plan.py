@@ -17,6 +17,7 @@ from vtrain_sim.decide.evaluated import (
     MOST_KEPT,
     TOO_LARGE,
     TOO_LATE,
+    Booleans,
     Dropped,
     Evaluated,
     Figures,
@@ -205,11 +206,10 @@ class _Feasible:
         figures = _figures(request, projector, chunk, arrays)
         self.evaluated += len(chunk)
         self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
-        fits = arrays.fits | arrays.tight if request.allow_tight else arrays.fits
+        fits, ends = _kept(request, arrays, figures)
         self.tight += int(arrays.tight.sum())
         if fits.any():
             self.soonest_days = min(self.soonest_days, float(figures.days[fits].min()))
-        ends = np.isfinite(figures.days) & (figures.days <= (request.deadline_days or math.inf))
         feasible = fits & ends
         self.configurations += [c for c, keep in zip(chunk, feasible, strict=True) if keep]
         self._figures.append(figures.pick(feasible))
@@ -290,6 +290,12 @@ def _figures(request: Request, projector: Projector, chunk: Sequence[Configurati
         return Figures(seconds, days, dollars(days, gpus, cluster), mfu, arrays.peak_bytes)
 
 
+def _kept(request: Request, arrays: Evaluation, figures: Figures) -> tuple[Booleans, Booleans]:
+    """Which configurations fit, and which end, before the deadline where there is one: [configurations] each."""
+    fits = arrays.fits | arrays.tight if request.allow_tight else arrays.fits
+    return fits, np.isfinite(figures.days) & (figures.days <= (request.deadline_days or math.inf))
+
+
 def _key(request: Request, figures: Figures) -> Floats:
     """What plans are sorted by, the smallest first."""
     keys = {"time": figures.seconds, "days": figures.days, "dollars": figures.dollars, "mfu": -figures.mfu}
@@ -330,10 +336,11 @@ def _own(request: Request, projector: Projector, counts: Sequence[int], keys: Fl
     own, arrays = request.own, projector.evaluate([request.own])
     figures = _figures(request, projector, [own], arrays)
     days, key = float(figures.days[0]), float(_key(request, figures)[0])
+    fits, ends = _kept(request, arrays, figures)
     verdict = FITS
-    if not (arrays.fits[0] or (request.allow_tight and arrays.tight[0])):
+    if not fits[0]:
         verdict = TOO_LARGE
-    elif not days <= (request.deadline_days or math.inf):
+    elif not ends[0]:
         verdict = TOO_LATE
     elif own.parallel.world_size not in counts:
         verdict = f"it has another number of GPUs ({own.parallel.world_size}) than the plans"

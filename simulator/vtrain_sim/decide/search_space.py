@@ -12,21 +12,13 @@ from vtrain_sim.inputs.layout_values import parallel_from_values
 from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.inputs.model_values import model_from_values
+from vtrain_sim.inputs.searched import CUTS
 from vtrain_sim.inputs.step_values import step_from_values
 from vtrain_sim.model.dispatchers import check_dispatcher
 from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.train import AUTO
 
 _LIMITED = ("tp", "pp", "dp", "cp", "ep")
-# Values of flags that say how layers are cut into stages.
-_CUTS = (
-    "layers_per_chunk",
-    "pipeline_layout",
-    "first_stage_layers",
-    "last_stage_layers",
-    "embedding_is_a_layer",
-    "loss_is_a_layer",
-)
 
 
 def search_space(flags: Sequence[str], model: ModelSpec | None, bounds: Bounds) -> tuple[ModelSpec, TrainSpec, Bounds]:
@@ -36,7 +28,7 @@ def search_space(flags: Sequence[str], model: ModelSpec | None, bounds: Bounds) 
     """
     values = dict(parse_flags(flags).values)
     schedules = _schedules(bounds.schedules, str(values.pop("schedule", AUTO)))
-    if any(name in values for name in _CUTS):
+    if any(name in values for name in CUTS):
         raise UserError(
             "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
             "or use project"

@@ -117,12 +117,9 @@ def sensitivity(
 
 def _on_faster(resource: Resource, projection: Projection, projector: Projector) -> Effect:
     values: Row = {"resource": resource.name}
-    surfaces = projector.evaluator.operators.surface.surfaces
     point = SweepPoint(values, projection.configuration)
-    if resource.name == "host" and not (surfaces.launch_s or surfaces.host_s or surfaces.host_each_s):
-        point = SweepPoint(values, reason="nothing says how long launches take on this machine")
-    elif resource.name == "between_nodes" and not projector.cluster.inter_node.is_known:
-        point = SweepPoint(values, reason="nothing is known of a network between nodes")
+    if unknown := resource.unknown(projector):
+        point = SweepPoint(values, reason=unknown)
     else:
         (point,) = evaluate_points(resource.of(projector), [point])
     return _effect(resource.title, MACHINE, point, projection)

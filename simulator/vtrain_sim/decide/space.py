@@ -9,6 +9,7 @@ from itertools import product
 
 from vtrain_sim import schedules
 from vtrain_sim.errors import UserError
+from vtrain_sim.inputs.short_names import SHORT_NAMES
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.checks import SpecError, positive
 from vtrain_sim.specs.recompute import DEFAULT
@@ -21,15 +22,8 @@ FEW_DIVISORS = 6
 FEW_OF_THE_GPUS = 3
 UNEVEN_STAGES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
-# Fields of a layout that divide something, and the flags that fix them.
-_SIZES = {
-    "tp": "--tensor-model-parallel-size",
-    "pp": "--pipeline-model-parallel-size",
-    "vpp": "--num-virtual-stages-per-pipeline-rank",
-    "cp": "--context-parallel-size",
-    "ep": "--expert-model-parallel-size",
-    "dp": "--data-parallel-size",
-}
+# Fields of a layout that divide something.
+_SIZES = ("tp", "pp", "vpp", "cp", "ep", "dp")
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Bounds:
             positive("--micro-batch-size", size)
         for name, fixed in self.fixed:
             if name in _SIZES:
-                positive(_SIZES[name], fixed)
+                positive(SHORT_NAMES[name], fixed)
 
 
 def gpu_counts(exact: Sequence[int], most: int, domain: int, segment: int = 0) -> list[int]:
@@ -188,11 +182,7 @@ def _chunks(model: ModelSpec, pp: int, bounds: Bounds, fixed: dict[str, object])
 def _parallel(
     tp: int, pp: int, vpp: int, cp: int, ep: int, dp: int, layers: tuple[int, ...], fixed: dict[str, object]
 ) -> Iterator[ParallelSpec]:
-    given = {
-        k: v
-        for k, v in fixed.items()
-        if k in ParallelSpec.__dataclass_fields__ and k not in ("tp", "pp", "vpp", "cp", "ep", "dp", "layers")
-    }
+    given = {k: v for k, v in fixed.items() if k in ParallelSpec.__dataclass_fields__ and k not in (*_SIZES, "layers")}
     sharded = [bool(given["distributed_optimizer"])] if "distributed_optimizer" in given else [False, True]
     if dp * cp == 1 and "distributed_optimizer" not in given:
         sharded = [False]

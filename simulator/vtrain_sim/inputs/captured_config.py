@@ -151,9 +151,7 @@ class CapturedConfig:
         for name in names:
             refusal = refused()["--" + name.replace("_", "-")]
             value = fields.get(name)
-            values = value if isinstance(value, list) and refusal.arity == "list" else [value]
-            others = [one for one in values if one and str(one) not in refusal.simulated]
-            if others:
+            if refusal.others(value):
                 raise self.refuse(refusal.what, name, value)
 
     def _check_on(self, fields: Fields, names: Sequence[str]) -> None:

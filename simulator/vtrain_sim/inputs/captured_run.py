@@ -36,8 +36,6 @@ _NEEDED = (
     "global_batch_size",
     "params_dtype",
 )
-# Megatron-Core's names of rotary embeddings.
-_ROTARY = ("rope", "yarn", "mrope")
 _FSDP2 = "TorchFullyShardedDataParallel"
 
 
@@ -74,7 +72,8 @@ def _model(run: Run, config: CapturedConfig, tp: int) -> ModelSpec:
         add_bias_linear=bool(run.get("add_bias_linear")),
         add_qkv_bias=bool(config.transformer.get("add_qkv_bias")),
         normalization=run.get("normalization") or "LayerNorm",
-        position_embedding_type="rope" if position in _ROTARY else position,
+        # Of text, multimodal rotary embeddings are plain ones: as from flags.
+        position_embedding_type="rope" if position == "mrope" else position,
         untie_embeddings_and_output_weights=bool(run.get("untie_embeddings_and_output_weights")),
         qk_layernorm=bool(config.transformer.get("qk_layernorm")),
         dropout=_dropout(config),

@@ -27,6 +27,11 @@ _MEMBERS = {
     "AttnBackend": ("flash", "fused", "unfused", "local", "auto"),
     "CudaGraphScope": ("full_iteration", "attn", "mlp", "moe", "moe_router", "moe_preprocess", "mamba"),
 }
+_HARMLESS: dict[tuple[str, str], type] = {
+    ("argparse", "Namespace"): argparse.Namespace,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{("builtins", kind.__name__): kind for kind in (set, frozenset, list, dict)},
+}
 _ITERATION = "latest_checkpointed_iteration.txt"
 
 
@@ -35,12 +40,9 @@ class _Opaque:
 
     def __init__(self, *arguments: object, **named: object) -> None:
         self.arguments = arguments
-        self.state: object = None
 
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-    # Containers that a pickle fills.
+    # What a pickle fills: objects and containers.
+    def __setstate__(self, state: object) -> None: ...
     def append(self, item: object) -> None: ...
     def extend(self, items: object) -> None: ...
     def add(self, item: object) -> None: ...
@@ -51,18 +53,7 @@ class _Reader(pickle.Unpickler):
     """Knows a few harmless names."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("argparse", "Namespace"):
-            return argparse.Namespace
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) in (
-            ("builtins", "set"),
-            ("builtins", "frozenset"),
-            ("builtins", "list"),
-            ("builtins", "dict"),
-        ):
-            return {"set": set, "frozenset": frozenset, "list": list, "dict": dict}[name]
-        return type(name, (_Opaque,), {"__module__": module})
+        return _HARMLESS.get((module, name)) or type(name, (_Opaque,), {"__module__": module})
 
     def persistent_load(self, pid: object) -> object:
         # A tensor's storage: its data are not read.

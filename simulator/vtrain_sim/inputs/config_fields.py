@@ -11,7 +11,7 @@ from typing import Any
 
 from vtrain_sim.inputs.captured_config import off_by_default
 from vtrain_sim.inputs.flag_lists import refused
-from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, opposite
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, opposite, whole_number
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.moe_pattern import write_pattern
 
@@ -28,7 +28,6 @@ _RENAMED = {
     "microbatch_group_size_per_vp_stage": "microbatch_group_size_per_virtual_pipeline_stage",
     "num_layers_in_first_pipeline_stage": "decoder_first_pipeline_num_layers",
     "num_layers_in_last_pipeline_stage": "decoder_last_pipeline_num_layers",
-    "account_for_embedding_in_pipeline_split": "account_for_embedding_in_pipeline_split",
     "hybrid_override_pattern": "hybrid_layer_pattern",
     "cuda_graph_modules": "cuda_graph_scope",
     "cpu_offloading_num_layers": "",
@@ -69,15 +68,15 @@ def flags_of_fields(fields: Fields, what: str) -> list[str]:
     tokens: list[str] = []
     for name, value in fields.items():
         flag = "--" + _RENAMED.get(name, name).replace("_", "-")
-        if value is None or value == "" or flag == "--" or not _applies(name, fields):
+        if value is None or value == "" or flag == "--" or not _applies(name, fields, what):
             continue
         tokens += _tokens(flag, value)
     return [*tokens, *_special(fields)]
 
 
-def _applies(name: str, fields: Fields) -> bool:
-    """Whether a field goes with something that is set."""
-    experts = fields.get("num_experts") or fields.get("num_moe_experts")
+def _applies(name: str, fields: Fields, what: str) -> bool:
+    """Whether a field goes with something that is set. Raises `SpecError` for a number of chunks that is none."""
+    experts, chunks = fields.get("num_experts") or fields.get("num_moe_experts"), _chunks(fields, what)
     groups: tuple[tuple[Callable[[str], bool], object], ...] = (
         (lambda one: one.startswith(("moe_", "overlap_moe", "expert_tensor")), experts),
         (lambda one: one in _LATENT, fields.get("multi_latent_attention")),
@@ -89,12 +88,12 @@ def _applies(name: str, fields: Fields) -> bool:
             lambda one: one in ("recompute_method", "recompute_num_layers"),
             fields.get("recompute_granularity") == "full",
         ),
-        (lambda one: one.startswith(("microbatch_group", "overlap_p2p")), _chunks(fields) > 1),
+        (lambda one: one.startswith(("microbatch_group", "overlap_p2p")), chunks > 1),
         (lambda one: one == "cross_entropy_fusion_impl", fields.get("cross_entropy_loss_fusion")),
         (lambda one: one.startswith("num_layers_at_"), fields.get("first_last_layers_bf16")),
         (lambda one: one.startswith("cuda_graph"), fields.get("cuda_graph_impl") not in (None, "", "none")),
         (lambda one: one == "mtp_use_repeated_layer", fields.get("mtp_num_layers")),
-        (lambda one: one.startswith("virtual_pipeline"), _chunks(fields) > 1),
+        (lambda one: one.startswith("virtual_pipeline"), chunks > 1),
         (lambda one: one == "window_attn_skip_freq", fields.get("window_size")),
     )
     return all(bool(on) for is_of, on in groups if is_of(name))
@@ -107,8 +106,9 @@ def _hybrid(fields: Fields) -> object:
     return fields.get("is_hybrid_model") or fields.get("hybrid_layer_pattern") or fields.get("hybrid_override_pattern")
 
 
-def _chunks(fields: Fields) -> int:
-    return int(fields.get("virtual_pipeline_model_parallel_size") or 1)
+def _chunks(fields: Fields, what: str) -> int:
+    name = "virtual_pipeline_model_parallel_size"
+    return whole_number(f"{what}: {name}", str(fields.get(name) or 1))
 
 
 def _tokens(flag: str, value: object) -> list[str]:
@@ -190,9 +190,7 @@ def _refuse_others(fields: Fields, what: str) -> None:
     for name in off_by_default(narrow, bool(fields.get("tp_comm_overlap"))):
         value = fields.get(name)
         refusal = refused()["--" + name.replace("_", "-")]
-        values = value if isinstance(value, (list, tuple)) else [value]
-        others = [one for one in values if one and str(one) not in refusal.simulated]
-        if others and _applies(name, fields) and not (name == "moe_layer_recompute" and not value):
+        if (others := refusal.others(value)) and _applies(name, fields, what):
             raise SpecError(
                 f"{what}: {name} is {value}: {refusal.sentence(str(others[0]) if refusal.simulated else '')}"
             )

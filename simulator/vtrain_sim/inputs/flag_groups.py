@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, entry
 
 _GROUPS = {
     "model": """
@@ -57,7 +57,7 @@ _OTHERS = "others"
 def flag_groups() -> dict[str, tuple[str, ...]]:
     """Flags by group. What is read and is in no group yet comes last, under its first spelling."""
     groups = {title: tuple(f"--{name}" for name in names.split()) for title, names in _GROUPS.items()}
-    tables = {flag: field for table in (VALUES, SWITCHES, LISTS) for flag, (field, *_) in table.items()}
-    grouped = {tables[flag] for flags in groups.values() for flag in flags}
-    others = {field: flag for flag, field in reversed(tables.items()) if field not in grouped}
+    fields = {flag: read[0] for flag in (*VALUES, *SWITCHES, *LISTS) if (read := entry(flag))}
+    grouped = {fields[flag] for flags in groups.values() for flag in flags}
+    others = {field: flag for flag, field in reversed(fields.items()) if field not in grouped}
     return {**groups, _OTHERS: tuple(others.values())} if others else groups

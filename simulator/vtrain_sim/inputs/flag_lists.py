@@ -19,6 +19,11 @@ class Refusal:
     what: str
     """What the other values ask for; may be empty."""
 
+    def others(self, value: object) -> list[object]:
+        """What is not simulated of the value of a configuration's field of the same name; nothing where it is off."""
+        values = value if isinstance(value, (list, tuple)) and self.arity == "list" else [value]
+        return [one for one in values if one and str(one) not in self.simulated]
+
     def sentence(self, value: str = "") -> str:
         """Why the argument is refused."""
         asked = f"{self.flag} {value}".rstrip()

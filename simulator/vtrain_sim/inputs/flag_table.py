@@ -287,6 +287,11 @@ SWITCHES = {
 }
 
 
+def entry(flag: str) -> tuple[str, object] | None:
+    """The field that an argument sets, and how it is read or what it stands for; None for one that is not read."""
+    return VALUES.get(flag) or SWITCHES.get(flag) or LISTS.get(flag)
+
+
 def arity(flag: str) -> str | None:
     """What follows an argument: "switch", "value" or "list"; None for an unknown one."""
     if flag in LISTS:

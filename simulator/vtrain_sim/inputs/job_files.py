@@ -41,21 +41,26 @@ def read_job_file(path: Path, run_script: bool = True, script_arguments: Sequenc
     if not run_script or os.environ.get(_NEVER):
         return read_launch(path, text, script_arguments)
     try:
-        return resolve(path, script_arguments) if path.is_file() else _resolve_piped(path, text, script_arguments)
+        return _run(path, text, script_arguments)
     except NoSandboxError as error:
         launch = read_launch(path, text, script_arguments)
         note = f"{path} is read without running it: {error}"
         return replace(launch, notes=(note, *launch.notes))
 
 
-def _resolve_piped(path: Path, text: str, script_arguments: Sequence[str]) -> Launch:
-    """A script that comes through a pipe, for example of ``<(...)``, which can be read once.
+def _run(path: Path, text: str, script_arguments: Sequence[str]) -> Launch:
+    """What a script starts. Raises `SpecError`, `NoSandboxError`.
 
-    It is run as if it lay in the current folder, where it was written.
+    One that comes through a pipe, for example of ``<(...)``, is run as if it lay in the current folder, where it was
+    written.
     """
+    if path.is_file():
+        if "\0" in text:
+            raise SpecError(f"cannot read {path}: it is not text")
+        return resolve(path, text, script_arguments)
     place = Path.cwd() / path.name
     try:
-        return resolve(place, script_arguments, text)
+        return resolve(place, text, script_arguments)
     except SpecError as error:
         raise SpecError(str(error).replace(str(place), str(path))) from None
 

@@ -24,7 +24,7 @@ def find_cluster(name: str) -> tuple[ClusterSpec, FileTable]:
 
 def find_model(name: str) -> ModelSpec:
     """A model preset, or that of a Hugging Face ``config.json`` (or the folder that holds one)."""
-    if _is_config(name):
+    if is_config(name):
         from vtrain_sim.inputs.huggingface import read_config
 
         return read_config(Path(name))
@@ -36,14 +36,15 @@ def find_model(name: str) -> ModelSpec:
 
 def left_out_of_model(name: str) -> tuple[str, ...]:
     """Sentences about what a model has that is left out of its projection. name: "" where another source has it."""
-    if not _is_config(name):
+    if not is_config(name):
         return presets.approximations(name) if name else ()
     from vtrain_sim.inputs.huggingface import left_out
 
     return left_out(Path(name))
 
 
-def _is_config(name: str) -> bool:
+def is_config(name: str) -> bool:
+    """Whether a name is that of a Hugging Face ``config.json``, or of the folder that holds one."""
     return name.endswith(".json") or ("/" in name and Path(name).is_dir())
 
 

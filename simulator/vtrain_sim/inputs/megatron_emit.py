@@ -5,12 +5,12 @@ from __future__ import annotations
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.hybrid_pattern import write_pattern
-from vtrain_sim.specs.model import ModelSpec
+from vtrain_sim.specs.model import LINEAR_SIZES, ModelSpec
 from vtrain_sim.specs.optimizer import ADAM, WIDE, MuonSpec
 from vtrain_sim.specs.parallel import ParallelSpec
 from vtrain_sim.specs.pipeline_layout import write_layout
 from vtrain_sim.specs.recompute import DEFAULT
-from vtrain_sim.specs.train import AUTO, TrainSpec
+from vtrain_sim.specs.train import TrainSpec
 
 # Megatron trains in fp32 where no flag says else.
 _PRECISION = {"bfloat16": ["--bf16"], "float16": ["--fp16"], "float32": []}
@@ -26,14 +26,9 @@ def emit_flags(configuration: Configuration) -> list[str]:
 def own_flags(configuration: Configuration) -> list[str]:
     """Flags of vtrain's own for what Megatron has no argument for; a launch script cannot have them."""
     model, parallel, train = configuration.model, configuration.parallel, configuration.train
-    weights = model.qk_layernorm_weights
     return [
-        *_values(
-            schedule=train.schedule if train.schedule != AUTO else "",
-            moe_imbalance_factor=model.moe_imbalance_factor if model.moe_imbalance_factor != 1 else 0,
-            norms_per_layer=model.norms_per_layer if model.norms_per_layer != ModelSpec.norms_per_layer else 0,
-            qk_layernorm_weights=weights if weights != ModelSpec.qk_layernorm_weights else "",
-        ),
+        *_changed(train, "schedule"),
+        *_changed(model, "moe_imbalance_factor", "norms_per_layer", "qk_layernorm_weights"),
         *_switches(
             expandable_segments=train.expandable_segments,
             deepspeed_zero=train.deepspeed_zero,
@@ -59,6 +54,12 @@ def _values(**values: object) -> list[str]:
         if value:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
+
+
+def _changed(spec: ModelSpec | TrainSpec, *names: str) -> list[str]:
+    """``--flag value`` of each field that has not its default, which need not be 0."""
+    changed = [name for name in names if getattr(spec, name) != getattr(type(spec), name)]
+    return [word for name in changed for word in (f"--{name.replace('_', '-')}", str(getattr(spec, name)))]
 
 
 def _switches(**switches: bool) -> list[str]:
@@ -127,15 +128,13 @@ def _hybrid(configuration: Configuration) -> list[str]:
 
 
 def _delta_net(model: ModelSpec) -> list[str]:
-    sizes = ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads")
-    names = [f"linear_{size}" for size in sizes]
     if model.linear_attention_freq:
         variant = _values(
             experimental_attention_variant="gated_delta_net", linear_attention_freq=model.linear_attention_freq
         )
-        sized = variant + _values(**{name: getattr(model, name) for name in names})
+        sized = variant + _values(**{name: getattr(model, name) for name in LINEAR_SIZES})
     else:
-        sized = _values(**{n: getattr(model, n) for n in names if getattr(model, n) != getattr(ModelSpec, n)})
+        sized = _changed(model, *LINEAR_SIZES)
     return sized + _switches(attention_output_gate=model.attention_output_gate)
 
 
@@ -254,29 +253,15 @@ def _train(model: ModelSpec, train: TrainSpec) -> list[str]:
             recompute_method=method,
             recompute_num_layers=layers,
         ),
-        *_wide_layers(train),
-        *_offloading(train),
+        # Of these numbers, 0 is not the default.
+        *_changed(train, "num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"),
+        *(["--offload-modules", *train.offload_modules] if train.offload_modules else []),
+        *_changed(train, "min_offloaded_tensor_size", "optimizer_offload_fraction"),
         *(["--cuda-graph-scope", *train.cuda_graph_scope] if train.cuda_graph_scope else []),
         *(["--recompute-modules", *train.recompute_modules] if train.recompute_modules != DEFAULT else []),
     ]
 
 
-def _offloading(train: TrainSpec) -> list[str]:
-    """Which modules, and how much of the optimizer; 0 is no default of either number."""
-    words = ["--offload-modules", *train.offload_modules] if train.offload_modules else []
-    for name in ("min_offloaded_tensor_size", "optimizer_offload_fraction"):
-        if getattr(train, name) != getattr(TrainSpec, name):
-            words += [f"--{name.replace('_', '-')}", str(getattr(train, name))]
-    return words
-
-
 def _state_word(dtype: str) -> str:
     """Megatron's word for a type of the optimizer's state; empty for its default."""
     return "" if dtype == WIDE else _STATE_WORDS[dtype]
-
-
-def _wide_layers(train: TrainSpec) -> list[str]:
-    """Counts of layers in 16 bits, of which 0 is one; 1 is Megatron's default."""
-    names = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
-    others = [name for name in names if getattr(train, name) != getattr(TrainSpec, name)]
-    return [word for name in others for word in (f"--{name.replace('_', '-')}", str(getattr(train, name)))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vtrain_sim.errors import nearest_flag
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs.flag_lists import approximated, refused
-from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, known_flags
+from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES, arity, entry, known_flags
 from vtrain_sim.inputs.layout_values import layout_from_values
 from vtrain_sim.inputs.model_values import model_from_values
 from vtrain_sim.inputs.short_names import SHORT_NAMES
@@ -105,8 +105,8 @@ def without(tokens: Sequence[str], fields: Iterable[str]) -> tuple[list[str], li
     while position < len(tokens):
         begin = position
         flag, _, position = _next(tokens, position)
-        entry = VALUES.get(flag) or SWITCHES.get(flag) or LISTS.get(flag)
-        if entry is not None and entry[0] in names:
+        read = entry(flag)
+        if read is not None and read[0] in names:
             left_out[flag] = None
         else:
             kept += tokens[begin:position]

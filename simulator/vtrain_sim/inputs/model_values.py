@@ -13,6 +13,7 @@ _MODEL = {f.name for f in fields(ModelSpec)}
 # GPT-2's, where a tokenizer says the vocabulary and no argument does.
 ASSUMED_VOCABULARY = 50257
 _ROUTER_TOPK = 2  # Megatron's default
+_ROTARY = ("rope", "yarn")
 _ACTIVATIONS = {"squared_relu": "--squared-relu", "swiglu": "--swiglu", "quick_geglu": "--quick-geglu"}
 _NEEDED = {
     "num_layers": "--num-layers",
@@ -28,7 +29,7 @@ def model_from_values(values: SpecFields, old: ModelSpec | None) -> ModelSpec:
     if "hidden_dropout" in values or "attention_dropout" in values:
         # Either one keeps masks in memory; Megatron's default for both is 0.1.
         changes["dropout"] = values.get("hidden_dropout", 0.1) > 0 or values.get("attention_dropout", 0.1) > 0
-    if values.get("add_position_embedding") is False and changes.get("position_embedding_type") != "rope":
+    if values.get("add_position_embedding") is False and changes.get("position_embedding_type") not in _ROTARY:
         # Megatron's rotary embeddings go before this older word.
         changes["position_embedding_type"] = "none"
     if changes.get("num_experts") and not (old is not None and old.num_experts):

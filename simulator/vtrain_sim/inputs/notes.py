@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vtrain_sim.inputs.flag_lists import numerics
-from vtrain_sim.inputs.huggingface.notes import PREDICTION
 from vtrain_sim.inputs.lookup import left_out_of_model
 from vtrain_sim.inputs.megatron_emit import own_flags
 from vtrain_sim.inputs.megatron_flags import Flags, parse_flags
 from vtrain_sim.inputs.model_values import ASSUMED_VOCABULARY
+from vtrain_sim.inputs.presets import PREDICTION
 from vtrain_sim.specs.config import Configuration
 from vtrain_sim.specs.model import ModelSpec
 

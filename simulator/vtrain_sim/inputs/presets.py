@@ -18,6 +18,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# What presets' files, and the reader of Hugging Face's, say of a model with such layers.
+PREDICTION = "layers of multi-token prediction, which are left out unless --mtp-num-layers adds them"
+
 
 def names(kind: str) -> list[str]:
     """Names of the presets of a kind: models, devices or clusters."""

@@ -7,9 +7,17 @@ from typing import NamedTuple
 
 from vtrain_sim.inputs.megatron_flags import parse_flags, without
 
+# Values of flags that say how layers are cut into stages.
+CUTS = (
+    "layers_per_chunk",
+    "pipeline_layout",
+    "first_stage_layers",
+    "last_stage_layers",
+    "embedding_is_a_layer",
+    "loss_is_a_layer",
+)
 _LAYOUT = (
-    *("tp", "pp", "cp", "ep", "expert_tp", "dp", "vpp", "layers_per_chunk", "microbatch_group_size", "schedule"),
-    *("first_stage_layers", "last_stage_layers", "pipeline_layout", "embedding_is_a_layer", "loss_is_a_layer"),
+    *("tp", "pp", "cp", "ep", "expert_tp", "dp", "vpp", *CUTS, "microbatch_group_size", "schedule"),
     *("micro_batch_size", "sequence_parallel"),
 )
 _RECOMPUTATION = (

@@ -51,9 +51,14 @@ def load(path: Path) -> FileTable:
 def read_flags(path: Path) -> tuple[list[str], dict[str, str]]:
     """The arguments that a spec file stands for, and its entries for vtrain's own options
     (``cluster``, ``preset``, ``num_gpus``, ``train_tokens``, ``price_per_gpu_hour``). Raises `SpecError`."""
+    return flags_of_table(load(path), path)
+
+
+def flags_of_table(table: FileTable, path: Path) -> tuple[list[str], dict[str, str]]:
+    """The same of what a file holds. path: where it is, for messages."""
     tokens: list[str] = []
     options: dict[str, str] = {}
-    for name, value in _entries(load(path), path):
+    for name, value in _entries(table):
         key = str(name).replace("_", "-")
         if key in _OPTIONS:
             options[key] = str(value)
@@ -87,12 +92,12 @@ def _off(flag: str) -> list[str]:
     return [] if arity(flag) else [flag]
 
 
-def _entries(table: FileTable, path: Path) -> list[tuple[str, object]]:
+def _entries(table: FileTable) -> list[tuple[str, object]]:
     """Names and values, those of sections included."""
     entries: list[tuple[str, object]] = []
     for name, value in table.items():
         if name in _SECTIONS and isinstance(value, dict):
-            entries += _entries(value, path)
+            entries += _entries(value)
         else:
             entries.append((name, value))
     return entries

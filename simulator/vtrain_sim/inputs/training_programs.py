@@ -42,5 +42,5 @@ def other_work(program: str) -> str:
 
 def _first(patterns: tuple[tuple[str, str], ...], program: str) -> str:
     # Folders above are the user's, and say little.
-    name = "/".join(program.replace(".", "/", 0).split("/")[-3:]).lower()
+    name = "/".join(program.split("/")[-3:]).lower()
     return next((what for pattern, what in patterns if re.search(pattern, name)), "")

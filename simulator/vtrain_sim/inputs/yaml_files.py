@@ -10,7 +10,7 @@ from typing import Any
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs.config_fields import flags_of_fields, word_of
 from vtrain_sim.inputs.launch_script import Launch, allocates
-from vtrain_sim.inputs.spec_file import load, read_flags
+from vtrain_sim.inputs.spec_file import flags_of_table, load
 from vtrain_sim.specs.checks import SpecError
 
 # Sections of a recipe that say something of a step; a name of several is taken from the first.
@@ -60,7 +60,7 @@ def read_yaml(path: Path) -> Launch:
         name in table for name in ("train", "trainer", "optimizer", "optim", "ddp", "strategy")
     ):
         return _of_recipe(table, path)
-    tokens, options = read_flags(path)
+    tokens, options = flags_of_table(table, path)
     if options:
         raise SpecError(f"{path} has {', '.join(options)}: give it with --spec")
     return Launch(tuple(tokens))

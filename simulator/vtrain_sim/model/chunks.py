@@ -49,6 +49,8 @@ class Parts:
 
     def again_bytes(self, kind: LayerKind) -> int:
         """Bytes that the largest of the recomputed modules of a layer has back while its backward pass runs."""
+        if not self.shard.spec.recomputed_modules:
+            return 0
         nbytes = self._again.get(kind)
         if nbytes is None:
             spec = self._spec(kind)
@@ -58,13 +60,6 @@ class Parts:
             ]
             nbytes = self._again[kind] = kept[0] - min(kept)
         return nbytes
-
-    def offloaded_bytes(self, kind: LayerKind) -> int:
-        """Bytes of a layer whose modules keep them in the host's memory."""
-        if not self.shard.spec.offload_modules or kind.stays:
-            return 0
-        program = self.layer(kind)
-        return program.saved_bytes - program.kept_bytes
 
     @property
     def embedding(self) -> Program:

@@ -95,8 +95,8 @@ def busiest(matrices: Sequence[tuple[Matrix, int]], ranks: int, tp: int) -> Matr
         return tuple(matrices)
     loads = [(0, rank) for rank in range(ranks)]
     owned: list[Counter[Matrix]] = [Counter() for _ in range(ranks)]
-    for matrix, count in sorted(matrices, key=lambda entry: -_cost(entry[0].whole(tp))):
-        cost = _cost(matrix.whole(tp))
+    costs = [(_cost(matrix.whole(tp)), matrix, count) for matrix, count in matrices]
+    for cost, matrix, count in sorted(costs, key=lambda entry: -entry[0]):
         for _ in range(count):
             load, rank = heapq.heappop(loads)
             owned[rank][matrix] += 1

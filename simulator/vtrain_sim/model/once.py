@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vtrain_schemas.operators import Operator, dtype_bytes
 from vtrain_sim.frozen import hashed_once
@@ -21,7 +22,7 @@ class Holding:
     parameters: that all data parallel ranks share; expert_parameters: of experts. replicated_parameters: of the first,
     those that tensor parallel ranks do not split (`Program.replicated_parameters`). product_parameters: of both, those
     of linear layers. table_parameters: the table of a tied embedding, where it or the output layer is here. matrices:
-    that Muon orthogonalises.
+    of linear layers, which Muon orthogonalises.
     """
 
     parameters: int
@@ -44,15 +45,19 @@ class Holding:
 
     def own_matrices(self, replicas: ReplicaSpec) -> Matrices:
         """Those whose momentum is on the rank with most work, where each belongs to one data parallel rank."""
-        if not replicas.sharded:
-            return self.matrices
-        owned: list[tuple[Matrix, int]] = []
-        for expert, ranks, tp in (
-            (False, replicas.dp.size, replicas.tp.size),
-            (True, replicas.expert_dp.size, replicas.expert_tp.size),
-        ):
-            owned += busiest([entry for entry in self.matrices if entry[0].expert == expert], ranks, tp)
-        return tuple(owned)
+        return _own_matrices(self.matrices, replicas) if replicas.sharded else self.matrices
+
+
+# Asked for the update's time and for its memory.
+@lru_cache(maxsize=1 << 12)
+def _own_matrices(matrices: Matrices, replicas: ReplicaSpec) -> Matrices:
+    owned: list[tuple[Matrix, int]] = []
+    for expert, ranks, tp in (
+        (False, replicas.dp.size, replicas.tp.size),
+        (True, replicas.expert_dp.size, replicas.expert_tp.size),
+    ):
+        owned += busiest([entry for entry in matrices if entry[0].expert == expert], ranks, tp)
+    return tuple(owned)
 
 
 @dataclass(frozen=True)

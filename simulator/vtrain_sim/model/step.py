@@ -9,7 +9,7 @@ from vtrain_sim.model.layers import table_parameters
 from vtrain_sim.model.muon import matrices_of
 from vtrain_sim.model.once import Holding, OncePerStep, once_per_step
 from vtrain_sim.model.program import Item, Program
-from vtrain_sim.specs import Configuration
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.shard import ChunkSpec, ShardSpec
 
 
@@ -79,6 +79,12 @@ def boundary_bytes(shard: ShardSpec, parts: Parts, scatter_gather: bool) -> int:
     and gather what they exchange (Narayanan et al., SC'21, section 4.1)."""
     whole = parts.shard.checkpoint_bytes
     return whole // shard.tp.size if scatter_gather else whole
+
+
+def parameters_of(model: ModelSpec) -> int:
+    """Parameters of a whole model, those of embeddings and all experts included."""
+    (stage,) = build_step(Configuration(model, ParallelSpec(), TrainSpec(1, 1))).stages
+    return stage.parameters + stage.expert_parameters
 
 
 def build_step(configuration: Configuration) -> StepProgram:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vtrain_sim.report.tables import duration, percent
-from vtrain_sim.validate.account import OPTIMIZER, RECOMPUTE, UNEXPLAINED
+from vtrain_sim.report.tables import counted, duration, gib, percent
+from vtrain_sim.simulate.breakdown import HOST
+from vtrain_sim.simulate.projection import WAITING
+from vtrain_sim.validate.account import OPTIMIZER, RECOMPUTE, UNEXPLAINED, Account
 from vtrain_sim.validate.difference import Cause, Difference
 
 _MOST = 3
@@ -21,11 +23,24 @@ _BEARING = {
     "dp communication": (
         "cluster", "dp", "tp", "pp", "distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather", "fsdp",
     ),
-    "pipeline bubble and transfers": ("pp", "vpp", "schedule", "mbs", "gbs", "dp", "overlap_p2p"),
+    WAITING: ("pp", "vpp", "schedule", "mbs", "gbs", "dp", "overlap_p2p"),
     RECOMPUTE: ("recompute", "recompute_modules", "recompute_num_layers"),
     OPTIMIZER: ("distributed_optimizer", "dp", "tp", "pp", "fsdp"),
-    "host launches": ("cluster", "mbs", "tp", "cuda_graph_impl"),
+    HOST: ("cluster", "mbs", "tp", "cuda_graph_impl"),
 }  # fmt: skip
+
+
+def facts(account: Account) -> list[str]:
+    """What is known of a step beside its time: GPUs, tokens per second, memory."""
+    known = []
+    if account.num_gpus:
+        known.append(counted(account.num_gpus, "GPUs"))
+    rate = account.tokens_per_s_per_gpu
+    if rate is not None:
+        known.append(f"{rate:,.0f} tokens/s per GPU")
+    if account.peak_bytes:
+        known.append(gib(account.peak_bytes))
+    return known
 
 
 def sentences(difference: Difference) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Result
-from vtrain_sim.whole_file import write_file
+from vtrain_sim.whole_file import check_place, write_file
 
 FORMATS = (".csv", ".parquet")
 
@@ -42,9 +42,12 @@ class ParquetRenderer:
 
 
 def check_name(path: Path | None) -> None:
-    """Refuse a file whose ending says no format that can be written."""
-    if path is not None and path.suffix not in FORMATS:
+    """Refuse a file whose ending says no format that can be written, or whose directory does not exist."""
+    if path is None:
+        return
+    if path.suffix not in FORMATS:
         raise UserError(f"{path} ends in neither {' nor '.join(FORMATS)}")
+    check_place(path)
 
 
 def write_rows(path: Path | None, result: Result) -> None:

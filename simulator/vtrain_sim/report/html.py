@@ -10,6 +10,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.report.page import page
 from vtrain_sim.report.tables import text
 from vtrain_sim.results import Result, Row, columns_of
+from vtrain_sim.whole_file import check_place
 
 # Longer tables are cut in a notebook cell; pages, files and Arrow have all rows.
 MOST_ROWS = 200
@@ -40,8 +41,7 @@ def check_name(path: Path | None) -> None:
         return
     if path.suffix not in (".html", ".htm"):
         raise UserError(f"{path} is no name of a page: it must end in .html")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no directory {path.parent}")
+    check_place(path)
 
 
 def fragment(result: Result) -> str:

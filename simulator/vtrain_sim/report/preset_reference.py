@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable
 
 from vtrain_sim.inputs import presets
-from vtrain_sim.model.step import build_step
+from vtrain_sim.model.step import parameters_of
 from vtrain_sim.report.markdown import MarkdownRenderer
 from vtrain_sim.results import Table
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs import ModelSpec
 from vtrain_sim.specs.cluster import ClusterSpec
 
 _HEAD = """\
@@ -84,7 +84,7 @@ def _model(name: str) -> dict[str, str]:
     model = presets.model(name)
     return {
         "model": f"`{name}`",
-        "parameters": f"{_parameters(model) / 1e9:.3g} B",
+        "parameters": f"{parameters_of(model) / 1e9:.3g} B",
         "layers": f"{model.num_layers}",
         "hidden": f"{model.hidden_size}",
         "feed-forward": f"{model.ffn_hidden_size}",
@@ -94,11 +94,6 @@ def _model(name: str) -> dict[str, str]:
         "sequence": f"{model.seq_length}",
         "source": _linked(presets.source("models", name)),
     }
-
-
-def _parameters(model: ModelSpec) -> int:
-    stage = build_step(Configuration(model, ParallelSpec(), TrainSpec(1, 1))).stages[0]
-    return stage.parameters + stage.expert_parameters
 
 
 def _experts(model: ModelSpec) -> str:

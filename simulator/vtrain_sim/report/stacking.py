@@ -8,8 +8,8 @@ from vtrain_sim.decide.fleet import Outcome, Stretch
 
 
 def stacked(outcome: Outcome) -> list[tuple[Stretch, int]]:
-    """Each stretch with the lowest GPU number from which as many are free for all of its time, else the
-    pieces that are: a picture of numbers of GPUs, not of a placement."""
+    """Each stretch with the lowest GPU number from which as many are free for all of its time, else with the lowest
+    free one: a picture of numbers of GPUs, not of a placement."""
     free_at = np.zeros(outcome.capacity)
     placed = []
     for stretch in outcome.stretches:

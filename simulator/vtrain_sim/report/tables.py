@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -48,6 +48,16 @@ def counted(count: int, things: str) -> str:
     """A count and what is counted, given in the plural: "1 run", "2 runs"."""
     one = things.removesuffix("es") if things.endswith("sses") else things.removesuffix("s")
     return f"{count:,} {one if count == 1 else things}"
+
+
+def signed(amount: float, written: Callable[[float], str]) -> str:
+    """An amount with its sign. written: how it is written without one."""
+    return f"{'-' if amount < 0 else '+'}{written(abs(amount))}"
+
+
+def as_sentence(words: str) -> str:
+    """Words with a capital and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."
 
 
 class FittingTable:

@@ -14,7 +14,8 @@ from vtrain_sim.schedules.times import Booleans, Floats, Integers
 Array = Floats | Integers | Booleans
 # More passes than this are worth loading the compiler for.
 WORTH_COMPILING = 400_000
-_PLAIN_CALLS = 3
+# Evaluations of a process before the compiler is loaded.
+PLAIN_CALLS = 3
 _calls = 0
 
 
@@ -22,7 +23,7 @@ def worth_compiling(passes: int) -> bool:
     """Whether an evaluation of so many passes is to run compiled; asked once for each evaluation."""
     global _calls
     _calls += 1
-    return _calls > _PLAIN_CALLS or passes > WORTH_COMPILING
+    return _calls > PLAIN_CALLS or passes > WORTH_COMPILING
 
 
 @cache

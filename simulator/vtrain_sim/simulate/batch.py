@@ -122,9 +122,10 @@ class Evaluator:
         iteration_s = (before_s + last_s + update_s) * slowest_of(world, self.cluster)
         busy_s = step.work_s() + stages["sync_s"] + stages["before_s"]
         terms = self._memory(step)
-        peak = np.maximum.reduceat(np.sum(list(terms.values()), axis=0), first)
+        total = np.sum(list(terms.values()), axis=0)
+        peak = np.maximum.reduceat(total, first)
         waste = step.fragmentation[step.of_stage] * terms["activations"]
-        least = np.maximum.reduceat(np.sum(list(terms.values()), axis=0) - waste, first)
+        least = np.maximum.reduceat(total - waste, first)
         capacity = self.cluster.device.memory_bytes
         fits = peak * (1 + memory.MARGIN) <= capacity
         ranks = np.array([c.parallel.world_size // c.parallel.pp for c in configurations])

@@ -6,7 +6,7 @@ Korthikanti et al. 2022 (arXiv:2205.05198, equations 1-6) count them; parameters
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from vtrain_schemas.operators import dtype_bytes
@@ -26,15 +26,15 @@ HOST_RUNTIME_BYTES = 400 << 20
 # while BLOOM was tuned (BigScience, chronicles-prequel.md) beyond what tensors need: on one stage without data
 # parallelism, where few activations are kept, and on pipelines.
 FRAGMENTATION = 0.3
+# The same with segments that grow: what is freed is mapped elsewhere, in pages of 2 MiB ("Memory management", PyTorch's
+# notes on CUDA semantics; "Memory tuning" in the documentation of Megatron-Bridge, whose launch templates ask for it).
+EXPANDABLE_FRAGMENTATION = 0.0
 # DeepSpeed flattens so many gradients at a time for their reduction (its reduce_bucket_size, if not given).
 DEEPSPEED_BUCKET = 500_000_000
 # What a device must have more than is projected for a configuration to be called one that fits. Of the 87 peaks of the
 # validation tables (BLOOM, Zero Bubble) nine in ten are at most 5.4% larger than projected, and the driver keeps some
 # of a device for itself (nvidia-smi shows 81,251 of 81,920 MiB of an A100).
 MARGIN = 0.06
-# The same with segments that grow: what is freed is mapped elsewhere, in pages of 2 MiB ("Memory management", PyTorch's
-# notes on CUDA semantics; "Memory tuning" in the documentation of Megatron-Bridge, whose launch templates ask for it).
-EXPANDABLE_FRAGMENTATION = 0.0
 # Terms that do not depend on the schedule, and all of them.
 HELD_TERMS = ("parameters", "gradients", "optimizer", "working", "logits")
 TERMS = ("parameters", "gradients", "optimizer", "activations", "working", "logits", "runtime")
@@ -139,14 +139,15 @@ def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:
     for kind, count in chunk.layers:
         if kind.offloaded:
             # One layer's activations are under way while the next one's are made.
-            largest = max(largest, 2 * parts.layer(replace(kind, offloaded=False, offload_share=0.0)).saved_bytes)
+            largest = max(largest, 2 * parts.layer(kind).saved_bytes)
         elif kind.recomputed:
             saved = parts.layer(kind).saved_bytes
             together = saved if kind.keeps_input else together + count * saved
             largest = max(largest, together)
         else:
             # Of the modules that are offloaded too.
-            largest = max(largest, parts.again_bytes(kind) + 2 * parts.offloaded_bytes(kind))
+            layer = parts.layer(kind)
+            largest = max(largest, parts.again_bytes(kind) + 2 * (layer.saved_bytes - layer.kept_bytes))
     return largest
 
 

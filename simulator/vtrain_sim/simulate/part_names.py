@@ -21,7 +21,7 @@ def part_names(contents: Contents, sequences: Sequence[Sequence[TimedProgram]]) 
     first = 0
     for virtual_stage in range(placement.virtual_stages):
         places = placement.places_of(virtual_stage)
-        layers = sum(count for _, count in contents.of_place(places[0]).layers)
+        layers = contents.of_place(places[0]).num_layers
         for place in places:
             names[place] = _of_place(sequences[place], first, layers)
         first += layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 
 from vtrain_sim.model import Communication, Compute, Stream
@@ -52,8 +52,8 @@ class Recording:
             begin = self.begin_s
             self.spans.append(TimelineSpan(stage, LAYERS, name, begin + start, begin + end, one.chunk, one.microbatch))
 
-    def operators(self, stage: int, one: Pass, spans: Sequence[Span], host: float) -> None:
-        """The operators and the communication of a part of a pass; host: when the host begins to launch them."""
+    def operators(self, stage: int, one: Pass, spans: Sequence[Span]) -> None:
+        """The operators and the communication of a part of a pass."""
         if not (self.keeps("operators") and self.wants(stage, one.microbatch)):
             return
         for span in spans:
@@ -62,8 +62,7 @@ class Recording:
                 continue
             times = [(_track(step.stream), span.start, span.end)]
             if step.host_s > 0:
-                times.append((_track(Stream.HOST), host, host + step.host_s))
-                host += step.host_s
+                times.append((_track(Stream.HOST), span.launched, span.launched + step.host_s))
             for track, start, end in times:
                 if end > start:
                     of_pass = (self.begin_s + start, self.begin_s + end, one.chunk, one.microbatch)
@@ -88,11 +87,9 @@ class Recording:
                 lane = next(n for n in count() if free[track, where, n] <= start)
                 free[track, where, lane] = end
                 if self.wants(where, message.microbatch):
-                    times = (self.begin_s + start, self.begin_s + end)
-                    span = TimelineSpan(where, f"{track} {lane + 1}" if lane else track, name, *times)
-                    self.spans.append(
-                        replace(span, chunk=of_chunk, microbatch=message.microbatch, item=item, transfer=number)
-                    )
+                    lane_track = f"{track} {lane + 1}" if lane else track
+                    of_pass = (self.begin_s + start, self.begin_s + end, of_chunk, message.microbatch, item)
+                    self.spans.append(TimelineSpan(where, lane_track, name, *of_pass, transfer=number))
 
     def exchange(self, stage: int, communications: Sequence[Communication], start: float, end: float) -> None:
         """An exchange between replicas beside passes; several groups may have a part in it."""

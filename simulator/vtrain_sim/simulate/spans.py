@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vtrain_schemas.operators import DIMENSIONS
 from vtrain_sim.costs import Estimate
 from vtrain_sim.errors import UserError
 from vtrain_sim.model import Communication, Compute
@@ -61,8 +62,7 @@ class TimelineSpan:
         details: Row = {}
         if isinstance(self.item, Compute):
             operator = self.item.operator
-            sizes = ("m", "n", "k", "batch", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
-            shape = {name: getattr(operator, name) for name in sizes if getattr(operator, name) > 1}
+            shape = {name: size for name, size in zip(DIMENSIONS, operator.dims, strict=True) if size > 1}
             details |= {"kind": operator.kind, "phase": operator.phase, "dtype": operator.dtype, **shape}
             details |= {"flops": operator.flops() * self.item.share, "bytes": operator.bytes() * self.item.share}
         elif isinstance(self.item, Communication):

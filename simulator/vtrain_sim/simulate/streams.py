@@ -47,24 +47,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Span:
-    """When one item ran, in the units of the clocks. ready: when the compute stream was free for it."""
+    """When one item ran, in the units of the clocks. ready: when the compute stream was free for it. launched: when
+    the host began to launch it."""
 
     step: Step
     start: float
     end: float
     ready: float
+    launched: float
 
 
 def issue(
     steps: Iterable[Step],
     clocks: list[Clock],
     later: Callable[[Clock, Clock], Clock],
-    record: Callable[[Step, Clock, Clock, Clock], None] | None = None,
+    record: Callable[[Step, Clock, Clock, Clock, Clock], None] | None = None,
 ) -> None:
     """Issue a program; `clocks` (one per `Stream`: when it becomes free) are moved on.
 
-    later: maximum of two clocks. record: called with each step, its start, its end and when the compute stream
-    was ready for it.
+    later: maximum of two clocks. record: called with each step, its start, its end, when the compute stream was
+    ready for it and when the host began to launch it.
     """
     ends: dict[str, Clock] = {}
     compute, host = clocks[Stream.COMPUTE], clocks[Stream.HOST]
@@ -75,11 +77,11 @@ def issue(
             if end is not None:
                 compute = later(compute, end)
                 if record is not None:
-                    record(step, ready, compute, ready)
+                    record(step, ready, compute, ready, host)
             continue
         if step.host_waits:
             host = later(host, compute)
-        start = compute
+        start, launched = compute, host
         if step.stream != Stream.COMPUTE:
             start = later(start, clocks[step.stream])
         if step.host_s:
@@ -97,7 +99,7 @@ def issue(
             if step.blocking:
                 compute = later(compute, end)
         if record is not None:
-            record(step, start, end, ready)
+            record(step, start, end, ready, launched)
     clocks[Stream.COMPUTE], clocks[Stream.HOST] = compute, host
 
 
@@ -105,8 +107,8 @@ def spans_of(steps: Iterable[Step], clocks: list[float]) -> list[Span]:
     """Issue a program and say when each item ran; `clocks` are moved on."""
     spans: list[Span] = []
 
-    def record(step: Step, start: float, end: float, ready: float) -> None:
-        spans.append(Span(step, start, end, ready))
+    def record(step: Step, start: float, end: float, ready: float, launched: float) -> None:
+        spans.append(Span(step, start, end, ready, launched))
 
     issue(steps, clocks, max, record)
     return spans

@@ -204,8 +204,8 @@ class _Run:
         return passed
 
     def _issue(self, stage: int, one: Pass, name: str, steps: Sequence[Step], clocks: list[float]) -> None:
-        start, host = clocks[Stream.COMPUTE], clocks[Stream.HOST]
-        self.recording.operators(stage, one, spans_of(steps, clocks), host)
+        start = clocks[Stream.COMPUTE]
+        self.recording.operators(stage, one, spans_of(steps, clocks))
         self.recording.part(stage, one, name, start, clocks[Stream.COMPUTE])
 
     def _finish(self, stage: int, one: Pass, begin: float, end: float) -> float:

@@ -13,6 +13,7 @@ from vtrain_sim.specs.groups import Group, Groups, LayerGroups
 from vtrain_sim.specs.hybrid_pattern import MAMBA
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.offload import check_offloading
+from vtrain_sim.specs.optimizer import MUON
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline import LayersSpec, PipelineSpec
 from vtrain_sim.specs.recompute import check_model
@@ -199,7 +200,7 @@ class Configuration:
         graphs.check_model(train.graphed, model.num_experts > 1, model.has_dense_blocks, padded)
         if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
             raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
-        if train.optimizer_types.muon is not None and parallel.fsdp:
+        if train.optimizer == MUON and parallel.fsdp:
             raise SpecError("--optimizer muon does not go with fully sharded data parallelism")
         if train.deepspeed_zero and not parallel.distributed_optimizer:
             raise SpecError("--deepspeed-zero needs --use-distributed-optimizer, which it stands in for")
@@ -336,7 +337,7 @@ class Configuration:
             dp, expert_dp = (group.over_both_copies(p.pp) for group in (dp, expert_dp))
         return _replicas(
             tp=groups.of_layer.tp,
-            expert_tp=groups.of_layer.expert_tp if self.model.num_experts else _NO_EXPERTS.expert_tp,
+            expert_tp=self.shard.expert_tp,
             precision=self.train.precision,
             main_grads_dtype=self.train.main_grads_dtype,
             optimizer=self.train.optimizer_types,

@@ -52,7 +52,7 @@ def graphed(implementation: str, scopes: tuple[str, ...]) -> tuple[str, ...]:
     return (LAYER,) if LAYER in scopes or not scopes else scopes
 
 
-def check_model(scopes: Sequence[str], experts: bool, dense: bool, padded: bool = False) -> None:
+def check_model(scopes: Sequence[str], experts: bool, dense: bool, padded: bool) -> None:
     """Raises `SpecError` where Megatron-Core captures no such part of a model.
 
     scopes: as `graphed` gives them. experts, dense: whether it has mixtures of experts, and dense feed-forward blocks.

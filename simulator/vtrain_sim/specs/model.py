@@ -12,6 +12,14 @@ from vtrain_sim.specs.windows import linear_layers, windowed_layers
 
 MOST_LAYERS = 1 << 16
 POSITIONS = ("learned_absolute", "rope", "yarn", "none")
+# Fields of `ModelSpec` that size its gated delta nets.
+LINEAR_SIZES = (
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+)
 
 
 @dataclass(frozen=True)
@@ -264,8 +272,7 @@ class ModelSpec:
 
     def _check_delta_net(self) -> None:
         linear_layers(self.linear_attention_freq, self.num_layers)
-        sizes = ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads")
-        for name in (f"linear_{size}" for size in sizes):
+        for name in LINEAR_SIZES:
             positive(f"--{name.replace('_', '-')}", getattr(self, name))
         if self.linear_attention_freq:
             keys, values = self.linear_num_key_heads, self.linear_num_value_heads

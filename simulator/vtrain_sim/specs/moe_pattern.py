@@ -1,4 +1,4 @@
-"""Which layers are mixtures of experts, from Megatron's --moe-layer-freq."""
+"""Which layers are of a kind, from Megatron's --moe-layer-freq, and from the lists of other arguments like it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from vtrain_sim.specs.checks import SpecError
 
-_FLAG = "--moe-layer-freq"
 # Of alternating layers that are written as a repeated list.
 _LONGEST_PERIOD = 8
 
 
-def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
-    """One flag per layer. "N": every Nth layer, from the first; a list of 0 and 1: as it says.
+def moe_layers(pattern: str, num_layers: int, flag: str = "--moe-layer-freq") -> tuple[bool, ...]:
+    """For each layer, whether it is one. "N": every Nth layer, from the first; a list of 0 and 1: as it says.
 
     Raises `SpecError` for anything that is neither, or a list of another length.
     """
@@ -21,15 +20,15 @@ def moe_layers(pattern: str, num_layers: int) -> tuple[bool, ...]:
     try:
         value = _evaluate(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise SpecError(f"{_FLAG} is {pattern!r}: it takes a whole number or a list such as ([0]*3+[1]*58)") from None
+        raise SpecError(f"{flag} is {pattern!r}: it takes a whole number or a list such as ([0]*3+[1]*58)") from None
     if isinstance(value, int):
         if value < 1:
-            raise SpecError(f"{_FLAG} is {value}: it must be 1 or more")
+            raise SpecError(f"{flag} is {value}: it must be 1 or more")
         return tuple(layer % value == 0 for layer in range(num_layers))
     if len(value) != num_layers:
-        raise SpecError(f"{_FLAG} lists {len(value)} layers, the model has {num_layers}")
+        raise SpecError(f"{flag} lists {len(value)} layers, the model has {num_layers}")
     if any(v not in (0, 1) for v in value):
-        raise SpecError(f"{_FLAG} lists something else than 0 and 1: {pattern}")
+        raise SpecError(f"{flag} lists something else than 0 and 1: {pattern}")
     return tuple(bool(v) for v in value)
 
 

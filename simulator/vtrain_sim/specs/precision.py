@@ -86,7 +86,7 @@ class Precision:
     @property
     def all_flags(self) -> tuple[str, ...]:
         """vtrain's arguments that ask for it, that for the parameters' type among them."""
-        return _TYPE_FLAGS[self.params_dtype], *self.flags
+        return TYPE_FLAGS[self.params_dtype], *self.flags
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -104,7 +104,8 @@ class Precision:
 
 
 ENTRY_POINTS = "vtrain.precisions"
-_TYPE_FLAGS = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
+# vtrain's arguments for the parameters' type.
+TYPE_FLAGS = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
 _PRECISIONS: dict[str, Precision] = {}
 
 
@@ -136,7 +137,7 @@ def precision(name: str) -> Precision:
         load_extensions(ENTRY_POINTS, register)
         known = _called(name)
     if known is None:
-        usual = list(dict.fromkeys(each.usual_name for each in _PRECISIONS.values()))
+        usual = [each.usual_name for each in _PRECISIONS.values()]
         close = nearest(name, (word for each in _PRECISIONS.values() for word in (each.name, *each.aliases)))
         raise SpecError(f"precision is {name!r}: it takes one of {', '.join(usual)}{close}")
     return known

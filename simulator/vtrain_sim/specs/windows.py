@@ -1,4 +1,7 @@
-"""Which layers attend to the last tokens alone, from Megatron's --window-size and --window-attn-skip-freq."""
+"""Which layers attend to the last tokens alone, and which have linear attention.
+
+From Megatron's --window-size, --window-attn-skip-freq and --linear-attention-freq.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +10,26 @@ import re
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.moe_pattern import moe_layers
 
-_FLAG = "--window-attn-skip-freq"
-
 
 def windowed_layers(window: int, skip_freq: str, num_layers: int) -> tuple[bool, ...]:
     """For each layer, whether it has a window: all without a frequency; with "n" every nth layer has none; or a list
     with 1 for those that have one. Raises `SpecError`."""
     if not window or not skip_freq:
         return (bool(window),) * num_layers
-    if skip_freq.isdigit() and int(skip_freq):
-        return tuple((layer + 1) % int(skip_freq) != 0 for layer in range(num_layers))
-    try:
-        return moe_layers(skip_freq, num_layers)
-    except SpecError as error:
-        raise SpecError(str(error).replace("--moe-layer-freq", _FLAG)) from None
+    return _all_but_nth("--window-attn-skip-freq", skip_freq, num_layers)
 
 
 def linear_layers(freq: str, num_layers: int) -> tuple[bool, ...]:
     """For each layer, whether it has linear attention, from Megatron's --linear-attention-freq: with "n" all but every
     nth; or a list with 1 for those that have it. Raises `SpecError`."""
-    if not freq:
-        return (False,) * num_layers
-    if freq.isdigit() and int(freq):
+    return _all_but_nth("--linear-attention-freq", freq, num_layers) if freq else (False,) * num_layers
+
+
+def _all_but_nth(flag: str, freq: str, num_layers: int) -> tuple[bool, ...]:
+    """With "n" all layers but every nth; or a list with 1 for those that are meant."""
+    if freq.isdecimal() and int(freq):
         return tuple((layer + 1) % int(freq) != 0 for layer in range(num_layers))
-    try:
-        return moe_layers(freq, num_layers)
-    except SpecError as error:
-        raise SpecError(str(error).replace("--moe-layer-freq", "--linear-attention-freq")) from None
+    return moe_layers(freq, num_layers, flag)
 
 
 def read_window(flag: str, text: str) -> int:

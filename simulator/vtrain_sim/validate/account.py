@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from vtrain_schemas.operators import kind
 from vtrain_sim.simulate.breakdown import HOST, STRAGGLERS
 from vtrain_sim.simulate.projection import WAITING, Projector
 from vtrain_sim.specs import ClusterSpec, Configuration
@@ -100,11 +99,6 @@ def place(item: tuple[str, float]) -> tuple[int, float]:
     if name in others:
         return 2 + others.index(name), 0.0
     return int(name.endswith(" communication")), -abs(seconds)
-
-
-def follows_shape(name: str) -> bool:
-    """Whether a kind's time once per step is the optimizer's, and no overhead."""
-    return kind(name).follows_shape
 
 
 def settings_of(configuration: Configuration, cluster: ClusterSpec | None) -> dict[str, object]:

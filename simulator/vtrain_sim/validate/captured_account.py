@@ -6,13 +6,13 @@ from collections import defaultdict
 
 import duckdb
 
+from vtrain_schemas.operators import kind as kind_of
 from vtrain_schemas.words import TRACES
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.costs.capture_cost import MOST_OF_OPERATOR, CaptureCost, capture_cost
 from vtrain_sim.costs.captured_configuration import captured_configuration
 from vtrain_sim.errors import UserError
-from vtrain_sim.simulate.projection import WAITING
 from vtrain_sim.specs import Configuration
 from vtrain_sim.validate.account import (
     OPTIMIZER,
@@ -21,10 +21,9 @@ from vtrain_sim.validate.account import (
     Account,
     cause_of_kind,
     completed,
-    follows_shape,
     settings_of,
 )
-from vtrain_sim.validate.captured_step import COMMUNICATES, captured_step, source_of
+from vtrain_sim.validate.captured_step import captured_step, cause_of_role, recorded_by, source_of, step_time
 
 _OPERATORS = """
     SELECT kind, phase, sum(coalesce(self_ns, duration_ns)) / 1e9 / $steps AS seconds, count(*) / $steps AS calls
@@ -96,14 +95,10 @@ def _configuration(connection: duckdb.DuckDBPyConnection, row: dict[str, object]
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, run_id: str, source: str) -> int:
-    rows = connection.execute(_OF_STAGES, [run_id, _recorded_by(source)]).fetchall()
+    rows = connection.execute(_OF_STAGES, [run_id, recorded_by(source)]).fetchall()
     if not rows:
         raise UserError(f"run {run_id!r} has no operators: nothing says where its time goes")
     return int(rows[0][0])
-
-
-def _recorded_by(source: str, hooks: str = "module") -> str:
-    return source if source in TRACES else hooks
 
 
 def _values(connection: duckdb.DuckDBPyConnection, run_id: str, stage: int) -> dict[str, object]:
@@ -121,12 +116,12 @@ def _causes(
     """Seconds of a step by cause; what the capture costs is taken off each operator."""
     values = _values(connection, run_id, stage)
     causes: dict[str, float] = defaultdict(float)
-    for row in dictionaries(connection.execute(_OPERATORS, {**values, "source": _recorded_by(source)})):
+    for row in dictionaries(connection.execute(_OPERATORS, {**values, "source": recorded_by(source)})):
         seconds = row["seconds"] - min(cost.seconds * row["calls"], MOST_OF_OPERATOR * row["seconds"])
         causes[_cause(str(row["kind"]), str(row["phase"]))] += seconds
-    by_role = connection.execute(_COMMUNICATION, {**values, "source": _recorded_by(source, "hook")}).fetchall()
+    by_role = connection.execute(_COMMUNICATION, {**values, "source": recorded_by(source, "hook")}).fetchall()
     for role, seconds in by_role:
-        causes[WAITING if role == "pp" else f"{role}{COMMUNICATES}"] += float(seconds)
+        causes[cause_of_role(role)] += float(seconds)
     return causes
 
 
@@ -134,15 +129,14 @@ def _cause(kind: str, phase: str) -> str:
     if phase == "recompute":
         return RECOMPUTE
     if phase == "update":
-        return OPTIMIZER if follows_shape(kind) else OVERHEAD
+        return OPTIMIZER if kind_of(kind).follows_shape else OVERHEAD
     return cause_of_kind(kind)
 
 
 def _of_stage(connection: duckdb.DuckDBPyConnection, run_id: str, source: str, stage: int) -> float:
     """Seconds of a step, mean over the ranks of a stage."""
-    time = "coalesce(interval_ns, duration_ns)" if source in TRACES else "duration_ns"
     ((seconds,),) = connection.execute(
-        f"SELECT avg({time}) / 1e9 FROM steps JOIN ranks USING (run_id, rank) "
+        f"SELECT avg({step_time(source)}) / 1e9 FROM steps JOIN ranks USING (run_id, rank) "
         "WHERE run_id = ? AND step >= 0 AND pp_rank = ?",
         [run_id, stage],
     ).fetchall()

@@ -33,14 +33,31 @@ def source_of(connection: duckdb.DuckDBPyConnection, run_id: str) -> str:
     return str(rows[0][0])
 
 
+def step_time(source: str) -> str:
+    """The time of a step in nanoseconds, in SQL. source: what wrote the run."""
+    # A profiler marks steps on the host, which runs ahead of the device: from end to end they are as long.
+    return "coalesce(interval_ns, duration_ns)" if source in TRACES else "duration_ns"
+
+
+def recorded_by(source: str, hooks: str = "module") -> str:
+    """What recorded a run's operators ("module") or collectives ("hook") where a plugin wrote it; else the profiler."""
+    return source if source in TRACES else hooks
+
+
+def cause_of_role(role: str) -> str:
+    """What communication of a role is called among the parts of a step."""
+    return WAITING if role == "pp" else f"{role}{COMMUNICATES}"
+
+
 def captured_step(connection: duckdb.DuckDBPyConnection, run_id: str, source: str) -> tuple[float, int, int]:
     """Seconds of a step (median over the steps, of the slowest rank), steps and ranks. Raises `UserError`."""
-    # A profiler marks steps on the host, which runs ahead of the device: from end to end they are as long.
-    time = "coalesce(interval_ns, duration_ns)" if source in TRACES else "duration_ns"
     seconds, steps, ranks = connection.execute(
         f"""
         SELECT median(ns) / 1e9, count(*), max(ranks)
-        FROM (SELECT max({time}) AS ns, count(DISTINCT rank) AS ranks FROM steps WHERE run_id = ? GROUP BY step)
+        FROM (
+            SELECT max({step_time(source)}) AS ns, count(DISTINCT rank) AS ranks
+            FROM steps WHERE run_id = ? GROUP BY step
+        )
         """,
         [run_id],
     ).fetchall()[0]
@@ -117,11 +134,10 @@ def captured_parts(connection: duckdb.DuckDBPyConnection, run_id: str, source: s
         if part == "optimizer" and direction != ONCE:
             del parts[part, direction]
             parts[part, ONCE] = parts.get((part, ONCE), 0.0) + seconds
-    recorded_by = source if source in TRACES else "hook"
-    for role, seconds in connection.execute(_COMMUNICATION, {"run": run_id, "source": recorded_by}).fetchall():
-        name = WAITING if role == "pp" else f"{role}{COMMUNICATES}"
+    values = {"run": run_id, "source": recorded_by(source, "hook")}
+    for role, seconds in connection.execute(_COMMUNICATION, values).fetchall():
         if seconds:
-            parts[name, ""] = float(seconds)
+            parts[cause_of_role(role), ""] = float(seconds)
     return parts
 
 
@@ -135,7 +151,7 @@ def captured_calls(connection: duckdb.DuckDBPyConnection, run_id: str, source: s
         FROM operators WHERE run_id = ? AND source = ? AND flops IS NOT NULL AND step >= 0
         GROUP BY ALL
         """,
-        [run_id, source if source in TRACES else "module"],
+        [run_id, recorded_by(source)],
     ).fetchall()
     calls: Calls = defaultdict(float)
     for *shape, count in rows:

@@ -253,12 +253,17 @@ def _clusters() -> list[str]:
 
 def is_documented(name: str) -> bool:
     """Whether a column is one of these lists, or named as an argument of Megatron."""
-    return name in COLUMNS or name in ASIDE or arity(f"--{name.replace('_', '-')}") is not None
+    return name in COLUMNS or name in ASIDE or arity(flag_of(name)) is not None
 
 
 def column_of(flag: str) -> str:
     """The column that is named as an argument."""
     return flag.removeprefix("--").replace("-", "_")
+
+
+def flag_of(column: str) -> str:
+    """The argument that a column is named as."""
+    return f"--{column.replace('_', '-')}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class FamilyFigures:
         errors = [row.error for row in rows if row.error is not None]
         absolute = [abs(error) for error in errors]
         median = statistics.median(absolute) if absolute else None
-        return cls(gpu, family, len(rows), len(errors), _mean(absolute), median, _mean(errors), _coverage(rows))
+        return cls(gpu, family, len(rows), len(errors), _mean(absolute), median, _mean(errors), coverage(rows))
 
     def to_dict(self) -> Document:
         """The figures."""
@@ -112,12 +112,12 @@ def summarise(file: str, rows: Sequence[Row]) -> FileResult:
         r2=_r2([pair for _, pair in done]),
         pairwise_order=_order(groups.values()),
         regret=_mean([_regret(g) for g in groups.values() if len(g) > 1]),
-        coverage=_coverage(rows),
+        coverage=coverage(rows),
         memory_mape=_mean(memory),
     )
 
 
-def _coverage(rows: Iterable[Row]) -> float | None:
+def coverage(rows: Iterable[Row]) -> float | None:
     """Share of the rows that could be simulated whose measurement lies in the band."""
     bands = [(r.low_s, r.pair[0], r.high_s) for r in rows if r.pair and r.low_s is not None and r.high_s is not None]
     return _mean([float(low <= measured <= high) for low, measured, high in bands])

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.specs import Configuration
-from vtrain_sim.validate.row_flags import Cells, flags_of
+from vtrain_sim.validate.cells import Cells
+from vtrain_sim.validate.row_flags import flags_of
 
 # Sizes that `recipe_match` names, and their columns.
 _RECIPE_SIZES = {

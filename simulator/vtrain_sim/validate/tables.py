@@ -22,10 +22,10 @@ from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import Projection
 from vtrain_sim.specs import ClusterSpec
 from vtrain_sim.text_file import read_text
+from vtrain_sim.validate.cells import Cells
 from vtrain_sim.validate.columns import NEEDED, is_documented
 from vtrain_sim.validate.figures import FileResult, summarise
 from vtrain_sim.validate.row_cluster import cluster_name, cluster_of, has_cluster, known_clusters, where
-from vtrain_sim.validate.row_flags import Cells
 from vtrain_sim.validate.rows import Row
 from vtrain_sim.validate.table_row import Described, configuration_of, described_by, described_by_recipe
 

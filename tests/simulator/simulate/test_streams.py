@@ -219,3 +219,12 @@ def test_waits_do_not_reach_beyond_their_program() -> None:
 def test_each_stream_is_its_own(stream: Stream) -> None:
     clocks = run(communicate(5, stream, blocking=False), compute(1))
     assert clocks == [5.0 if s == stream else 1.0 if s == COMPUTE else 0.0 for s in Stream]
+
+
+def test_a_host_that_waits_launches_late() -> None:
+    first, waiting = compute(100, 10), replace(compute(5, 10), host_waits=True)
+    clocks = list(REST)
+    spans = spans_of([first, waiting, compute(1, 10)], clocks)
+    # It goes on when the product has ended, and launches one after the other from there.
+    assert [span.launched for span in spans] == [0, spans[0].end, spans[0].end + 10]
+    assert clocks[HOST] == spans[-1].launched + 10

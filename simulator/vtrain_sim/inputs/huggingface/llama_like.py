@@ -6,8 +6,9 @@ from vtrain_sim.file_table import FileTable, SpecFields
 from vtrain_sim.inputs.huggingface.config_file import dropout, sequence
 from vtrain_sim.inputs.huggingface.experts import after_the_first, every_nth, experts, interleaved, router_groups
 from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, Family, qk_norm
-from vtrain_sim.inputs.huggingface.windows import EVERY, LATER, LINEAR, PATTERN
+from vtrain_sim.inputs.huggingface.windows import EVERY, LATER, LINEAR, PATTERN, pattern
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.model import LINEAR_SIZES
 from vtrain_sim.specs.moe_pattern import write_pattern
 
 # A LayerNorm without biases has the work and the parameters of an RMSNorm.
@@ -62,12 +63,11 @@ def _qwen3_moe(c: FileTable) -> SpecFields:
 def _qwen3_next(c: FileTable) -> SpecFields:
     """Gated delta nets but for every fourth layer, gated attention, and a gate on the shared experts."""
     width, shared = c["moe_intermediate_size"], c.get("shared_expert_intermediate_size") or 0
-    sizes = ("key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads", "conv_kernel_dim")
     return {
         **_qwen3(c),
         "attention_output_gate": True,
         "linear_attention_freq": _linear_layers(c),
-        **{f"linear_{size}": c[f"linear_{size}"] for size in sizes},
+        **{size: c[size] for size in LINEAR_SIZES},
         **experts(c, c["num_experts"], width, shared, every_nth),
         "moe_shared_expert_gate": shared > 0,
     }
@@ -82,10 +82,7 @@ def _linear_layers(c: FileTable) -> str:
     if not isinstance(kinds, list) or len(kinds) != c["num_hidden_layers"] or any(kind not in known for kind in kinds):
         raise SpecError(f"layer_types does not list its {c['num_hidden_layers']} layers as {' or '.join(known)}")
     linear = [kind == known[0] for kind in kinds]
-    every = linear.index(False) + 1 if False in linear else 0
-    if every and linear == [(layer + 1) % every != 0 for layer in range(len(linear))]:
-        return str(every)
-    return write_pattern([int(one) for one in linear])
+    return pattern(linear) or write_pattern([1] * len(linear))
 
 
 def _deepseek(c: FileTable) -> SpecFields:

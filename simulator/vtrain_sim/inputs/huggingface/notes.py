@@ -6,9 +6,8 @@ from pathlib import Path
 
 from vtrain_sim.file_table import FileTable
 from vtrain_sim.inputs.huggingface.family import BESIDE, NO_ROPE, OUTPUT_BIAS, Family
+from vtrain_sim.inputs.presets import PREDICTION
 
-# As the presets' files say it too.
-PREDICTION = "layers of multi-token prediction, which are left out unless --mtp-num-layers adds them"
 _CAP = "capped by a tanh, which is left out"
 # Fields of any family, and what they ask for where they are on.
 _FIELDS = {

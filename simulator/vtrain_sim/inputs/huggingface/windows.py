@@ -37,7 +37,7 @@ def windows(c: FileTable, rule: str, num_layers: int) -> SpecFields:
     window = c.get("sliding_window") or 0
     if not window or not any(slides):
         return {}
-    return {"window_size": window, "window_attn_skip_freq": _pattern(slides)}
+    return {"window_size": window, "window_attn_skip_freq": pattern(slides)}
 
 
 def _listed(kinds: object, num_layers: int) -> list[bool]:
@@ -49,10 +49,11 @@ def _listed(kinds: object, num_layers: int) -> list[bool]:
     return [kind == _SLIDING for kind in kinds]
 
 
-def _pattern(slides: list[bool]) -> str:
-    if all(slides):
+def pattern(layers: list[bool]) -> str:
+    """Layers as Megatron's arguments say them: "n" for all but every nth, or a list; empty for all of them."""
+    if all(layers):
         return ""
-    first = slides.index(False) + 1
-    if slides == [(layer + 1) % first != 0 for layer in range(len(slides))]:
+    first = layers.index(False) + 1
+    if layers == [(layer + 1) % first != 0 for layer in range(len(layers))]:
         return str(first)
-    return write_pattern([int(one) for one in slides])
+    return write_pattern([int(one) for one in layers])

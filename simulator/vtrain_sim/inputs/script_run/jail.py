@@ -31,8 +31,8 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "riscv64": 41}
 # Of a mount that is bound: what must be kept when it is mounted again (statvfs and mount have the same bits for them).
 _KEPT = 2 | 4 | 8 | 1024 | 2048
 _MEMORY = 1 << 30
-_MOST_MEMORY = 2 << 30
-_MOST_PROCESSES = 400
+MOST_MEMORY = 2 << 30
+MOST_PROCESSES = 400
 _WATCH_SECONDS = 0.02
 _FILE = 16 << 20
 _MOST_READ = 8 << 20
@@ -185,14 +185,14 @@ def _too_large() -> bool:
         processes = [name for name in os.listdir("/proc") if name.isdecimal()]
     except OSError:
         return False
-    if len(processes) > _MOST_PROCESSES:
+    if len(processes) > MOST_PROCESSES:
         return True
     pages = 0
     for name in processes:
         with contextlib.suppress(OSError), open(f"/proc/{name}/statm", "rb") as stream:
             _, resident, shared, *_ = map(int, stream.read().split())
             pages += resident - shared
-    return pages * resource.getpagesize() > _MOST_MEMORY
+    return pages * resource.getpagesize() > MOST_MEMORY
 
 
 def _wait(main: int, seconds: float) -> int | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from vtrain_sim.inputs.script_run.run import Run, passed_variables
+from vtrain_sim.inputs.script_run.run import LIMITS, Run, passed_variables
 from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.specs.checks import SpecError
 
@@ -26,12 +26,8 @@ _OF_SHELL = re.compile(
 
 def check_sources(path: Path, run: Run) -> None:
     """Raise `SpecError` where a part of the script could not be read."""
-    for sourced in _SOURCED.findall(run.trace):
-        name = sourced.strip("'\"")
-        if f"{name}: No such file or directory" in run.said and not prepares_environment(name):
-            raise SpecError(
-                f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for"
-            )
+    if name := missing_source(run):
+        raise SpecError(f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for")
     for line in run.said.splitlines():
         if not (broken := _SYNTAX.search(line[:_LONGEST_LINE])):
             continue
@@ -61,7 +57,7 @@ def may_be_set(text: str, run: Run, absent: str) -> set[str]:
 def why_nothing_started(run: Run) -> str:
     """Why a script ended before it started anything, in its own words where it has any."""
     if run.status is None:
-        return "it was stopped, as it took more than 20 s, 2 GiB or 400 processes"
+        return f"it was stopped, as it took more than {LIMITS}"
     missing = "".join(f" ({name} is not known)" for name in run.missing[:1])
     lines = [line.strip() for line in run.said.splitlines() if line.strip()]
     said = f", and said: {lines[-1][:160]}" if lines else ""
@@ -99,7 +95,7 @@ def notes(text: str, run: Run, script_arguments: Sequence[str], slurm: Collectio
     if absent := _absent(run):
         sentences.append(f"the script looks for what is not there: {_some(absent)}")
     if run.status is None:
-        sentences.append("the script was stopped: it took more than 20 s, 2 GiB or 400 processes")
+        sentences.append(f"the script was stopped: it took more than {LIMITS}")
     return tuple(sentences)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vtrain_sim.inputs.launch_script import Launch, allocates, script_position
 from vtrain_sim.inputs.megatron_flags import parse_flags
 from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_options, slurm_variables, starts_many
 from vtrain_sim.inputs.script_run.notes import check_sources, may_be_set, missing_source, notes, why_nothing_started
-from vtrain_sim.inputs.script_run.run import Command, Run, read_text, run_script
-from vtrain_sim.inputs.script_run.visible_files import top_of
+from vtrain_sim.inputs.script_run.run import Command, Run, Script, run_script
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
 
@@ -34,29 +33,29 @@ class _Started:
     command: Command
 
 
-def resolve(path: Path, script_arguments: Sequence[str] = (), text: str | None = None) -> Launch:
+def resolve(path: Path, text: str, script_arguments: Sequence[str] = ()) -> Launch:
     """What a launch script starts, found by running it. Raises `SpecError`, `NoSandboxError`.
 
-    text: what the script holds, where there is no such file to read.
+    path: where it lies, or is to lie while it runs. text: what it holds.
     """
-    text = read_text(path) if text is None else text
     shell = re.match(r"#!\s*\S*?(?:/env\s+(?:-\S+\s+)*)?([\w.-]+)(?:\s|$)", text)
     if shell and shell[1] not in ("bash", "sh", "dash", "ash", "env"):
         raise SpecError(f"{path} is a script of {shell[1]}: bash scripts are read")
     directives = slurm_directives(text)
-    run = _best_run(path, text, script_arguments, directives)
+    script = Script.of(path, text)
+    run = _best_run(path, script, script_arguments, directives)
     said = notes(text, run, script_arguments, _slurm(directives))
     try:
         if (absent := missing_source(run)) and (names := may_be_set(text, run, absent)):
-            run = _run_without(path, text, script_arguments, _slurm(directives), run, names)
+            run = _run_without(path, script, script_arguments, _slurm(directives), run, names)
             said = (f"the script reads {absent}, which is not there: what that sets is not known", *said)
         else:
             check_sources(path, run)
-        chosen = _training(path, _started(run.commands, directives, path, 0))
+        chosen = _training(path, _started(run.commands, directives, path, script, 0))
         if chosen is None:
             raise SpecError(f"{path} starts no training: {why_nothing_started(run)}")
         if run.missing:
-            _check_missing(path, text, run, chosen, script_arguments, directives)
+            _check_missing(path, script, run, chosen, script_arguments, directives)
     except SpecError as error:
         # What was not given may be why.
         reasons = [sentence for sentence in said if "--script-args" in sentence or sentence.startswith("not set")]
@@ -67,7 +66,7 @@ def resolve(path: Path, script_arguments: Sequence[str] = (), text: str | None =
 
 
 def _run_without(
-    path: Path, text: str, arguments: Sequence[str], variables: Mapping[str, str], run: Run, names: Iterable[str]
+    path: Path, script: Script, arguments: Sequence[str], variables: Mapping[str, str], run: Run, names: Iterable[str]
 ) -> Run:
     """The script's run with empty files for those that it reads and that are not there.
 
@@ -76,7 +75,7 @@ def _run_without(
     given = {**{name: f"%unknown_{name}%" for name in names}, **variables}
     empty: list[Path] = []
     for _ in range(_FILES):
-        run = run_script(path, arguments, given, Path(run.folder), text, empty=empty)
+        run = run_script(script, arguments, given, Path(run.folder), empty=empty)
         if not (absent := missing_source(run)):
             break
         empty.append(Path(run.folder, absent))
@@ -85,22 +84,22 @@ def _run_without(
 
 
 def _check_missing(
-    path: Path, text: str, run: Run, chosen: _Started, arguments: Sequence[str], directives: Mapping[str, str]
+    path: Path, script: Script, run: Run, chosen: _Started, arguments: Sequence[str], directives: Mapping[str, str]
 ) -> None:
     """Raise `SpecError` where the arguments depend on how much a program prints that is not known."""
-    other = run_script(path, arguments, _slurm(directives), Path(run.folder), text, unknown_lines=3)
-    again = _training(path, _started(other.commands, directives, path, 0))
+    other = run_script(script, arguments, _slurm(directives), Path(run.folder), unknown_lines=3)
+    again = _training(path, _started(other.commands, directives, path, script, 0))
     if again is None or not _same(chosen, again):
         raise SpecError(
             f"{path} computes arguments from what {', '.join(run.missing)} says, which is not known: put values there"
         )
 
 
-def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mapping[str, str]) -> Run:
+def _best_run(path: Path, script: Script, arguments: Sequence[str], directives: Mapping[str, str]) -> Run:
     """The run in the first folder in which all is found that the script reads; else the first."""
     runs = []
-    for folder in _folders(path):
-        run = run_script(path, arguments, _slurm(directives), folder, text)
+    for folder in _folders(script):
+        run = run_script(script, arguments, _slurm(directives), folder)
         if run.status is None:
             return run
         if any(command.kind in ("run", "batch") for command in run.commands):
@@ -113,13 +112,11 @@ def _best_run(path: Path, text: str, arguments: Sequence[str], directives: Mappi
     return next((run for run in runs if run.commands), runs[0])
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(script: Script) -> list[Path]:
     """Folders that a script may be meant to be run in: the current one, where the script can see it, first."""
-    script = path.resolve()
-    top = top_of(script)
     here = Path.cwd()
-    folders = [here] if here == top or top in here.parents else []
-    return list(dict.fromkeys([*folders, script.parent, top]))
+    folders = [here] if here == script.top or script.top in here.parents else []
+    return list(dict.fromkeys([*folders, script.path.parent, script.top]))
 
 
 def _slurm(directives: Mapping[str, str]) -> dict[str, str]:
@@ -130,7 +127,12 @@ def _slurm(directives: Mapping[str, str]) -> dict[str, str]:
 
 
 def _started(
-    commands: Sequence[Command], directives: Mapping[str, str], path: Path, depth: int, around: tuple[str, ...] = ()
+    commands: Sequence[Command],
+    directives: Mapping[str, str],
+    path: Path,
+    script: Script,
+    depth: int,
+    around: tuple[str, ...] = (),
 ) -> list[_Started]:
     """Programs that commands start, those of jobs that they hand in included."""
     found = []
@@ -140,7 +142,7 @@ def _started(
     for command in commands:
         words = (*around, *command.around, *command.words)
         if command.kind == "batch" and depth < len(_MOST_JOBS):
-            found += _of_job(command, directives, path, depth)
+            found += _of_job(command, directives, path, script, depth)
         elif command.kind == "run" and (position := script_position(words)) is not None:
             arguments = words[position + 1 :]
             if any(word.startswith("--") for word in arguments):
@@ -148,17 +150,18 @@ def _started(
     return found
 
 
-def _of_job(command: Command, directives: Mapping[str, str], path: Path, depth: int) -> list[_Started]:
+def _of_job(command: Command, directives: Mapping[str, str], path: Path, script: Script, depth: int) -> list[_Started]:
     """Programs that a batch system's job starts."""
     asked = {**directives, **slurm_directives(command.attached), **slurm_options(command.words)}
     position = next((i for i, word in enumerate(command.words) if i and word.endswith((".sh", ".slurm", ".sbatch"))), 0)
     arguments = command.words[position + 1 :] if position else ()
     environment = {k: v for k, v in command.environment.items() if not k.startswith("SLURM_")}
-    run = run_script(path, arguments, _slurm(asked), Path(command.folder), command.attached, environment)
+    job = replace(script, text=command.attached)
+    run = run_script(job, arguments, _slurm(asked), Path(command.folder), environment)
     if run.status is None:
         raise SpecError(f"{path} hands in a job that starts no training: {why_nothing_started(run)}")
     check_sources(path, run)
-    return _started(run.commands, asked, path, depth + 1, (*command.around,))
+    return _started(run.commands, asked, path, script, depth + 1, (*command.around,))
 
 
 def _training(path: Path, started: Sequence[_Started]) -> _Started | None:

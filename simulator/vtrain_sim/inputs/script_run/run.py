@@ -16,10 +16,10 @@ from typing import Any
 
 from vtrain_sim.inputs.script_run import jail, stubs
 from vtrain_sim.inputs.script_run.visible_files import copies, top_of
-from vtrain_sim.specs.checks import SpecError
-from vtrain_sim.text_file import read_bytes
 
 _SECONDS = 20
+# What a script is stopped beyond, for messages.
+LIMITS = f"{_SECONDS} s, {jail.MOST_MEMORY >> 30} GiB or {jail.MOST_PROCESSES} processes"
 # Of the user's environment: what changes bash itself, what the jail sets, and what may be secret.
 _NOT_PASSED = re.compile(
     r"(PATH|HOME|PWD|OLDPWD|SHLVL|_|TMPDIR|ENV|IFS|PS[0-4]|SHELL.*|BASH.*|LD_.*|PYTHON.*|LC_.*|LANG.*|VIRTUAL_ENV.*"
@@ -67,12 +67,35 @@ class Run:
     folder: str = ""
 
 
+@dataclass(frozen=True)
+class Script:
+    """A launch script with what it finds whenever it is run, which is read once.
+
+    top: the folder whose files it sees. beside: these, as `visible_files.copies` has them. variables: of the process's
+    environment, those that they name. programs: as `stubs.programs` has them.
+    """
+
+    path: Path
+    text: str
+    top: Path
+    beside: tuple[tuple[str, str, bool], ...]
+    variables: Mapping[str, str]
+    programs: tuple[list[tuple[str, str]], list[tuple[str, str]]]
+
+    @classmethod
+    def of(cls, path: Path, text: str) -> Script:
+        """A script that lies, or is to lie, at a path."""
+        path = path.resolve()
+        top = top_of(path)
+        beside = tuple((name, _filled_in(each), executable) for name, each, executable in copies(top, path))
+        return cls(path, text, top, beside, passed_variables(each for _, each, _ in beside), stubs.programs())
+
+
 def run_script(
-    script: Path,
+    script: Script,
     arguments: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
     folder: Path | None = None,
-    text: str | None = None,
     environment: Mapping[str, str] | None = None,
     unknown_lines: int = 1,
     empty: Sequence[Path] = (),
@@ -80,17 +103,15 @@ def run_script(
     """Run a script with bash, where it can do no harm.
 
     arguments: its own. variables: set beside those of the environment (default: the process's). folder: where it runs
-    (default: its own). text: instead of what the file holds. unknown_lines: that a program which is not known prints.
-    empty: files that are to be there. Raises `NoSandboxError`, `SpecError`.
+    (default: its own). unknown_lines: that a program which is not known prints. empty: files that are to be there.
+    Raises `NoSandboxError`.
     """
-    script = script.resolve()
-    top = top_of(script)
-    task = _task(script, top, arguments, folder or script.parent, text, environment, variables or {})
+    task = _task(script, arguments, folder or script.path.parent, environment, variables or {})
     task["env"]["VTRAIN_LINES"] = str(unknown_lines)
     task["files"] += [(str(path), "", False) for path in empty]
     known: set[str] = set()
     for _ in range(_ROUNDS):
-        run = _run(task, script)
+        run = _run(task)
         # Programs that are called by their paths, for example of a virtual environment.
         called = {path for path, _ in _FOLLOWED_PATH.findall(run.trace) if not _is_linked(path)}
         if run.status is None:
@@ -123,16 +144,14 @@ def passed_variables(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _task(
-    script: Path,
-    top: Path,
+    script: Script,
     arguments: Sequence[str],
     folder: Path,
-    text: str | None,
     environment: Mapping[str, str] | None,
     variables: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the jail is told: see `jail`."""
-    binds, links = stubs.programs()
+    binds, links = script.programs
     home = os.path.expanduser("~")
     own = {
         "PATH": f"{stubs.FOLDER}:/bin",
@@ -143,42 +162,33 @@ def _task(
         "BASH_ENV": stubs.PRELUDE,
         "VTRAIN_RECORDS": stubs.RECORDS,
         "VTRAIN_NAMES": " ".join(stubs.FOLLOWED),
-        "VTRAIN_TOP": str(top),
+        "VTRAIN_TOP": str(script.top),
         "VTRAIN_AROUND": "",
     }
-    scripts = [(path, _filled_in(each), executable) for path, each, executable in copies(top, script)]
-    own_text = _filled_in(text if text is not None else read_text(script))
+    own_text = _filled_in(script.text)
     if environment is None:
-        environment = passed_variables([own_text, *(each for _, each, _ in scripts)])
+        environment = {**script.variables, **passed_variables([own_text])}
     files = [
-        *scripts,
-        (str(script), own_text, True),
+        *script.beside,
+        (str(script.path), own_text, True),
         (stubs.STUB, stubs.text("stub.bash"), True),
         (stubs.PRELUDE, stubs.text("prelude.bash"), False),
         (*stubs.SH, True),
     ]
     return {
-        "script": str(script),
-        "argv": [stubs.BASH, str(script), *arguments],
+        "script": str(script.path),
+        "argv": [stubs.BASH, str(script.path), *arguments],
         "env": {**environment, **variables, **own},
         "cwd": str(folder),
         "folders": [str(folder), home],
         "records": stubs.RECORDS,
         "said": f"{stubs.RECORDS}/said",
         "binds": binds,
-        "links": links,
+        "links": [*links],
         "files": files,
         "seconds": _SECONDS,
         "processes": 1024 + _processes(),
     }
-
-
-def read_text(script: Path) -> str:
-    """The text of a script. Raises `SpecError`."""
-    data = read_bytes(script)
-    if b"\0" in data:
-        raise SpecError(f"cannot read {script}: it is not text")
-    return data.decode(errors="surrogateescape").replace("\r\n", "\n").removeprefix("\ufeff")
 
 
 def _filled_in(text: str) -> str:
@@ -194,7 +204,7 @@ def _processes() -> int:
         return 0
 
 
-def _run(task: Mapping[str, object], script: Path) -> Run:
+def _run(task: Mapping[str, object]) -> Run:
     if sys.platform != "linux":
         raise NoSandboxError("scripts are run on Linux alone")
     if shutil.which("bash") is None:

@@ -22,8 +22,7 @@ def page(result: Result) -> str:
     """A whole page that needs no other file and sends no request."""
     content = document(result)
     scripts = [_asset(_LIBRARY), _scripts(), "vtrain.start();"]
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {_hashes(scripts)}"
-    head = f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}; base-uri 'none'; form-action 'none'\">"
+    head = f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">'
     # Data, which no browser runs.
     data = f'<script type="application/json" id="data">{json_text(content)}</script>'
     title = f"{content['title']}: {content['kind']}"
@@ -33,10 +32,7 @@ def page(result: Result) -> str:
 def served() -> tuple[str, str]:
     """The page that asks a local server for its content, and its Content-Security-Policy."""
     scripts = [_asset(_LIBRARY), _scripts(), _asset(_KNOBS)]
-    policy = (
-        f"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src {_hashes(scripts)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    policy = _policy(scripts, "connect-src 'self'", "frame-ancestors 'none'")
     return _html("vtrain", "", "".join(f"<script>{script}</script>" for script in scripts)), policy
 
 
@@ -62,9 +58,11 @@ def _scripts() -> str:
     return "\n".join(map(_asset, _SCRIPTS))
 
 
-def _hashes(scripts: list[str]) -> str:
-    """Sources of a policy that let these scripts run and no other."""
-    return " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+def _policy(scripts: list[str], *more: str) -> str:
+    """A Content-Security-Policy that lets these scripts run and no other, and nothing be loaded; more: directives."""
+    sources = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    own = ("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src {sources}")
+    return "; ".join((*own, "base-uri 'none'", "form-action 'none'", *more))
 
 
 @cache

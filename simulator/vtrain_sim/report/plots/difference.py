@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure
-from vtrain_sim.report.tables import duration
+from vtrain_sim.report.tables import duration, signed
 from vtrain_sim.validate.difference import Difference
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ def draw_difference(difference: Difference) -> Figure:
     at = a_s
     for cause in difference.shown:
         change = cause.difference_s
-        sign = "-" if change < 0 else "+"
-        bars.append((cause.name, at, change, _SHORTER if change < 0 else _LONGER, f"{sign}{duration(abs(change))}"))
+        bars.append((cause.name, at, change, _SHORTER if change < 0 else _LONGER, signed(change, duration)))
         at += change
     bars.append((difference.name_b, 0.0, b_s, _STEP, duration(b_s)))
     figure = new_figure(8.0, 1.4 + 0.36 * len(bars))

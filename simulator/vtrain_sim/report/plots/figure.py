@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtrain_sim.errors import UserError
-from vtrain_sim.whole_file import write_file
+from vtrain_sim.whole_file import check_place, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +22,7 @@ def check_name(path: Path | None) -> None:
         return
     if path.suffix not in _FORMATS:
         raise UserError(f"{path} is no picture that can be drawn: give a name that ends in {', '.join(_FORMATS)}")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no directory {path.parent}")
+    check_place(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(_MISSING)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vtrain_sim.decide import PlanResult
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure
+from vtrain_sim.report.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ def draw_plans(result: PlanResult) -> Figure:
     front = sorted((p.days, p.cost_usd, p.projection.configuration.parallel.world_size) for p in result.pareto)
     axes.plot([d for d, _, _ in front], [c for _, c, _ in front], marker="o", label="Pareto front")
     for days, dollars, gpus in front[:: max(1, len(front) // 12)]:
-        axes.annotate(f"{gpus:,} GPUs", (days, dollars), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        axes.annotate(counted(gpus, "GPUs"), (days, dollars), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.scatter(
         [p.days for p in result.plans],
         [p.cost_usd for p in result.plans],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure
-from vtrain_sim.report.tables import duration
+from vtrain_sim.report.tables import counted, duration
 from vtrain_sim.simulate.result import Projection
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ def draw_projection(projection: Projection) -> Figure:
     axes = figure.subplots()
     axes.barh([name for name, _ in parts], [seconds for _, seconds in parts])
     parallel = projection.configuration.parallel
-    title = f"{parallel.world_size:,} GPUs of {projection.cluster.name}: {duration(projection.iteration_time_s)}"
+    title = (
+        f"{counted(parallel.world_size, 'GPUs')} of {projection.cluster.name}: {duration(projection.iteration_time_s)}"
+    )
     axes.set(xlabel=f"seconds per step, bottleneck stage {projection.critical_stage}", title=title)
     return figure

@@ -8,6 +8,7 @@ from vtrain_sim.decide.study import StudyResult
 from vtrain_sim.errors import UserError
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure
+from vtrain_sim.report.shared_words import unit_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +22,7 @@ def draw_study(result: StudyResult) -> Figure:
         raise UserError("there is nothing to draw: no unit of the study has a plan")
     figure = new_figure(7.5, 1.5 + 0.35 * len(rows))
     axes = figure.subplots()
-    names = [f"{row['model']} on {row['cluster']}, batch {row['global_batch_size']}" for row in rows]
-    axes.barh(range(len(rows)), [row["days"] for row in rows], tick_label=names)
+    axes.barh(range(len(rows)), [row["days"] for row in rows], tick_label=[*map(unit_name, rows)])
     axes.invert_yaxis()
     axes.set(xlabel="days of the best plan (modelled)")
     return figure

@@ -8,6 +8,7 @@ from vtrain_sim.decide.sweep import SweepResult
 from vtrain_sim.errors import UserError
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure
+from vtrain_sim.report.shared_words import point_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def draw_sweep(result: SweepResult) -> Figure:
         raise UserError("there is nothing to draw: every point of the sweep was refused")
     figure = new_figure(7.5, 1.5 + 0.3 * len(points))
     axes = figure.subplots()
-    names = [", ".join(f"{name} {value}" for name, value in p.values.items()) for p, _ in points]
+    names = [point_name(p) for p, _ in points]
     bars = axes.barh(range(len(points)), [seconds for _, seconds in points], tick_label=names)
     for bar, (point, _) in zip(bars, points, strict=True):
         if not point.fits:

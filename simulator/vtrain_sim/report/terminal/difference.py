@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from vtrain_sim.report.tables import duration, gib, percent, table
+from vtrain_sim.report.difference_words import facts
+from vtrain_sim.report.tables import duration, percent, signed, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.validate.account import Account
 from vtrain_sim.validate.difference import Difference
@@ -63,15 +64,9 @@ def _amount(change: float) -> str:
 
 
 def _side(account: Account) -> str:
-    parts = [f"{duration(account.step_s)} a step ({'captured' if account.captured else 'projected'})"]
-    if account.num_gpus:
-        parts.append(f"{account.num_gpus:,} GPU" + ("s" if account.num_gpus > 1 else ""))
-    rate = account.tokens_per_s_per_gpu
-    if rate is not None:
-        parts.append(f"{rate:,.0f} tokens/s per GPU")
-    if account.peak_bytes:
-        parts.append(gib(account.peak_bytes) + ("" if account.fits in (None, True) else ", which does not fit"))
-    return ", ".join(parts)
+    step = f"{duration(account.step_s)} a step ({'captured' if account.captured else 'projected'})"
+    fit = ["which does not fit"] if account.fits is False else []
+    return ", ".join([step, *facts(account), *fit])
 
 
 def _time(seconds: float) -> str | None:
@@ -79,4 +74,4 @@ def _time(seconds: float) -> str | None:
 
 
 def _signed(seconds: float) -> str:
-    return f"{'-' if seconds < 0 else '+'}{duration(abs(seconds))}" if abs(seconds) > _LEAST_S else "0"
+    return signed(seconds, duration) if abs(seconds) > _LEAST_S else "0"

@@ -44,9 +44,8 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         console.print("tie: the plan's band overlaps that of the best; which of them is faster is not known")
     if best.checkpoint_interval_s is not None:
         console.print(f"checkpoint every {duration(best.checkpoint_interval_s)} (days and dollars include failures)")
-    if result.own is not None:
-        for sentence in own_layout(result):
-            console.print(sentence)
+    for sentence in own_layout(result):
+        console.print(sentence)
     console.print("launch the best with:")
     console.out(shlex.join(best.to_dict()["megatron_args"]), highlight=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from vtrain_sim.decide.sensitivity import Effect, Sensitivity
-from vtrain_sim.report.tables import duration, gib, percent, table
+from vtrain_sim.report.tables import duration, gib, percent, signed, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.report.terminal.projection import print_configuration
 
@@ -37,9 +37,9 @@ def _changed(effect: Effect) -> tuple[str, str]:
     change_s, change = effect.change_s or 0.0, effect.change or 0.0
     if abs(change) < _LEAST:
         return "the same", ""
-    return f"{'-' if change_s < 0 else '+'}{duration(abs(change_s))}", percent(change, sign=True) or ""
+    return signed(change_s, duration), percent(change, sign=True) or ""
 
 
 def _memory(effect: Effect) -> str | None:
     change = effect.change_bytes or 0
-    return f"{'-' if change < 0 else '+'}{gib(abs(change))}" if abs(change) >= _LEAST_BYTES else None
+    return signed(change, gib) if abs(change) >= _LEAST_BYTES else None

@@ -8,16 +8,15 @@ from rich.console import Console
 
 from vtrain_sim.decide.sizing import LAWS, Candidate, SizeResult, tokens_for
 from vtrain_sim.report import amounts
-from vtrain_sim.report.tables import table
+from vtrain_sim.report.tables import counted, table
 from vtrain_sim.report.terminal.printing import printers
 
 
 @printers.register(SizeResult)
 def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None:
     """What the budget would pay for at the devices' peak, how that would really train, and what does."""
-    console.print(
-        f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days; law: {LAWS[result.law].source}"
-    )
+    gpus = counted(result.num_gpus, "GPUs")
+    console.print(f"{gpus} of {result.cluster} for {result.days:g} days; law: {LAWS[result.law].source}")
     naive = (
         "at 100% MFU",
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from vtrain_sim.decide.study import StudyResult
+from vtrain_sim.report.shared_words import unit_name
 from vtrain_sim.report.tables import duration, percent, said_once
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
@@ -17,8 +18,7 @@ def print_study(result: StudyResult, console: Console, rows: bool = True) -> Non
     console.print(said_once("best plan of each unit (modelled)", lines, ("cluster", "batch", "GPUs", "recompute")))
     for row in result.rows():
         if row["reason"]:
-            unit = f"{row['model']} on {row['cluster']}, batch {row['global_batch_size']}"
-            console.print(f"{unit}: {row['reason']}")
+            console.print(f"{unit_name(row)}: {row['reason']}")
 
 
 def _line(row: Row) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from vtrain_sim.decide.sweep import SweepPoint, SweepResult
+from vtrain_sim.report.shared_words import point_name
 from vtrain_sim.report.tables import counted, duration, percent, table
 from vtrain_sim.report.terminal.printing import printers
 
@@ -26,8 +27,7 @@ def print_sweep(result: SweepResult, console: Console, rows: bool = True) -> Non
         console.print(f"{', '.join(numbers)}: {reason}")
     fastest = result.fastest
     if fastest is not None and len(result.points) > 1:
-        said = ", ".join(f"{name} {value}" for name, value in fastest.values.items())
-        console.print(f"most tokens per second and GPU: {said}")
+        console.print(f"most tokens per second and GPU: {point_name(fastest)}")
 
 
 def _line(number: int, names: tuple[str, ...], point: SweepPoint) -> tuple[object, ...]:

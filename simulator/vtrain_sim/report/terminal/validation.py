@@ -6,6 +6,7 @@ from collections import Counter
 
 from rich.console import Console
 
+from vtrain_sim.report.shared_words import unread_columns
 from vtrain_sim.report.tables import duration, percent, said_once, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.validate.result import ValidationResult
@@ -59,9 +60,7 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
         if file.known_clusters:
             console.print(f"{file.file}: calibrated clusters have {'; '.join(file.known_clusters)}")
         if file.unread:
-            console.print(
-                f"{file.file}: columns that are not read, as if they were not there: {', '.join(file.unread)}"
-            )
+            console.print(unread_columns(file))
 
 
 def _line(row: Row) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from vtrain_schemas.operators import DIMENSIONS
 from vtrain_sim.catalog.timeline import CapturedRank, CapturedTimeline
 from vtrain_sim.model.program import stream_of
 from vtrain_sim.report.trace.parts import (
@@ -12,9 +13,7 @@ from vtrain_sim.report.trace.parts import (
     HOST,
     IN_FLIGHT,
     MEMORY,
-    PASSES,
     RECEIVES,
-    SENDS,
     Flow,
     Moment,
     Process,
@@ -22,12 +21,12 @@ from vtrain_sim.report.trace.parts import (
     Trace,
 )
 from vtrain_sim.results import Row
-from vtrain_sim.simulate.spans import DETAILS, check_detail
+from vtrain_sim.simulate.spans import DETAILS, PASSES, SENDS, check_detail
 
 _OF_PASSES = ("step", "forward_step", "backward_step", "p2p")
 _OF_LAYERS = ("transformer_layer", "mamba_layer", "mtp_layer")
 _SHOWN = ("kind", "phase", "layer_number", "microbatch", "chunk", "self_ns")
-_OF_OPERATOR = ("dtype", "m", "n", "k", "batch", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim", "flops", "bytes")
+_OF_OPERATOR = ("dtype", *DIMENSIONS, "flops", "bytes")
 _GIB = 2**30
 # Spans that overlap by less than this part of the shorter one follow each other.
 _SAME_MOMENT = 0.1
@@ -42,10 +41,10 @@ def captured_trace(timeline: CapturedTimeline, detail: str = DETAILS[-1]) -> Tra
     ends: dict[_Key, dict[str, Moment]] = defaultdict(dict)
     for rank in timeline.ranks:
         process = Process(f"stage {rank.stage}, captured {timeline.run_id}, rank {rank.rank}", rank.stage)
-        slices = dict(_spans(rank, timeline.begin_ns, detail))
+        slices = _slices(rank, timeline.begin_ns, detail)
         calls = list(_calls(rank, timeline.begin_ns))
         for track, one, _ in calls:
-            slices.setdefault(track, []).append(one)
+            slices[track].append(one)
         for track, of_track in slices.items():
             process.add(track, of_track)
         _count(process, rank, timeline.begin_ns)
@@ -57,9 +56,9 @@ def captured_trace(timeline: CapturedTimeline, detail: str = DETAILS[-1]) -> Tra
     return Trace(processes, list(_flows(processes, ends)))
 
 
-def _spans(rank: CapturedRank, begin_ns: int, detail: str) -> Iterator[tuple[str, list[Slice]]]:
-    """Slices of modules, host and kernels by their track."""
-    tracks: dict[str, list[Slice]] = defaultdict(list)
+def _slices(rank: CapturedRank, begin_ns: int, detail: str) -> defaultdict[str, list[Slice]]:
+    """Those of modules, host and kernels by their track."""
+    tracks: defaultdict[str, list[Slice]] = defaultdict(list)
     operators: dict[int, list[Row]] = defaultdict(list)
     for operator in rank.operators:
         if operator["span_id"] is not None:
@@ -81,7 +80,7 @@ def _spans(rank: CapturedRank, begin_ns: int, detail: str) -> Iterator[tuple[str
         tracks[f"kernels, stream {kernel['stream']}"].append(
             Slice(kernel["name"], begin, begin + kernel["duration_ns"], shown)
         )
-    yield from tracks.items()
+    return tracks
 
 
 def _nested(spans: Iterable[Row]) -> dict[int, tuple[int, int]]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PASSES, COMPUTE, HOST = "passes", "compute", "host"
-RECEIVES, SENDS = "pp", "pp send"
+from vtrain_sim.simulate.spans import PASSES, SENDS
+
+COMPUTE, HOST, RECEIVES = "compute", "host", "pp"
 # From top to bottom; tracks that are not named here follow. A further lane of a track is next to it.
 _ORDER = (PASSES, COMPUTE, "tp", "cp", "ep", "dp", RECEIVES, SENDS, HOST)
 # Counters with what they count.

@@ -22,7 +22,7 @@ vtrain.draw.bars = (spec, rows, label) => {
 vtrain.barsOption = (spec, rows, shown, width) => {
   const category = (row) => rows.text(spec.category, row);
   const lying = Boolean(spec.lying);
-  const places = Array.from({ length: rows.count }, (_, row) => row);
+  const { places } = rows;
   const column = rows.column(shown[0]);
   const narrow = width < 520;
   const names = places.map(category);
@@ -63,15 +63,16 @@ vtrain.barsOption = (spec, rows, shown, width) => {
   const amounts = vtrain.axis("value", single ? vtrain.columnTitle(column) : vtrain.unitTitle(column.unit), { nameGap: lying ? 28 : 44, min: (range) => Math.min(0, range.min), max: top });
   const lines = narrow ? Math.max(...names.map((name) => Math.ceil((7.6 * name.length) / (labelWidth - 10))), 1) : 1;
   const per = Math.max(12 + 20 * (spec.stacked ? 1 : shown.length), 8 + 14 * lines);
+  const base = vtrain.baseOption();
   const legend = single ? 0 : vtrain.legendHeight(series.map((one) => one.name), width);
   return {
     height: lying ? Math.max(120, rows.count * per + 52 + legend) : (narrow ? 280 : 320) + legend,
-    items: places.flatMap((row) => [{ seriesIndex: 0, dataIndex: row }]),
-    describe: (place) => [category(place), ...rows.details([...shown, ...(spec.hover ?? [])], place).map((pair) => pair.join(" "))].join(", "),
+    items: places.map((row) => ({ seriesIndex: 0, dataIndex: row })),
+    describe: (place) => rows.said(category(place), [...shown, ...(spec.hover ?? [])], place),
     option: {
-      ...vtrain.baseOption(),
-      tooltip: { ...vtrain.baseOption().tooltip, trigger: "axis", axisPointer: { type: "shadow", shadowStyle: { color: vtrain.colour("hover") } }, formatter: (hits) => tooltip(hits[0].dataIndex) },
-      legend: { ...vtrain.baseOption().legend, show: !single },
+      ...base,
+      tooltip: { ...base.tooltip, trigger: "axis", axisPointer: { type: "shadow", shadowStyle: { color: vtrain.colour("hover") } }, formatter: (hits) => tooltip(hits[0].dataIndex) },
+      legend: { ...base.legend, show: !single },
       grid: { left: lying ? labelWidth : 58, right: single && lying ? 84 : 16, top: legend + (limit !== null ? 10 : 6), bottom: 44 },
       xAxis: lying ? amounts : categories,
       yAxis: lying ? categories : amounts,

@@ -112,7 +112,8 @@ vtrain.limitLine = (label, position, axis) => ({
 
 // A chart with its controls. make(width): { option, height, items, describe(place), choose(place) }, made anew when the
 // width or the colours change. items: [{ seriesIndex, dataIndex }] in the order in which the arrow keys visit them.
-vtrain.mountChart = (label, make) => {
+// events: handlers of what happens on the chart, by name.
+vtrain.mountChart = (label, make, events = {}) => {
   const { element } = vtrain;
   const canvas = element("div", { class: "canvas", role: "img", tabindex: "0", "aria-label": `${label} The arrow keys visit the values; the table has them all.` });
   const live = element("div", { class: "hidden", "aria-live": "polite" });
@@ -125,7 +126,10 @@ vtrain.mountChart = (label, make) => {
     const made = make(width);
     chart.made = made;
     canvas.style.height = `${made.height}px`;
-    chart.drawn ??= echarts.init(canvas, null, { renderer: "canvas" });
+    if (!chart.drawn) {
+      chart.drawn = echarts.init(canvas, null, { renderer: "canvas" });
+      for (const [name, handler] of Object.entries(events)) chart.drawn.on(name, handler);
+    }
     chart.drawn.resize({ width, height: made.height });
     chart.drawn.setOption(made.option, { notMerge: true });
     chart.width = width;

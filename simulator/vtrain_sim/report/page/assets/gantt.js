@@ -5,18 +5,13 @@
 const touched = window.matchMedia("(pointer: coarse)");
 
 vtrain.draw.gantt = (spec, rows, label) => {
-  const panels = spec.panel ? [...new Set(Array.from({ length: rows.count }, (_, row) => rows.text(spec.panel, row)))] : [null];
+  const panels = spec.panel ? [...new Set(rows.places.map((row) => rows.text(spec.panel, row)))] : [null];
   const state = { panel: panels[0], from: 0, to: 100 };
-  const chart = vtrain.mountChart(label, (width) => vtrain.ganttOption(spec, rows, state, width));
-  const update = chart.update;
-  chart.update = () => {
-    update();
-    chart.drawn?.off("datazoom");
-    chart.drawn?.on("datazoom", () => {
-      const zoom = chart.drawn.getOption().dataZoom[0];
-      Object.assign(state, { from: zoom.start, to: zoom.end });
-    });
+  const zoomed = () => {
+    const zoom = chart.drawn.getOption().dataZoom[0];
+    Object.assign(state, { from: zoom.start, to: zoom.end });
   };
+  const chart = vtrain.mountChart(label, (width) => vtrain.ganttOption(spec, rows, state, width), { datazoom: zoomed });
   const zoom = (from, to) => {
     Object.assign(state, { from, to });
     chart.drawn.dispatchAction({ type: "dataZoom", start: from, end: to });
@@ -36,7 +31,7 @@ vtrain.draw.gantt = (spec, rows, label) => {
 };
 
 vtrain.ganttOption = (spec, rows, state, width) => {
-  const places = Array.from({ length: rows.count }, (_, row) => row).filter((row) => state.panel === null || rows.text(spec.panel, row) === state.panel);
+  const places = rows.places.filter((row) => state.panel === null || rows.text(spec.panel, row) === state.panel);
   const lanes = spec.row ? [...new Set(places.map((row) => rows.text(spec.row, row)))] : [];
   const lane = new Map(lanes.map((name, place) => [name, place]));
   const kinds = [...new Set(places.map((row) => rows.text(spec.what, row)))];
@@ -97,16 +92,17 @@ vtrain.ganttOption = (spec, rows, state, width) => {
     axisTick: { show: false },
     axisLabel: spec.row ? { show: false } : {},
   });
+  const base = vtrain.baseOption();
   // Labels stand in the middle of their rows.
   const names = vtrain.axis("category", spec.rows, { data: lanes, inverse: true, position: "left", nameGap: 34, axisTick: { show: false }, splitLine: { show: false } });
   return {
     height: inner + legend + 96,
     items,
-    describe: (at) => [rows.text(spec.what, items[at].row), ...rows.details(spec.hover, items[at].row).map((pair) => pair.join(" "))].join(", "),
+    describe: (at) => rows.said(rows.text(spec.what, items[at].row), spec.hover, items[at].row),
     option: {
-      ...vtrain.baseOption(),
-      tooltip: { ...vtrain.baseOption().tooltip, trigger: "item", formatter: (hit) => vtrain.tooltip(rows.text(spec.what, hit.data.row), rows.details(spec.hover, hit.data.row)) },
-      legend: { ...vtrain.baseOption().legend, show: Boolean(spec.tones) },
+      ...base,
+      tooltip: { ...base.tooltip, trigger: "item", formatter: (hit) => vtrain.tooltip(rows.text(spec.what, hit.data.row), rows.details(spec.hover, hit.data.row)) },
+      legend: { ...base.legend, show: Boolean(spec.tones) },
       grid: { left: 56, right: 16, top: legend + 8, bottom: 84 },
       xAxis: vtrain.axis("value", `time (${start.unit})`, { min: 0, max: end, nameGap: 26, splitLine: { show: false } }),
       yAxis: spec.row ? [up, names] : up,

@@ -84,6 +84,11 @@ vtrain.Rows = class {
     return unit ? vtrain.withUnit(value, column.unit) : column.write(value);
   }
 
+  // A name and the columns named of a row, to be read out.
+  said(name, names, row) {
+    return [name, ...this.details(names, row).map((pair) => pair.join(" "))].join(", ");
+  }
+
   // All that a row shows, in small letters: what words of a filter are looked for in.
   words(row) {
     this.shown ??= [];
@@ -96,6 +101,11 @@ vtrain.Rows = class {
     return names
       .filter((name) => this.has(name) && this.value(name, row) !== null)
       .map((name) => [this.column(name).title, this.text(name, row, true)]);
+  }
+
+  // The number of each row.
+  get places() {
+    return Array.from({ length: this.count }, (_, row) => row);
   }
 
   get flags() {

@@ -16,7 +16,8 @@ vtrain.draw.points = (spec, rows, label) => {
   const state = { across: across[0], up: up.find((name) => name !== across[0]) ?? up[0] };
   const detail = vtrain.element("div", { class: "chosen", hidden: true, "aria-live": "polite" });
   const choose = (row) => vtrain.showChosen(detail, rows, spec.hover, row);
-  const chart = vtrain.mountChart(label, (width) => vtrain.pointsOption(spec, rows, state, width, choose));
+  const clicked = (event) => event.data?.row !== undefined && choose(event.data.row);
+  const chart = vtrain.mountChart(label, (width) => vtrain.pointsOption(spec, rows, state, width, choose), { click: clicked });
   const controls = [];
   for (const [side, names, title] of [["up", up, "Up"], ["across", across, "Across"]]) {
     if (names.length < 2) continue;
@@ -28,12 +29,6 @@ vtrain.draw.points = (spec, rows, label) => {
       }),
     );
   }
-  const update = chart.update;
-  chart.update = () => {
-    update();
-    chart.drawn?.off("click");
-    chart.drawn?.on("click", (event) => event.data?.row !== undefined && choose(event.data.row));
-  };
   return { nodes: [vtrain.element("div", { class: "controls" }, controls), chart.node, detail], chart, choose };
 };
 
@@ -55,19 +50,18 @@ vtrain.pointsOption = (spec, rows, state, width, choose) => {
   const series = [];
   let place = 0;
   for (const one of spec.series) {
-    const own = one.up && rows.has(one.up) ? (state.up === "days" ? one.up : null) : state.up;
-    if (own === null) continue;
+    // A series may have columns of its own in place of what is up, and is not shown over others.
+    const own = one.up ? one.up[state.up] : state.up;
+    if (!rows.has(own)) continue;
     const style = POINT_STYLES[one.style] ?? POINT_STYLES.dots;
     const points = one.places
       .filter((row) => rows.value(state.across, row) !== null && rows.value(own, row) !== null)
       .map((row) => ({ value: [rows.value(state.across, row), rows.value(own, row)], row }));
-    // A front is a line only over what it is a front of.
-    const joined = style.joined && !one.fit;
-    if (joined) points.sort((a, b) => a.value[0] - b.value[0]);
+    if (style.joined) points.sort((a, b) => a.value[0] - b.value[0]);
     const colour = one.style === "faint" ? vtrain.colour("faint") : vtrain.palette(place++);
     const index = series.length;
     series.push({
-      type: joined ? "line" : "scatter",
+      type: style.joined ? "line" : "scatter",
       name: one.name,
       data: points,
       progressive: 0,
@@ -84,6 +78,7 @@ vtrain.pointsOption = (spec, rows, state, width, choose) => {
   }
   if (!items.length) series[0]?.data.forEach((point, dataIndex) => items.push({ seriesIndex: 0, dataIndex, row: point.row, name: series[0].name }));
   series.push(...vtrain.referenceLines(spec, rows, state));
+  const base = vtrain.baseOption();
   const legend = spec.series.length > 1 ? vtrain.legendHeight(spec.series.map((one) => one.name), width) : 0;
   const shown = (side) => series.flatMap((one) => (one.type === "custom" ? [] : one.data.map((point) => (point.value ?? point)[side])));
   const axis = (column, gap, side) => {
@@ -93,12 +88,12 @@ vtrain.pointsOption = (spec, rows, state, width, choose) => {
   return {
     height: (narrow ? 320 : 400) + legend,
     items,
-    describe: (at) => [items[at].name, ...rows.details(spec.hover, items[at].row).map((pair) => pair.join(" "))].join(", "),
+    describe: (at) => rows.said(items[at].name, spec.hover, items[at].row),
     choose: (at) => choose(items[at].row),
     option: {
-      ...vtrain.baseOption(),
-      tooltip: { ...vtrain.baseOption().tooltip, trigger: "item", formatter: (hit) => (hit.data?.row === undefined ? "" : vtrain.tooltip(hit.seriesName, rows.details(spec.hover, hit.data.row))) },
-      legend: { ...vtrain.baseOption().legend, show: legend > 0, data: spec.series.map((one) => one.name) },
+      ...base,
+      tooltip: { ...base.tooltip, trigger: "item", formatter: (hit) => (hit.data?.row === undefined ? "" : vtrain.tooltip(hit.seriesName, rows.details(spec.hover, hit.data.row))) },
+      legend: { ...base.legend, show: legend > 0, data: spec.series.map((one) => one.name) },
       grid: { left: 64, right: 20, top: legend + 12, bottom: 48 },
       xAxis: axis(x, 30, 0),
       yAxis: axis(y, 50, 1),
@@ -120,9 +115,10 @@ vtrain.besidePoints = (spec, one, rows, state, colour) => {
     };
     beside.push({ type: "custom", name: one.name, data, renderItem, encode: { x: 0, y: [1, 2] }, silent: true, z: 1 });
   }
-  if (one.fit && rows.has(one.fit) && state.up === "bus_bytes_per_s") {
-    const factor = rows.column(state.up).factor / rows.column(one.fit).factor;
-    const data = one.places.map((row) => [rows.value(state.across, row), rows.value(one.fit, row) * factor]).sort((a, b) => a[0] - b[0]);
+  if (one.fit && state.up === one.fit.up && rows.has(one.fit.column)) {
+    const fitted = one.fit.column;
+    const factor = rows.column(state.up).factor / rows.column(fitted).factor;
+    const data = one.places.map((row) => [rows.value(state.across, row), rows.value(fitted, row) * factor]).sort((a, b) => a[0] - b[0]);
     beside.push({ type: "line", name: one.name, data, showSymbol: false, silent: true, smooth: 0.2, lineStyle: { color: colour, width: 1.5, opacity: 0.6 }, z: 1 });
   }
   return beside;

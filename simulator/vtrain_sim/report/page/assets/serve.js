@@ -133,7 +133,7 @@
       "div",
       { class: "page served" },
       element("a", { class: "skip", href: "#content" }, "Skip to the answer"),
-      element("header", {}, element("p", { class: "kind" }, element("span", { class: "brand" }, "vtrain"), "what if"), element("h1", {}, "Projection")),
+      vtrain.header({ kind: "what if", title: "Projection" }),
       glance,
       element("div", { class: "columns" }, form, element("main", {}, alert, status, content)),
     ),

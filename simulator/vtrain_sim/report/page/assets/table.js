@@ -35,7 +35,7 @@ vtrain.comparison = (rows, column, operator, operand) => {
   return (row) => column.values[row] !== null && holds(column.values[row]);
 };
 
-// places: rows in another order, or null for that of the table. Empty cells come last either way.
+// places: the rows to sort, by their numbers. Empty cells come last either way.
 vtrain.sorted = (rows, places, name, descending) => {
   const sign = descending ? -1 : 1;
   return [...places].sort((a, b) => {
@@ -46,7 +46,7 @@ vtrain.sorted = (rows, places, name, descending) => {
   });
 };
 
-// onChoose(row): called where a row's button is pressed; null: rows cannot be chosen.
+// onChoose(row): called where a row is clicked; null: rows cannot be chosen.
 vtrain.table = (title, rows, onChoose = null) => {
   const { element } = vtrain;
   const state = { filter: "", sort: null, descending: false, page: 0 };
@@ -55,7 +55,7 @@ vtrain.table = (title, rows, onChoose = null) => {
   const heads = rows.columns.map((column) => {
     const button = element("button", { type: "button", title: `Sort by ${column.title}` }, vtrain.columnTitle(column));
     button.addEventListener("click", () => {
-      // Numbers are most often looked at from the top.
+      // The first press sorts from the smallest, the next one turns the order around.
       if (state.sort === column.name) state.descending = !state.descending;
       else Object.assign(state, { sort: column.name, descending: false });
       state.page = 0;
@@ -97,7 +97,7 @@ vtrain.table = (title, rows, onChoose = null) => {
 
   const update = () => {
     const keep = vtrain.parseFilter(state.filter, rows);
-    let places = Array.from({ length: rows.count }, (_, row) => row).filter(keep);
+    let places = rows.places.filter(keep);
     if (state.sort) places = vtrain.sorted(rows, places, state.sort, state.descending);
     const pages = Math.max(1, Math.ceil(places.length / vtrain.rowsPerPage));
     state.page = Math.min(Math.max(state.page, 0), pages - 1);

@@ -5,11 +5,12 @@ from __future__ import annotations
 from vtrain_sim.catalog.results import RunDetail, RunProfile
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
+from vtrain_sim.report.page.parts.bandwidth import bandwidth_section
 from vtrain_sim.report.tables import counted, duration, gib
 from vtrain_sim.results import Row
 
 _MEASURED = "measured"
-_PHASES = {"forward": "forward", "backward": "backward", "recompute": "recompute"}
+_PHASES = ("forward", "backward", "recompute")
 
 
 @pages.register(RunDetail)
@@ -101,7 +102,7 @@ def _layers(result: RunProfile) -> list[Section]:
         "category": "layer",
         "values": [f"{phase}_ns" for phase in phases],
         "stacked": True,
-        "tones": {f"{phase}_ns": tone for phase, tone in _PHASES.items()},
+        "tones": {f"{phase}_ns": phase for phase in _PHASES},
     }
     lead = f"Median time of one microbatch in each of {counted(len(result.layers), 'layers')}, by direction."
     return [Section("Time of each layer", lead, result.layers, chart, _MEASURED, folded=True)]
@@ -110,27 +111,8 @@ def _layers(result: RunProfile) -> list[Section]:
 def _collectives(result: RunProfile) -> list[Section]:
     if not result.collectives:
         return []
-    rows = list(result.collectives)
-    names = list(dict.fromkeys((row["op"], row["ranks"]) for row in rows))
-    series = [
-        {
-            "name": f"{op}, {ranks} ranks",
-            "places": [place for place, row in enumerate(rows) if (row["op"], row["ranks"]) == (op, ranks)],
-            "style": "dots",
-            "fit": "fitted_bytes_per_s",
-        }
-        for op, ranks in names
-    ]
-    chart = {
-        "draw": "points",
-        "across": ["bytes"],
-        "up": ["bus_bytes_per_s", "transfer_s"],
-        "series": series,
-        "logarithmic": ["bytes", "transfer_s"],
-        "hover": ["op", "ranks", "bytes", "transfer_s", "bus_bytes_per_s", "fitted_bytes_per_s"],
-    }
     lead = (
         f"Bus bandwidth by payload, waiting for slower ranks left out. The lines are one fit to all: latency "
         f"{duration(result.latency_s)} and {result.bandwidth / 1e9:,.3g} GB/s."
     )
-    return [Section("Collective bandwidth", lead, rows, chart, "points measured, lines fitted")]
+    return [bandwidth_section(result.collectives, lead)]

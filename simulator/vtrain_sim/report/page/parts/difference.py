@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vtrain_sim.report.difference_words import facts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
-from vtrain_sim.report.tables import duration, gib, percent
+from vtrain_sim.report.tables import duration, percent
 from vtrain_sim.validate.account import Account
 from vtrain_sim.validate.difference import Difference
 
@@ -42,13 +43,8 @@ def page_of_difference(difference: Difference) -> Page:
 
 
 def _side(account: Account) -> str:
-    parts = ["captured" if account.captured else "projected"]
-    parts += [f"{account.num_gpus:,} GPUs"] if account.num_gpus else []
-    rate = account.tokens_per_s_per_gpu
-    parts += [f"{rate:,.0f} tokens/s per GPU"] if rate is not None else []
-    parts += [gib(account.peak_bytes)] if account.peak_bytes else []
-    parts += ["does not fit"] if account.fits is False else []
-    return "; ".join(parts)
+    fit = ["does not fit"] if account.fits is False else []
+    return "; ".join(["captured" if account.captured else "projected", *facts(account), *fit])
 
 
 def _source(difference: Difference) -> str:

@@ -20,8 +20,9 @@ def page_of_fleet(result: FleetResult) -> Page:
         {"policy": row["policy"], "what it does": POLICIES[row["policy"]].says, **row} for row in result.rows()
     ]
     traces = max((len(outcomes) for outcomes in result.outcomes.values()), default=0)
+    gpus = counted(result.num_gpus, "GPUs")
     figures = (
-        Figure("Cluster", f"{result.num_gpus:,} GPUs", result.cluster),
+        Figure("Cluster", gpus, result.cluster),
         Figure("Jobs", str(len(result.jobs)), counted(traces, "traces")),
         Figure(
             "Price",
@@ -42,7 +43,7 @@ def page_of_fleet(result: FleetResult) -> Page:
     return Page(
         "cluster schedule",
         f"{counted(len(result.jobs), 'jobs')} on {result.cluster}",
-        f"{result.num_gpus:,} GPUs; speeds are projected",
+        f"{gpus}; speeds are projected",
         figures,
         (Section("Policies", lead, rows, policies, "modelled"), _stretches(result)),
     )

@@ -10,11 +10,11 @@ from vtrain_sim.inputs.notes import left_out, not_megatrons
 from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
-from vtrain_sim.report.tables import counted, duration, gib
+from vtrain_sim.report.tables import as_sentence, counted, duration, gib
 from vtrain_sim.simulate.memory import TERMS
+from vtrain_sim.simulate.projection import WAITING
 from vtrain_sim.simulate.result import BAND_PROBABILITY, Projection
 
-BUBBLE = "pipeline bubble and transfers"
 # Colours of what takes time, by a word of its name.
 _TONES = (
     ("communication", "communication"),
@@ -57,7 +57,7 @@ def notes_of(projection: Projection) -> tuple[str, ...]:
     notes = list(left_out(c.model.name, c.model)) if c.model.name in presets.names("models") else []
     if projection.cluster.device.modelled_only:
         notes.append("no training step on this device was compared with its coefficients")
-    return tuple(f"{note[0].upper()}{note[1:]}." for note in (*notes, *not_megatrons(c)))
+    return tuple(map(as_sentence, (*notes, *not_megatrons(c))))
 
 
 def described(projection: Projection) -> str:
@@ -80,7 +80,7 @@ def figures_of(projection: Projection) -> tuple[Figure, ...]:
     source = provenance_of(projection)
     low, high = duration(projection.iteration_time_low_s), duration(projection.iteration_time_high_s)
     memory = projection.memory
-    bubble = projection.breakdown_s.get(BUBBLE, 0.0) / projection.iteration_time_s
+    bubble = projection.breakdown_s.get(WAITING, 0.0) / projection.iteration_time_s
     state = "good" if memory.fits else "bad"
     capacity, where, rate = (
         gib(memory.capacity_bytes),
@@ -144,10 +144,9 @@ def tone(part: str) -> str:
 def memory_section(projection: Projection) -> Section:
     """Bytes of one rank of each stage, by what they hold."""
     memory = projection.memory
-    sentence = memory.sentence()
     return Section(
         "Memory per stage",
-        f"{sentence[0].upper()}{sentence[1:]}. The line is the device's capacity.",
+        f"{as_sentence(memory.sentence())} The line is the device's capacity.",
         projection.tables()["memory by stage"],
         {
             "draw": "bars",

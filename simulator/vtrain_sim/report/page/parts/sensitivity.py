@@ -13,6 +13,7 @@ from vtrain_sim.report.page.parts.projection import (
     memory_section,
     provenance_of,
 )
+from vtrain_sim.report.tables import as_sentence
 from vtrain_sim.results import Row
 
 _COLUMNS = ("name", "of", "step_s", "change_s", "change", "peak_bytes", "change_bytes", "fits")
@@ -45,6 +46,6 @@ def page_of_sensitivity(sensitivity: Sensitivity) -> Page:
         described(projection),
         figures_of(projection),
         (*sections, breakdown_section(projection), memory_section(projection)),
-        tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sensitivity.sentences),
+        tuple(map(as_sentence, sensitivity.sentences)),
         texts=flags_of(projection),
     )

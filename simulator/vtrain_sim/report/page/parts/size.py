@@ -10,6 +10,7 @@ from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.page.parts.projection import breakdown_section, flags_of, memory_section
+from vtrain_sim.report.tables import counted
 from vtrain_sim.results import Row
 
 _LAYOUT = ("num_gpus", "tp", "pp", "vpp", "dp", "cp", "mbs", "recompute")
@@ -38,7 +39,7 @@ def page_of_size(result: SizeResult) -> Page:
             figures += (Figure("Cost", cost, f"US dollars, at {price}; modelled"),)
         figures += (Figure("MFU", f"{projection.mfu:.1%}", "of the largest in time; modelled"),)
         sections += [breakdown_section(projection), memory_section(projection)]
-    title = f"{result.num_gpus:,} GPUs of {result.cluster} for {result.days:g} days"
+    title = f"{counted(result.num_gpus, 'GPUs')} of {result.cluster} for {result.days:g} days"
     return Page("sizing", title, f"law {result.law}", figures, tuple(sections), texts=texts)
 
 
@@ -62,7 +63,7 @@ def _candidates(result: SizeResult) -> Section:
         "series": [
             {"name": "best plan", "places": planned, "style": "strong"},
             {"name": "largest in time", "places": chosen, "style": "mark"},
-            {"name": "at 100% MFU", "places": list(range(len(rows))), "style": "line", "up": "naive_days"},
+            {"name": "at 100% MFU", "places": list(range(len(rows))), "style": "line", "up": {"days": "naive_days"}},
         ],
         "limit": {"value": result.days, "label": f"{result.days:g} days", "up": "days"},
         "hover": ["num_layers", "hidden_size", "parameters", "tokens", "days", "mfu", *_LAYOUT],

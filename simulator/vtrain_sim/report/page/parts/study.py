@@ -7,6 +7,7 @@ import shlex
 from vtrain_sim.decide.study import StudyResult
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
+from vtrain_sim.report.shared_words import unit_name
 from vtrain_sim.results import Document, Row
 
 _HOVER = (
@@ -28,7 +29,7 @@ _HOVER = (
 @pages.register(StudyResult)
 def page_of_study(result: StudyResult) -> Page:
     """Days and dollars of every unit."""
-    rows: list[Row] = [{"unit": _name(r), **row} for r, row in zip(result.results, result.rows(), strict=True)]
+    rows: list[Row] = [{"unit": unit_name(row), **row} for row in result.rows()]
     planned = [row for row in rows if row["days"] is not None]
     figures = (Figure("Units", str(len(rows)), f"{len(planned)} have a plan; all modelled"),)
     best = {
@@ -51,27 +52,22 @@ def page_of_study(result: StudyResult) -> Page:
     return Page("study", "Study", "", figures, tuple(sections))
 
 
-def _name(result: Document) -> str:
-    unit = result["unit"]
-    return f"{unit['model']} on {unit['cluster']}, batch {unit['global_batch_size']}"
-
-
 def _fronts(result: StudyResult) -> tuple[list[Row], list[Document]]:
     """The plans of all units, and for each unit the places of its front."""
     rows: list[Row] = []
     series = []
     for unit in result.results:
-        front = [_plan(unit, plan, True) for plan in unit.get("pareto") or []]
+        name = unit_name(unit["unit"])
+        front = [_plan(name, plan, True) for plan in unit.get("pareto") or []]
         known = {row["megatron_args"] for row in front}
-        best = [_plan(unit, plan, False) for plan in unit.get("plans") or []]
+        best = [_plan(name, plan, False) for plan in unit.get("plans") or []]
         if front:
-            series.append(
-                {"name": _name(unit), "places": list(range(len(rows), len(rows) + len(front))), "style": "line"}
-            )
+            places = list(range(len(rows), len(rows) + len(front)))
+            series.append({"name": name, "places": places, "style": "line"})
         rows += [*front, *(row for row in best if row["megatron_args"] not in known)]
     return rows, series
 
 
-def _plan(unit: Document, plan: Document, on_front: bool) -> Row:
+def _plan(unit: str, plan: Document, on_front: bool) -> Row:
     kept = {name: value for name, value in plan.items() if name != "megatron_args"}
-    return {"unit": _name(unit), "on_front": on_front, **kept, "megatron_args": shlex.join(plan["megatron_args"])}
+    return {"unit": unit, "on_front": on_front, **kept, "megatron_args": shlex.join(plan["megatron_args"])}

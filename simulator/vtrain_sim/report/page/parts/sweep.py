@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from vtrain_sim.decide.sweep import SweepPoint, SweepResult
+from vtrain_sim.decide.sweep import SweepResult
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Chart, Figure, Page, Section
-from vtrain_sim.report.tables import duration, text
+from vtrain_sim.report.shared_words import point_name
+from vtrain_sim.report.tables import duration
 from vtrain_sim.results import Row
 
 # More bars than these are better points.
@@ -15,20 +16,18 @@ _MOST_BARS = 60
 @pages.register(SweepResult)
 def page_of_sweep(result: SweepResult) -> Page:
     """The iteration time of each point; those that do not fit are grey."""
-    rows: list[Row] = [{"point": _name(p), **p.to_dict()} for p in result.points]
+    rows: list[Row] = [{"point": point_name(p), **p.to_dict()} for p in result.points]
     fit = sum(bool(p.fits) for p in result.points)
     refused = sum(p.iteration_time_s is None for p in result.points)
     figures = [Figure("Points", str(len(rows)), f"{fit} fit in memory, {refused} refused")]
     fastest = result.fastest
     if fastest is not None and fastest.iteration_time_s is not None:
-        figures.append(Figure("Fastest that fits", duration(fastest.iteration_time_s), f"{_name(fastest)}; modelled"))
+        figures.append(
+            Figure("Fastest that fits", duration(fastest.iteration_time_s), f"{point_name(fastest)}; modelled")
+        )
     lead = f"{len(rows)} combinations, of which {fit} fit in memory (grey: does not fit); a refused one says why."
     section = Section("Combinations", lead, rows, _chart(rows), "modelled where the machine is bundled data")
     return Page("sweep", f"Sweep on {result.cluster}", "", tuple(figures), (section,))
-
-
-def _name(point: SweepPoint) -> str:
-    return ", ".join(f"{name} {text(value)}" for name, value in point.values.items())
 
 
 def _chart(rows: list[Row]) -> Chart:

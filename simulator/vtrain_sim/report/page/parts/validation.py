@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
+from vtrain_sim.report.shared_words import unread_columns
 from vtrain_sim.report.tables import percent
 from vtrain_sim.results import Row
 from vtrain_sim.simulate.result import BAND_PROBABILITY
+from vtrain_sim.validate.figures import coverage
 from vtrain_sim.validate.result import ValidationResult
 
 _SOURCE = "measured: from the tables; projected: modelled"
@@ -17,17 +19,14 @@ def page_of_validation(result: ValidationResult) -> Page:
     """Measured against projected, the figures of each file, and every row."""
     summary = result.summary()
     rows = result.rows()
-    inside = [row for row in rows if row["low_s"] is not None and row["high_s"] is not None]
-    covered = sum(row["low_s"] <= row["measured_s"] <= row["high_s"] for row in inside)
+    covered = coverage([row for file in result.files for row in file.rows])
     mape = summary["mape"]
     figures = [
         Figure("Rows", f"{summary['rows']}", f"{summary['simulated']} simulated, of {summary['files']} files"),
         Figure("Mean absolute error", percent(mape) or "-", "of the iteration time, all rows together"),  # type: ignore[arg-type]
     ]
-    if inside:
-        figures.append(
-            Figure("Inside the band", f"{covered / len(inside):.0%}", f"of the rows; {BAND_PROBABILITY:.0%} is meant")
-        )
+    if covered is not None:
+        figures.append(Figure("Inside the band", f"{covered:.0%}", f"of the rows; {BAND_PROBABILITY:.0%} is meant"))
     tables = result.tables()
     sections = [
         _scatter(rows, result),
@@ -79,8 +78,4 @@ def _families(rows: list[Row]) -> Section:
 
 
 def _notes(result: ValidationResult) -> tuple[str, ...]:
-    return tuple(
-        f"{file.file}: columns that are not read, as if they were not there: {', '.join(file.unread)}"
-        for file in result.files
-        if file.unread
-    )
+    return tuple(unread_columns(file) for file in result.files if file.unread)
