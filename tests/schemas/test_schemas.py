@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vtrain_schemas import SCHEMA_VERSION, TABLES, SchemaVersionError, arrow_schema, check_version
-from vtrain_schemas.layout import check_run_id, file_path, parse_file_name
+from vtrain_schemas.layout import check_run_id, file_path, parse_file_name, ranks_path
 from vtrain_schemas.reference import schema_reference
 from vtrain_schemas.views import create_statements, load_view, views
 from vtrain_sim.catalog.database import create, create_views
@@ -80,9 +80,31 @@ def test_reference_documentation_is_current() -> None:
 
 
 def test_file_names_round_trip() -> None:
-    assert parse_file_name(file_path("a", "spans", 12, 3).rpartition("/")[2]) == (12, 3)
-    assert parse_file_name(file_path("a", "spans", 12).rpartition("/")[2]) == (12, 0)
-    assert parse_file_name(".rank=00000.parquet.1.tmp") is None
+    def parsed(path: str) -> object:
+        return parse_file_name(path.rpartition("/")[2])
+
+    assert parsed(file_path("a", "spans", 12, 3)) == (12, 12, 3)
+    assert parsed(file_path("a", "spans", 12, 0)) == (12, 12, 0)
+    assert parsed(file_path("a", "spans", 12)) == (12, 12, None)
+    assert parsed(ranks_path("a", "spans", 0, 1023)) == (0, 1023, None)
+    assert parsed(ranks_path("a", "spans", 3, 3, 1)) == (3, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".rank=00000.parquet.1.tmp",
+        ".ranks=00000-00001.parquet.1.tmp",
+        "rank=0-1.parquet",
+        "ranks=1.parquet",
+        "ranks=2-1.parquet",
+        "rank=1.part.parquet",
+        "rank=1.parquet.tmp",
+        "rank=1.parquet\n",
+    ],
+)
+def test_names_that_are_not_of_a_table_are_not_read(name: str) -> None:
+    assert parse_file_name(name) is None
 
 
 @pytest.mark.parametrize("bad", ["", "a/b", "../x", ".hidden", "x" * 101, "a b"])

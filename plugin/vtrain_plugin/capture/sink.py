@@ -42,7 +42,7 @@ class Sink:
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
         part = self._parts.get(table, 0)
-        path = f"{self._root}/{file_path(self.run_id, table, self.rank, part)}"
+        path = f"{self._root}/{file_path(self.run_id, table, self.rank, part or None)}"
         self._store(path, buffer.getvalue())
         self._parts[table] = part + 1
 

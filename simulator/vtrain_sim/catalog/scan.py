@@ -82,8 +82,8 @@ def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> Pro
     parts = info.path.replace(os.sep, "/").split("/")
     if info.type != pafs.FileType.File or len(parts) < 3:
         return None
-    numbers = parse_file_name(parts[-1])
-    if numbers is None or not parts[-2].startswith(TABLE_PREFIX) or not parts[-3].startswith(RUN_PREFIX):
+    name = parse_file_name(parts[-1])
+    if name is None or not parts[-2].startswith(TABLE_PREFIX) or not parts[-3].startswith(RUN_PREFIX):
         return None
     run_id, table = parts[-3][len(RUN_PREFIX) :], parts[-2][len(TABLE_PREFIX) :]
     rows, version, problem = 0, "", ""
@@ -102,8 +102,8 @@ def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> Pro
     return ProfileFile(
         run_id,
         table,
-        numbers[0],
-        numbers[1],
+        name.first_rank,
+        name.part or 0,
         prefix + info.path,
         bool(prefix),
         rows,
