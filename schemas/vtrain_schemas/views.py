@@ -64,7 +64,7 @@ def parse_view(name: str, text: str) -> View:
             columns[last] += " " + comment
         else:
             doc.append(comment)
-    products = ", ".join(_quote(kind.name) for kind in kinds() if kind.matrix_product)
+    products = ", ".join(quote(kind.name) for kind in kinds() if kind.matrix_product)
     text = "\n".join(query).strip().rstrip(";").replace("{matrix_products}", products)
     return View(name, " ".join(doc).strip(), columns, text)
 
@@ -79,12 +79,13 @@ def create_statements(view: View, temporary: bool = False) -> list[str]:
     kind = "TEMPORARY VIEW" if temporary else "VIEW"
     statements = [f"CREATE OR REPLACE {kind} {view.name} AS {view.query}"]
     if not temporary:
-        statements.append(f"COMMENT ON VIEW {view.name} IS {_quote(view.doc)}")
+        statements.append(f"COMMENT ON VIEW {view.name} IS {quote(view.doc)}")
         statements += [
-            f"COMMENT ON COLUMN {view.name}.{column} IS {_quote(meaning)}" for column, meaning in view.columns.items()
+            f"COMMENT ON COLUMN {view.name}.{column} IS {quote(meaning)}" for column, meaning in view.columns.items()
         ]
     return statements
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -19,10 +19,16 @@ def check_place(path: str | Path) -> None:
 
 def write_file(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file beside its place and move it there; a refusal of the disk is a sentence."""
-    hidden = f"{path}.{os.getpid()}.tmp"
+    hidden = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        with open(hidden, "wb") as stream:
-            write(stream)
-        os.replace(hidden, path)
+        try:
+            with hidden.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(hidden, path)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None

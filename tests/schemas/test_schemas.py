@@ -12,7 +12,8 @@ from vtrain_schemas import SCHEMA_VERSION, TABLES, SchemaVersionError, arrow_sch
 from vtrain_schemas.layout import check_run_id, file_path, parse_file_name, ranks_path
 from vtrain_schemas.reference import schema_reference
 from vtrain_schemas.views import create_statements, load_view, views
-from vtrain_sim.catalog.database import create, create_views
+from vtrain_sim.catalog.files import create
+from vtrain_sim.catalog.table_views import create_views
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "schema.md"
 

@@ -117,7 +117,7 @@ def test_a_refusal_within_a_transaction_changes_nothing(catalog: Catalog, monkey
     def fail(*arguments: object) -> None:
         raise duckdb.IOException("IO Error: No space left on device")
 
-    monkeypatch.setattr(database, "create_views", fail)
+    monkeypatch.setattr("vtrain_sim.catalog.catalog.create_views", fail)
     with pytest.raises(UserError, match=r"cannot write the catalog .*: IO Error: No space left on device; it is as"):
         catalog.remove("a")
     monkeypatch.undo()

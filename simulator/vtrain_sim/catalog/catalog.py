@@ -2,65 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TypedDict
 
 import duckdb
 import pyarrow as pa
 
 from vtrain_sim.catalog import database
+from vtrain_sim.catalog.compaction import check_finished, clear, clear_unfinished, merge
 from vtrain_sim.catalog.errors import CatalogError
-from vtrain_sim.catalog.files import changes, forget, record, recorded
+from vtrain_sim.catalog.files import GONE, changes, complete, forget, record, recorded
+from vtrain_sim.catalog.places import open_place
 from vtrain_sim.catalog.problems import Problem, find_problems
 from vtrain_sim.catalog.querying import Limits, run_query, sentence
+from vtrain_sim.catalog.reports import AddReport, CompactReport, Detail, RepairReport
 from vtrain_sim.catalog.rows import dictionaries
 from vtrain_sim.catalog.scan import ProfileFile, judge, scan
+from vtrain_sim.catalog.table_views import create_views
 from vtrain_sim.catalog.timeline import CapturedTimeline, read_timeline
 from vtrain_sim.errors import nearest
-from vtrain_sim.ingest import Ingested, RunReport, ingest, ingest_captured, is_trace
+from vtrain_sim.ingest import Ingested, ingest, ingest_captured, is_trace
 from vtrain_sim.results import Row
 
-
-@dataclass(frozen=True)
-class AddReport:
-    """What `Catalog.add` did."""
-
-    runs: tuple[str, ...]
-    files_added: int
-    files_unchanged: int
-    rows_added: int
-    problems: tuple[Problem, ...]
-    # Imported traces: what became of each run, and the files that were passed over.
-    ingested: tuple[RunReport, ...] = ()
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RepairReport:
-    """What `Catalog.repair` did. runs_removed: those of which no file was left."""
-
-    runs_removed: tuple[str, ...]
-    files_removed: int
-    files_updated: int
-    problems: tuple[Problem, ...]
-
-
-class Detail(TypedDict):
-    """Everything about one run. run: its row, None where rank 0 wrote nothing. gpu: breakdown per rank."""
-
-    run: Row | None
-    tables: list[Row]
-    ranks: list[Row]
-    steps: list[Row]
-    gpu: list[Row]
-    notes: list[Row]
-    problems: list[Problem]
-
-
+# From so many files on, opening them takes longer than reading them.
+_MANY = 1000
 # DuckDB keeps other processes out; threads of one process would change the same rows at a time, and fail.
 _ONE_WRITER = Lock()
 
@@ -108,8 +76,9 @@ class Catalog:
             made = ingest(traces, place, run_id, rank, device, processes, progress, self._elsewhere(place))
         profiles = [location for location in locations if location not in traces]
         unread = [notice for location in profiles for notice in ingest_captured(location)]
-        files = [file for location in (*profiles, *made.directories) for file in scan(location)]
+        files = [file for location in (*profiles, *made.directories) for file in scan(location, self._below(location))]
         added = self._index(files)
+        local = Counter(f.run_id for f in files if not f.remote)
         return AddReport(
             runs=tuple(sorted({f.run_id for f in files})),
             files_added=len(added),
@@ -118,6 +87,7 @@ class Catalog:
             problems=tuple(Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in files if f.problem),
             ingested=tuple(made.runs),
             notices=(*made.notices, *unread),
+            many_files={run: count for run, count in sorted(local.items()) if count >= _MANY},
         )
 
     def _index(self, files: Sequence[ProfileFile]) -> list[ProfileFile]:
@@ -165,6 +135,51 @@ class Catalog:
             ),
         )
 
+    def local_runs(self) -> list[str]:
+        """Ids of the runs that have files on a local disk."""
+        self._require_catalog()
+        return sorted({f.run_id for f in self._recorded() if not f.remote})
+
+    def compact(self, run_id: str) -> CompactReport:
+        """Merge a run's many files into one for each table; a query opens each file that it reads.
+
+        Stopped at any point it neither loses nor doubles rows: the merged files take the place of the others in one
+        transaction, and only then these are removed. Raises `CatalogError` for an unknown run, and where files have
+        changed since they were added; `UserError` where the disk refuses.
+        """
+        self._require_catalog()
+        files = [f for f in self._recorded() if f.run_id == run_id]
+        if not files:
+            raise self._no_run(run_id, {f.run_id for f in self._recorded()})
+        if all(f.remote for f in files):
+            raise CatalogError(f"run {run_id} is in object storage: only runs on a local disk are merged")
+        self._require_unchanged(run_id, files)
+        check_finished(files)
+        for directory in {f.directory for f in files if not f.remote}:
+            clear_unfinished(directory)
+        merged = list(merge([f for f in files if f.problem != GONE]))
+        parts = [part for each in merged for part in each.parts]
+        if merged:
+            with self._writing() as connection:
+                # Somebody may have added them anew meanwhile.
+                now = {f.path: f for f in recorded(connection)}
+                if any(now.get(f.path) != f for f in parts):
+                    raise CatalogError(f"run {run_id} was changed by somebody else meanwhile: it is as it was")
+                self._require_unchanged(run_id, parts)
+                forget(connection, parts)
+                record(connection, [each.file for each in merged])
+        taken = {f.path for f in parts}
+        kept = [f for f in files if f.path not in taken] + [each.file for each in merged]
+        for file in kept:
+            if file.merged and not (file.remote or file.problem):
+                clear(file)
+        return CompactReport(run_id, len(files), len(kept), sum(f.bytes for f in files), sum(f.bytes for f in kept))
+
+    @staticmethod
+    def _require_unchanged(run_id: str, files: Sequence[ProfileFile]) -> None:
+        if altered := changes(files).altered:
+            raise CatalogError(f"{altered[0].path} of run {run_id} has changed since it was added: add the run again")
+
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection in a transaction; when it ends, the views are of the files that are there.
@@ -185,22 +200,31 @@ class Catalog:
         files = recorded(connection)
         found = changes(files, remote=False)
         unusable = found.unusable
-        lost = [replace(f, problem=unusable[f.path]) for f in files if f.path in unusable and not f.problem]
+        lost = [f._replace(problem=unusable[f.path]) for f in files if f.path in unusable and not f.problem]
         record(connection, (*lost, *found.returned))
-        database.create_views(connection, found.usable)
+        create_views(connection, found.usable)
         connection.commit()
+
+    def _below(self, location: str) -> dict[str, ProfileFile]:
+        """What the index says of the files of a location, by path."""
+        place, root = open_place(location)
+        return {f.path: f for f in self._recorded(place.name(root).partition("?")[0])}
+
+    def _recorded(self, below: str = "") -> list[ProfileFile]:
+        """The files of the index, or those below a directory; none where there is no catalog yet."""
+        if not self.path.exists():
+            return []
+        with database.connect(self.path, read_only=True) as connection:
+            try:
+                complete(connection)
+            except duckdb.CatalogException:
+                return []
+            return recorded(connection, below)
 
     def _elsewhere(self, place: Path) -> dict[str, str]:
         """Runs that lie outside a directory, and where."""
-        if not self.path.exists():
-            return {}
-        with database.connect(self.path, read_only=True) as connection:
-            try:
-                rows = [(f.run_id, f.path) for f in recorded(connection)]
-            except duckdb.CatalogException:  # not one yet
-                return {}
         inside = str(place.absolute()) + "/"
-        return {run: path.rsplit("/", 2)[0] for run, path in rows if not path.startswith(inside)}
+        return {f.run_id: f.path.rsplit("/", 2)[0] for f in self._recorded() if not f.path.startswith(inside)}
 
     @staticmethod
     def _forget_missing(
@@ -219,9 +243,19 @@ class Catalog:
         """One entry per run: id, source, layout, device, ranks and steps captured, problems."""
         query = """
             WITH f AS (
-                SELECT run_id, count(DISTINCT rank) FILTER (table_name <> 'runs') AS ranks,
-                       sum(bytes)::BIGINT AS bytes, count(*) FILTER (problem <> '') AS damaged
-                FROM files GROUP BY run_id
+                SELECT run_id, max(ranks)::BIGINT AS ranks, sum(bytes)::BIGINT AS bytes, sum(damaged)::BIGINT AS damaged
+                FROM (
+                    SELECT run_id, sum(bytes) AS bytes, sum(damaged) AS damaged,
+                           sum(ranks) FILTER (table_name <> 'runs') AS ranks
+                    -- The parts of a rank's rows.
+                    FROM (
+                        SELECT run_id, table_name, any_value(ranks) AS ranks, sum(bytes) AS bytes,
+                               count(*) FILTER (problem <> '') AS damaged
+                        FROM files GROUP BY run_id, table_name, rank, last_rank
+                    )
+                    GROUP BY run_id, table_name
+                )
+                GROUP BY run_id
             ),
             s AS (SELECT run_id, count(DISTINCT step) AS steps, median(duration_ns) / 1e9 AS step_s
                   FROM steps GROUP BY run_id)
@@ -263,7 +297,7 @@ class Catalog:
             device = dictionaries(
                 connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank", [run_id])
             )
-            problems = [p for p in find_problems(connection, deep=False) if p.run_id == run_id]
+            problems = find_problems(connection, deep=False, run=run_id)
         return {
             "run": row[0] if row else None,
             "tables": files,
@@ -339,6 +373,9 @@ class Catalog:
             )
 
     def _require_run(self, connection: duckdb.DuckDBPyConnection, run_id: str) -> None:
-        known = [r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()]
+        known = {r[0] for r in connection.execute("SELECT DISTINCT run_id FROM files").fetchall()}
         if run_id not in known:
-            raise CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, known)}")
+            raise self._no_run(run_id, known)
+
+    def _no_run(self, run_id: str, known: Collection[str]) -> CatalogError:
+        return CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, sorted(known))}")

@@ -1,24 +1,22 @@
-"""The DuckDB side: the list of files, the tables as views over them, and safe connections."""
+"""Connections to a catalog: waiting for one's turn, and confined for other people's SQL."""
 
 from __future__ import annotations
 
 import random
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
 import duckdb
-import pyarrow as pa
-import pyarrow.dataset as pads
 
-from vtrain_schemas import TABLES, arrow_schema
-from vtrain_schemas.views import VIEW_ORDER, create_statements, views
+from vtrain_schemas import TABLES
+from vtrain_schemas.views import VIEW_ORDER, quote
 from vtrain_sim.catalog.errors import CatalogError
-from vtrain_sim.catalog.files import changes, left_out, recorded
-from vtrain_sim.catalog.scan import ProfileFile, open_filesystem
+from vtrain_sim.catalog.files import changes, complete, create, left_out, recorded
+from vtrain_sim.catalog.table_views import path_list, shadow
 from vtrain_sim.errors import Notice, UserError
 
 # Where a DuckDB file says what it is.
@@ -29,13 +27,6 @@ _SMALLEST = 3 * 4096
 WAIT_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _IN_USE = ("Could not set lock on file", "different configuration")
-_FILES = """
-CREATE TABLE IF NOT EXISTS files (
-    run_id VARCHAR, table_name VARCHAR, rank INTEGER, part INTEGER, path VARCHAR PRIMARY KEY,
-    remote BOOLEAN, rows BIGINT, bytes BIGINT, modified_ns BIGINT, schema_version VARCHAR,
-    problem VARCHAR
-)
-"""
 _CONFINING = Lock()
 # The order matters: the last one locks the others.
 _CONFINED = {
@@ -48,89 +39,12 @@ _CONFINED = {
     "enable_external_access": "false",
     "lock_configuration": "true",
 }
-_COMMENTS = {
-    "run_id": "run that the file belongs to",
-    "table_name": "profile table",
-    "rank": "global rank",
-    "part": "part of the rank's rows, from 0",
-    "path": "where the file is",
-    "remote": "not on a local disk",
-    "rows": "rows",
-    "bytes": "size, bytes",
-    "modified_ns": "modification time, ns since the Unix epoch",
-    "schema_version": "schema that it was written with",
-    "problem": "why it is not indexed; empty for a usable file",
-}
-
-
-def quote(text: str) -> str:
-    """A SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def begin(connection: duckdb.DuckDBPyConnection) -> None:
     """Begin a transaction, in which a new catalog gets what it holds; closing the connection instead undoes it."""
     connection.begin()
     create(connection)
-
-
-def create(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create what a new catalog holds; harmless in an old one."""
-    connection.execute(_FILES)
-    connection.execute("COMMENT ON TABLE files IS 'every file that was added, usable or not'")
-    for column, meaning in _COMMENTS.items():
-        connection.execute(f"COMMENT ON COLUMN files.{column} IS {quote(meaning)}")
-
-
-def create_views(connection: duckdb.DuckDBPyConnection, usable: Sequence[ProfileFile]) -> None:
-    """(Re)create the profile tables over those of the usable files that are local, and the documented views."""
-    for name, table in TABLES.items():
-        local = _paths(usable, name, remote=False)
-        connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_table_query(name, local)}")
-        connection.execute(f"COMMENT ON VIEW {name} IS {quote('one row is ' + table.row)}")
-        for column in table.columns:
-            meaning = column.doc + (f", {column.unit}" if column.unit else "")
-            connection.execute(f"COMMENT ON COLUMN {name}.{column.name} IS {quote(meaning)}")
-    for view in views():
-        for statement in create_statements(view):
-            connection.execute(statement)
-
-
-def _paths(usable: Sequence[ProfileFile], table: str, remote: bool) -> list[str]:
-    """Paths of a table's files. Every rank describes its run: the description of the lowest one is taken."""
-    files = [f for f in usable if f.table == table and f.remote == remote]
-    if table == "runs":
-        lowest: dict[str, int] = {}
-        for file in files:
-            lowest[file.run_id] = min(file.rank, lowest.get(file.run_id, file.rank))
-        files = [f for f in files if f.rank == lowest[f.run_id]]
-    return sorted(f.path for f in files)
-
-
-def _table_query(name: str, paths: list[str]) -> str:
-    columns = ", ".join(f'"{c}"' for c in TABLES[name].column_names)
-    # An empty relation with all columns: what an older file lacks becomes null.
-    empty = ", ".join(f'NULL::{_sql_type(f.type)} AS "{f.name}"' for f in arrow_schema(name))
-    query = f"SELECT {empty} WHERE false"
-    if paths:
-        listed = ", ".join(quote(p) for p in paths)
-        read = f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
-        query = f"{query} UNION ALL BY NAME {read}"
-    return f"SELECT {columns} FROM ({query})"
-
-
-def _sql_type(type_: pa.DataType) -> str:
-    if pa.types.is_list(type_):
-        return _sql_type(type_.value_type) + "[]"
-    names = {
-        "int16": "SMALLINT",
-        "int32": "INTEGER",
-        "int64": "BIGINT",
-        "double": "DOUBLE",
-        "string": "VARCHAR",
-        "bool": "BOOLEAN",
-    }
-    return names[str(type_)]
 
 
 @contextmanager
@@ -192,17 +106,18 @@ def connect_confined(path: Path, memory: str = "") -> Iterator[duckdb.DuckDBPyCo
     """
     with connect(path, read_only=True) as connection:
         try:
-            files = recorded(connection)
+            complete(connection)
         except duckdb.CatalogException:
             raise UserError(f"{path} is a DuckDB file but not a vtrain catalog") from None
+        files = recorded(connection)
         found = changes(files)
         for lost in left_out(files, found):
             warnings.warn(lost, Notice, stacklevel=2)
         present = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
         # A catalog of an older version lacks what came later, and is read-only here.
-        complete = present.issuperset((*TABLES, *VIEW_ORDER))
-        if not (complete and found.as_recorded) or any(f.remote for f in found.usable):
-            _shadow(connection, found.usable)
+        all_views = present.issuperset((*TABLES, *VIEW_ORDER))
+        if not (all_views and found.as_recorded) or any(f.remote for f in found.usable):
+            shadow(connection, found.usable)
         with _CONFINING:
             _confine(connection, [f.path for f in found.usable if not f.remote], memory)
         yield connection
@@ -222,24 +137,6 @@ def _confine(connection: duckdb.DuckDBPyConnection, files: list[str], memory: st
             connection.execute(f"SET memory_limit = {quote(memory)}")
         except duckdb.Error:
             raise CatalogError(f"the memory limit is {memory!r}: write 4GB, 500MB or 50%") from None
-    listed = ", ".join(quote(p) for p in files)
-    connection.execute(f"SET allowed_paths = [{listed}]")
+    connection.execute(f"SET allowed_paths = {path_list(files)}")
     for name, value in _CONFINED.items():
         connection.execute(f"SET {name} = {value}")
-
-
-def _shadow(connection: duckdb.DuckDBPyConnection, usable: Sequence[ProfileFile]) -> None:
-    """Temporary views that hide the persistent ones; they read remote files through Arrow."""
-    for name in TABLES:
-        remote = _paths(usable, name, remote=True)
-        query = _table_query(name, _paths(usable, name, remote=False))
-        if remote:
-            filesystem, _, _ = open_filesystem(remote[0])
-            inner = [open_filesystem(path)[1] for path in remote]
-            dataset = pads.dataset(inner, schema=arrow_schema(name), format="parquet", filesystem=filesystem)
-            connection.register(f"remote_{name}", dataset)
-            query = f"{query} UNION ALL BY NAME SELECT * FROM remote_{name}"
-        connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {name} AS {query}")
-    for view in views():
-        for statement in create_statements(view, temporary=True):
-            connection.execute(statement)

@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 
 import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
 
-from vtrain_schemas.layout import RUN_PREFIX
-from vtrain_sim.catalog.scan import ProfileFile, judge, open_filesystem
+from vtrain_schemas.layout import RUN_PREFIX, TABLE_PREFIX
+from vtrain_schemas.views import quote
+from vtrain_sim.catalog.places import open_place
+from vtrain_sim.catalog.scan import ProfileFile, judge
 from vtrain_sim.errors import UserError
 
 # Why a file that was there once is not read; it is again once it is back.
 GONE = "gone: it was there when it was added"
-_COLUMNS = "run_id, table_name, rank, part, path, remote, rows, bytes, modified_ns, schema_version, problem"
 _LISTED_RUNS = 8
+# Columns of the index: name, type, attribute of `ProfileFile`, meaning.
+_COLUMNS = (
+    ("run_id", pa.string(), "run_id", "run that the file belongs to"),
+    ("table_name", pa.string(), "table", "profile table"),
+    ("rank", pa.int32(), "rank", "global rank; of many ranks the lowest"),
+    ("part", pa.int32(), "part", "part of the rank's rows, from 0"),
+    ("path", pa.string(), "path", "where the file is"),
+    ("remote", pa.bool_(), "remote", "not on a local disk"),
+    ("rows", pa.int64(), "rows", "rows"),
+    ("bytes", pa.int64(), "bytes", "size, bytes"),
+    ("modified_ns", pa.int64(), "modified_ns", "modification time, ns since the Unix epoch"),
+    ("schema_version", pa.string(), "schema_version", "schema that it was written with"),
+    ("problem", pa.string(), "problem", "why it is not indexed; empty for a usable file"),
+    ("last_rank", pa.int32(), "last_rank", "highest global rank that it has rows of"),
+    ("ranks", pa.int32(), "ranks", "number of ranks that it has rows of"),
+    ("columns", pa.string(), "columns", "known columns that it lacks (-name), and others that it has (+name)"),
+    ("merged", pa.bool_(), "merged", "it was made of several files"),
+)
+_SQL_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "bool": "BOOLEAN"}
+_NAMES = ", ".join(name for name, *_ in _COLUMNS)
+_VALUES = attrgetter(*(attribute for _, _, attribute, _ in _COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -37,23 +62,65 @@ class Changes:
     unreachable: tuple[str, ...]
 
 
-def recorded(connection: duckdb.DuckDBPyConnection) -> list[ProfileFile]:
-    """Every file of the index, by path. Raises `duckdb.CatalogException` where there is no index."""
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM files ORDER BY path").fetchall()
+def create(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the index in a new catalog, or what it lacks in one of an older version."""
+    columns = [(name, _SQL_TYPES[str(kind)], meaning) for name, kind, _, meaning in _COLUMNS]
+    listed = ", ".join(f"{name} {kind}{' PRIMARY KEY' * (name == 'path')}" for name, kind, _ in columns)
+    connection.execute(f"CREATE TABLE IF NOT EXISTS files ({listed})")
+    if lacking := _lacking(connection):
+        for name, kind, _ in columns:
+            connection.execute(f"ALTER TABLE files ADD COLUMN IF NOT EXISTS {name} {kind}")
+        connection.execute(f"UPDATE files SET {', '.join(f'{name} = {value}' for name, value in lacking.items())}")
+    connection.execute("COMMENT ON TABLE files IS 'every file that was added, usable or not'")
+    for name, _, meaning in columns:
+        connection.execute(f"COMMENT ON COLUMN files.{name} IS {quote(meaning)}")
+
+
+def complete(connection: duckdb.DuckDBPyConnection) -> None:
+    """Hide the index of an older version, which cannot be changed here, by a temporary one with what it lacks.
+
+    Raises `duckdb.CatalogException` where there is no index.
+    """
+    if lacking := _lacking(connection):
+        added = ", ".join(f"{value} AS {name}" for name, value in lacking.items())
+        ((name,),) = connection.execute("SELECT replace(current_database(), '\"', '\"\"')").fetchall()
+        connection.execute(f'CREATE OR REPLACE TEMPORARY VIEW files AS SELECT *, {added} FROM "{name}".main.files')
+
+
+def _lacking(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Columns that an index of an older version has not, and their values: a file was of one rank then."""
+    there = {column[0] for column in connection.execute("DESCRIBE files").fetchall()}
+    values = {"last_rank": "rank", "ranks": "1", "columns": "NULL::VARCHAR", "merged": "false"}
+    return {name: value for name, value in values.items() if name not in there}
+
+
+def recorded(connection: duckdb.DuckDBPyConnection, below: str = "") -> list[ProfileFile]:
+    """Every file of the index, or those below a directory, by path; see `complete` for one of an older version."""
+    rows = connection.execute(
+        f"SELECT {_NAMES} FROM files WHERE starts_with(path, ?) ORDER BY path", [below]
+    ).fetchall()
     return [ProfileFile(*row) for row in rows]
 
 
-def record(connection: duckdb.DuckDBPyConnection, files: Iterable[ProfileFile]) -> None:
+def record(connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile]) -> None:
     """Add files to the list, or replace what the list says of them."""
-    marks = ", ".join("?" * len(fields(ProfileFile)))
-    for file in files:
-        connection.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({marks})", list(astuple(file)))
+    if not files:
+        return
+    schema = pa.schema([(name, kind) for name, kind, *_ in _COLUMNS])
+    values = zip(*map(_VALUES, files), strict=True)
+    columns = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
+    connection.register("files_to_record", pa.table(columns, schema=schema))
+    connection.execute(f"INSERT OR REPLACE INTO files ({_NAMES}) SELECT {_NAMES} FROM files_to_record")
+    connection.unregister("files_to_record")
 
 
-def forget(connection: duckdb.DuckDBPyConnection, files: Iterable[ProfileFile]) -> None:
+def forget(connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile]) -> None:
     """Take files off the list."""
-    for file in files:
-        connection.execute("DELETE FROM files WHERE path = ?", [file.path])
+    if not files:
+        return
+    connection.register("files_to_forget", pa.table({"path": [file.path for file in files]}))
+    connection.execute("DELETE FROM files WHERE path IN (SELECT path FROM files_to_forget)")
+    connection.unregister("files_to_forget")
 
 
 def changes(files: Sequence[ProfileFile], remote: bool = True) -> Changes:
@@ -65,7 +132,7 @@ def changes(files: Sequence[ProfileFile], remote: bool = True) -> Changes:
     altered = tuple(
         found for f in there if now[f.path] != (f.bytes, f.modified_ns) and (found := judge(f.path)) is not None
     )
-    returned = tuple(replace(f, problem="") for f in there if f.problem == GONE)
+    returned = tuple(f._replace(problem="") for f in there if f.problem == GONE)
     unusable = {f.path: GONE for f in gone if f.problem in ("", GONE)}
     usable_before = {f.path for f in files if f.problem in ("", GONE)}
     unusable |= {f.path: f.problem for f in altered if f.problem and f.path in usable_before}
@@ -86,28 +153,31 @@ def _sizes_and_times(files: Sequence[ProfileFile], remote: bool, unreachable: li
         except OSError:
             continue
         now[file.path] = (status.st_size, status.st_mtime_ns)
-    places: dict[str, list[ProfileFile]] = {}
+    # An object store lists a directory faster than it answers for each file.
+    directories: dict[str, str] = {}
     for file in files:
         if file.remote and remote:
-            places.setdefault(file.path.rpartition(f"/{RUN_PREFIX}")[0], []).append(file)
+            path, _, query = file.path.partition("?")
+            run, where = path.rpartition(f"/{TABLE_PREFIX}")[0], path.rpartition(f"/{RUN_PREFIX}")[0]
+            directories[run + (f"?{query}" if query else "")] = where
         elif file.remote:
             now[file.path] = (file.bytes, file.modified_ns)
-    for place, members in places.items():
-        answer = _remote_sizes_and_times(place, [f.path for f in members])
-        if answer is None:
-            unreachable.append(place)
+    for directory, where in directories.items():
+        answer = _below(directory)
+        if answer is None and where not in unreachable:
+            unreachable.append(where)
         now |= answer or {}
     return now
 
 
-def _remote_sizes_and_times(place: str, paths: list[str]) -> dict[str, tuple[int, int]] | None:
-    """The same of files below a URI; None where it does not answer."""
+def _below(directory: str) -> dict[str, tuple[int, int]] | None:
+    """Bytes and modification time of what is below a URI; None where it does not answer."""
     try:
-        filesystem, _, _ = open_filesystem(place)
-        infos = filesystem.get_file_info([path.partition("://")[2] for path in paths])
+        place, path = open_place(directory)
+        infos = place.filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
     except (OSError, UserError):
         return None
-    return {p: (int(i.size or 0), int(i.mtime_ns or 0)) for p, i in zip(paths, infos, strict=True) if i.is_file}
+    return {place.name(i.path): (int(i.size or 0), int(i.mtime_ns or 0)) for i in infos if i.is_file}
 
 
 def left_out(files: Sequence[ProfileFile], found: Changes) -> list[str]:

@@ -11,8 +11,10 @@ from itertools import groupby
 import duckdb
 
 from vtrain_schemas.rank_choice import parse_ranks
+from vtrain_schemas.views import quote
 from vtrain_sim.catalog.files import GONE, Changes, changes, recorded
-from vtrain_sim.catalog.scan import ProfileFile, read_fully
+from vtrain_sim.catalog.integrity import damages
+from vtrain_sim.catalog.scan import ProfileFile
 
 # Share of a rank's operator time with launch gaps in it that is worth a sentence.
 _MUCH_HOST_BOUND = 0.2
@@ -33,14 +35,15 @@ class Problem:
     what: str
 
 
-def find_problems(connection: duckdb.DuckDBPyConnection, deep: bool) -> list[Problem]:
-    """All problems of the indexed runs. deep: read every page of every file and count its rows."""
-    files = recorded(connection)
+def find_problems(connection: duckdb.DuckDBPyConnection, deep: bool, run: str | None = None) -> list[Problem]:
+    """All problems of the indexed runs, or of one. deep: read every page of every file and count its rows."""
+    files = [f for f in recorded(connection) if run in (None, f.run_id)]
     found = changes(files)
-    problems = list(file_problems(files, found, deep))
+    problems = list(file_problems(files, found, connection if deep else None))
+    chosen = "true" if run is None else f"run_id = {quote(run)}"
     of_ranks = partial(rank_problems, files=files, gone=found.gone)
     for check in (of_ranks, step_problems, sum_problems, launch_problems):
-        problems += _unless_damaged(check, connection)
+        problems += _unless_damaged(partial(check, chosen=chosen), connection)
     return problems
 
 
@@ -54,18 +57,25 @@ def _unless_damaged(
         return []
 
 
-def file_problems(files: Sequence[ProfileFile], found: Changes, deep: bool) -> Iterator[Problem]:
-    """Files that are not usable, or not what was indexed. found: what became of them; deep: see `find_problems`."""
+def file_problems(
+    files: Sequence[ProfileFile], found: Changes, connection: duckdb.DuckDBPyConnection | None
+) -> Iterator[Problem]:
+    """Files that are not usable, or not what was indexed.
+
+    found: what became of them. connection: reads them in full; None: their sizes, times and footers have to do.
+    """
     yield from _gone(files, found.gone)
     altered = {f.path: f for f in found.altered}
     gone = {f.path for f in found.gone}
+    unchanged = [f for f in files if f.path not in gone and f.path not in altered]
+    sound = [f for f in unchanged if f.problem in ("", GONE)]
+    reasons = {
+        **(damages(connection, sound) if connection is not None else {}),
+        **{f.path: f.problem for f in unchanged if f.problem not in ("", GONE)},
+        **{f.path: _difference(f, altered[f.path]) for f in files if f.path in altered},
+    }
     for file in files:
-        if file.path in gone:
-            continue
-        now = altered.get(file.path)
-        reason = _difference(file, now) if now is not None else file.problem if file.problem != GONE else ""
-        reason = reason or (read_fully(file.path, file.rows) if deep else "")
-        if reason:
+        if reason := reasons.get(file.path):
             yield Problem(file.run_id, file.rank, f"{file.path}: {reason}")
 
 
@@ -96,16 +106,21 @@ def _difference(before: ProfileFile, now: ProfileFile) -> str:
 
 
 def rank_problems(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile], gone: Sequence[ProfileFile]
+    connection: duckdb.DuckDBPyConnection, chosen: str, files: Sequence[ProfileFile], gone: Sequence[ProfileFile]
 ) -> Iterator[Problem]:
-    """Runs without a row of their own, and ranks that wrote nothing. gone: those of the files that are."""
-    runs = connection.execute("SELECT run_id, world_size, devices_per_host, chosen_ranks, source FROM runs").fetchall()
+    """Runs without a row of their own, and ranks that wrote nothing.
+
+    chosen: SQL that chooses runs. files: of these. gone: those of them that are.
+    """
+    runs = connection.execute(
+        f"SELECT run_id, world_size, devices_per_host, chosen_ranks, source FROM runs WHERE {chosen}"
+    ).fetchall()
     worlds = {
         run_id: (parse_ranks(chosen or "").of_world(size or 0, per_host or 1), source)
         for run_id, size, per_host, chosen, source in runs
     }
     captured: dict[str, set[int]] = {}
-    for run_id, rank in connection.execute("SELECT run_id, rank FROM ranks").fetchall():
+    for run_id, rank in connection.execute(f"SELECT run_id, rank FROM ranks WHERE {chosen}").fetchall():
         captured.setdefault(run_id, set()).add(rank)
     # Of a run without any file it is said that they are gone.
     for run_id in sorted({f.run_id for f in set(files) - set(gone)}):
@@ -119,12 +134,12 @@ def rank_problems(
             yield Problem(run_id, None, f"{len(missing)} of {len(expected)} ranks are missing: {listed}")
 
 
-def sum_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+def sum_problems(connection: duckdb.DuckDBPyConnection, chosen: str) -> Iterator[Problem]:
     """Steps whose parts add up to more than their duration."""
     for run_id, rank, step, excess, steps in connection.execute(
-        """
+        f"""
         SELECT run_id, rank, arg_max(step, -other_ns / duration_ns), max(-other_ns / duration_ns), count(*)
-        FROM step_breakdown WHERE other_ns < -$most * duration_ns GROUP BY ALL ORDER BY ALL
+        FROM step_breakdown WHERE {chosen} AND other_ns < -$most * duration_ns GROUP BY ALL ORDER BY ALL
         """,
         {"most": _MOST_EXCESS},
     ).fetchall():
@@ -136,12 +151,12 @@ def sum_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
         )
 
 
-def launch_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+def launch_problems(connection: duckdb.DuckDBPyConnection, chosen: str) -> Iterator[Problem]:
     """Ranks on which the device waited for launches during much of the operators' time."""
     for run_id, rank, share in connection.execute(
-        """
+        f"""
         SELECT run_id, rank, sum(duration_ns) FILTER (host_bound) / sum(duration_ns) AS share FROM operators
-        WHERE source = 'module' AND kind NOT IN ('microbatch', 'step_overhead')
+        WHERE {chosen} AND source = 'module' AND kind NOT IN ('microbatch', 'step_overhead')
         GROUP BY ALL HAVING share > $most ORDER BY ALL
         """,
         {"most": _MUCH_HOST_BOUND},
@@ -154,11 +169,11 @@ def launch_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
         )
 
 
-def step_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+def step_problems(connection: duckdb.DuckDBPyConnection, chosen: str) -> Iterator[Problem]:
     """Ranks that captured other steps than most, and steps that do not start together."""
     for run_id, rank, steps, usual in connection.execute(
-        """
-        WITH p AS (SELECT run_id, rank, list(step ORDER BY step) AS steps FROM steps GROUP BY ALL)
+        f"""
+        WITH p AS (SELECT run_id, rank, list(step ORDER BY step) AS steps FROM steps WHERE {chosen} GROUP BY ALL)
         SELECT run_id, rank, steps, mode(steps) OVER (PARTITION BY run_id) AS usual
         FROM p QUALIFY steps <> usual
         """
@@ -166,9 +181,9 @@ def step_problems(connection: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
         yield Problem(run_id, rank, f"has steps {steps}, other ranks have {usual}")
     # Wall-clock starts of one step on one host agree within the step itself.
     for run_id, step, spread, longest in connection.execute(
-        """
+        f"""
         SELECT run_id, step, max(start_ns) - min(start_ns) AS spread, max(duration_ns) AS longest
-        FROM steps GROUP BY ALL HAVING spread > longest AND count(*) > 1
+        FROM steps WHERE {chosen} GROUP BY ALL HAVING spread > longest AND count(*) > 1
         """
     ).fetchall():
         yield Problem(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vtrain_sim.catalog.catalog import AddReport, Detail, RepairReport
 from vtrain_sim.catalog.problems import Problem
+from vtrain_sim.catalog.reports import AddReport, CompactReport, Detail, RepairReport
 from vtrain_sim.results import Document, Result, Row
 
 if TYPE_CHECKING:
@@ -97,6 +97,30 @@ class Repaired(Result):
             "runs_removed": list(self.report.runs_removed),
             "problems": self.rows(),
         }
+
+
+@dataclass(frozen=True, repr=False)
+class Compacted(Result):
+    """What ``compact`` did to each run; bytes_before and bytes_after in bytes."""
+
+    catalog: str
+    reports: tuple[CompactReport, ...]
+
+    def summary(self) -> dict[str, object]:
+        """Number of runs, and of their files before and after."""
+        return {
+            "runs": len(self.reports),
+            "files_before": sum(report.files_before for report in self.reports),
+            "files_after": sum(report.files_after for report in self.reports),
+        }
+
+    def rows(self) -> list[Row]:
+        """One row per run."""
+        return [vars(report) for report in self.reports]
+
+    def to_dict(self) -> Document:
+        """Catalog, and the rows."""
+        return {"catalog": self.catalog, "runs": self.rows()}
 
 
 @dataclass(frozen=True, repr=False)

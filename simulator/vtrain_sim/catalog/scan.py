@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vtrain_schemas import TABLES, SchemaVersionError, check_version
-from vtrain_schemas.layout import RUN_PREFIX, TABLE_PREFIX, parse_file_name
+from vtrain_schemas.layout import RUN_PREFIX, TABLE_PREFIX, FileName, parse_file_name
+from vtrain_schemas.merged import Replaced, ignored, replaced_of
+from vtrain_sim.catalog.places import AT_A_TIME, Place, is_remote, open_place
 from vtrain_sim.errors import UserError
 
 
-@dataclass(frozen=True)
-class ProfileFile:
-    """One Parquet file of a profile. `problem` is empty for a usable one."""
+class ProfileFile(NamedTuple):
+    """One Parquet file of a profile. `problem` is empty for a usable one.
+
+    rank, last_rank: of the rows in it; ranks: how many there are of. part: ordinal among the rank's files.
+    columns: known ones that it lacks (``-fused``) and others that it has (``+note``), sorted; None: not looked at.
+    merged: it holds the rows of files that it replaces. replaces: these; not known of one that the index says.
+    """
 
     run_id: str
     table: str
@@ -29,89 +38,173 @@ class ProfileFile:
     modified_ns: int
     schema_version: str
     problem: str
+    last_rank: int
+    ranks: int
+    columns: str | None
+    merged: bool
+    replaces: tuple[Replaced, ...] = ()
+
+    @property
+    def directory(self) -> str:
+        """That of its table and run."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Name in its directory."""
+        return self.path.rpartition("/")[2].partition("?")[0]
 
 
-def open_filesystem(where: str) -> tuple[pafs.FileSystem, str, str]:
-    """Filesystem, path in it, and prefix that turns a path back into what DuckDB or a user reads."""
-    if "://" not in where:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(where)), ""
-    scheme = where.partition("://")[0]
+def scan(where: str, known: Mapping[str, ProfileFile] | None = None) -> list[ProfileFile]:
+    """Every profile file below `where` but those whose rows another one there holds; `UserError` where there is none.
+
+    known: files that were judged before, by path: unchanged ones are not judged again.
+    """
+    place, root = open_place(where)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(where)
-    except (pa.ArrowInvalid, NotImplementedError):
-        try:
-            import fsspec
-        except ImportError:
-            raise UserError(f"{where} needs the fsspec package: pip install 'vtrain[remote]'") from None
-        try:
-            inner, path = fsspec.core.url_to_fs(where)
-        except (ValueError, ImportError) as error:
-            raise UserError(f"cannot open {where}: {error}") from None
-        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(inner))
-    if scheme == "file":
-        return filesystem, path, ""
-    return filesystem, path, f"{scheme}://"
-
-
-def scan(where: str) -> list[ProfileFile]:
-    """Every profile file below `where`; raises `UserError` where there is none."""
-    filesystem, root, prefix = open_filesystem(where)
-    try:
-        info = filesystem.get_file_info(root)
+        info = place.filesystem.get_file_info(root)
         if info.type == pafs.FileType.NotFound:
             raise UserError(f"there is no directory {where}")
         if info.type == pafs.FileType.File:
             raise UserError(f"{where} is a remote file: traces are read from a local disk, profiles by their directory")
-        entries = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+        entries = place.filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
     except OSError as error:
         raise UserError(f"cannot list {where}: {error}") from None
     # A run directory may itself be given: its own name is then the last part of the root.
-    files = [f for e in entries if (f := _judge(filesystem, e, prefix)) is not None]
+    files = _without_replaced(_judged(place, entries, known or {}))
     if not files:
         raise UserError(f"no profile below {where}: expected {RUN_PREFIX}<id>/{TABLE_PREFIX}<name>/rank=<n>.parquet")
     return files
 
 
+def _judged(place: Place, entries: Sequence[pafs.FileInfo], known: Mapping[str, ProfileFile]) -> list[ProfileFile]:
+    files, fresh = [], []
+    beside = Counter(place_in for entry in entries for place_in in _places_in(entry.path))
+    for entry in entries:
+        before = known.get(place.name(entry.path))
+        # What a merged file replaces may still be there: files of the same rank, or any.
+        alone = before is None or not before.merged or beside[_places_in(entry.path)[before.ranks == 1]] == 1
+        # What was wrong with a file may be what an older vtrain could not read.
+        if before is not None and alone and not before.problem and _is_as_it_was(before, entry):
+            files.append(before)
+        else:
+            fresh.append(entry)
+    if place.base:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            judged = list(pool.map(partial(_judge, place), fresh))
+    else:
+        judged = [_judge(place, entry) for entry in fresh]
+    return [*files, *(file for file in judged if file is not None)]
+
+
+def _places_in(path: str) -> tuple[str, str]:
+    """The directory of a file, and what the files of one rank in it have in common."""
+    directory, _, name = path.rpartition("/")
+    return directory, f"{directory}/{name.partition('.')[0]}"
+
+
+def _is_as_it_was(before: ProfileFile, entry: pafs.FileInfo) -> bool:
+    return (before.bytes, before.modified_ns) == (int(entry.size or 0), int(entry.mtime_ns or 0))
+
+
+def _without_replaced(files: Sequence[ProfileFile]) -> list[ProfileFile]:
+    """Those whose rows no usable file beside them holds."""
+    beside: dict[str, list[ProfileFile]] = defaultdict(list)
+    for file in files:
+        beside[file.directory].append(file)
+    kept = []
+    for members in beside.values():
+        merged = [replaced for f in members if not f.problem for replaced in f.replaces]
+        gone = ignored({f.name: f.bytes for f in members}, merged) if merged else ()
+        kept += [f for f in members if f.name not in gone]
+    return kept
+
+
 def judge(path: str) -> ProfileFile | None:
     """One file of a profile as it is now; None where it is none, or not there."""
-    filesystem, inner, prefix = open_filesystem(path)
-    return _judge(filesystem, filesystem.get_file_info(inner), prefix)
+    place, inner = open_place(path)
+    return _judge(place, place.filesystem.get_file_info(inner))
 
 
-def _judge(filesystem: pafs.FileSystem, info: pafs.FileInfo, prefix: str) -> ProfileFile | None:
-    parts = info.path.replace(os.sep, "/").split("/")
+def _judge(place: Place, info: pafs.FileInfo) -> ProfileFile | None:
+    parts = info.path.replace("\\", "/").split("/")
     if info.type != pafs.FileType.File or len(parts) < 3:
         return None
     name = parse_file_name(parts[-1])
     if name is None or not parts[-2].startswith(TABLE_PREFIX) or not parts[-3].startswith(RUN_PREFIX):
         return None
     run_id, table = parts[-3][len(RUN_PREFIX) :], parts[-2][len(TABLE_PREFIX) :]
-    rows, version, problem = 0, "", ""
-    if table not in TABLES:
-        problem = f"unknown table {table!r}"
-    else:
-        try:
-            with filesystem.open_input_file(info.path) as stream:
-                file = pq.ParquetFile(stream)
-                rows = file.metadata.num_rows
-                metadata = file.schema_arrow.metadata or {}
-                version = metadata.get(b"vtrain.schema_version", b"").decode()
-                problem = _schema_problem(table, file.schema_arrow, version)
-        except (OSError, pa.ArrowException) as error:
-            problem = f"damaged: {str(error).splitlines()[0]}"
-    return ProfileFile(
+    path = place.name(info.path)
+    file = ProfileFile(
         run_id,
         table,
         name.first_rank,
         name.part or 0,
-        prefix + info.path,
-        bool(prefix),
-        rows,
+        path,
+        is_remote(path),
+        0,
         int(info.size or 0),
         int(info.mtime_ns or 0),
-        version,
-        problem,
+        "",
+        "",
+        name.last_rank,
+        1,
+        "",
+        False,
     )
+    if table not in TABLES:
+        return file._replace(problem=f"unknown table {table!r}")
+    try:
+        with place.filesystem.open_input_file(info.path) as stream:
+            return _with_contents(file, name, pq.ParquetFile(stream))
+    except (OSError, pa.ArrowException) as error:
+        return file._replace(problem=f"damaged: {str(error).splitlines()[0]}")
+
+
+def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -> ProfileFile:
+    """A file with what its footer says."""
+    schema = parquet.schema_arrow
+    metadata = schema.metadata or {}
+    version = metadata.get(b"vtrain.schema_version", b"").decode(errors="replace")
+    problem = _schema_problem(file.table, schema, version) or _run_problem(file, parquet.metadata)
+    replaces: tuple[Replaced, ...] = ()
+    try:
+        replaces = replaced_of(metadata)
+    except ValueError as error:
+        problem = problem or str(error)
+    known, has = TABLES[file.table].column_names, schema.names
+    columns = [*(f"-{c}" for c in known if c not in has), *(f"+{c}" for c in has if c not in known)]
+    return file._replace(
+        rows=parquet.metadata.num_rows,
+        schema_version=version,
+        problem=problem,
+        ranks=_number_of_ranks(name, replaces),
+        columns=" ".join(sorted(columns)),
+        merged=bool(replaces),
+        replaces=replaces,
+    )
+
+
+def _number_of_ranks(name: FileName, replaces: Sequence[Replaced]) -> int:
+    """How many ranks a file has rows of: of many ranks, those whose files it holds."""
+    if name.first_rank == name.last_rank:
+        return 1
+    merged = [inner for each in replaces if (inner := parse_file_name(each.name)) is not None]
+    return len({one.first_rank for one in merged if one.first_rank == one.last_rank})
+
+
+def _run_problem(file: ProfileFile, metadata: pq.FileMetaData) -> str:
+    """Why the rows are not those of the run whose directory the file is in; a directory may have been renamed."""
+    for group in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            column = metadata.row_group(group).column(place)
+            if column.path_in_schema != "run_id":
+                continue
+            known = column.statistics
+            if known is not None and known.has_min_max and not known.min == known.max == file.run_id:
+                return f"holds rows of run {known.min!r}: its directory must be called {RUN_PREFIX}{known.min}"
+            break
+    return ""
 
 
 def _schema_problem(table: str, schema: pa.Schema, version: str) -> str:
@@ -129,17 +222,3 @@ def _schema_problem(table: str, schema: pa.Schema, version: str) -> str:
         elif schema.field(index).type != column.type:
             return f"column {column.name!r} is {schema.field(index).type}, not {column.type}"
     return ""
-
-
-def read_fully(path: str, rows: int) -> str:
-    """Read every page of a file; what is wrong with it, or an empty string. rows: how many it should have."""
-    filesystem, inner, _ = open_filesystem(path)
-    read = 0
-    try:
-        with filesystem.open_input_file(inner) as stream:
-            file = pq.ParquetFile(stream)
-            for batch in file.iter_batches(batch_size=65536):
-                read += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        return f"damaged: {str(error).splitlines()[0]}"
-    return "" if read == rows else f"has {read:,} rows, but had {rows:,} when it was added"

@@ -155,6 +155,21 @@ def repair(catalog: Path = _CATALOG, as_json: bool = JSON) -> None:
 
 @app.command(cls=Command)
 @with_quiet
+def compact(
+    runs: list[str] = typer.Argument(None, help="Run ids (default: all on a local disk)."),
+    catalog: Path = _CATALOG,
+    as_json: bool = JSON,
+) -> None:
+    """Merge the many files of a run into one for each table: a query opens each file that it reads."""
+    from vtrain_sim.api import catalog as api
+
+    with ended_by_sigterm():
+        result = api.Catalog(catalog).compact(runs or [])
+    show(result, "json" if as_json else "table")
+
+
+@app.command(cls=Command)
+@with_quiet
 def sql(
     query: str = typer.Argument(..., help="SQL; see vtrain-catalog schema for tables and views."),
     catalog: Path = _CATALOG,

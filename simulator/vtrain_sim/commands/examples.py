@@ -78,6 +78,7 @@ vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
     "show": ("vtrain-catalog show base",),
     "remove": ("vtrain-catalog remove base",),
     "repair": ("vtrain-catalog repair",),
+    "compact": ("vtrain-catalog compact", "vtrain-catalog compact base"),
     "check": ("vtrain-catalog check",),
     "vtrain-catalog timeline": ("vtrain-catalog timeline base --out captured.json.gz",),
     "sql": (

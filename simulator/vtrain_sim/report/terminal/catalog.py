@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from vtrain_sim.catalog.results import Added, Problems, QueryResult, Removed, Repaired, RunDetail, Runs, Schema
+from vtrain_sim.catalog.reports import CompactReport
+from vtrain_sim.catalog.results import (
+    Added,
+    Compacted,
+    Problems,
+    QueryResult,
+    Removed,
+    Repaired,
+    RunDetail,
+    Runs,
+    Schema,
+)
 from vtrain_sim.ingest.notes import Note
 from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, table
 from vtrain_sim.report.terminal.printing import printers
@@ -24,6 +35,10 @@ def print_added(result: Added, console: Console, rows: bool = True) -> None:
         f"{result.catalog}: {counted(len(report.runs), 'runs')}, {counted(report.files_added, 'files')} added "
         f"({counted(report.rows_added, 'rows')}), {report.files_unchanged:,} unchanged"
     )
+    lines += [
+        f"  {run} has {files:,} files, and a query opens each that it reads: vtrain-catalog compact {run} merges them"
+        for run, files in report.many_files.items()
+    ]
     lines += [f"  not indexed: {problem.what}" for problem in report.problems]
     lines += [f"  not read: {notice}" for notice in report.notices]
     _print_lines(lines, console)
@@ -47,6 +62,25 @@ def print_repaired(result: Repaired, console: Console, rows: bool = True) -> Non
     lines += [f"  nothing is left of run {run}" for run in report.runs_removed]
     lines += [f"  not indexed: {problem.what}" for problem in report.problems]
     _print_lines(lines, console)
+
+
+@printers.register(Compacted)
+def print_compacted(result: Compacted, console: Console, rows: bool = True) -> None:
+    """Each run's files before and after."""
+    lines = []
+    for report in result.reports:
+        before, after = ((n, f"{size / 2**20:,.1f} MiB") for n, size in _counts(report))
+        if report.files_after < report.files_before:
+            files = counted(before[0], "files")
+            lines.append(f"{report.run_id}: {files} ({before[1]}) merged into {after[0]:,} ({after[1]})")
+        else:
+            lines.append(f"{report.run_id}: nothing to merge in its {counted(before[0], 'files')}")
+    _print_lines(lines or ["no runs"], console)
+
+
+def _counts(report: CompactReport) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Files and bytes, before and after."""
+    return (report.files_before, report.bytes_before), (report.files_after, report.bytes_after)
 
 
 @printers.register(Runs)

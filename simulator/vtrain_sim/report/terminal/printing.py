@@ -23,6 +23,7 @@ printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
         "vtrain_sim.catalog.results.Added": _HERE + "catalog",
         "vtrain_sim.catalog.results.Removed": _HERE + "catalog",
         "vtrain_sim.catalog.results.Repaired": _HERE + "catalog",
+        "vtrain_sim.catalog.results.Compacted": _HERE + "catalog",
         "vtrain_sim.catalog.results.Runs": _HERE + "catalog",
         "vtrain_sim.catalog.results.RunDetail": _HERE + "catalog",
         "vtrain_sim.catalog.results.Problems": _HERE + "catalog",
