@@ -188,7 +188,7 @@ def test_stopped_anywhere_no_row_is_lost_or_doubled(place: Path, point: int, mon
     ):
         monkeypatch.setattr(module, name, stopping(getattr(module, name)))
     with pytest.raises(Stopped):
-        catalog.compact("a")
+        catalog.compact("b")
     monkeypatch.undo()
     assert contents(catalog) == before
     # Whoever finds it like that adds it, here or to another catalog.
@@ -196,8 +196,8 @@ def test_stopped_anywhere_no_row_is_lost_or_doubled(place: Path, point: int, mon
     for each in (catalog, other):
         each.add([str(place / "p")])
         assert contents(each) == before
-    catalog.compact("a")
-    assert len(files_of(place, "a")) == 4
+    catalog.compact("b")
+    assert len(files_of(place, "b")) == 4
     assert contents(catalog) == before
 
 
