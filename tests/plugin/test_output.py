@@ -48,7 +48,9 @@ class _Sealed:
 class _Capture:
     """Some steps of ten spans each, and their output."""
 
-    def __init__(self, out: Path, last: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, out: Path, last: Callable[[], None] = lambda: None, traces: Callable[[], None] = lambda: None
+    ) -> None:
         self.out = out
         self.guard = Guard()
         self.recorder = Recorder(HostClock(), NoRanges(), 1000)
@@ -61,10 +63,12 @@ class _Capture:
             "plugin",
             [],
             self.guard,
+            traces,
             last,
         )
 
     def step(self, number: int, passed: Callable[[], bool] = lambda: True) -> None:
+        self.output.begin_step()
         self.recorder.start_step(number)
         for _ in range(10):
             span = self.recorder.new_span("layer", "layer", "forward")
@@ -121,20 +125,110 @@ def test_steps_that_the_device_never_passes_are_said_and_the_others_written(
     assert "1 captured steps are lost" in capsys.readouterr().err
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
 def test_a_long_capture_is_written_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_module, "MANY_ROWS", 25)
     capture = _Capture(tmp_path)
     for step in range(12):
         capture.step(step)
-    for _ in range(3000):
-        if capture.files("steps"):
-            break
-        time.sleep(0.01)
-    assert capture.files("steps")
+    wait_for(lambda: capture.files("steps"))
+    # A killed job has what the run is beside its first rows.
+    assert [file.name for file in capture.files("runs")] == ["rank=00000.parquet"]
     capture.output.finish()
     assert capture.steps() == list(range(12))
-    # A killed job has what the run is beside its first rows.
-    assert len(capture.files("runs")) == 1
+    for table in ("runs", "ranks", "steps", "spans"):
+        assert [file.name for file in capture.files(table)] == ["rank=00000.parquet"]
+
+
+def test_a_long_step_is_written_as_soon_as_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "LONG_S", 0.0)
+    capture = _Capture(tmp_path)
+    for step in range(3):
+        capture.step(step)
+        wait_for(lambda: len(capture.steps()) == step + 1)  # noqa: B023
+    assert [file.name for file in capture.files("steps")] == [f"rank=00000.part00{part}.parquet" for part in range(3)]
+    capture.output.finish()
+    assert [file.name for file in capture.files("steps")] == ["rank=00000.parquet"]
+    assert capture.steps() == [0, 1, 2]
+
+
+def test_a_long_step_of_a_device_that_is_behind_is_written_when_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_module, "LONG_S", 0.0)
+    capture, passed = _Capture(tmp_path), threading.Event()
+    capture.step(0, passed.is_set)
+    assert not list(tmp_path.iterdir())
+    passed.set()
+    capture.output.begin_step()
+    wait_for(lambda: capture.steps() == [0])
+    capture.output.finish()
+
+
+def test_steps_of_a_device_that_is_always_behind_are_not_written_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    capture = _Capture(tmp_path)
+    monkeypatch.setattr(output_module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    wrote: list[float] = []
+    monkeypatch.setattr(capture.output, "_write_soon", lambda: wrote.append(now[0]))
+    current = [0]
+
+    def passed(number: int) -> Callable[[], bool]:
+        return lambda: current[0] > number
+
+    for number in range(40):
+        current[0] = number
+        now[0] = number * 1.0
+        capture.step(number, passed(number))
+    assert wrote == [10.0, 20.0, 30.0]
+
+
+def test_rows_come_before_traces_and_traces_before_the_merging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "LONG_S", 0.0)
+    seen: list[tuple[str, list[int], int]] = []
+
+    def see(what: str) -> None:
+        seen.append((what, capture.steps(), len(capture.files("steps"))))
+
+    capture = _Capture(tmp_path, lambda: see("last"), lambda: see("traces"))
+    for step in range(2):
+        capture.step(step)
+        wait_for(lambda: len(capture.steps()) == step + 1)  # noqa: B023
+    capture.output.finish()
+    assert seen == [("traces", [0, 1], 2), ("last", [0, 1], 1)]
+
+
+def test_parts_that_cannot_be_merged_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output_module, "LONG_S", 0.0)
+    said: list[str] = []
+    capture = _Capture(tmp_path, lambda: said.append("captured"))
+    for step in range(2):
+        capture.step(step)
+        wait_for(lambda: len(capture.steps()) == step + 1)  # noqa: B023
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    capture.output.finish()
+    assert capture.steps() == [0, 1]
+    assert len(capture.files("steps")) == len(capture.files("spans")) == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert said == ["captured"]
+    assert not capture.guard.failed
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "merging them failed: OSError: [Errno 28] No space left on device" in sentence
 
 
 def test_a_process_that_starts_no_threads_any_more_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +257,7 @@ def test_a_disk_that_hangs_holds_nobody_up(
 ) -> None:
     release = threading.Event()
     monkeypatch.setattr(output_module, "DISK_PATIENCE_S", 0.05)
-    monkeypatch.setattr(output_module.Sink, "write", lambda sink, table, rows: release.wait(30))
+    monkeypatch.setattr(output_module.Sink, "write", lambda sink, table, rows, more=False: release.wait(30))
     capture = _Capture(tmp_path)
     capture.step(0)
     capture.output.finish()

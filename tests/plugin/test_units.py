@@ -230,15 +230,13 @@ def test_rows_beyond_the_bound_are_counted() -> None:
     assert recorder.dropped == 500
 
 
-def test_sink_writes_whole_parts(tmp_path: Path) -> None:
+def test_sink_writes_one_file_a_table(tmp_path: Path) -> None:
     sink = Sink(str(tmp_path), "run", 3)
     row = {"run_id": "run", "rank": 3, "step": 0, "start_ns": 1, "duration_ns": 2}
-    sink.write("steps", [row])
-    sink.write("steps", [row, row])
     sink.write("steps", [])
-    files = sorted(p.name for p in tmp_path.rglob("*"))
-    assert files == ["rank=00003.parquet", "rank=00003.part001.parquet", "run_id=run", "table=steps"]
-    assert pq.read_table(tmp_path / "run_id=run/table=steps/rank=00003.part001.parquet").num_rows == 2
+    sink.write("steps", [row, row])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["rank=00003.parquet", "run_id=run", "table=steps"]
+    assert pq.read_table(tmp_path / "run_id=run/table=steps/rank=00003.parquet").num_rows == 2
 
 
 def test_sink_leaves_nothing_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

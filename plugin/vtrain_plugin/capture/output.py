@@ -27,7 +27,7 @@ from vtrain_plugin.capture.sink import Sink, claim_run_id
 PATIENCE_S = 10.0
 # How long whoever waits for the thread bears that it writes nothing: a disk may hang.
 DISK_PATIENCE_S = 30.0
-# A long capture is written while it goes on: where so many rows, or a step for so long, are in memory.
+# A long capture is written while it goes on: where so many rows, or a step that began so long ago, are in memory.
 MANY_ROWS = 100_000
 LONG_S = 10.0
 # Rows made without a pause, and the pause.
@@ -39,7 +39,8 @@ class Output:
     """Keeps the steps that are over, and writes them.
 
     source: the word for it in `runs.source`. plain_ns: see `plain_steps`. rank: of this process, which may have left
-    its process group when it writes. last: called once all steps are written. written: set when nothing is left to do.
+    its process group when it writes. traces: writes what there is beside the rows, after them. last: called once all is
+    written. written: set when nothing is left to do.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Output:
         source: str,
         plain_ns: list[int],
         guard: Guard,
+        traces: Callable[[], None],
         last: Callable[[], None],
     ) -> None:
         self.rank = rank_of_process()
@@ -63,10 +65,13 @@ class Output:
         self._source = source
         self._plain_ns = plain_ns
         self._guard = guard
+        self._traces = traces
         self._last = last
+        self._dropped = False
         self._pending: list[tuple[StepRecord, SealedStep]] = []
         self._known: list[tuple[StepRecord, StepTimes]] = []
-        self._oldest_s = 0.0
+        # When the oldest pending step began, or the last time that some were written.
+        self._oldest_s = time.monotonic()
         self._description: dict[str, list[rows.Row]] | None = None
         self._thread: threading.Thread | None = None
         self._due = threading.Event()
@@ -83,13 +88,23 @@ class Output:
         """A step is over. The first one also says what the run is, while model and process groups are there."""
         if self._description is None:
             self._description = self._describe(record)
+        self._pending.append((record, sealed))
+        self._write_due()
+
+    def begin_step(self) -> None:
+        """A step is about to be recorded. Here the device has often passed the last one, at whose end it was behind."""
+        self._write_due()
         if not self._pending:
             self._oldest_s = time.monotonic()
-        self._pending.append((record, sealed))
+
+    def _write_due(self) -> None:
+        """Have written what the device has passed, where it is much, or began long ago."""
         kept = sum(len(step.spans) + len(step.calls) for step, _ in self._pending)
-        if kept >= MANY_ROWS or time.monotonic() - self._oldest_s >= LONG_S:
+        if kept >= MANY_ROWS or (self._pending and time.monotonic() - self._oldest_s >= LONG_S):
             self._settle()
-            self._write_soon()
+            if self._known:
+                self._oldest_s = time.monotonic()
+                self._write_soon()
 
     def end(self) -> bool:
         """There are no further steps: have the rest written. False while the device has not passed the last marks."""
@@ -130,8 +145,7 @@ class Output:
     def drop(self) -> None:
         """Forget what is not written."""
         self._pending, self._known = [], []
-        self._last = _nothing
-        self._ended = True
+        self._dropped = self._ended = True
         self._due.set()
         if self._thread is None:
             self.written.set()
@@ -207,11 +221,15 @@ class Output:
             self._due.clear()
             # Read before the steps: what comes later sets `due` again.
             ended = self._ended
-            self._write_known()
+            self._write_known(more=not ended)
+        if self._dropped:
+            return
+        self._traces()
+        self._merge()
         self._last()
 
-    def _write_known(self) -> None:
-        """Write the steps that are there, as one part of each table."""
+    def _write_known(self, more: bool) -> None:
+        """Write the steps that are there, as one part of each table. more: others may follow."""
         steps, self._known = self._known, []
         tables: rows.Rows = {}
         for record, times in steps:
@@ -223,25 +241,33 @@ class Output:
                 if number % _ROWS_AT_ONCE == 0:
                     self._pause()
         if tables:
-            self._write(tables)
+            self._write(tables, more)
 
-    def _write(self, tables: rows.Rows) -> None:
+    def _write(self, tables: rows.Rows, more: bool) -> None:
         """Write rows of several tables; with the first ones, what the run is: a killed job has it too."""
         sink = self.sink()
         if self._description:
             known = {"run_id": sink.run_id, "dropped_rows": self._recorder.dropped}
-            described = {table: [{**row, **known} for row in of] for table, of in self._description.items()}
-            tables = {**described, **tables}
+            for table, described in self._description.items():
+                sink.write(table, [{**row, **known} for row in described])
             self._description = {}
         for table, table_rows in tables.items():
-            sink.write(table, table_rows)
+            sink.write(table, table_rows, more)
             self._progress += 1
+
+    def _merge(self) -> None:
+        """Make one file of a table's parts. Nothing needs it: where that fails, the parts stay."""
+        if self._sink is None:
+            return
+        try:
+            self._sink.merge()
+        except Exception as error:
+            report(
+                f"run {self._sink.run_id!r} has several files per table, which hold all that was captured: merging "
+                f"them failed: {type(error).__name__}: {error}"
+            )
 
     def _pause(self) -> None:
         """Let training have Python's lock."""
         self._progress += 1
         self._hurry.wait(_PAUSE_S)
-
-
-def _nothing() -> None:
-    """After a failure, nothing comes after the steps."""

@@ -62,6 +62,7 @@ class Window:
             session.source,
             plain_ns,
             session.guard,
+            self._write_traces,
             self._say_what_was_captured,
         )
         self._kineto = KinetoCapture(watch, settings.kernel_steps) if watch is not None else None
@@ -93,6 +94,7 @@ class Window:
             return
         if graph_is_captured():
             return
+        self._output.begin_step()
         if self._kineto is not None:
             self._kineto.start_step(step)
         self._collector.begin()
@@ -139,12 +141,15 @@ class Window:
             self.recorder.end_step()
         self._output.finish()
 
-    def _say_what_was_captured(self) -> None:
-        """After the last step's rows: the kernel traces, and what was captured and what was not."""
+    def _write_traces(self) -> None:
+        """The kernel traces."""
         if self._kineto is not None and self.captured:
             self._kineto.write(self._output.sink())
             if self._kineto.why_none:
                 report(f"no kernels are recorded: {self._kineto.why_none}")
+
+    def _say_what_was_captured(self) -> None:
+        """What was captured and what was not."""
         if self.recorder.dropped:
             report(
                 f"{self.recorder.dropped} rows were dropped: the bound of {self._settings.max_rows} rows per step "
