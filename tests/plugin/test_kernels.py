@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from vtrain_plugin.capture.kineto import KinetoCapture
 from vtrain_plugin.capture.patches import Patches
 from vtrain_plugin.capture.profiler_watch import ProfilerWatch
 from vtrain_plugin.capture.sink import Sink
-from vtrain_schemas.layout import parse_trace_name, trace_path
+from vtrain_schemas.layout import parse_trace_name, ranks_path, trace_path
+from vtrain_schemas.merged import Replaced, replaced_metadata
 from vtrain_sim.catalog import Catalog
 
 torch = pytest.importorskip("torch")
@@ -113,6 +115,22 @@ def test_what_a_trace_gave_is_made_again_where_it_is_gone(run: Path, lost: str) 
     catalog.add([str(run)])
     assert sorted(run.rglob("*.parquet")) == files
     assert not [problem for problem in catalog.check() if "gone" in problem.what]
+
+
+def test_a_trace_whose_rows_are_in_a_merged_file_is_not_read_again(run: Path) -> None:
+    catalog = Catalog(run / "c.duckdb")
+    catalog.add([str(run)])
+    for part in list(run.glob("run_id=r/table=*/rank=00003.part*.parquet")):
+        table = pq.read_table(part)
+        replaced = replaced_metadata([Replaced(part.name, part.stat().st_size)])
+        merged = table.replace_schema_metadata({**(table.schema.metadata or {}), **replaced})
+        pq.write_table(merged, run / ranks_path("r", part.parent.name.removeprefix("table="), 3, 3))
+        part.unlink()
+    # Of a damaged file nothing is said here.
+    (run / ranks_path("r", "kernels", 0, 1)).write_text("not Parquet")
+    files = sorted(run.rglob("*.parquet"))
+    catalog.add([str(run)])
+    assert sorted(run.rglob("*.parquet")) == files
 
 
 def test_a_damaged_trace_does_not_keep_the_run_out(run: Path) -> None:

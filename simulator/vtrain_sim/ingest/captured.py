@@ -7,14 +7,17 @@ catalog.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_trace_name
+from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_file_name, parse_trace_name
+from vtrain_schemas.merged import replaced_of
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
 from vtrain_sim.ingest.table_file import write_pieces
@@ -25,6 +28,8 @@ from vtrain_sim.whole_file import write_file
 _FIRST_PART = 1000
 # In the order in which they are written: a trace is read again unless the last is there.
 _TABLES = ("kernels", "collectives", "operators")
+# `_merged`, which looks into a directory once.
+_Merged = Callable[[Path], frozenset[str]]
 
 
 def ingest_captured(location: str) -> list[str]:
@@ -32,14 +37,15 @@ def ingest_captured(location: str) -> list[str]:
 
     Raises `UserError` where the rows cannot be written beside them.
     """
-    problems = [_problem(path) for path in _traces_below(location)]
+    merged = cache(_merged)
+    problems = [_problem(path, merged) for path in _traces_below(location)]
     return [problem for problem in problems if problem]
 
 
-def _problem(path: Path) -> str:
+def _problem(path: Path, merged: _Merged) -> str:
     """Why a trace cannot be read; "" once it is."""
     try:
-        _ingest(path)
+        _ingest(path, merged)
     except UserError as error:
         return str(error)
     except OSError as error:
@@ -56,7 +62,7 @@ def _traces_below(location: str) -> Iterator[Path]:
         yield from sorted(path for path in (run / TRACES).glob("*.json") if parse_trace_name(path.name))
 
 
-def _ingest(path: Path) -> None:
+def _ingest(path: Path, merged: _Merged) -> None:
     """Write the rows of one trace, unless they are there."""
     numbers = parse_trace_name(path.name)
     assert numbers is not None
@@ -64,7 +70,7 @@ def _ingest(path: Path) -> None:
     run = path.parent.parent
     run_id = run.name[len(RUN_PREFIX) :]
     places = {name: run.parent / file_path(run_id, name, rank, _FIRST_PART + step) for name in _TABLES}
-    if _is_done(path, places):
+    if _is_done(path, places, merged):
         return
     with open(path, "rb") as stream:
         trace = read_kineto(stream, str(path), rank)
@@ -89,14 +95,33 @@ def _note(path: Path) -> Path:
     return path.with_suffix(".tables")
 
 
-def _is_done(path: Path, places: dict[str, Path]) -> bool:
+def _is_done(path: Path, places: dict[str, Path], merged: _Merged) -> bool:
     """Whether a trace was read since it was written, and what it gave is there."""
     written = path.stat().st_mtime_ns
     note, last = _note(path), places[_TABLES[-1]]
     if note.exists() and note.stat().st_mtime_ns >= written:
-        return all(places[name].exists() for name in note.read_text().split() if name in places)
+        return all(_is_there(places[name], merged) for name in note.read_text().split() if name in places)
     # Read by a version that noted nothing.
-    return last.exists() and last.stat().st_mtime_ns >= written
+    return _is_there(last, merged) and (not last.exists() or last.stat().st_mtime_ns >= written)
+
+
+def _is_there(place: Path, merged: _Merged) -> bool:
+    """Whether a file is there, or one that has its rows."""
+    return place.exists() or place.name in merged(place.parent)
+
+
+def _merged(folder: Path) -> frozenset[str]:
+    """Names of the files of a directory whose rows merged ones hold."""
+    names: set[str] = set()
+    for path in folder.glob("rank*.parquet"):
+        if parse_file_name(path.name) is None:
+            continue
+        try:
+            names.update(file.name for file in replaced_of(pq.read_schema(path).metadata))
+        except (OSError, ValueError):
+            # Damaged: whoever adds it to a catalog says so.
+            continue
+    return frozenset(names)
 
 
 def _of_step(piece: pa.Table, step: int) -> pa.Table:
