@@ -24,6 +24,12 @@ def schema_reference() -> str:
         "A run is a directory `run_id=<id>/table=<name>/rank=<00000>.parquet`. Times are nanoseconds,",
         "sizes bytes; `start_ns` counts from the Unix epoch. Minor versions add nullable columns only.",
         "",
+        "A capture under way, or one that was killed, has parts: `rank=<00000>.part000.parquet` and so on. A file of",
+        "many ranks is `ranks=<00000>-<01023>.parquet`. A file that holds the rows of others lists their names and sizes",
+        'in the metadata of its schema: `vtrain.replaces`, `[{"name": "rank=00003.part000.parquet", "bytes": 4987}]`.',
+        "It is renamed to its place before they are removed: whoever reads the files themselves ignores those that are",
+        "still there.",
+        "",
         "## Tables",
     ]
     for table in TABLES.values():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FSSpecHandler
 
+from conftest import SCRIPT, SMALL, run_python
 from vtrain_plugin.capture.sink import Sink
 from vtrain_plugin.capture.storage import Storage
 from vtrain_schemas import arrow_schema
@@ -220,3 +221,31 @@ def _killed_at(number: int, place: str, monkeypatch: pytest.MonkeyPatch) -> bool
         expected = [row["start_ns"] for step in steps for row in rows(table, step)]
         assert read(storage, table)["start_ns"].to_pylist() == expected
     return status == 0
+
+
+IN_PARTS = """
+import runpy, sys
+import vtrain_plugin.capture.output as output
+output.LONG_S = 0.0
+sys.argv = ["vtrain_plugin", *sys.argv[1:]]
+runpy.run_module("vtrain_plugin", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_of_a_real_run_whose_steps_are_long_leave_one_file_per_table(tmp_path: Path) -> None:
+    script, out = tmp_path / "in_parts.py", tmp_path / "profiles"
+    script.write_text(IN_PARTS)
+    options = ["--out", str(out), "--run-id", "r", "--warmup", "1", "--steps", "3"]
+    run_python([str(script), *options, str(SCRIPT), *SMALL, "--train-iters", "8"], 2)
+    merged = set()
+    for table in ("runs", "ranks", "steps", "spans", "operators", "collectives"):
+        files = sorted((out / f"run_id=r/table={table}").iterdir())
+        assert [file.name for file in files] == ["rank=00000.parquet", "rank=00001.parquet"]
+        for file in files:
+            read_back = pq.read_table(file)
+            if "step" in read_back.column_names:
+                assert set(read_back["step"].to_pylist()) == {1, 2, 3}
+            if replaced_of(read_back.schema.metadata):
+                merged.add(table)
+    assert merged == {"steps", "spans", "operators", "collectives"}

@@ -228,7 +228,7 @@ def test_parts_that_cannot_be_merged_stay(
     assert said == ["captured"]
     assert not capture.guard.failed
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert "merging them failed: OSError: [Errno 28] No space left on device" in sentence
+    assert "could not be merged into one per table (OSError: [Errno 28] No space left on device)" in sentence
 
 
 def test_a_process_that_starts_no_threads_any_more_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,8 +263,8 @@ class Output:
             self._sink.merge()
         except Exception as error:
             report(
-                f"run {self._sink.run_id!r} has several files per table, which hold all that was captured: merging "
-                f"them failed: {type(error).__name__}: {error}"
+                f"run {self._sink.run_id!r}: its files could not be merged into one per table "
+                f"({type(error).__name__}: {error}); they hold all that was captured"
             )
 
     def _pause(self) -> None:
