@@ -50,8 +50,8 @@ RANK = _key("rank", I32, "global rank of the process")
 STEP = _key(
     "step",
     I32,
-    "training step since the capture was armed (0: the first warm-up step); -1 in an imported trace: outside every "
-    "step",
+    "training step since the capture was armed (0: the first warm-up step), for work on a device the one that launched "
+    "it; -1 in an imported trace: outside every step, or launched by a call that the trace lacks",
 )
 START = _key("start_ns", I64, "start, since the Unix epoch", "ns")
 DURATION = _key("duration_ns", I64, "duration on the clock that `runs.clock_source` names", "ns")

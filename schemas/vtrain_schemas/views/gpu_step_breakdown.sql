@@ -1,4 +1,5 @@
--- Where a device's time went in each step's own kernels (those that the host launched in the step).
+-- Where a device's time went in each step's own kernels (those that the host launched in the step). Kernels whose launch
+-- is not in the trace are in no step: the table ingest counts them, and gpu_breakdown has them.
 -- Compute, exposed communication, exposed copies and idle time add up to the window.
 -- @column run_id: run
 -- @column rank: global rank

@@ -3,7 +3,7 @@
 -- @column run_id: run
 -- @column rank: global rank
 -- @column scope: 'capture' for all kernels of the rank, 'step' for those that the host launched in one step
--- @column step: training step; null for a capture, and for the kernels outside steps
+-- @column step: training step; null for a capture. Kernels that no step is known to have launched (-1) are in none
 -- @column window_ns: from the first kernel's start to the last one's end, ns
 -- @column compute_ns: time in which at least one kernel computes, ns
 -- @column overlapped_communication_ns: time in which kernels compute and communicate at once, part of compute_ns, ns
@@ -21,6 +21,7 @@ WITH edges AS (
         SELECT run_id, rank, step, kind, start_ns + duration_ns, -1 FROM kernels
     )
     CROSS JOIN (VALUES ('capture'), ('step')) AS scopes (scope)
+    WHERE scope = 'capture' OR step >= 0
 ),
 -- All changes of one moment together: how many of each class run from then on.
 moments AS (

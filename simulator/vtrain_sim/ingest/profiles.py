@@ -30,7 +30,7 @@ from vtrain_sim.ingest.trace import Trace
 from vtrain_sim.ingest.workers import in_processes
 
 # Raised when a change of the reader makes other rows of the same trace.
-READER = 1
+READER = 2
 # Below this a second process costs more than it saves.
 _WORTH_PROCESSES = 64 << 20
 

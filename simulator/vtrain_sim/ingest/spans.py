@@ -9,7 +9,7 @@ import numpy as np
 from vtrain_schemas.range_names import layer_number, range_rule
 from vtrain_sim.ingest.columns import Column, Looked, Numbers, from_zero, joined
 from vtrain_sim.ingest.notes import DROPPED, KEPT, NOTED
-from vtrain_sim.ingest.structure import FORWARD, PHASES, Structure
+from vtrain_sim.ingest.structure import FORWARD, OUTSIDE, PHASES, Structure
 from vtrain_sim.ingest.trace import RANGE, Trace
 
 _NUMBERS = (
@@ -92,8 +92,10 @@ def _of_device(trace: Trace, structure: Structure) -> dict[str, Numbers]:
     named = [trace.names[n] for n in extra.name.tolist()]
     phases = [PHASES.index(m.phase) if (m := range_rule(n)) is not None and m.phase else FORWARD for n in named]
     layers = np.array([layer_number(n) or -1 for n in named], dtype=np.int64)
+    # The host runs ahead: when they ran does not tell the step that launched them.
+    steps = np.full(len(extra), OUTSIDE) if structure.steps.marked else structure.steps.of(extra.start)
     return {
-        "step": Numbers(structure.steps.of(extra.start)),
+        "step": Numbers(steps),
         "span_id": Numbers(len(host) + np.arange(len(extra))),
         "parent_id": nothing,
         "name": Numbers(extra.name),

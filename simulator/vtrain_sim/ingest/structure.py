@@ -50,9 +50,10 @@ class Structure:
     """Indices refer to `host` (sorted) and to the trace's device events.
 
     launcher: [device] host event, -1. launched_at: [device] time of the launching call, -1 where it is not
-    in the trace. span: [host] innermost enclosing span, the event itself included, -1. phase: [host], index into
-    `PHASES`. busy, self_time: [host] device time launched inside, and by the event itself, ns. first, last: [host]
-    begin and end of that on the device. kinds: kind of each device event.
+    in the trace. device_step: [device] step that launched it, `OUTSIDE` where that is not known. span: [host]
+    innermost enclosing span, the event itself included, -1. phase: [host], index into `PHASES`. busy, self_time:
+    [host] device time launched inside, and by the event itself, ns. first, last: [host] begin and end of that on the
+    device. kinds: kind of each device event.
     """
 
     host: Events
@@ -99,9 +100,24 @@ def structure_of(trace: Trace) -> Structure:
             for category, name in zip(device.category.tolist(), device.name.tolist(), strict=True)
         ],
         steps=steps,
-        device_step=steps.of(np.where(launched_at >= 0, launched_at, device.start)),
+        device_step=_launched_in(trace, steps, launched_at),
         host_step=steps.of(host.start),
     )
+
+
+def _launched_in(trace: Trace, steps: Steps, launched_at: Ints) -> Ints:
+    """[device] the step in which the host launched each device event; `OUTSIDE` for none, and where it is not known.
+
+    By the time on the device, what one step launched would count in the next: the host runs ahead.
+    """
+    if not steps.marked:  # one step, of all that there is
+        return steps.of(trace.device.start)
+    known = launched_at >= 0
+    inside = np.where(known, steps.of(launched_at), OUTSIDE)
+    reason = "have no launching call in the trace: which step they are of is not known, step -1"
+    trace.notes.add("kernels", NOTED, reason, int((~known).sum()))
+    trace.notes.add("kernels", NOTED, "were launched outside every step: step -1", int((known & (inside < 0)).sum()))
+    return inside
 
 
 def _nest_host(trace: Trace) -> Nesting:

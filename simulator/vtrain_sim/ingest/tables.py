@@ -181,7 +181,6 @@ def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
     example = ", ".join(n.partition("<")[0][:60] for n, _ in unknown.most_common(5))
     trace.notes.add("kernels", KEPT, "kernels, copies and fills", len(order))
     trace.notes.add("kernels", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
-    trace.notes.add("kernels", NOTED, "lie outside every step: step -1", int((structure.device_step < 0).sum()))
     return {
         "step": Numbers(structure.device_step[order]),
         "name": Looked(trace.names, device.name[order]),
