@@ -6,7 +6,7 @@ lacks with nulls. A major version changes the meaning of a column; it is refused
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 
 class SchemaVersionError(ValueError):

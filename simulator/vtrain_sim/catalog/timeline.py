@@ -22,13 +22,13 @@ _OF_RANK = "run_id = $run AND step = $step AND rank = $rank"
 class CapturedRank:
     """One rank of a captured step: rows of the tables, with ``start_ns`` from the Unix epoch.
 
-    stage: its pipeline stage. start_ns, duration_ns: of the step. peak_bytes: peak memory in use since the process
-    began; None where it is not known.
+    stage, host: its pipeline stage and host; None where a trace does not say it. start_ns, duration_ns: of the step.
+    peak_bytes: peak memory in use since the process began; None where it is not known.
     """
 
     rank: int
-    stage: int
-    host: str
+    stage: int | None
+    host: str | None
     start_ns: int
     duration_ns: int
     peak_bytes: int | None
@@ -66,13 +66,16 @@ class CapturedTimeline(Result):
         return min(rank.start_ns for rank in self.ranks)
 
     def of_stages(self, stages: Collection[int] | None) -> CapturedTimeline:
-        """The same without the ranks of other stages; None: all. Raises `UserError` where none is left.
+        """The same without the ranks of other stages; None: all. Raises `UserError` where none is left, or where the
+        run does not say which stages its ranks are.
 
         >>> import vtrain as vt
         >>> len(vt.Catalog("vtrain.duckdb").timeline("base").of_stages([0]).ranks)
         1
         """
         ranks = tuple(rank for rank in self.ranks if stages is None or rank.stage in stages)
+        if not ranks and all(rank.stage is None for rank in self.ranks):
+            raise UserError(f"run {self.run_id!r} does not say which stages its ranks are: leave --stages out")
         if not ranks:
             raise UserError(f"run {self.run_id!r} has no captured rank on these stages")
         return replace(self, ranks=ranks)
@@ -150,9 +153,9 @@ def _step(connection: duckdb.DuckDBPyConnection, run_id: str, step: int | None) 
 
 
 def _first_of_stages(of_ranks: list[Row]) -> list[Row]:
-    first: dict[int, Row] = {}
+    first: dict[int | None, Row] = {}
     for row in of_ranks:
-        first.setdefault(int(row["pp_rank"]), row)
+        first.setdefault(row["pp_rank"], row)
     return list(first.values())
 
 
@@ -196,8 +199,8 @@ def _rank(
     begin_ns, end_ns, peak = _window(steps, (*spans, *collectives, *kernels), run_id)
     return CapturedRank(
         int(of_rank["rank"]),
-        int(of_rank["pp_rank"]),
-        str(of_rank["host"]),
+        of_rank["pp_rank"],
+        of_rank["host"],
         begin_ns,
         end_ns - begin_ns,
         peak,

@@ -13,7 +13,7 @@ import numpy as np
 from vtrain_schemas.framework_operators import causal_argument
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.json_events import NO_ARGUMENTS, Arguments, Event, EventReader
-from vtrain_sim.ingest.kineto_calls import call_of, described, process_groups
+from vtrain_sim.ingest.kineto_calls import call_of, coordinates, described, process_groups
 from vtrain_sim.ingest.kineto_values import TimeScale, column, integer, rank_or
 from vtrain_sim.ingest.notes import DROPPED, NOTED, Notes
 from vtrain_sim.ingest.trace import (
@@ -252,6 +252,8 @@ class _Builder:
         distributed = distributed if isinstance(distributed, dict) else {}
         devices = _devices(metadata)
         used = _used_device(devices, device.device)
+        told = [described(call, groups) for call in self._calls.values]
+        of_rank = rank if rank is not None else rank_or(distributed.get("rank"), 0)
         if metadata.get("vtrain.read_error"):
             self.notes.add("files", NOTED, "cannot be read to its end", example=str(metadata["vtrain.read_error"]))
         return Trace(
@@ -263,9 +265,9 @@ class _Builder:
             memory=self._memory.finish(),
             names=self._names.values,
             signatures=self._signatures.values,
-            calls=[described(call, groups) for call in self._calls.values],
+            calls=told,
             host_calls=calls,
-            rank=rank if rank is not None else rank_or(distributed.get("rank"), 0),
+            rank=of_rank,
             world_size=rank_or(distributed.get("world_size"), 1),
             notes=self.notes,
             host_name=str(metadata.get("host_name") or ""),
@@ -277,6 +279,7 @@ class _Builder:
                 "nccl_version": str(distributed.get("nccl_version", "")),
                 "cuda_version": _cuda_version(metadata.get("cuda_runtime_version")),
             },
+            coordinates=coordinates(of_rank, groups, told),
         )
 
     def _note_ignored(self) -> None:

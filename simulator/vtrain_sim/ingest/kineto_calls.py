@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -15,6 +15,20 @@ from vtrain_sim.ingest.trace import Call
 
 # No tensor has more elements.
 _MOST_ELEMENTS = 1 << 50
+
+# Groups whose ranks are in the order of one coordinate, by their description.
+_COORDINATES = {
+    "TENSOR_MODEL_PARALLEL_GROUP": "tp_rank",
+    "PIPELINE_MODEL_PARALLEL_GROUP": "pp_rank",
+    "DATA_PARALLEL_GROUP": "dp_rank",
+    "CONTEXT_PARALLEL_GROUP": "cp_rank",
+    "EXPERT_MODEL_PARALLEL_GROUP": "ep_rank",
+    "mesh_tp": "tp_rank",
+    "mesh_pp": "pp_rank",
+    "mesh_dp": "dp_rank",
+    "mesh_cp": "cp_rank",
+    "mesh_ep": "ep_rank",
+}
 
 # Description and ranks by the name of the group.
 ProcessGroups: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
@@ -76,6 +90,8 @@ def process_groups(metadata: Mapping[str, object]) -> ProcessGroups:
         if isinstance(group, dict):
             ranks = group.get("ranks")
             ranks = tuple(r for r in ranks if is_rank(r)) if isinstance(ranks, list) else ()
+            size = group.get("pg_size")
+            ranks = ranks if size is None or size == len(ranks) else ()  # shortened
             groups[str(group.get("pg_name", ""))] = (str(group.get("pg_desc") or ""), ranks)
     return groups
 
@@ -88,3 +104,17 @@ def described(call: Call | None, groups: ProcessGroups) -> Call:
     # A shortened list of ranks is none.
     ranks = ranks if len(ranks) == call.group_size else ()
     return replace(call, description=call.description or description, ranks=call.ranks or ranks)
+
+
+def coordinates(rank: int, groups: ProcessGroups, calls: Iterable[Call]) -> dict[str, int]:
+    """Place of a rank in the groups that it says it is in, by column of the ranks table.
+
+    Nothing for a dimension without a group, or with several that put it in different places.
+    """
+    told = [*groups.values(), *((c.description, c.ranks) for c in calls if len(c.ranks) == c.group_size)]
+    places: dict[str, set[int]] = {}
+    for description, ranks in told:
+        name = _COORDINATES.get(description)
+        if name is not None and rank in ranks:
+            places.setdefault(name, set()).add(ranks.index(rank))
+    return {name: place.pop() for name, place in places.items() if len(place) == 1}

@@ -348,7 +348,7 @@ def _read_one(source: Source, run_id: str, rank: int | None, staging: Path, add:
 
 def _write_trace(trace: Trace, run_id: str, staging: Path) -> _RankResult:
     starts = [t for t in (trace.host, trace.device) if len(t)]
-    created = min((int(t.start.min()) for t in starts), default=0)
+    created = min((int(t.start.min()) for t in starts), default=None)
     for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
         _write(staging, run_id, trace.rank, name, (piece for _, piece in pieces))
     run = run_row(run_id, trace, trace.world_size, created, "{}")

@@ -42,13 +42,8 @@ def tables_of(trace: Trace, run_id: str) -> Iterator[tuple[str, pa.Table]]:
     common = {"run_id": run_id, "rank": trace.rank}
     rank = {
         **common,
-        "host": trace.host_name or "unknown",
-        "tp_rank": 0,
-        "pp_rank": 0,
-        "dp_rank": 0,
-        "cp_rank": 0,
-        "ep_rank": 0,
-        "local_rank": trace.rank % trace.devices if trace.devices > 1 else 0,
+        "host": trace.host_name or None,
+        **trace.coordinates,
         "device_name": trace.device_name or None,
     }
     for name, rows in (
@@ -184,7 +179,7 @@ def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
     return {
         "step": Numbers(structure.device_step[order]),
         "name": Looked(trace.names, device.name[order]),
-        "stream": Numbers(device.stream[order]),
+        "stream": from_zero(device.stream[order]),
         "correlation": from_zero(device.correlation[order]),
         "operator": Looked(trace.names, name),
         "start_ns": Numbers(device.start[order]),
@@ -196,7 +191,7 @@ def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
     }
 
 
-def run_row(run_id: str, trace: Trace, world_size: int, created_ns: int, config_json: str) -> dict[str, object]:
+def run_row(run_id: str, trace: Trace, world_size: int, created_ns: int | None, config_json: str) -> dict[str, object]:
     """The row of the runs table."""
     known = {name: value for name, value in trace.versions.items() if value}
     row: dict[str, object] = {
@@ -209,11 +204,8 @@ def run_row(run_id: str, trace: Trace, world_size: int, created_ns: int, config_
         "device_memory_bytes": trace.device_memory or None,
         "devices_per_host": trace.devices or None,
         "backend": trace.backend or None,
-        "vtrain_version": "",
         "config_json": config_json,
-        "warmup_steps": 0,
         "clock_source": "cupti" if trace.on_device else "host",
-        "active_steps": 0,
         **known,
     }
     assert set(row) <= set(TABLES["runs"].column_names)

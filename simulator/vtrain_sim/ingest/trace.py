@@ -113,6 +113,7 @@ class Trace:
 
     signatures: what an operator's signature number stands for.
     calls: what the call numbers of device events mean.
+    coordinates: place of the rank in its groups by column of the ranks table, as far as the trace says.
     """
 
     source: str
@@ -135,6 +136,7 @@ class Trace:
     devices: int = 0
     backend: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    coordinates: dict[str, int] = field(default_factory=dict)
 
     @property
     def on_device(self) -> bool:

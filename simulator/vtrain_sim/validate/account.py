@@ -35,7 +35,7 @@ class Account:
     """
 
     step_s: float
-    stage: int
+    stage: int | None
     captured: bool
     causes: Mapping[str, float]
     settings: Mapping[str, object]

@@ -28,13 +28,14 @@ from vtrain_sim.validate.captured_step import captured_step, cause_of_role, reco
 _OPERATORS = """
     SELECT kind, phase, sum(coalesce(self_ns, duration_ns)) / 1e9 / $steps AS seconds, count(*) / $steps AS calls
     FROM operators JOIN ranks USING (run_id, rank)
-    WHERE run_id = $run AND source = $source AND step >= 0 AND pp_rank = $stage AND kind <> 'communication'
+    WHERE run_id = $run AND source = $source AND step >= 0 AND kind <> 'communication'
+        AND pp_rank IS NOT DISTINCT FROM $stage
     GROUP BY ALL
 """
 _COMMUNICATION = """
     SELECT role, sum(exposed_ns) / 1e9 / $steps AS seconds
     FROM collectives JOIN ranks USING (run_id, rank)
-    WHERE run_id = $run AND source = $source AND step >= 0 AND pp_rank = $stage
+    WHERE run_id = $run AND source = $source AND step >= 0 AND pp_rank IS NOT DISTINCT FROM $stage
     GROUP BY ALL HAVING seconds > 0
 """
 _OF_STAGES = """
@@ -94,24 +95,27 @@ def _configuration(connection: duckdb.DuckDBPyConnection, row: dict[str, object]
         return None
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, run_id: str, source: str) -> int:
+def _stage(connection: duckdb.DuckDBPyConnection, run_id: str, source: str) -> int | None:
+    """The one with most work; None where the ranks do not say theirs."""
     rows = connection.execute(_OF_STAGES, [run_id, recorded_by(source)]).fetchall()
     if not rows:
         raise UserError(f"run {run_id!r} has no operators: nothing says where its time goes")
-    return int(rows[0][0])
+    stage: int | None = rows[0][0]
+    return stage
 
 
-def _values(connection: duckdb.DuckDBPyConnection, run_id: str, stage: int) -> dict[str, object]:
+def _values(connection: duckdb.DuckDBPyConnection, run_id: str, stage: int | None) -> dict[str, object]:
     """Parameters of the queries; steps: those of all ranks of the stage together."""
     ((count,),) = connection.execute(
-        "SELECT count(*) FROM steps JOIN ranks USING (run_id, rank) WHERE run_id = ? AND step >= 0 AND pp_rank = ?",
+        "SELECT count(*) FROM steps JOIN ranks USING (run_id, rank) "
+        "WHERE run_id = ? AND step >= 0 AND pp_rank IS NOT DISTINCT FROM ?",
         [run_id, stage],
     ).fetchall()
     return {"run": run_id, "stage": stage, "steps": max(1, int(count))}
 
 
 def _causes(
-    connection: duckdb.DuckDBPyConnection, run_id: str, source: str, stage: int, cost: CaptureCost
+    connection: duckdb.DuckDBPyConnection, run_id: str, source: str, stage: int | None, cost: CaptureCost
 ) -> dict[str, float]:
     """Seconds of a step by cause; what the capture costs is taken off each operator."""
     values = _values(connection, run_id, stage)
@@ -133,11 +137,11 @@ def _cause(kind: str, phase: str) -> str:
     return cause_of_kind(kind)
 
 
-def _of_stage(connection: duckdb.DuckDBPyConnection, run_id: str, source: str, stage: int) -> float:
+def _of_stage(connection: duckdb.DuckDBPyConnection, run_id: str, source: str, stage: int | None) -> float:
     """Seconds of a step, mean over the ranks of a stage."""
     ((seconds,),) = connection.execute(
         f"SELECT avg({step_time(source)}) / 1e9 FROM steps JOIN ranks USING (run_id, rank) "
-        "WHERE run_id = ? AND step >= 0 AND pp_rank = ?",
+        "WHERE run_id = ? AND step >= 0 AND pp_rank IS NOT DISTINCT FROM ?",
         [run_id, stage],
     ).fetchall()
     return float(seconds or 0.0)

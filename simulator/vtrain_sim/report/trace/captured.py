@@ -40,7 +40,8 @@ def captured_trace(timeline: CapturedTimeline, detail: str = DETAILS[-1]) -> Tra
     processes: list[Process] = []
     ends: dict[_Key, dict[str, Moment]] = defaultdict(dict)
     for rank in timeline.ranks:
-        process = Process(f"stage {rank.stage}, captured {timeline.run_id}, rank {rank.rank}", rank.stage)
+        stage = "" if rank.stage is None else f"stage {rank.stage}, "
+        process = Process(f"{stage}captured {timeline.run_id}, rank {rank.rank}", rank.stage)
         slices = _slices(rank, timeline.begin_ns, detail)
         calls = list(_calls(rank, timeline.begin_ns))
         for track, one, _ in calls:
@@ -77,9 +78,8 @@ def _slices(rank: CapturedRank, begin_ns: int, detail: str) -> defaultdict[str, 
     for kernel in rank.kernels if detail == DETAILS[-1] else ():
         begin = kernel["start_ns"] - begin_ns
         shown = {name: kernel[name] for name in ("kind", "operator") if kernel[name] is not None}
-        tracks[f"kernels, stream {kernel['stream']}"].append(
-            Slice(kernel["name"], begin, begin + kernel["duration_ns"], shown)
-        )
+        track = "kernels" if kernel["stream"] is None else f"kernels, stream {kernel['stream']}"
+        tracks[track].append(Slice(kernel["name"], begin, begin + kernel["duration_ns"], shown))
     return tracks
 
 
@@ -178,8 +178,15 @@ def _flows(processes: list[Process], ends: Mapping[_Key, Mapping[str, Moment]]) 
         at_ns = max(send.at_ns, receive.at_ns)
         lane = processes[receive.process].tracks[receive.track]
         if any(one.begin_ns == receive.at_ns and at_ns < one.end_ns for one in lane):
-            down = processes[send.process].stage < processes[receive.process].stage
-            yield Flow("activations" if down else "gradients", send, receive._replace(at_ns=at_ns))
+            name = _message(processes[send.process].stage, processes[receive.process].stage)
+            yield Flow(name, send, receive._replace(at_ns=at_ns))
+
+
+def _message(sender: int | None, receiver: int | None) -> str:
+    """What one stage sends another."""
+    if sender is None or receiver is None:
+        return "message"
+    return "activations" if sender < receiver else "gradients"
 
 
 def _count(process: Process, rank: CapturedRank, begin_ns: int) -> None:

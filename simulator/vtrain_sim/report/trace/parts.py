@@ -45,11 +45,11 @@ class Flow(NamedTuple):
 
 @dataclass
 class Process:
-    """One rank of a stage. tracks: slices by the name of their track, by time, what encloses others before them.
-    counters: values by name and unit, by time."""
+    """One rank of a stage. stage: None where it is not known. tracks: slices by the name of their track, by time, what
+    encloses others before them. counters: values by name and unit, by time."""
 
     name: str
-    stage: int
+    stage: int | None
     tracks: dict[str, list[Slice]] = field(default_factory=dict)
     counters: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class Trace:
     def beside(self, other: Trace) -> Trace:
         """Both in one, with the processes of one stage under each other."""
         both = [*self.processes, *other.processes]
-        order = sorted(range(len(both)), key=lambda number: both[number].stage)
+        order = sorted(range(len(both)), key=lambda number: -1 if (at := both[number].stage) is None else at)
         position = {number: place for place, number in enumerate(order)}
         first = len(self.processes)
         flows = [_moved(flow, position, 0) for flow in self.flows]

@@ -26,7 +26,7 @@ def simulated_trace(timeline: Timeline) -> Trace:
         if span.transfer is not None:
             ends[span.transfer][span.track.startswith(spans.SENDS)] = span
     processes = [_process(timeline, stage, by_stage[stage]) for stage in sorted(by_stage)]
-    position = {process.stage: number for number, process in enumerate(processes)}
+    position = {stage: number for number, stage in enumerate(sorted(by_stage))}
     flows = [_flow(both[True], both[False], position) for both in ends.values() if len(both) == 2]
     return Trace(processes, flows)
 
