@@ -337,7 +337,7 @@ COLLECTIVES = Table(
         Column("nodes", I32, "hosts that the group spans, as far as this rank knows"),
         Column("ranks_per_node", I32, "ranks of the group on the host that has the most of them"),
         _key("sequence", I64, "ordinal of the call in its group and step; equal on all its ranks"),
-        _key("is_async", BOOL, "the caller did not wait at once"),
+        Column("is_async", BOOL, "the caller did not wait at once; null for an imported trace, which does not say it"),
         START,
         Column(
             "duration_ns",

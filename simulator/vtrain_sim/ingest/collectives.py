@@ -26,7 +26,6 @@ class CollectiveRow:
     start_ns: int
     duration_ns: int | None
     exposed_ns: int | None
-    is_async: bool
     span_id: int | None
     op: str
     role: str
@@ -51,7 +50,6 @@ class _Times:
     start: int
     duration: int | None
     exposed: int | None
-    is_async: bool
 
 
 def collective_rows(trace: Trace, structure: Structure) -> list[dict[str, object]]:
@@ -85,7 +83,7 @@ def _from_kernels(trace: Trace, structure: Structure) -> list[CollectiveRow]:
             continue
         with_kernels.update(calls.recorded(launcher))
         duration = int(device.duration[row])
-        times = _Times(int(structure.device_step[row]), int(device.start[row]), duration, duration - beside, True)
+        times = _Times(int(structure.device_step[row]), int(device.start[row]), duration, duration - beside)
         rows.append(_row(trace, structure, call, op, call.dtype or nccl_type(name), launcher, times))
     silent = list(_without_kernels(trace, structure, with_kernels))
     reason = "were called but ran no communication kernel (a group of one, or it is not in the trace)"
@@ -114,7 +112,7 @@ def _without_kernels(trace: Trace, structure: Structure, with_kernels: set[int])
         if row in with_kernels or not collective_op(call.op):
             continue
         busy = int(structure.busy[row]) or None
-        times = _Times(int(structure.host_step[row]), int(structure.host.start[row]), busy, None, True)
+        times = _Times(int(structure.host_step[row]), int(structure.host.start[row]), busy, None)
         yield _row(trace, structure, call, call.op, call.dtype, row, times)
 
 
@@ -135,7 +133,7 @@ def _from_host(trace: Trace, structure: Structure) -> Iterator[CollectiveRow]:
         op = call.op or collective_op(trace.names[int(host.name[row])])
         if op:
             duration = int(host.duration[row])
-            times = _Times(int(structure.host_step[row]), int(host.start[row]), duration, duration, False)
+            times = _Times(int(structure.host_step[row]), int(host.start[row]), duration, duration)
             yield _row(trace, structure, call, op, call.dtype, row, times)
 
 
@@ -166,7 +164,6 @@ def _row(
         start_ns=times.start,
         duration_ns=times.duration,
         exposed_ns=times.exposed,
-        is_async=times.is_async,
         span_id=span if span >= 0 else None,
         op=op,
         role=role_of_description(call.description) or "world",

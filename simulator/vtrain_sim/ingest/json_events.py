@@ -92,6 +92,10 @@ class Event(msgspec.Struct, gc=False):
 
 _DECODER = msgspec.json.Decoder(list[Event])
 _ONE = msgspec.json.Decoder(Event)
+# The same with fractions left as text, for times that a double does not hold to the nanosecond.
+_EXACT, _ONE_EXACT = msgspec.json.Decoder(list[Event], float_hook=str), msgspec.json.Decoder(Event, float_hook=str)
+# Below this, doubles are less than a thousandth apart.
+_INEXACT_ABOVE = float(1 << 43)
 NO_ARGUMENTS = Arguments()
 
 
@@ -109,6 +113,7 @@ class EventReader:
         self.metadata: dict[str, object] = {}
         self.damaged = 0
         self.truncated = False
+        self._exact = False
 
     def __iter__(self) -> Iterator[list[Event]]:
         buffer = self.read_header()
@@ -216,14 +221,21 @@ class EventReader:
 
     def _decode(self, window: bytes, spans: Ints) -> tuple[int, list[Event]]:
         """Decode whole events; the place behind the last one that could be, and the events."""
+        place, events = self._decode_all(window, spans)
+        if not self._exact and max((abs(e.ts) for e in events if type(e.ts) is float), default=0.0) > _INEXACT_ABOVE:
+            self._exact = True
+            return self._decode_all(window, spans)
+        return place, events
+
+    def _decode_all(self, window: bytes, spans: Ints) -> tuple[int, list[Event]]:
         first, last = int(spans[0, 0]), int(spans[-1, 1])
         try:
-            return last, _DECODER.decode(b"[" + window[first:last] + b"]")
+            return last, (_EXACT if self._exact else _DECODER).decode(b"[" + window[first:last] + b"]")
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass
         events: list[Event] = []
         for begin, end in spans.tolist():
-            event = _leniently(window[begin:end])
+            event = _leniently(window[begin:end], _ONE_EXACT if self._exact else _ONE)
             if event is None:
                 return begin, events
             events.append(event)
@@ -276,14 +288,15 @@ def _escaped(window: bytes, places: Ints, quotes: Bools) -> Bools:
     return escaped
 
 
-def _leniently(text: bytes) -> Event | None:
+def _leniently(text: bytes, decoder: msgspec.json.Decoder[Event]) -> Event | None:
     """One event that strict decoding refused: not-a-number values, odd types; None if it is broken."""
     try:
-        return _ONE.decode(text)
+        return decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     try:
-        fields = json.loads(_NOT_JSON.sub(rb"\1null", text).decode("utf-8", "replace"), strict=False)
+        legible = _NOT_JSON.sub(rb"\1null", text).decode("utf-8", "replace")
+        fields = json.loads(legible, strict=False, parse_float=str if decoder is _ONE_EXACT else float)
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict):

@@ -7,6 +7,7 @@ The trace writes microseconds, as integers or with fractions, from the Unix epoc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import TypeGuard
 
 import numpy as np
@@ -21,6 +22,8 @@ _NANOSECONDS_ABOVE = 1e17
 _ABSOLUTE_ABOVE_NS = 1e18
 # No cluster has more; a larger number is damage.
 MOST_RANKS = 1 << 24
+# Nanoseconds from any epoch stay below this, and sums of two of them within 64 bits.
+_LATEST = 1 << 62
 
 
 class TimeScale:
@@ -60,20 +63,40 @@ class TimeScale:
 
 
 def scaled(values: Sequence[Value], unit_ns: int) -> tuple[Ints, Bools]:
-    """Times in nanoseconds, and which of them are numbers. Whole microseconds stay exact."""
+    """Times in nanoseconds, and which of them are numbers. Whole numbers and text stay exact, to the nanosecond."""
     try:
         numbers = np.array(values)
     except (ValueError, OverflowError):
         numbers = np.array([None])
     if numbers.dtype.kind == "i" and numbers.ndim == 1:
-        good = np.abs(numbers) < (1 << 62) // unit_ns
+        good = np.abs(numbers) < _LATEST // unit_ns
         return np.where(good, numbers, 0).astype(np.int64) * unit_ns, good
     if numbers.dtype.kind != "f" or numbers.ndim != 1:
-        numbers = np.array([np.nan if (v := number(value)) is None else v for value in values])
-    good = np.isfinite(numbers) & (np.abs(numbers) < float(1 << 62) / unit_ns)
+        times = [_nanoseconds(value, unit_ns) for value in values]
+        good = np.array([time is not None for time in times], dtype=bool)
+        return np.array([time or 0 for time in times], dtype=np.int64), good
+    good = np.isfinite(numbers) & (np.abs(numbers) < float(_LATEST) / unit_ns)
     numbers = np.where(good, numbers, 0.0)
     whole = np.floor(numbers)
     return whole.astype(np.int64) * unit_ns + np.rint((numbers - whole) * unit_ns).astype(np.int64), good
+
+
+def _nanoseconds(value: Value, unit_ns: int) -> int | None:
+    """One time; None for what is none."""
+    if isinstance(value, str) and unit_ns == 1000 and value[-4:-3] == "." and value[:-4].isdigit():
+        # As the profiler writes it: microseconds and three digits.
+        try:
+            time = int(value[:-4] + value[-3:])
+        except ValueError:
+            return None
+        return time if time < _LATEST else None
+    if number(value) is None:
+        return None
+    try:
+        exact = Decimal(value) * unit_ns
+        return round(exact) if abs(exact) < _LATEST else None
+    except (ArithmeticError, TypeError, ValueError):
+        return None
 
 
 def column(values: Iterable[int], count: int) -> Ints:

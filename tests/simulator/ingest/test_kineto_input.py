@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from simulator.ingest.build import BASE_NS, Kineto, training_step
 from simulator.ingest.reading import Rows, ingest, notes
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.kineto_values import scaled
 from vtrain_sim.ingest.notes import DROPPED, NOTED
 from vtrain_sim.ingest.tables import tables_of
 
@@ -175,3 +177,33 @@ def test_any_value_in_any_field(data: st.DataObject) -> None:
         ingest(json.dumps(whole).replace("Infinity", "1e999"))
     except UserError as error:
         assert "is not a trace" in str(error)
+
+
+@pytest.mark.parametrize("spelling", [".123", ".1235", ".12", "", ".000"])
+def test_fractions_of_microseconds_since_1970_are_exact(spelling: str) -> None:
+    """A double of this size counts quarters of a microsecond."""
+    trace = Kineto()
+    del trace.metadata["baseTimeNanoseconds"]
+    trace.event("kernel", "gemm", 1, 2.5, stream=7)
+    trace.event("kernel", "gemm", 2, 0.001, stream=7)
+    starts = [f"1700000000000{at:03d}{fraction}" for at, fraction in ((1, spelling), (2, ".999"))]
+    text = trace.text().replace('"ts": 1,', f'"ts": {starts[0]},').replace('"ts": 2,', f'"ts": {starts[1]},')
+    tables, _ = ingest(text)
+    expected = [round(Decimal(start) * 1000) for start in starts]
+    assert [k["start_ns"] for k in tables["kernels"]] == expected
+    assert [k["duration_ns"] for k in tables["kernels"]] == [2_500, 1]
+
+
+@given(st.lists(st.integers(-(1 << 43) * 1000 + 1, (1 << 43) * 1000 - 1), min_size=1, max_size=20), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_scaled_times_are_the_nanoseconds_that_are_written(times: list[int], as_text: bool) -> None:
+    written = [f"{'-' if t < 0 else ''}{abs(t) // 1000}.{abs(t) % 1000:03d}" for t in times]
+    found, good = scaled(written if as_text else [float(w) for w in written], 1000)
+    assert good.all()
+    assert found.tolist() == times
+
+
+@pytest.mark.parametrize("value", ["1e400", "nan", "x.123", "", "9" * 20, 10**30, [1], True, "-", "1e19"])
+def test_what_is_no_time_is_none(value: object) -> None:
+    _, good = scaled([value, "1.5"], 1000)
+    assert good.tolist() == [False, True]
