@@ -9,6 +9,7 @@ import sqlite3
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 def raw_traces() -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
     """Run, rank and events of each JSON trace, read with the standard library."""
     for path in sorted(SHARED.glob("*.json.gz")):
-        whole = json.loads(gzip.decompress(path.read_bytes()))
+        whole = json.loads(gzip.decompress(path.read_bytes()), parse_float=Decimal)
         rank = (whole.get("distributedInfo") or {}).get("rank", 0)
         run = (
             "sampled_rank"
@@ -55,7 +56,7 @@ def raw_traces() -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
     with tarfile.open(SHARED / "dlrm_kineto.tar.gz") as tar:
         for member in tar:
             if member.isfile():
-                whole = json.load(io.TextIOWrapper(tar.extractfile(member)))  # type: ignore[arg-type]
+                whole = json.load(io.TextIOWrapper(tar.extractfile(member)), parse_float=Decimal)  # type: ignore[arg-type]
                 yield "dlrm_kineto", whole["distributedInfo"]["rank"], whole["traceEvents"]
 
 
@@ -94,9 +95,8 @@ def breakdown(events: list[tuple[str, int, int]]) -> dict[str, int]:
     }
 
 
-def nanoseconds(value: float) -> int:
-    whole = int(value // 1)
-    return whole * 1000 + round((value - whole) * 1000)
+def nanoseconds(value: Decimal | int) -> int:
+    return round(value * 1000)
 
 
 def test_breakdown_of_every_rank_equals_raw_intervals(catalog: Catalog) -> None:
