@@ -55,6 +55,7 @@ STEP = _key(
 )
 START = _key("start_ns", I64, "start, since the Unix epoch", "ns")
 DURATION = _key("duration_ns", I64, "duration on the clock that `runs.clock_source` names", "ns")
+DEVICE = Column("device", I32, "number of the device in its process, which may use several; null where it is not known")
 
 RUNS = Table(
     "runs",
@@ -317,6 +318,7 @@ KERNELS = Table(
         Column("bytes", I64, "bytes of a copy or fill", "bytes"),
         Column("span_id", I64, "innermost span that launched it"),
         Column("launch_ns", I64, "when the host launched it, since the Unix epoch", "ns"),
+        DEVICE,
     ),
 )
 
@@ -346,12 +348,17 @@ COLLECTIVES = Table(
             "ns",
         ),
         Column("exposed_ns", I64, "time that the step's own stream or thread was blocked by it", "ns"),
-        Column("stream", I64, "CUDA stream that it was issued on; null for the step's own"),
+        Column(
+            "stream",
+            I64,
+            "CUDA stream that it was issued on; null for the step's own. In an imported trace the one that it ran on",
+        ),
         Column(
             "host_bound",
             BOOL,
             "the device waited for the host meanwhile: the duration has launch gaps in it (microbenchmarks on a GPU)",
         ),
+        DEVICE,
     ),
 )
 

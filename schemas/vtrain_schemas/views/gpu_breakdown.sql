@@ -2,6 +2,7 @@
 -- communication, exposed copies and idle time add up to the window.
 -- @column run_id: run
 -- @column rank: global rank
+-- @column device: number of the device in its process; null where the trace does not say it
 -- @column window_ns: from the first kernel's start to the last one's end, ns
 -- @column compute_ns: time in which at least one kernel computes, ns
 -- @column overlapped_communication_ns: time in which kernels compute and communicate at once, part of compute_ns, ns

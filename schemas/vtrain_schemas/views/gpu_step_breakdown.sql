@@ -3,6 +3,7 @@
 -- Compute, exposed communication, exposed copies and idle time add up to the window.
 -- @column run_id: run
 -- @column rank: global rank
+-- @column device: number of the device in its process; null where the trace does not say it
 -- @column step: training step
 -- @column window_ns: from the first kernel's start to the last one's end of the step, ns
 -- @column compute_ns: time in which at least one kernel computes, ns

@@ -295,7 +295,7 @@ class Catalog:
                 )
             )
             device = dictionaries(
-                connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank", [run_id])
+                connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank, device", [run_id])
             )
             problems = find_problems(connection, deep=False, run=run_id)
         return {

@@ -184,7 +184,7 @@ def _rank(
     operators = rows(
         "operators", f"span_id, name, kind, phase, dtype, {', '.join(DIMENSIONS)}, flops, bytes, start_ns, duration_ns"
     )
-    kernels = rows("kernels", "name, kind, stream, operator, span_id, start_ns, duration_ns")
+    kernels = rows("kernels", "name, kind, device, stream, operator, span_id, start_ns, duration_ns")
     if microbatches is not None:
         dropped = {s["span_id"] for s in spans if s["microbatch"] is not None and s["microbatch"] not in microbatches}
         spans, collectives, operators, kernels = (

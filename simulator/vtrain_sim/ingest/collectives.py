@@ -34,6 +34,8 @@ class CollectiveRow:
     dtype: str | None
     group_ranks: tuple[int, ...] | None
     nodes: int | None
+    stream: int | None
+    device: int | None
     group: str
     sequence: int = 0
 
@@ -44,12 +46,14 @@ class CollectiveRow:
 
 @dataclass(frozen=True)
 class _Times:
-    """When a call ran, ns. duration, exposed: None where the trace does not tell."""
+    """When a call ran, ns, and where. duration, exposed: None where the trace does not tell; stream, device: -1."""
 
     step: int
     start: int
     duration: int | None
     exposed: int | None
+    stream: int = -1
+    device: int = -1
 
 
 def collective_rows(trace: Trace, structure: Structure) -> list[dict[str, object]]:
@@ -83,7 +87,8 @@ def _from_kernels(trace: Trace, structure: Structure) -> list[CollectiveRow]:
             continue
         with_kernels.update(calls.recorded(launcher))
         duration = int(device.duration[row])
-        times = _Times(int(structure.device_step[row]), int(device.start[row]), duration, duration - beside)
+        step, place = int(structure.device_step[row]), (int(device.stream[row]), int(device.device[row]))
+        times = _Times(step, int(device.start[row]), duration, duration - beside, *place)
         rows.append(_row(trace, structure, call, op, call.dtype or nccl_type(name), launcher, times))
     silent = list(_without_kernels(trace, structure, with_kernels))
     reason = "were called but ran no communication kernel (a group of one, or it is not in the trace)"
@@ -94,14 +99,18 @@ def _from_kernels(trace: Trace, structure: Structure) -> list[CollectiveRow]:
 
 
 def _communication_kernels(trace: Trace, structure: Structure) -> Iterator[tuple[int, int]]:
-    """Communication kernels in order of time, each with the ns of it that compute kernels run beside."""
+    """Communication kernels in order of time, each with the ns of it that compute kernels of its
+    device run beside."""
     device = trace.device
     moves = np.array([k == "communication" for k in structure.kinds], dtype=bool)
     computes = np.array([k not in ("communication", "memory") for k in structure.kinds], dtype=bool)
-    compute = Union(device.start[computes], device.duration[computes])
     order = np.flatnonzero(moves)
     order = order[np.argsort(device.start[order], kind="stable")]
-    hidden = compute.covered(device.start[order], (device.start + device.duration)[order])
+    hidden = np.zeros(len(order), dtype=np.int64)
+    for number in np.unique(device.device[order]).tolist():
+        on_it, mine = device.device[order] == number, computes & (device.device == number)
+        compute = Union(device.start[mine], device.duration[mine])
+        hidden[on_it] = compute.covered(device.start[order[on_it]], (device.start + device.duration)[order[on_it]])
     yield from zip(order.tolist(), hidden.tolist(), strict=True)
 
 
@@ -173,6 +182,8 @@ def _row(
         group_ranks=ranks or None,
         # Ranks fill hosts in order; without the number of devices of a host it is not known.
         nodes=len({r // trace.devices for r in ranks}) if ranks and trace.devices > 1 else None,
+        stream=times.stream if times.stream >= 0 else None,
+        device=times.device if times.device >= 0 else None,
         group=call.group,
     )
 

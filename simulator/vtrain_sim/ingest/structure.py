@@ -149,9 +149,11 @@ def _launched_work(trace: Trace, host: Events, launcher: Ints) -> tuple[Ints, In
 
 def _note_order(trace: Trace) -> None:
     """Count the kernels that stand before an earlier one of their stream in the file."""
-    order = np.argsort(trace.device.stream, kind="stable")
-    starts, streams = trace.device.start[order], trace.device.stream[order]
-    late = int(((np.diff(starts) < 0) & (np.diff(streams) == 0)).sum())
+    order = np.lexsort((trace.device.stream, trace.device.device))  # stable
+    starts, streams, devices = (
+        column[order] for column in (trace.device.start, trace.device.stream, trace.device.device)
+    )
+    late = int(((np.diff(starts) < 0) & (np.diff(streams) == 0) & (np.diff(devices) == 0)).sum())
     trace.notes.add("kernels", NOTED, "stand out of the order of time in the file: sorted", late)
 
 

@@ -175,6 +175,8 @@ def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
     unknown = Counter(trace.names[n] for n in device.name[order][kinds == other].tolist())
     example = ", ".join(n.partition("<")[0][:60] for n, _ in unknown.most_common(5))
     trace.notes.add("kernels", KEPT, "kernels, copies and fills", len(order))
+    if len(np.unique(device.device)) > 1:
+        trace.notes.add("processes", NOTED, "used several devices: each has rows of its own in the views of GPU time")
     trace.notes.add("kernels", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
     return {
         "step": Numbers(structure.device_step[order]),
@@ -188,6 +190,7 @@ def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
         "bytes": from_zero(device.bytes[order]),
         "span_id": from_zero(span),
         "launch_ns": from_zero(structure.launched_at[order]),
+        "device": from_zero(device.device[order]),
     }
 
 

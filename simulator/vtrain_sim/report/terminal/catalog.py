@@ -136,8 +136,9 @@ def _step(step: Row) -> tuple[object, ...]:
 
 def _print_gpu(ranks: list[Row], console: Console) -> None:
     parts = ("window", "compute", "exposed_communication", "overlapped_communication", "exposed_memory", "idle")
-    lines = [(r["rank"], *(duration(r[f"{part}_ns"] / 1e9) for part in parts)) for r in ranks]
-    console.print(table("time on the device (measured)", ("rank", *(p.replace("_", " ") for p in parts)), lines))
+    keys = ("rank", "device") if len({r["rank"] for r in ranks}) < len(ranks) else ("rank",)
+    lines = [(*(r[key] for key in keys), *(duration(r[f"{part}_ns"] / 1e9) for part in parts)) for r in ranks]
+    console.print(table("time on the device (measured)", (*keys, *(p.replace("_", " ") for p in parts)), lines))
 
 
 @printers.register(Problems)

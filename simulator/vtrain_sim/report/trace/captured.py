@@ -75,12 +75,19 @@ def _slices(rank: CapturedRank, begin_ns: int, detail: str) -> defaultdict[str, 
         if span["host_start_ns"] is not None and detail == DETAILS[-1]:
             launched = span["host_start_ns"] - begin_ns
             tracks[HOST].append(Slice(name, launched, launched + (span["host_duration_ns"] or 0), {}))
+    several = len({kernel["device"] for kernel in rank.kernels}) > 1
     for kernel in rank.kernels if detail == DETAILS[-1] else ():
         begin = kernel["start_ns"] - begin_ns
         shown = {name: kernel[name] for name in ("kind", "operator") if kernel[name] is not None}
-        track = "kernels" if kernel["stream"] is None else f"kernels, stream {kernel['stream']}"
+        track = _track_of_kernel(kernel["device"] if several else None, kernel["stream"])
         tracks[track].append(Slice(kernel["name"], begin, begin + kernel["duration_ns"], shown))
     return tracks
+
+
+def _track_of_kernel(device: int | None, stream: int | None) -> str:
+    """Kernels of one stream; numbers of streams are those of a device."""
+    named = (("device", device), ("stream", stream))
+    return ", ".join(["kernels", *(f"{word} {number}" for word, number in named if number is not None)])
 
 
 def _nested(spans: Iterable[Row]) -> dict[int, tuple[int, int]]:

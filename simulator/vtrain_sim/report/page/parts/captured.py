@@ -75,10 +75,13 @@ def _device(result: RunDetail) -> list[Section]:
     rows = [row for row in result.detail["gpu"] if row.get("window_ns")]
     if not rows:
         return []
+    several = len({row["rank"] for row in rows}) < len(rows)
+    if several:
+        rows = [{"rank and device": f"rank {row['rank']}, device {row['device']}", **row} for row in rows]
     parts = ("compute_ns", "exposed_communication_ns", "exposed_memory_ns", "idle_ns")
     chart = {
         "draw": "bars",
-        "category": "rank",
+        "category": "rank and device" if several else "rank",
         "values": list(parts),
         "stacked": True,
         "tones": dict(zip(parts, ("forward", "communication", "host", "idle"), strict=True)),
