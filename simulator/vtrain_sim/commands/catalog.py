@@ -40,7 +40,7 @@ def add(
     catalog: Path = _CATALOG,
     out: Path = typer.Option(None, "--out", help="Where profiles made of traces go (default: beside the catalog)."),
     run_id: str = typer.Option("", "--run-id", help="Name of the run that a trace becomes (default: the file's)."),
-    rank: int = typer.Option(-1, "--rank", help="Rank of a trace that does not say it."),
+    rank: int = typer.Option(None, "--rank", help="Rank of a trace that does not say it."),
     device: str = typer.Option("", "--device", help="GPU of a trace that does not say it, for example A100-SXM4-80GB."),
     processes: int = typer.Option(0, "--processes", min=0, help="Traces read at a time (default: one per core)."),
     as_json: bool = JSON,
@@ -49,11 +49,8 @@ def add(
     from vtrain_sim.api import catalog as api
     from vtrain_sim.report.progress import reading
 
-    if rank < -1:
-        raise UserError(f"--rank is {rank}: it must be 0 or more")
     with ended_by_sigterm(), reading("reading traces", is_quiet()) as progress:
-        given = rank if rank >= 0 else None
-        result = api.Catalog(catalog).add(locations, out, run_id, given, device, processes, progress)
+        result = api.Catalog(catalog).add(locations, out, run_id, rank, device, processes, progress)
     show(result, "json" if as_json else "table")
 
 

@@ -30,6 +30,7 @@ from vtrain_sim.ingest.trace import (
     RANGE,
     Call,
     Columns,
+    Events,
     Interned,
     Ints,
     Signature,
@@ -67,7 +68,7 @@ def read_kineto(
 ) -> Trace:
     """Read one trace. rank: overrides what the trace says. Raises `UserError` for what is no trace."""
     reader = EventReader(stream, where, progress)
-    builder = _Builder(reader.metadata)
+    builder = _Builder(reader.metadata, where)
     # Blocks hold many small objects without cycles: the collector would only walk over them.
     collecting = gc.isenabled()
     gc.disable()
@@ -88,11 +89,11 @@ def read_kineto(
 class _Builder:
     """Collects the columns of a trace block by block. metadata: is complete only once all events were read."""
 
-    def __init__(self, metadata: Mapping[str, object]) -> None:
+    def __init__(self, metadata: Mapping[str, object], where: str) -> None:
         self.notes = Notes()
         self.seen = 0
         self._metadata = metadata
-        self._scale = TimeScale(metadata, self.notes)
+        self._scale = TimeScale(metadata, where, self.notes)
         self._names: Interned[str] = Interned()
         self._threads: Interned[tuple[object, object]] = Interned()
         self._signatures: Interned[Signature] = Interned()
@@ -245,7 +246,8 @@ class _Builder:
         self._note_ignored()
         metadata = self._metadata
         groups = process_groups(metadata)
-        host, device = self._host.finish(), self._device.finish()
+        base_ns = self._scale.base_ns()
+        host, device = (_since_1970(columns.finish(), base_ns) for columns in (self._host, self._device))
         calls = {i: int(host.call[i]) for i in np.flatnonzero(host.call > 0).tolist()}
         del host.columns["call"]
         distributed = metadata.get("distributedInfo")
@@ -259,10 +261,10 @@ class _Builder:
         return Trace(
             source="kineto",
             host=host,
-            launches=self._launches.finish(),
+            launches=_since_1970(self._launches.finish(), base_ns),
             device=device,
-            gpu_ranges=self._gpu_ranges.finish(),
-            memory=self._memory.finish(),
+            gpu_ranges=_since_1970(self._gpu_ranges.finish(), base_ns),
+            memory=_since_1970(self._memory.finish(), base_ns),
             names=self._names.values,
             signatures=self._signatures.values,
             calls=told,
@@ -280,11 +282,19 @@ class _Builder:
                 "cuda_version": _cuda_version(metadata.get("cuda_runtime_version")),
             },
             coordinates=coordinates(of_rank, groups, told),
+            dated=base_ns is not None,
         )
 
     def _note_ignored(self) -> None:
         for (phase, category), count in self._ignored.items():
             self.notes.add("events", DROPPED, _why_ignored(phase, category), count)
+
+
+def _since_1970(events: Events, base_ns: int | None) -> Events:
+    """Events whose times count from 1970, as far as it is known when they begin."""
+    for name in {"start", "time"} & set(events.columns):
+        events.columns[name] += base_ns or 0
+    return events
 
 
 def _why_ignored(phase: str, category: str) -> str:

@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 import numpy as np
 
+from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.json_events import Value
 from vtrain_sim.ingest.notes import NOTED, Notes
 from vtrain_sim.ingest.trace import Bools, Ints
@@ -22,41 +23,54 @@ _NANOSECONDS_ABOVE = 1e17
 _ABSOLUTE_ABOVE_NS = 1e18
 # No cluster has more; a larger number is damage.
 MOST_RANKS = 1 << 24
-# Nanoseconds from any epoch stay below this, and sums of two of them within 64 bits.
-_LATEST = 1 << 62
+# Nanoseconds from any epoch stay below this, and sums of three of them within 64 bits.
+_LATEST = 1 << 61
 
 
 class TimeScale:
-    """Turns the times of one trace into nanoseconds since the Unix epoch; remarks go into the notes.
+    """Turns the times of one trace into nanoseconds; remarks go into the notes.
 
-    The first block of times that it sees decides what the trace's unit is.
+    The first block of times that it sees decides what the trace's unit is. The base time may stand behind the events:
+    `base_ns` is right once all of them were read, and is added to the times then.
     """
 
-    def __init__(self, metadata: Mapping[str, object], notes: Notes) -> None:
-        self._metadata, self._notes = metadata, notes
+    def __init__(self, metadata: Mapping[str, object], where: str, notes: Notes) -> None:
+        self._metadata, self._where, self._notes = metadata, where, notes
         self._unit_ns = 0
-        self._base_ns = 0
+        self._largest_ns = 0.0
 
     def times(self, values: Sequence[Value]) -> tuple[Ints, Bools]:
-        """Times since the Unix epoch, ns, and which of the values are times."""
+        """Times from the trace's own beginning of time, ns, and which of the values are times."""
         if not self._unit_ns:
             self._recognise(values)
-        times, good = scaled(values, self._unit_ns)
-        return np.where(good, times + self._base_ns, times), good
+        return scaled(values, self._unit_ns)
 
     def durations(self, values: Sequence[Value]) -> tuple[Ints, Bools]:
         """Durations, ns, and which of the values are durations."""
         return scaled(values, self._unit_ns or 1000)
 
+    def base_ns(self) -> int | None:
+        """What the times count from, ns since 1970; None where that is not known. Raises `UserError` for no time."""
+        base = self._metadata.get("baseTimeNanoseconds")
+        if base is not None and not (isinstance(base, int) and 0 <= base < _LATEST):
+            raise UserError(
+                f"{self._where} counts its times from baseTimeNanoseconds {base!r}, which is no time: expected whole "
+                "nanoseconds since 1970, such as 1711964646000000000"
+            )
+        absolute = self._largest_ns >= _ABSOLUTE_ABOVE_NS
+        if base and absolute:
+            reason = "has a base time, but its times count from 1970 already: base left out"
+            self._notes.add("files", NOTED, reason)
+        if not base and not absolute:
+            reason = "does not say when it was recorded: its times count from an unknown moment"
+            self._notes.add("files", NOTED, reason)
+            return None
+        return base if isinstance(base, int) and not absolute else 0
+
     def _recognise(self, values: Sequence[Value]) -> None:
         largest = max((abs(v) for v in map(number, values) if v is not None), default=0.0)
         self._unit_ns = 1 if largest > _NANOSECONDS_ABOVE else 1000
-        base = integer(self._metadata.get("baseTimeNanoseconds"))
-        if base > 0 and largest * self._unit_ns < _ABSOLUTE_ABOVE_NS:
-            self._base_ns = base
-        elif base > 0:
-            reason = "has a base time, but its times count from 1970 already: base left out"
-            self._notes.add("files", NOTED, reason)
+        self._largest_ns = largest * self._unit_ns
         if self._unit_ns == 1:
             reason = "writes nanoseconds where the format has microseconds: read as nanoseconds"
             self._notes.add("files", NOTED, reason)

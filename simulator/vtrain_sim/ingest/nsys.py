@@ -1,6 +1,6 @@
 """Reads an Nsight Systems report that was exported to SQLite: one trace for each process that used a GPU.
 
-Only the kernel table, or the ranges, must be there: the exporter leaves out tables without rows.
+No table of events must be there: the exporter leaves out those without rows, such as kernels where none ran.
 """
 
 from __future__ import annotations
@@ -44,6 +44,19 @@ _PUSH_POP, _START_END, _DOMAIN = 59, 60, 75
 _KERNELS, _COPIES, _FILLS = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET"
 _GRAPHS, _RANGES = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE", "NVTX_EVENTS"
 _CALLS = ("CUPTI_ACTIVITY_KIND_RUNTIME", "CUPTI_ACTIVITY_KIND_DRIVER")
+# A report has one of these whatever was traced: the exporter leaves out tables without rows.
+_SIGNS = {_KERNELS, _COPIES, _RANGES, _GRAPHS, *_CALLS, "OSRT_API", "META_DATA_EXPORT", "META_DATA_CAPTURE"} | {
+    f"TARGET_INFO_{word}" for word in ("SESSION_START_TIME", "SYSTEM_ENV", "GPU", "CUDA_DEVICE")
+}
+# Tables of events that have no place in a profile.
+_LEFT_OUT = {
+    "OSRT_API": "calls of the operating system",
+    "SCHED_EVENTS": "switches of threads",
+    "COMPOSITE_EVENTS": "samples of call stacks",
+    "GPU_METRICS": "samples of the GPU's counters",
+    "PROFILER_OVERHEAD": "time that the profiler itself took",
+    "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION": "waits of the host for the GPU",
+}
 # torch.autograd.profiler.emit_nvtx: "aten::mm, seq = 7, op_id = 12, sizes = [[8, 4], [4, 2]]".
 _EMITTED = re.compile(r"^(.+?)(?:, seq = (-?\d+))?(?:, op_id = \d+)?(?:, sizes = (\[.*?\]))?(?:, input_op_ids = .*)?$")
 # Ranges of record_function carry an operator's id too: their names are no operators'.
@@ -56,12 +69,12 @@ _FRAMEWORK = re.compile(
 def read_nsys(path: Path, rank: int | None = None) -> list[Trace]:
     """Read a report. rank: that of its first process. Raises `UserError` for what is no such report."""
     with open_export(path) as export:
-        if not {_KERNELS, _COPIES, _RANGES, _GRAPHS} & set(export.columns):
+        if not _SIGNS & set(export.columns):
             raise UserError(
                 f"{path} is SQLite but not an Nsight Systems export: it has neither kernels ({_KERNELS}) nor ranges "
-                f"({_RANGES})"
+                f"({_RANGES}) nor what is known of the session"
             )
-        return _Report(export).traces(rank)
+        return _Report(export, path).traces(rank)
 
 
 class _Process:
@@ -83,9 +96,12 @@ class _Process:
 
 
 class _Report:
-    """Reads the tables of one export into columns by process. epoch: start of the session, ns since 1970."""
+    """Reads the tables of one export into columns by process.
 
-    def __init__(self, export: Export) -> None:
+    epoch: start of the session, ns since 1970; 0 where the report does not say it. Raises `UserError` for no time.
+    """
+
+    def __init__(self, export: Export, path: Path) -> None:
         self.export = export
         self.notes = Notes()
         self.processes: dict[int, _Process] = {}
@@ -96,8 +112,16 @@ class _Report:
         self.called.number(None)
         # Of each communicator, by process: its place and the number of ranks.
         self.communicators: dict[str, dict[int, tuple[int, int]]] = {}
-        epoch = whole(export.value("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"))
-        self.epoch = epoch if 0 < epoch < _LATEST else 0
+        began = export.value("TARGET_INFO_SESSION_START_TIME", "utcEpochNs")
+        if began is not None and not 0 <= whole(began) < _LATEST:
+            raise UserError(
+                f"{path} says that its session began at utcEpochNs {began!r}, which is no time: expected whole "
+                "nanoseconds since 1970, such as 1711964646000000000"
+            )
+        self.epoch = whole(began) if began is not None else 0
+        if not self.epoch:
+            reason = "does not say when the session began: its times count from that moment"
+            self.notes.add("files", NOTED, reason)
 
     def traces(self, rank: int | None) -> list[Trace]:
         """One trace per process that used a GPU, or per process where none did."""
@@ -108,6 +132,8 @@ class _Report:
         for table in (_KERNELS, _COPIES, *_CALLS, _RANGES):
             if table not in self.export.columns:
                 self.notes.add("files", NOTED, f"has no table {table}: nothing of that kind was traced")
+        for table, what in _LEFT_OUT.items():
+            self.notes.add("events", DROPPED, f"{what} ({table}): no place in the tables", self.export.count(table))
         active = {pid: p for pid, p in self.processes.items() if p.kernels} or self.processes
         for pid in set(self.processes) - set(active):
             self.notes.add("ranges", DROPPED, "of processes that used no GPU", self.processes[pid].hosts)
@@ -170,6 +196,7 @@ class _Report:
             device_memory=max(0, whole(memory)),
             devices=len(gpus),
             backend="nccl" if any("nccl" in n for n in self.names.numbers) else "",
+            dated=self.epoch > 0,
         )
 
     def _timed(self, rows: list[Row], subject: str) -> list[Row]:

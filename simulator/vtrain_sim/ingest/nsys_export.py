@@ -34,6 +34,13 @@ class Export:
         """The first value of a column; None without one."""
         return next((row[0] for row in self.rows(table, [column])), None)
 
+    def count(self, table: str) -> int:
+        """Rows of a table; 0 without it."""
+        if table not in self.columns:
+            return 0
+        ((count,),) = self._connection.execute(f'SELECT count(*) FROM "{table}"').fetchall()
+        return int(count)
+
     def rows(self, table: str, wanted: Sequence[str]) -> Iterator[Row]:
         """Rows of a table, None for columns that it lacks; nothing without the table."""
         return (row for block in self.blocks(table, wanted) for row in block)

@@ -20,6 +20,7 @@ from vtrain_schemas.layout import RUN_PREFIX, check_run_id, file_path
 from vtrain_schemas.version import SCHEMA_VERSION
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.kineto_values import MOST_RANKS
 from vtrain_sim.ingest.notes import Note, Notes
 from vtrain_sim.ingest.nsys import read_nsys
 from vtrain_sim.ingest.provenance import Recorded, recorded, text_of
@@ -86,10 +87,8 @@ def ingest(
     except ValueError as error:
         raise UserError(f"--run-id: {error}") from None
     wanted = groups(sources, name, ", ".join(locations), result.notices)
-    if rank is not None and (len(wanted) > 1 or len(wanted[0].sources) > 1):
-        raise UserError(
-            f"--rank says the rank of one trace, but there are {len(sources)}: leave it out, or add them one by one"
-        )
+    if rank is not None:
+        _check_rank(rank, sources)
     reading = _Reading(rank, device, processes, _Counter(sum(s.size for s in sources), progress))
     for group in wanted:
         try:
@@ -109,6 +108,18 @@ def ingest(
     if not result.runs:
         raise UserError(f"none of the {len(wanted)} traces can be read; the first: {result.notices[0]}")
     return result
+
+
+def _check_rank(rank: int, sources: Sequence[Source]) -> None:
+    """Raise `UserError` for a rank that the one trace cannot be."""
+    if len(sources) > 1:
+        raise UserError(
+            f"--rank says the rank of one trace, but there are {len(sources)}: leave it out, or add them one by one"
+        )
+    world = sources[0].world_size or MOST_RANKS
+    if not 0 <= rank < world:
+        whose = f"{sources[0].name} is of a world of {world} ranks" if sources[0].world_size else "no world is larger"
+        raise UserError(f"--rank is {rank}: it must be from 0 to {world - 1}, as {whose}")
 
 
 class _NotWrittenError(UserError):
@@ -347,7 +358,7 @@ def _read_one(source: Source, run_id: str, rank: int | None, staging: Path, add:
 
 
 def _write_trace(trace: Trace, run_id: str, staging: Path) -> _RankResult:
-    starts = [t for t in (trace.host, trace.device) if len(t)]
+    starts = [t for t in (trace.host, trace.device) if len(t) and trace.dated]
     created = min((int(t.start.min()) for t in starts), default=None)
     for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
         _write(staging, run_id, trace.rank, name, (piece for _, piece in pieces))

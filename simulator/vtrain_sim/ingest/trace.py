@@ -114,6 +114,7 @@ class Trace:
     signatures: what an operator's signature number stands for.
     calls: what the call numbers of device events mean.
     coordinates: place of the rank in its groups by column of the ranks table, as far as the trace says.
+    dated: its times count from 1970; otherwise from an unknown moment.
     """
 
     source: str
@@ -137,6 +138,7 @@ class Trace:
     backend: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     coordinates: dict[str, int] = field(default_factory=dict)
+    dated: bool = True
 
     @property
     def on_device(self) -> bool:

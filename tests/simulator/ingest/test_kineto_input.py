@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from simulator.ingest.build import BASE_NS, Kineto, training_step
 from simulator.ingest.reading import Rows, ingest, notes
+from vtrain_sim.catalog import Catalog
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import read_kineto
 from vtrain_sim.ingest.kineto_values import scaled
@@ -176,7 +177,7 @@ def test_any_value_in_any_field(data: st.DataObject) -> None:
     try:
         ingest(json.dumps(whole).replace("Infinity", "1e999"))
     except UserError as error:
-        assert "is not a trace" in str(error)
+        assert "is not a trace" in str(error) or "which is no time" in str(error)
 
 
 @pytest.mark.parametrize("spelling", [".123", ".1235", ".12", "", ".000"])
@@ -207,3 +208,32 @@ def test_scaled_times_are_the_nanoseconds_that_are_written(times: list[int], as_
 def test_what_is_no_time_is_none(value: object) -> None:
     _, good = scaled([value, "1.5"], 1000)
     assert good.tolist() == [False, True]
+
+
+def test_a_base_time_behind_the_events_counts_too() -> None:
+    trace = Kineto()
+    trace.event("kernel", "gemm", 20, 2.5, stream=7)
+    del trace.metadata["baseTimeNanoseconds"]
+    text = trace.text().removesuffix("}") + f', "displayTimeUnit": "ms", "baseTimeNanoseconds": {BASE_NS}}}'
+    assert ingest(text)[0]["kernels"][0]["start_ns"] == BASE_NS + 20_000
+
+
+@pytest.mark.parametrize("base", [-1, 1 << 62, 10**30, "yesterday", 1.5])
+def test_a_base_time_that_is_no_time_is_refused(base: object) -> None:
+    trace = Kineto()
+    trace.event("kernel", "gemm", 20, 2.5, stream=7)
+    trace.metadata["baseTimeNanoseconds"] = base
+    with pytest.raises(UserError, match=r"trace counts its times from baseTimeNanoseconds .* which is no time"):
+        ingest(trace)
+
+
+def test_times_from_an_unknown_moment_make_no_date(tmp_path: Path) -> None:
+    trace = Kineto()
+    trace.event("kernel", "gemm", 20, 2.5, stream=7)
+    del trace.metadata["baseTimeNanoseconds"]
+    catalog = Catalog(tmp_path / "c.duckdb")
+    catalog.add([str(trace.write(tmp_path / "job.json"))])
+    assert catalog.sql("SELECT created_ns FROM runs").to_pylist() == [{"created_ns": None}]
+    assert [r["run_id"] for r in catalog.runs()] == ["job"]
+    notes = catalog.sql("SELECT subject FROM ingest WHERE reason LIKE 'does not say when it was recorded%'")
+    assert notes.to_pylist() == [{"subject": "files"}]

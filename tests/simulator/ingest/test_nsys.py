@@ -20,6 +20,7 @@ from simulator.ingest.build import (
     nccl_payload,
     nsight_report,
 )
+from vtrain_sim.catalog import Catalog
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.nsys import read_nsys
 from vtrain_sim.ingest.tables import tables_of
@@ -291,3 +292,67 @@ def test_any_value_in_any_column(tmp_path: Path, data: st.DataObject) -> None:
 def test_the_schema_of_the_tests_is_valid(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.sqlite") as db:
         db.executescript(SCHEMA)
+
+
+GPU_TABLES = ("KERNEL", "RUNTIME", "MEMCPY", "MEMSET")
+OSRT = """
+CREATE TABLE OSRT_API (start INTEGER NOT NULL, end INTEGER NOT NULL, eventClass INTEGER NOT NULL, globalTid INTEGER,
+    correlationId INTEGER, nameId INTEGER NOT NULL, returnValue INTEGER NOT NULL, nestingLevel INTEGER,
+    callchainId INTEGER NOT NULL);
+INSERT INTO OSRT_API VALUES (10, 20, 27, 1, NULL, 1, 0, NULL, 0), (30, 40, 27, 1, NULL, 1, 0, NULL, 0);
+"""
+
+
+def without_gpu(path: Path, *dropped: str) -> Nsight:
+    """A report of a process that launched nothing: the exporter makes no table of what there was none of."""
+    report = Nsight(path)
+    for table in (*(f"CUPTI_ACTIVITY_KIND_{word}" for word in GPU_TABLES), "ENUM_CUDA_MEMCPY_OPER", *dropped):
+        report.drop(table)
+    report.db.executescript(OSRT)
+    return report
+
+
+def test_a_report_without_gpu_work_has_its_ranges(tmp_path: Path) -> None:
+    report = without_gpu(tmp_path / "r.sqlite", "TARGET_INFO_GPU")
+    report.nvtx("iteration 3", 0, 10_000, 500)
+    report.nvtx("aten::mm, seq = 41, op_id = 7, sizes = [[32, 64], [64, 128]]", 200, 900, 500)
+    (rank,) = ingest(report.close())
+    assert [(s["name"], s["step"], s["duration_ns"], s["busy_ns"]) for s in rank["spans"]] == [
+        ("iteration 3", 3, 10_000, None)
+    ]
+    (operator,) = rank["operators"]
+    assert (operator["kind"], operator["m"], operator["n"], operator["k"]) == ("gemm", 32, 128, 64)
+    # Without a GPU a call takes as long as on the host.
+    assert operator["duration_ns"] == 700
+    assert [(s["step"], s["duration_ns"]) for s in rank["steps"]] == [(3, 10_000)]
+    assert rank["kernels"] == []
+    reasons = {n["reason"]: n["count"] for n in rank["ingest"]}
+    assert reasons["calls of the operating system (OSRT_API): no place in the tables"] == 2
+
+
+def test_a_report_of_system_calls_alone_is_a_run_of_nothing(tmp_path: Path) -> None:
+    report = without_gpu(tmp_path / "r.sqlite", "NVTX_EVENTS")
+    catalog = Catalog(tmp_path / "c.duckdb")
+    catalog.add([str(report.close())])
+    assert [t["table_name"] for t in catalog.show("r")["tables"]] == ["ingest", "ranks", "runs"]
+    kept = catalog.sql("SELECT count FROM ingest WHERE reason LIKE 'calls of the operating system%'").to_pylist()
+    assert kept == [{"count": 2}]
+
+
+@pytest.mark.parametrize("epoch", [-5, 1 << 62, (1 << 63) - 1, "noon", 1.5])
+def test_a_session_that_began_at_no_time_is_a_sentence(tmp_path: Path, epoch: object) -> None:
+    path = nsight_report(tmp_path / "r.sqlite")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE TARGET_INFO_SESSION_START_TIME SET utcEpochNs = ?", (epoch,))
+    with pytest.raises(UserError, match=r"its session began at utcEpochNs .* which is no time"):
+        read_nsys(path)
+
+
+def test_a_session_without_a_start_has_no_date(tmp_path: Path) -> None:
+    report = Nsight(tmp_path / "r.sqlite")
+    report.drop("TARGET_INFO_SESSION_START_TIME")
+    report.kernel("gemm", 1, 100, 150, 5)
+    catalog = Catalog(tmp_path / "c.duckdb")
+    catalog.add([str(report.close())])
+    assert catalog.sql("SELECT created_ns FROM runs").to_pylist() == [{"created_ns": None}]
+    assert catalog.sql("SELECT start_ns FROM kernels").to_pylist() == [{"start_ns": 100}]

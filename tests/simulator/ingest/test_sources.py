@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from simulator.ingest.build import Kineto, nsight_report, training_step
 from simulator.synthetic import write_profile
 from vtrain_sim.catalog import Catalog
+from vtrain_sim.commands.catalog import main
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest import ingest
 from vtrain_sim.ingest.gunzip import Gunzip
@@ -255,6 +256,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         catalog.add([str(tmp_path / "t" / "a.json")], run_id="a/b")
     with pytest.raises(UserError, match="--rank says the rank of one trace"):
         catalog.add([str(tmp_path / "t")], rank=3)
+    with pytest.raises(UserError, match=r"--rank is 2: it must be from 0 to 1, as .*a.json is of a world of 2 ranks"):
+        catalog.add([str(tmp_path / "t" / "a.json")], rank=2)
     with pytest.raises(UserError, match="says that it ran on NVIDIA A100"):
         catalog.add([str(tmp_path / "t" / "a.json")], device="H100")
     with pytest.raises(UserError, match="are for traces"):
@@ -373,3 +376,22 @@ def test_tables_that_are_gone_are_made_again(tmp_path: Path, lost: str) -> None:
     assert sorted(p.relative_to(run) for p in run.rglob("*.parquet")) == names
     assert catalog.sql("SELECT count(*) AS n FROM operators").to_pylist() == rows
     assert catalog.add([str(path)]).ingested[0].unchanged
+
+
+@pytest.mark.parametrize("rank", ["-1", "-5", "16777216", "2147483647", "2147483648", "99999999999999999999"])
+@pytest.mark.parametrize("kind", ["kineto", "nsys"])
+def test_a_rank_that_no_process_has_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rank: str, kind: str
+) -> None:
+    place = tmp_path / "job.sqlite"
+    if kind == "nsys":
+        nsight_report(place)
+    else:
+        trace = Kineto()
+        del trace.metadata["distributedInfo"]
+        place = trace.write(tmp_path / "job.json")
+    with pytest.raises(SystemExit) as end:
+        main(["add", str(place), "--rank", rank, "--catalog", str(tmp_path / "c.duckdb")])
+    assert end.value.code == 2
+    sentence = f"vtrain-catalog: --rank is {rank}: it must be from 0 to 16777215, as no world is larger"
+    assert capsys.readouterr().err.strip() == sentence
