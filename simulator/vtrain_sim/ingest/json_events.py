@@ -312,8 +312,9 @@ def _leniently(text: bytes, decoder: msgspec.json.Decoder[Event]) -> Event | Non
     return event
 
 
-def peek_metadata(stream: BinaryIO, where: str) -> dict[str, object]:
-    """What stands before the events of a trace. Raises `UserError` for what is no trace."""
+def peek_metadata(stream: BinaryIO, where: str) -> tuple[dict[str, object], bytes]:
+    """What stands before the events of a trace, and the text of the first ones. Raises `UserError` for what is no
+    trace."""
     reader = EventReader(stream, where)
-    reader.read_header()
-    return reader.metadata
+    events = reader.read_header()
+    return reader.metadata, events[:_CAREFUL]

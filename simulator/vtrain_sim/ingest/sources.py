@@ -18,18 +18,24 @@ from typing import IO, BinaryIO, cast
 from vtrain_schemas.layout import RUN_PREFIX
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.gunzip import UNREADABLE, Gunzip
+from vtrain_sim.ingest.jobs import RANK, by_job, job_of, session_times, time_within
 from vtrain_sim.ingest.json_events import peek_metadata
+from vtrain_sim.ingest.nsys_export import open_export
 
 KINETO, NSYS = "kineto", "nsys"
+# How a remark ends that is about traces that were read.
+OWN_RUN = "a run of its own"
 _SQLITE = b"SQLite format 3\x00"
 _SUFFIXES = (".json", ".json.gz", ".zip", ".tar", ".tar.gz", ".tgz", ".sqlite", ".sqlite3", ".db", ".gz")
-_RANK = re.compile(r"(?:rank|worker|proc|gpu|node|report)[-_.]?(\d+)|[._-]r(\d+)(?=[._-])|^(\d+)(?=\.)", re.IGNORECASE)
 _ENDINGS = re.compile(r"(\.pt)?(\.trace)?\.(json|sqlite3?|db|zip|tar|tgz)(\.gz)?$|\.gz$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One trace: a file, or a member of an archive. rank, world_size: as far as it or its name says."""
+    """One trace: a file, or a member of an archive. rank, world_size: as far as it or its name says.
+
+    job, began_ns, ended_ns: see `vtrain_sim.ingest.jobs`.
+    """
 
     path: Path
     member: str
@@ -39,6 +45,14 @@ class Source:
     rank: int | None = None
     rank_from_name: bool = False
     world_size: int = 0
+    job: tuple[str, ...] = ()
+    began_ns: int | None = None
+    ended_ns: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Its own name, without the place."""
+        return Path(self.member or self.path.name).name
 
     @property
     def name(self) -> str:
@@ -109,7 +123,7 @@ def find(location: str, notices: list[str]) -> list[Source]:
 
 
 def groups(sources: Sequence[Source], run_id: str, location: str, notices: list[str]) -> list[Group]:
-    """Sources by run: ranks of one world in one directory or archive belong together.
+    """Sources by run: ranks of one world in one directory or archive belong together, unless they are of several jobs.
 
     What could not be put together goes into `notices`. Raises `UserError`.
     """
@@ -119,20 +133,14 @@ def groups(sources: Sequence[Source], run_id: str, location: str, notices: list[
         by_place.setdefault((place, source.world_size, source.kind), []).append(source)
     made: list[Group] = []
     for (place, world, _), members in by_place.items():
-        ranks = [s.rank for s in members]
-        together = None not in ranks and len(set(ranks)) == len(ranks) and len(ranks) > 1
-        if together and (world > 1 or all(s.rank_from_name for s in members)):
-            ordered = sorted(members, key=lambda s: (s.rank or 0, s.name))
-            made.append(Group(_name_of(Path(place), members), tuple(ordered)))
-            continue
-        # Two files of one rank cannot be one run: each is one of its own.
-        twice = sorted({r for r in ranks if r is not None and ranks.count(r) > 1})
-        if twice and world > 1:
+        jobs, reasons = by_job(members)
+        if reasons and (_is_one_run(world, members) or world > 1):
             notices.append(
-                f"{place}: {len(members)} traces of {world} ranks, more than one of rank "
-                f"{', '.join(map(str, twice[:4]))}: each became a run of its own"
+                f"{place}: {len(members)} traces of {len(jobs)} jobs, told apart by {' and '.join(reasons)}: each job "
+                f"became {OWN_RUN}"
             )
-        made += [Group(_stem(s.member or s.path.name), (s,)) for s in members]
+        for job in jobs:
+            made += _runs_of(place, world, job, notices)
     if run_id:
         if len(made) > 1:
             raise UserError(
@@ -148,6 +156,29 @@ def groups(sources: Sequence[Source], run_id: str, location: str, notices: list[
     return named
 
 
+def _runs_of(place: str, world: int, members: Sequence[Source], notices: list[str]) -> list[Group]:
+    """The runs that traces of one place and world make: one of all ranks, or one of each trace."""
+    if _is_one_run(world, members):
+        ordered = sorted(members, key=lambda s: (s.rank or 0, s.name))
+        return [Group(_name_of(Path(place), members), tuple(ordered))]
+    # Two files of one rank cannot be one run: each is one of its own.
+    ranks = [s.rank for s in members]
+    twice = sorted({r for r in ranks if r is not None and ranks.count(r) > 1})
+    if twice and world > 1:
+        notices.append(
+            f"{place}: {len(members)} traces of {world} ranks, more than one of rank "
+            f"{', '.join(map(str, twice[:4]))}: each became {OWN_RUN}"
+        )
+    return [Group(_stem(s.file_name), (s,)) for s in members]
+
+
+def _is_one_run(world: int, members: Sequence[Source]) -> bool:
+    """Whether traces of one place and world are of different ranks."""
+    ranks = [s.rank for s in members]
+    different = None not in ranks and len(set(ranks)) == len(ranks) and len(ranks) > 1
+    return different and (world > 1 or all(s.rank_from_name for s in members))
+
+
 def _name_of(place: Path, members: Sequence[Source]) -> str:
     if place.is_file():
         return _stem(place.name)
@@ -156,7 +187,7 @@ def _name_of(place: Path, members: Sequence[Source]) -> str:
         (i for i, letters in enumerate(zip(*stems, strict=False)) if len(set(letters)) > 1), min(map(len, stems))
     )
     common = stems[0][:alike].rstrip("0123456789-_.")
-    return _clean(common if len(common) > 3 and not _RANK.fullmatch(common + "0") else place.resolve().name)
+    return _clean(common if len(common) > 3 and not RANK.fullmatch(common + "0") else place.resolve().name)
 
 
 def _stem(name: str) -> str:
@@ -184,7 +215,7 @@ def _of_file(path: Path) -> list[Source]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if head.startswith(_SQLITE):
-        return [_named(Source(path, "", NSYS, stat.st_size, stat.st_mtime_ns))]
+        return [_named(_dated(Source(path, "", NSYS, stat.st_size, stat.st_mtime_ns)))]
     if path.name.endswith((".nsys-rep", ".qdrep")):
         raise UserError(f"{path} is Nsight Systems' own format: export it first, nsys export --type sqlite {path}")
     members: list[str] = [""]
@@ -210,6 +241,16 @@ def _of_file(path: Path) -> list[Source]:
     return sources
 
 
+def _dated(source: Source) -> Source:
+    """A report with the times of its session; what else is in it shows when it is read."""
+    try:
+        with open_export(source.path) as export:
+            began_ns, ended_ns = session_times(export)
+    except UserError:
+        return source
+    return replace(source, began_ns=began_ns, ended_ns=ended_ns)
+
+
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
@@ -220,7 +261,8 @@ def _is_tar(path: Path) -> bool:
 def _peek(source: Source) -> Source:
     """The source with the rank and world size that stand before its events, or in its name."""
     with source.open() as (stream, _):
-        metadata = peek_metadata(stream, source.name)
+        metadata, head = peek_metadata(stream, source.name)
+    source = replace(source, job=job_of(metadata), began_ns=time_within(metadata, head, source.name))
     distributed = metadata.get("distributedInfo")
     distributed = distributed if isinstance(distributed, dict) else {}
     rank, world = distributed.get("rank"), distributed.get("world_size")
@@ -234,7 +276,7 @@ def _peek(source: Source) -> Source:
 
 def _named(source: Source) -> Source:
     """The source with the rank that its name tells, if it tells one."""
-    match = _RANK.search(Path(source.member or source.path.name).name)
+    match = RANK.search(source.file_name)
     if match is None:
         return source
     number = next(int(g) for g in match.groups() if g)

@@ -17,6 +17,7 @@ from vtrain_sim.catalog.results import (
     Schema,
 )
 from vtrain_sim.ingest.notes import Note
+from vtrain_sim.ingest.sources import OWN_RUN
 from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
@@ -40,7 +41,7 @@ def print_added(result: Added, console: Console, rows: bool = True) -> None:
         for run, files in report.many_files.items()
     ]
     lines += [f"  not indexed: {problem.what}" for problem in report.problems]
-    lines += [f"  not read: {notice}" for notice in report.notices]
+    lines += [f"  {'note' if OWN_RUN in notice else 'not read'}: {notice}" for notice in report.notices]
     _print_lines(lines, console)
 
 
