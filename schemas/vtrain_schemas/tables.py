@@ -359,6 +359,13 @@ COLLECTIVES = Table(
             "the device waited for the host meanwhile: the duration has launch gaps in it (microbenchmarks on a GPU)",
         ),
         DEVICE,
+        Column("group_name", STR, "name of the process group, as the profiler has it (imported traces)"),
+        Column(
+            "group_source",
+            STR,
+            "where group_ranks of an imported trace is from: trace (it says them), inferred (from the order, size and "
+            "time of the calls on all ranks); null: not known, or vtrain's own capture",
+        ),
     ),
 )
 

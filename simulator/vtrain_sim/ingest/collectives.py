@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -16,11 +16,13 @@ from vtrain_sim.ingest.structure import Structure
 from vtrain_sim.ingest.trace import Call, Ints, Trace
 
 DISPATCH = "c10d::"
+# A group that the trace itself names.
+FROM_TRACE = "trace"
 
 
 @dataclass
 class CollectiveRow:
-    """One row of the collectives table, without run and rank. group: name of the process group, no column."""
+    """One row of the collectives table, without run and rank."""
 
     step: int
     start_ns: int
@@ -36,12 +38,13 @@ class CollectiveRow:
     nodes: int | None
     stream: int | None
     device: int | None
-    group: str
+    group_name: str | None
+    group_source: str | None
     sequence: int = 0
 
     def columns(self) -> dict[str, object]:
         """The row as column -> value."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "group"}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -180,18 +183,25 @@ def _row(
         bytes=call.bytes or call.elements * DTYPE_BYTES.get(dtype, 0) or None,
         dtype=dtype or None,
         group_ranks=ranks or None,
-        # Ranks fill hosts in order; without the number of devices of a host it is not known.
-        nodes=len({r // trace.devices for r in ranks}) if ranks and trace.devices > 1 else None,
+        nodes=nodes_of(ranks, trace.devices),
         stream=times.stream if times.stream >= 0 else None,
         device=times.device if times.device >= 0 else None,
-        group=call.group,
+        group_name=call.group or None,
+        group_source=FROM_TRACE if ranks else None,
     )
+
+
+def nodes_of(ranks: Sequence[int], devices: int) -> int | None:
+    """Hosts that ranks span: they fill hosts in order. Without the number of devices of a host it is not known."""
+    return len({rank // devices for rank in ranks}) if ranks and devices > 1 else None
 
 
 def _ranks(trace: Trace, call: Call, op: str) -> tuple[int, ...]:
     """Global ranks that take part; () where the trace does not tell."""
     if op in ("send", "recv") and call.source >= 0 and call.destination >= 0:
         return call.source, call.destination
+    if not call.ranks and call.group_size == 1:
+        return (trace.rank,)
     if not call.ranks and call.group_size > 0 and call.group_size == trace.world_size:
         return tuple(range(call.group_size))
     return call.ranks
@@ -201,6 +211,6 @@ def _number(rows: list[CollectiveRow]) -> None:
     """Ordinal of each call in its group, operation and step: equal on all its ranks."""
     counts: dict[tuple[int, str, tuple[int, ...] | str], int] = {}
     for row in rows:
-        key = (row.step, row.op, row.group_ranks or row.group)
+        key = (row.step, row.op, row.group_ranks or row.group_name or "")
         row.sequence = counts.get(key, 0)
         counts[key] = row.sequence + 1

@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,6 +19,7 @@ from vtrain_schemas import TABLES, arrow_schema
 from vtrain_schemas.layout import RUN_PREFIX, check_run_id, file_path
 from vtrain_schemas.version import SCHEMA_VERSION
 from vtrain_sim.errors import UserError
+from vtrain_sim.ingest.inferred_groups import infer_groups
 from vtrain_sim.ingest.kineto import read_kineto
 from vtrain_sim.ingest.kineto_values import MOST_RANKS
 from vtrain_sim.ingest.notes import Note, Notes
@@ -229,6 +230,7 @@ def _ingest_group(group: Group, directory: Path, reading: _Reading) -> RunReport
         with unpacked_archive(group.sources) as sources:
             results = _read_all(group, sources, staging, reading, not_read)
         first = min(results, key=lambda r: r.rank)
+        results = _with_groups(group, staging, results)
         new.mkdir(parents=True, exist_ok=True)
         row = _run_row(group, results, first, reading)
         row["config_json"] = text_of(reading.provenance(group), new, not_read)
@@ -242,6 +244,16 @@ def _ingest_group(group: Group, directory: Path, reading: _Reading) -> RunReport
     for note in (n for r in results for n in r.notes):
         total.add(note.subject, note.outcome, note.reason, note.count, note.example)
     return RunReport(group.run_id, len(results), tuple(total.lines()), False, tuple(not_read))
+
+
+def _with_groups(group: Group, staging: Path, results: Sequence[_RankResult]) -> list[_RankResult]:
+    """The results, after groups that no trace names were inferred where all ranks of the world are there."""
+    # A report of Nsight Systems does not say how large the world is.
+    worlds = {r.world_size for r in results} if group.sources[0].kind != NSYS else set()
+    devices = results[0].run["devices_per_host"]
+    ranks = {r.rank for r in results}
+    inferred = infer_groups(staging, group.run_id, ranks, worlds, devices if isinstance(devices, int) else 0)
+    return [replace(r, notes=(*r.notes, *inferred.get(r.rank, ()))) for r in results]
 
 
 def _remove_abandoned(place: Path) -> None:
