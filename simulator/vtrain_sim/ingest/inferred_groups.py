@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vtrain_schemas import arrow_schema
@@ -16,7 +18,9 @@ from vtrain_schemas.layout import file_path
 from vtrain_sim.ingest.collectives import nodes_of
 from vtrain_sim.ingest.matching import Channel, matched
 from vtrain_sim.ingest.notes import NOTED, Note, Notes
+from vtrain_sim.ingest.structure import OUTSIDE
 from vtrain_sim.ingest.table_file import write_pieces
+from vtrain_sim.ingest.trace import Interned, Ints
 
 INFERRED = "inferred"
 _REASON = "their ranks are inferred: all ranks make the same calls in the same order, and wait for each other"
@@ -24,14 +28,17 @@ _REASON = "their ranks are inferred: all ranks make the same calls in the same o
 _JOINT = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "barrier")
 _EVEN = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce")
 _COLLECTIVE = (*_JOINT, "broadcast", "reduce", "gather", "scatter")
+_COLUMNS = ("step", "op", "dtype", "bytes", "start_ns", "duration_ns", "device", "stream", "group_name", "group_ranks")
+# Step, operation, element type and payload of a call.
+_Words: TypeAlias = tuple[int, str, str | None, int | None]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The calls of a channel as rows of its rank's table, in order of time."""
+    """The calls of a channel: `rows` of its rank's table, in order of time."""
 
     rank: int
-    rows: list[int]
+    rows: Ints
     channel: Channel
 
 
@@ -60,56 +67,60 @@ def infer_groups(
 
 def _fill_tables(files: Mapping[int, Path], devices: int) -> dict[int, int]:
     """Infer groups from the tables of collectives of all ranks, and write them there; how many calls of each rank."""
-    schema = arrow_schema("collectives")
-    rows = {rank: pq.read_table(path, schema=schema).to_pylist() for rank, path in files.items()}
-    shared = set.intersection(*({r["step"] for r in of_rank if r["step"] >= 0} for of_rank in rows.values()))
-    parts = [part for rank, of_rank in rows.items() for part in _parts(rank, of_rank, shared)]
-    inferred: Counter[int] = Counter()
-    counts: dict[int, Counter[tuple[object, ...]]] = {}
+    steps = (pq.read_table(path, columns=["step"]).column("step").unique().to_pylist() for path in files.values())
+    shared = set.intersection(*map(set, steps)) - {OUTSIDE}
+    words: Interned[_Words] = Interned()
+    parts = [part for rank, path in files.items() for part in _parts(rank, path, shared, words)]
+    groups: dict[int, list[tuple[Ints, list[int]]]] = {}
     for members in matched([part.channel for part in parts]):
         ranks = sorted(parts[member].rank for member in members)
         for part in (parts[member] for member in members):
-            inferred[part.rank] += len(part.rows)
-            known = counts.setdefault(part.rank, _counts(rows[part.rank]))
-            _fill([rows[part.rank][row] for row in part.rows], ranks, devices, known)
-    for rank in inferred:
-        write_pieces(files[rank], "collectives", [pa.Table.from_pylist(rows[rank], schema=schema)])
-    return dict(inferred)
+            groups.setdefault(part.rank, []).append((part.rows, ranks))
+    for rank, of_rank in groups.items():
+        _fill(files[rank], of_rank, devices)
+    return {rank: sum(len(rows) for rows, _ in of_rank) for rank, of_rank in groups.items()}
 
 
-def _parts(rank: int, rows: Sequence[Mapping[str, object]], shared: set[object]) -> list[_Part]:
-    """The channels of a rank whose groups are not known. shared: steps that all ranks have."""
+def _parts(rank: int, path: Path, shared: set[int], words: Interned[_Words]) -> list[_Part]:
+    """The channels of a rank whose groups are not known. shared: steps that all ranks have. words: numbers of what
+    calls are."""
+    table = pq.read_table(path, columns=list(_COLUMNS))
+    unknown = pc.and_(pc.is_null(table["group_ranks"]), pc.is_valid(table["duration_ns"]))
+    places = np.flatnonzero(pc.and_(unknown, pc.is_in(table["op"], pa.array(_COLLECTIVE))).to_numpy())
+    rows = table.take(pa.array(places)).to_pylist()
     by_key: dict[object, list[int]] = {}
-    for number, row in enumerate(rows):
-        if row["group_ranks"] is None and row["op"] in _COLLECTIVE and row["duration_ns"] is not None:
-            by_key.setdefault(row["group_name"] or (row["device"], row["stream"]), []).append(number)
+    for number in sorted(range(len(rows)), key=lambda number: int(rows[number]["start_ns"])):
+        row = rows[number]
+        by_key.setdefault(row["group_name"] or (row["device"], row["stream"]), []).append(number)
     parts = []
     for key, numbers in by_key.items():
-        numbers.sort(key=lambda number: int(str(rows[number]["start_ns"])))
         compared = [rows[number] for number in numbers if rows[number]["step"] in shared]
         if compared:
-            start = np.array([row["start_ns"] for row in compared], dtype=np.int64)
-            duration = np.array([row["duration_ns"] for row in compared], dtype=np.int64)
-            calls = tuple(
-                (row["step"], row["op"], row["dtype"], row["bytes"] if row["op"] in _EVEN else None) for row in compared
-            )
-            name = key if isinstance(key, str) else ""
-            joint = np.array([row["op"] in _JOINT for row in compared], dtype=bool)
-            parts.append(_Part(rank, numbers, Channel(rank, name, calls, start, start + duration, joint)))
+            channel = _channel(rank, key if isinstance(key, str) else "", compared, words)
+            parts.append(_Part(rank, places[numbers], channel))
     return parts
 
 
-def _counts(rows: Sequence[Mapping[str, object]]) -> Counter[tuple[object, ...]]:
-    """How many calls of each operation and known group there are in each step."""
-    ranks = ((row, row["group_ranks"]) for row in rows)
-    return Counter((r["step"], r["op"], tuple(known)) for r, known in ranks if isinstance(known, list))
+def _channel(rank: int, name: str, rows: Sequence[Mapping[str, Any]], words: Interned[_Words]) -> Channel:
+    start, duration = (np.array([row[c] for row in rows], dtype=np.int64) for c in ("start_ns", "duration_ns"))
+    calls = [
+        words.number((row["step"], row["op"], row["dtype"], row["bytes"] if row["op"] in _EVEN else None))
+        for row in rows
+    ]
+    joint = np.array([row["op"] in _JOINT for row in rows], dtype=bool)
+    return Channel(rank, name, np.array(calls, dtype=np.int64), start, start + duration, joint)
 
 
-def _fill(
-    rows: Sequence[dict[str, object]], ranks: list[int], devices: int, counts: Counter[tuple[object, ...]]
-) -> None:
-    """Give rows, in order of time, their group and their ordinal in it."""
-    for row in rows:
-        key = (row["step"], row["op"], tuple(ranks))
-        row.update(group_ranks=ranks, group_source=INFERRED, nodes=nodes_of(ranks, devices), sequence=counts[key])
-        counts[key] += 1
+def _fill(path: Path, groups: Sequence[tuple[Ints, list[int]]], devices: int) -> None:
+    """Give rows of a rank's table, in order of time, their group and their ordinal in it."""
+    schema = arrow_schema("collectives")
+    rows = pq.read_table(path, schema=schema).to_pylist()
+    known = (row for row in rows if row["group_ranks"] is not None)
+    counts = Counter((row["step"], row["op"], tuple(row["group_ranks"])) for row in known)
+    for places, ranks in groups:
+        nodes = nodes_of(ranks, devices)
+        for row in (rows[place] for place in places.tolist()):
+            key = (row["step"], row["op"], tuple(ranks))
+            row |= {"group_ranks": ranks, "group_source": INFERRED, "nodes": nodes, "sequence": counts[key]}
+            counts[key] += 1
+    write_pieces(path, "collectives", [pa.Table.from_pylist(rows, schema=schema)])

@@ -32,13 +32,13 @@ _Times: TypeAlias = tuple[Ints, Ints]
 class Channel:
     """Calls of one rank in order of time. name: of its process group, "" if unknown.
 
-    calls: what each is, equal on all ranks of a group. start, end: [calls], ns. joint: [calls] whether no rank can end
-    such a call before all have begun it.
+    calls: [calls] number of what each is, equal on all ranks of a group. start, end: [calls], ns. joint: [calls]
+    whether no rank can end such a call before all have begun it.
     """
 
     rank: int
     name: str
-    calls: tuple[object, ...]
+    calls: Ints
     start: Ints
     end: Ints
     joint: Bools
@@ -51,7 +51,7 @@ def matched(channels: Sequence[Channel]) -> list[list[int]]:
     """
     alike: dict[object, list[int]] = {}
     for place, channel in enumerate(channels):
-        alike.setdefault((channel.name, channel.calls), []).append(place)
+        alike.setdefault((channel.name, channel.calls.tobytes()), []).append(place)
     groups = [
         [places[i] for i in group]
         for places in alike.values()
@@ -125,38 +125,39 @@ def _components(linked: Bools) -> list[list[int]]:
     return parts
 
 
-def _by_rank(channels: Sequence[Channel]) -> dict[int, dict[object, _Times]]:
+def _by_rank(channels: Sequence[Channel]) -> dict[int, dict[int, _Times]]:
     """Times of the calls of each rank, whatever their channel, by what they are."""
-    found: dict[int, dict[object, list[tuple[int, int]]]] = {}
+    of_ranks: dict[int, list[Channel]] = {}
     for channel in channels:
-        of_rank = found.setdefault(channel.rank, {})
-        for call, start, end in zip(channel.calls, channel.start.tolist(), channel.end.tolist(), strict=True):
-            of_rank.setdefault(call, []).append((start, end))
-    return {rank: {call: _sorted(times) for call, times in of_rank.items()} for rank, of_rank in found.items()}
+        of_ranks.setdefault(channel.rank, []).append(channel)
+    return {rank: _times(of_rank) for rank, of_rank in of_ranks.items()}
 
 
-def _sorted(times: list[tuple[int, int]]) -> _Times:
-    table = np.array(sorted(times), dtype=np.int64)
-    return table[:, 0], table[:, 1]
+def _times(channels: Sequence[Channel]) -> dict[int, _Times]:
+    calls, start, end = (np.concatenate([getattr(c, name) for c in channels]) for name in ("calls", "start", "end"))
+    order = np.lexsort((end, start, calls))
+    numbers, first = np.unique(calls[order], return_index=True)
+    parts = (np.split(column[order], first[1:]) for column in (start, end))
+    return dict(zip(numbers.tolist(), zip(*parts, strict=True), strict=True))
 
 
-def _joined_by_others(group: Sequence[Channel], of_ranks: Mapping[int, Mapping[object, _Times]]) -> bool:
+def _joined_by_others(group: Sequence[Channel], of_ranks: Mapping[int, Mapping[int, _Times]]) -> bool:
     """Whether another rank makes the same calls at the same times: one whose trace lacks a call, or mixes streams."""
     compared = _compared(group[0])
     begin = np.max([c.start[compared] for c in group], axis=0)
     end = np.min([c.end[compared] for c in group], axis=0)
-    by_call: dict[object, list[int]] = {}
-    for index, place in enumerate(compared.tolist()):
-        by_call.setdefault(group[0].calls[place], []).append(index)
+    what = group[0].calls[compared]
+    by_call = {int(call): np.flatnonzero(what == call) for call in np.unique(what)}
     members = {c.rank for c in group}
     for rank, calls in of_ranks.items():
         if rank in members:
             continue
         beside = 0
         for call, indices in by_call.items():
-            starts, ends = calls.get(call, (np.empty(0, dtype=np.int64),) * 2)
-            last = np.searchsorted(starts, end[indices]) - 1
-            beside += int(((last >= 0) & (ends[last] > begin[indices])).sum()) if len(starts) else 0
+            if call in calls:
+                starts, ends = calls[call]
+                last = np.searchsorted(starts, end[indices]) - 1
+                beside += int(((last >= 0) & (ends[last] > begin[indices])).sum())
         if beside >= _SUSPICIOUS * len(compared):
             return True
     return False

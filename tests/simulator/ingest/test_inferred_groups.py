@@ -190,7 +190,9 @@ def made_up(random: np.random.Generator, tp: int, dp: int, layers: int, noise: f
     for (name, rank), calls in times.items():
         table = np.array(calls)
         joint = np.ones(len(table), dtype=bool)
-        channels.append((name, Channel(rank, "", ("all_reduce",) * len(table), table[:, 0], table[:, 1], joint)))
+        channels.append(
+            (name, Channel(rank, "", np.zeros(len(table), dtype=np.int64), table[:, 0], table[:, 1], joint))
+        )
     return channels
 
 
