@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vtrain_sim.catalog.problems import Problem
 from vtrain_sim.catalog.reports import AddReport, CompactReport, Detail, RepairReport
+from vtrain_sim.catalog.spread import MOST_ROWS, device_spread, rank_spread, slowest_ranks, step_spread
 from vtrain_sim.results import Document, Result, Row
 
 if TYPE_CHECKING:
@@ -163,10 +164,20 @@ class RunDetail(Result):
         return list(self.detail["steps"])
 
     def tables(self) -> dict[str, list[Row]]:
-        """Files of each table, steps, and where the time on the GPU went."""
+        """Files of each table, steps, and where the time on the GPU went; of many ranks or steps, their spread."""
         detail = self.detail
-        titled = {"tables": detail["tables"], "steps": detail["steps"], "time on the device": detail["gpu"]}
+        titled = {"tables": detail["tables"], **self._of_ranks()}
         return {title: list(rows) for title, rows in titled.items() if rows}
+
+    def _of_ranks(self) -> dict[str, list[Row]]:
+        detail = self.detail
+        steps, devices = detail["steps"], detail["gpu"]
+        return {
+            "ranks": rank_spread(detail["ranks"]) if len(detail["ranks"]) > MOST_ROWS else [],
+            "steps": step_spread(steps) if len(steps) > MOST_ROWS else steps,
+            "slowest ranks": slowest_ranks(steps, detail["ranks"]) if len(steps) > MOST_ROWS else [],
+            "time on the device": device_spread(devices) if len(devices) > MOST_ROWS else devices,
+        }
 
     def to_dict(self) -> Document:
         """Everything about the run."""

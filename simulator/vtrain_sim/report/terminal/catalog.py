@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from vtrain_sim.catalog.problems import Problem
 from vtrain_sim.catalog.reports import CompactReport
 from vtrain_sim.catalog.results import (
     Added,
@@ -16,9 +17,10 @@ from vtrain_sim.catalog.results import (
     Runs,
     Schema,
 )
+from vtrain_sim.catalog.spread import MOST_ROWS, as_ranges, device_spread, rank_spread, slowest_ranks, step_spread
 from vtrain_sim.ingest.notes import Note
 from vtrain_sim.ingest.sources import OWN_RUN
-from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, table
+from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, signed, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
 
@@ -114,13 +116,20 @@ def print_run(result: RunDetail, console: Console, rows: bool = True) -> None:
     console.print(table(f"run {result.run_id}", ("column", "value"), described, left=2))
     tables = [(t["table_name"], t["files"], t["rows"], t["bytes"]) for t in detail["tables"]]
     console.print(table("tables", ("table", "files", "rows", "bytes"), tables))
-    if detail["steps"]:
+    if len(detail["ranks"]) > MOST_ROWS:
+        console.print(
+            table("ranks", ("of", "values"), [tuple(row.values()) for row in rank_spread(detail["ranks"])], left=2)
+        )
+    if len(detail["steps"]) > MOST_ROWS:
+        _print_step_spread(detail["steps"], detail["ranks"], console)
+    elif detail["steps"]:
         columns = ("rank", "step", "duration", "microbatches", "tokens", "peak memory")
         console.print(table("steps", columns, [_step(step) for step in detail["steps"]]))
-    if detail["gpu"]:
+    if len(detail["gpu"]) > MOST_ROWS:
+        _print_gpu_spread(detail["gpu"], console)
+    elif detail["gpu"]:
         _print_gpu(detail["gpu"], console)
-    problems = [f"problem: {problem.what}" for problem in detail["problems"]]
-    _print_lines([*problems, *(_note(Note(**note)) for note in detail["notes"])], console)
+    _print_lines([*_problems(detail["problems"]), *(_note(Note(**note)) for note in detail["notes"])], console)
 
 
 def _step(step: Row) -> tuple[object, ...]:
@@ -133,6 +142,53 @@ def _step(step: Row) -> tuple[object, ...]:
         step["tokens"],
         gib(peak) if peak else None,
     )
+
+
+def _seconds(row: Row, *names: str) -> list[str]:
+    return [duration(row[f"{name}_ns"] / 1e9) for name in names]
+
+
+def _print_step_spread(steps: list[Row], ranks: list[Row], console: Console) -> None:
+    columns = ("step", "ranks", "shortest", "median", "90%", "longest", "of rank", "peak memory")
+    rows = [
+        (
+            row["step"],
+            f"{row['ranks']:,}",
+            *_seconds(row, "shortest", "median", "p90", "longest"),
+            row["longest_rank"],
+            gib(row["peak_allocated_bytes"]) if row["peak_allocated_bytes"] else None,
+        )
+        for row in step_spread(steps)
+    ]
+    console.print(table("steps: duration over the ranks", columns, rows))
+    slowest = [
+        (row["rank"], row["host"], row["pp_rank"], row["steps"], signed(row["over_median"], "{:.1%}".format))
+        for row in slowest_ranks(steps, ranks)
+    ]
+    if slowest:
+        console.print(table("slowest ranks", ("rank", "host", "stage", "steps", "over the median"), slowest, left=2))
+
+
+def _print_gpu_spread(devices: list[Row], console: Console) -> None:
+    columns = ("part", "least", "median", "90%", "most", "of rank")
+    rows = [
+        (row["part"].replace("_", " "), *_seconds(row, "least", "median", "p90", "most"), row["most_rank"])
+        for row in device_spread(devices)
+    ]
+    console.print(table(f"time on the device (measured), {counted(len(devices), 'devices')}", columns, rows))
+
+
+def _problems(problems: list[Problem]) -> list[str]:
+    """One line per problem; what many ranks have alike once."""
+    ranks: dict[str, list[int | None]] = {}
+    for problem in problems:
+        ranks.setdefault(problem.what, []).append(problem.rank)
+    lines = []
+    for what, of_ranks in ranks.items():
+        known = [rank for rank in of_ranks if rank is not None]
+        several = f" (ranks {as_ranges(known)})" if len(known) > 1 else ""
+        lines.append(f"problem: {what}{several}")
+    return lines
 
 
 def _print_gpu(ranks: list[Row], console: Console) -> None:

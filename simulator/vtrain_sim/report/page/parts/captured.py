@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vtrain_sim.catalog.results import RunDetail, RunProfile
+from vtrain_sim.catalog.spread import MOST_ROWS, device_spread, step_spread
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.page.parts.bandwidth import bandwidth_section
@@ -58,6 +59,10 @@ def _configuration(result: RunDetail) -> list[Row]:
 def _steps(steps: list[Row]) -> list[Section]:
     if not steps:
         return []
+    if len(steps) > MOST_ROWS:
+        lead = "Duration of each step over the ranks: of many steps, all together and the longest."
+        chart = {"draw": "bars", "category": "step", "values": ["longest_ns", "p90_ns", "median_ns"], "choose": True}
+        return [Section("Steps", lead, step_spread(steps), chart, _MEASURED, folded=True)]
     kept = ("rank", "step", "duration_ns", "num_microbatches", "tokens", "peak_allocated_bytes", "peak_reserved_bytes")
     rows = [
         {"step and rank": f"step {row['step']}, rank {row['rank']}", **{k: row.get(k) for k in kept}} for row in steps
@@ -78,6 +83,10 @@ def _device(result: RunDetail) -> list[Section]:
     several = len({row["rank"] for row in rows}) < len(rows)
     if several:
         rows = [{"rank and device": f"rank {row['rank']}, device {row['device']}", **row} for row in rows]
+    if len(rows) > MOST_ROWS:
+        lead = "Parts of the devices' time: the least, the median, the ninth decile and the most of them."
+        chart = {"draw": "bars", "category": "part", "values": ["median_ns", "most_ns", "p90_ns"], "choose": True}
+        return [Section("Time on the device", lead, device_spread(rows), chart, _MEASURED, folded=True)]
     parts = ("compute_ns", "exposed_communication_ns", "exposed_memory_ns", "idle_ns")
     chart = {
         "draw": "bars",
