@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,14 @@ from vtrain_sim.errors import UserError
 Row: TypeAlias = tuple[Any, ...]  # of SQLite
 
 _BLOCK = 50_000
+_NUMBERED = re.compile(r"(.+)_V\d+")
 
 
 class Export:
-    """One export, read in blocks through one cursor per table. columns: by table."""
+    """One export, read in blocks through one cursor per table. columns: by table.
+
+    Some versions number their tables (``NVTX_EVENTS_V2``): these have the plain name here, too.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -28,6 +33,11 @@ class Export:
                 "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
             ).fetchall()
         }
+        # Of several numbers the highest: they sort as text, as no version has reached ten.
+        self._numbered = {
+            m[1]: name for name in sorted(self.columns) if (m := _NUMBERED.fullmatch(name)) and m[1] not in self.columns
+        }
+        self.columns = {**{plain: self.columns[name] for plain, name in self._numbered.items()}, **self.columns}
         self._strings: dict[int, str] = {}
 
     def value(self, table: str, column: str) -> object:
@@ -38,7 +48,8 @@ class Export:
         """Rows of a table; 0 without it."""
         if table not in self.columns:
             return 0
-        ((count,),) = self._connection.execute(f'SELECT count(*) FROM "{table}"').fetchall()
+        name = self._numbered.get(table, table)
+        ((count,),) = self._connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()
         return int(count)
 
     def rows(self, table: str, wanted: Sequence[str]) -> Iterator[Row]:
@@ -51,7 +62,7 @@ class Export:
         if columns is None:
             return
         listed = ", ".join(f'"{name}"' if name in columns else "NULL" for name in wanted)
-        cursor = self._connection.execute(f'SELECT {listed} FROM "{table}"')
+        cursor = self._connection.execute(f'SELECT {listed} FROM "{self._numbered.get(table, table)}"')
         while block := cursor.fetchmany(_BLOCK):
             yield block
 

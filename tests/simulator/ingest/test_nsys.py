@@ -356,3 +356,14 @@ def test_a_session_without_a_start_has_no_date(tmp_path: Path) -> None:
     catalog.add([str(report.close())])
     assert catalog.sql("SELECT created_ns FROM runs").to_pylist() == [{"created_ns": None}]
     assert catalog.sql("SELECT start_ns FROM kernels").to_pylist() == [{"start_ns": 100}]
+
+
+def test_numbered_tables_are_read_as_the_plain_ones(tmp_path: Path) -> None:
+    path = nsight_report(tmp_path / "r.sqlite")
+    plain = ingest(path)
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE NVTX_EVENTS RENAME TO NVTX_EVENTS_V2")
+        db.execute("ALTER TABLE CUPTI_ACTIVITY_KIND_KERNEL RENAME TO CUPTI_ACTIVITY_KIND_KERNEL_V3")
+    assert ingest(path) == plain
+    assert plain[0]["spans"]
+    assert plain[0]["kernels"]
