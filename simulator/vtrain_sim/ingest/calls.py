@@ -8,33 +8,14 @@ from math import prod
 from vtrain_schemas.communication_names import collective_op, nccl_type
 from vtrain_schemas.framework_operators import element_type
 from vtrain_schemas.operators import DTYPE_BYTES
-from vtrain_schemas.range_names import is_communication
+from vtrain_sim.ingest.call_names import RECORD, is_mark
 from vtrain_sim.ingest.structure import Structure
 from vtrain_sim.ingest.trace import Call, Signature, Trace
 
-_RECORD = "record_param_comms"
 # NCCL launches the kernel of grouped calls when the group ends; a group has few calls.
 _GROUP_END, _GROUP_START, _LONGEST_GROUP = "ncclGroupEnd", "ncclGroupStart", 256
 # No tensor has more elements.
 _MOST_ELEMENTS = 1 << 50
-# Kernels of expert-parallel libraries that move the tokens; the others only agree on where they go.
-_EXPERT = (("dispatch", "all_to_all"), ("combine", "all_to_all"))
-
-
-def is_mark(name: str) -> bool:
-    """Whether a host event of this name marks a call."""
-    return name == _RECORD or is_communication(name)
-
-
-def op_of_kernel(name: str) -> str:
-    """Operation by a kernel's name; "" for one that moves no data."""
-    base = name.replace("(anonymous namespace)::", "").partition("(")[0].partition("<")[0]
-    if "nccl" not in base.lower():
-        last = base.rpartition("::")[2].removeprefix("void ")
-        return next((op for word, op in _EXPERT if last.startswith(word)), "") or collective_op(last)
-    op = collective_op(base)
-    # NCCL runs both ends of a point-to-point call as one kernel, RCCL everything as a generic one.
-    return "p2p" if op == "send_recv" else op or "unknown"
 
 
 def merge(a: Call, b: Call) -> Call:
@@ -110,7 +91,7 @@ class Calls:
         """Elements and type from the input sizes of the call, as older profilers recorded them."""
         number = int(self._host.signature[host_row])
         elements, dtype = _largest_tensor(self._trace.signatures[number]) if number >= 0 else (0, "")
-        op = "" if name == _RECORD else collective_op(name)
+        op = "" if name == RECORD else collective_op(name)
         return Call(op, dtype, elements, elements * DTYPE_BYTES.get(dtype, 0))
 
 

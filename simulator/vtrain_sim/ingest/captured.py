@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,8 +17,8 @@ import pyarrow.parquet as pq
 from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_file_name, parse_trace_name
 from vtrain_schemas.merged import replaced_of
 from vtrain_sim.errors import UserError
-from vtrain_sim.ingest.kineto import read_kineto
-from vtrain_sim.ingest.table_file import write_pieces
+from vtrain_sim.ingest.kineto import record_kineto
+from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.tables import tables_of
 from vtrain_sim.whole_file import write_file
 
@@ -73,14 +71,13 @@ def _ingest(path: Path, merged: _Merged) -> None:
     if _is_done(path, places, merged):
         return
     with open(path, "rb") as stream:
-        trace = read_kineto(stream, str(path), rank)
+        trace = record_kineto(stream, str(path), rank, folder=path.parent)
     hidden = {name: place.with_name(f".{place.name}.{os.getpid()}.tmp") for name, place in places.items()}
-    rows = dict.fromkeys(_TABLES, 0)
+    # On the host a call's time is that of its hook, which is there.
+    wanted = [name for name in _TABLES if name != "collectives" or trace.head.on_device]
+    pieces = ((name, _of_step(piece, step)) for name, piece in tables_of(trace, run_id) if name in wanted)
     try:
-        for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
-            # On the host a call's time is that of its hook, which is there.
-            if name in places and (name != "collectives" or trace.on_device):
-                rows[name] = write_pieces(hidden[name], name, (_of_step(piece, step) for _, piece in pieces))
+        rows = write_tables(pieces, hidden)
         for name in _TABLES:
             if rows[name]:
                 os.replace(hidden[name], places[name])

@@ -6,23 +6,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pyarrow as pa
 
+from vtrain_schemas import arrow_schema
 from vtrain_schemas.communication_names import collective_op, nccl_type, role_of_description
 from vtrain_schemas.operators import DTYPE_BYTES
-from vtrain_sim.ingest.calls import Calls, is_mark, merge, op_of_kernel
+from vtrain_sim.ingest.call_names import DISPATCH, is_mark, op_of_kernel
+from vtrain_sim.ingest.calls import Calls, merge
+from vtrain_sim.ingest.facts import Facts, flags
 from vtrain_sim.ingest.intervals import Union
 from vtrain_sim.ingest.notes import DROPPED, KEPT, NOTED
-from vtrain_sim.ingest.structure import Structure
-from vtrain_sim.ingest.trace import Call, Ints, Trace
+from vtrain_sim.ingest.recording import Recording
+from vtrain_sim.ingest.structure import Structure, is_compute
+from vtrain_sim.ingest.table_file import Shelf
+from vtrain_sim.ingest.trace import Call, Columns, Events, Interned, Ints, Trace
 
-DISPATCH = "c10d::"
 # A group that the trace itself names.
 FROM_TRACE = "trace"
 
 
 @dataclass
 class CollectiveRow:
-    """One row of the collectives table, without run and rank."""
+    """One row of the collectives table, without run and rank. sequence: is given once all rows are known."""
 
     step: int
     start_ns: int
@@ -59,21 +64,57 @@ class _Times:
     device: int = -1
 
 
-def collective_rows(trace: Trace, structure: Structure) -> list[dict[str, object]]:
-    """Rows of the collectives table, without run and rank; remarks go into the trace's notes."""
-    if trace.on_device:
-        rows = _from_kernels(trace, structure)
-        what = "collectives and point-to-point calls"
-    else:
-        rows = list(_from_host(trace, structure))
-        what = "collectives and point-to-point calls, timed on the host"
-    trace.notes.add("collectives", KEPT, what, len(rows))
-    silent = sum(row.bytes is None for row in rows)
-    trace.notes.add("collectives", NOTED, "say neither elements nor type: no bytes", silent)
-    alone = sum(row.group_ranks is None for row in rows)
-    trace.notes.add("collectives", NOTED, "do not say which ranks take part", alone)
-    _number(rows)
-    return [row.columns() for row in rows]
+class CollectiveTable:
+    """Makes the collectives table, window by window; remarks go into the trace's notes."""
+
+    def __init__(self, recording: Recording, run_id: str) -> None:
+        self._common = {"run_id": run_id, "rank": recording.rank}
+        self._facts = recording.facts
+        self._schema = arrow_schema("collectives")
+        self._rows = Shelf(self._schema, recording.folder)
+        self._keys: Interned[tuple[object, ...]] = Interned()
+        self._order = Columns("key", "silent", "start")
+
+    def add(self, trace: Trace, structure: Structure) -> None:
+        """Take in the calls of a window."""
+        if trace.on_device:
+            rows = _from_kernels(trace, structure)
+            what = "collectives and point-to-point calls"
+        else:
+            rows = list(_from_host(trace, structure, self._facts))
+            what = "collectives and point-to-point calls, timed on the host"
+        trace.notes.add("collectives", KEPT, what, len(rows))
+        silent = sum(row.bytes is None for row in rows)
+        trace.notes.add("collectives", NOTED, "say neither elements nor type: no bytes", silent)
+        alone = sum(row.group_ranks is None for row in rows)
+        trace.notes.add("collectives", NOTED, "do not say which ranks take part", alone)
+        keys = [self._keys.number((row.step, row.op, row.group_ranks or row.group_name)) for row in rows]
+        self._order.add(
+            key=np.array(keys, dtype=np.int64),
+            silent=np.array([row.exposed_ns is None for row in rows], dtype=np.int64),
+            start=np.array([row.start_ns for row in rows], dtype=np.int64),
+        )
+        self._rows.add(pa.Table.from_pylist([{**self._common, **row.columns()} for row in rows], schema=self._schema))
+
+    def pieces(self) -> Iterator[pa.Table]:
+        """Pieces of the table, once all windows were taken in."""
+        numbers = _numbers(self._order.finish())
+        place = self._schema.get_field_index("sequence")
+        begin = 0
+        for table in self._rows.tables():
+            end = begin + table.num_rows
+            sequence = pa.array(numbers[begin:end]).cast(self._schema.field(place).type)
+            yield table.set_column(place, self._schema.field(place), sequence)
+            begin = end
+
+
+def _numbers(rows: Events) -> Ints:
+    """Ordinal of each call in its group, operation and step: equal on all its ranks."""
+    order = np.lexsort((rows.start, rows.silent, rows.key))
+    key = rows.key[order]
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[order] = np.arange(len(order)) - np.searchsorted(key, key)
+    return numbers
 
 
 def _from_kernels(trace: Trace, structure: Structure) -> list[CollectiveRow]:
@@ -102,17 +143,23 @@ def _from_kernels(trace: Trace, structure: Structure) -> list[CollectiveRow]:
 
 
 def _communication_kernels(trace: Trace, structure: Structure) -> Iterator[tuple[int, int]]:
-    """Communication kernels in order of time, each with the ns of it that compute kernels of its
-    device run beside."""
-    device = trace.device
+    """Communication kernels in order of time, each with the ns of it that compute kernels of its device run beside."""
+    device, beside = trace.device, trace.beside
     moves = np.array([k == "communication" for k in structure.kinds], dtype=bool)
-    computes = np.array([k not in ("communication", "memory") for k in structure.kinds], dtype=bool)
+    computes = np.array([is_compute(k) for k in structure.kinds], dtype=bool)
     order = np.flatnonzero(moves)
     order = order[np.argsort(device.start[order], kind="stable")]
     hidden = np.zeros(len(order), dtype=np.int64)
     for number in np.unique(device.device[order]).tolist():
-        on_it, mine = device.device[order] == number, computes & (device.device == number)
-        compute = Union(device.start[mine], device.duration[mine])
+        on_it, mine, others = (
+            device.device[order] == number,
+            computes & (device.device == number),
+            beside.device == number,
+        )
+        compute = Union(
+            np.concatenate([device.start[mine], beside.start[others]]),
+            np.concatenate([device.duration[mine], beside.duration[others]]),
+        )
         hidden[on_it] = compute.covered(device.start[order[on_it]], (device.start + device.duration)[order[on_it]])
     yield from zip(order.tolist(), hidden.tolist(), strict=True)
 
@@ -128,11 +175,11 @@ def _without_kernels(trace: Trace, structure: Structure, with_kernels: set[int])
         yield _row(trace, structure, call, call.op, call.dtype, row, times)
 
 
-def _from_host(trace: Trace, structure: Structure) -> Iterator[CollectiveRow]:
+def _from_host(trace: Trace, structure: Structure, facts: Facts) -> Iterator[CollectiveRow]:
     """Calls on the host: the outermost mark of each, with what is said inside it."""
     host, parents, calls = structure.host, structure.nesting.parent, Calls(trace, structure)
     marked: set[int] = set()
-    for row in _host_marks(trace, structure).tolist():
+    for row in _host_marks(trace, facts).tolist():
         inside = int(parents[row]) in marked
         marked.add(row)
         if inside:
@@ -149,28 +196,22 @@ def _from_host(trace: Trace, structure: Structure) -> Iterator[CollectiveRow]:
             yield _row(trace, structure, call, op, call.dtype, row, times)
 
 
-def _host_marks(trace: Trace, structure: Structure) -> Ints:
+def _host_marks(trace: Trace, facts: Facts) -> Ints:
     """Host events that mark a call, in order.
 
     The framework's dispatch of a call, which returns at once, stands for it only where the backend left no mark.
     """
-    host = structure.host
-    if not len(host):
-        return np.empty(0, dtype=np.int64)
-    used = np.zeros(len(trace.names), dtype=bool)
-    used[host.name] = True
-    marks = np.array([is_mark(name) for name in trace.names], dtype=bool)
-    dispatches = np.array([name.startswith(DISPATCH) for name in trace.names], dtype=bool)
-    if (used & marks & ~dispatches).any():
-        marks &= ~dispatches
-    return np.flatnonzero(marks[host.name])
+    marks = flags(trace.names, is_mark)
+    if facts.backend_marks:
+        marks &= ~flags(trace.names, lambda name: name.startswith(DISPATCH))
+    return np.flatnonzero(marks[trace.host.name])
 
 
 def _row(
     trace: Trace, structure: Structure, call: Call, op: str, dtype: str, host_row: int, times: _Times
 ) -> CollectiveRow:
     ranks = _ranks(trace, call, op)
-    span = int(structure.span[host_row]) if host_row >= 0 else -1
+    span = int(structure.numbers_of(structure.span[[host_row]])[0]) if host_row >= 0 else -1
     return CollectiveRow(
         step=times.step,
         start_ns=times.start,
@@ -205,12 +246,3 @@ def _ranks(trace: Trace, call: Call, op: str) -> tuple[int, ...]:
     if not call.ranks and call.group_size > 0 and call.group_size == trace.world_size:
         return tuple(range(call.group_size))
     return call.ranks
-
-
-def _number(rows: list[CollectiveRow]) -> None:
-    """Ordinal of each call in its group, operation and step: equal on all its ranks."""
-    counts: dict[tuple[int, str, tuple[int, ...] | str], int] = {}
-    for row in rows:
-        key = (row.step, row.op, row.group_ranks or row.group_name or "")
-        row.sequence = counts.get(key, 0)
-        counts[key] = row.sequence + 1

@@ -19,7 +19,7 @@ from vtrain_sim.ingest.collectives import nodes_of
 from vtrain_sim.ingest.matching import Channel, matched
 from vtrain_sim.ingest.notes import NOTED, Note, Notes
 from vtrain_sim.ingest.structure import OUTSIDE
-from vtrain_sim.ingest.table_file import write_pieces
+from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.trace import Interned, Ints
 
 INFERRED = "inferred"
@@ -61,7 +61,7 @@ def infer_groups(
         said[rank] = tuple(notes.lines())
         report, schema = place / file_path(run_id, "ingest", rank), arrow_schema("ingest")
         more = pa.Table.from_pylist(notes.rows(run_id, rank), schema=schema)
-        write_pieces(report, "ingest", [pq.read_table(report, schema=schema), more])
+        write_tables([("ingest", pq.read_table(report, schema=schema)), ("ingest", more)], {"ingest": report})
     return said
 
 
@@ -123,4 +123,4 @@ def _fill(path: Path, groups: Sequence[tuple[Ints, list[int]]], devices: int) ->
             key = (row["step"], row["op"], tuple(ranks))
             row |= {"group_ranks": ranks, "group_source": INFERRED, "nodes": nodes, "sequence": counts[key]}
             counts[key] += 1
-    write_pieces(path, "collectives", [pa.Table.from_pylist(rows, schema=schema)])
+    write_tables([("collectives", pa.Table.from_pylist(rows, schema=schema))], {"collectives": path})

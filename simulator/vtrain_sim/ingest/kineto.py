@@ -6,6 +6,7 @@ import gc
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -16,6 +17,7 @@ from vtrain_sim.ingest.json_events import NO_ARGUMENTS, Arguments, Event, EventR
 from vtrain_sim.ingest.kineto_calls import call_of, coordinates, described, process_groups
 from vtrain_sim.ingest.kineto_values import TimeScale, column, integer, rank_or
 from vtrain_sim.ingest.notes import DROPPED, NOTED, Notes
+from vtrain_sim.ingest.recording import Recording, Spools
 from vtrain_sim.ingest.trace import (
     DEVICE,
     GPU_RANGES,
@@ -30,7 +32,6 @@ from vtrain_sim.ingest.trace import (
     RANGE,
     Call,
     Columns,
-    Events,
     Interned,
     Ints,
     Signature,
@@ -63,12 +64,31 @@ _FLOWS = ("s", "t", "f")
 _LABELS = ("M",)
 
 
-def read_kineto(
-    stream: BinaryIO, where: str, rank: int | None = None, progress: Callable[[int], None] = lambda count: None
-) -> Trace:
-    """Read one trace. rank: overrides what the trace says. Raises `UserError` for what is no trace."""
+def read_kineto(stream: BinaryIO, where: str, rank: int | None = None) -> Trace:
+    """Read one trace into memory: see `record_kineto`."""
+    builder = _read(stream, where, lambda count: None, None)
+    return builder.spools.trace(builder.head(rank))
+
+
+def record_kineto(
+    stream: BinaryIO,
+    where: str,
+    rank: int | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+    folder: Path | None = None,
+) -> Recording:
+    """Read one trace, to be worked on in windows.
+
+    rank: overrides what the trace says. progress: called with bytes read. folder: where there is room for what does not
+    stay in memory. Raises `UserError` for what is no trace, `OSError` where the disk is full.
+    """
+    builder = _read(stream, where, progress, folder)
+    return builder.spools.recording(builder.head(rank))
+
+
+def _read(stream: BinaryIO, where: str, progress: Callable[[int], None], folder: Path | None) -> _Builder:
     reader = EventReader(stream, where, progress)
-    builder = _Builder(reader.metadata, where)
+    builder = _Builder(reader.metadata, where, Spools.empty(folder))
     # Blocks hold many small objects without cycles: the collector would only walk over them.
     collecting = gc.isenabled()
     gc.disable()
@@ -83,13 +103,14 @@ def read_kineto(
     builder.notes.add("events", DROPPED, "damaged places: stepped over, up to the next whole event", reader.damaged)
     if reader.truncated:
         builder.notes.add("files", NOTED, "ends before its list of events does: what came after is lost")
-    return builder.finish(rank)
+    return builder
 
 
 class _Builder:
     """Collects the columns of a trace block by block. metadata: is complete only once all events were read."""
 
-    def __init__(self, metadata: Mapping[str, object], where: str) -> None:
+    def __init__(self, metadata: Mapping[str, object], where: str, spools: Spools) -> None:
+        self.spools = spools
         self.notes = Notes()
         self.seen = 0
         self._metadata = metadata
@@ -99,11 +120,9 @@ class _Builder:
         self._signatures: Interned[Signature] = Interned()
         self._calls: Interned[Call | None] = Interned()
         self._calls.number(None)
-        self._host = Columns(*HOST, "call")
-        self._launches = Columns(*LAUNCHES)
-        self._device = Columns(*DEVICE)
         self._gpu_ranges = Columns(*GPU_RANGES)
-        self._memory = Columns(*MEMORY)
+        # Device events by device.
+        self._used: Counter[int] = Counter()
         self._ignored: Counter[tuple[str, str]] = Counter()
 
     def add(self, events: Sequence[Event]) -> None:
@@ -144,7 +163,7 @@ class _Builder:
         sequence = (
             column((integer(a.sequence) for a in args), count) if word in _OPERATOR_CATEGORIES else np.full(count, -1)
         )
-        self._host.add(
+        self.spools.host.add(
             category=np.full(count, _HOST_CATEGORIES[word]),
             name=self._name_column(events),
             start=start,
@@ -159,13 +178,15 @@ class _Builder:
     def _add_device(self, word: str, events: list[Event], start: Ints, duration: Ints) -> None:
         count, args = len(events), _arguments(events)
         streams = (integer(e.tid if a.stream is None else a.stream) for e, a in zip(events, args, strict=True))
-        self._device.add(
+        devices = column((integer(e.pid) for e in events), count)
+        self._used.update(devices.tolist())
+        self.spools.device.add(
             category=np.full(count, _DEVICE_CATEGORIES[word]),
             name=self._name_column(events),
             start=start,
             duration=duration,
             stream=column(streams, count),
-            device=column((integer(e.pid) for e in events), count),
+            device=devices,
             correlation=column((integer(a.correlation) for a in args), count),
             external=column(map(_external, args), count),
             bytes=column((integer(a.bytes) for a in args), count),
@@ -173,7 +194,7 @@ class _Builder:
         )
 
     def _add_launches(self, events: list[Event], start: Ints, duration: Ints) -> None:
-        self._launches.add(
+        self.spools.launches.add(
             thread=column(map(self._thread, events), len(events)),
             start=start,
             correlation=column((integer(a.correlation) for a in _arguments(events)), len(events)),
@@ -199,7 +220,7 @@ class _Builder:
             if ok and e.args is not None
         ]
         table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        self._memory.add(time=table[:, 0], allocated=table[:, 1], reserved=table[:, 2])
+        self.spools.memory.add(time=table[:, 0], allocated=table[:, 1], reserved=table[:, 2])
 
     def _timed(self, events: list[Event], subject: str) -> tuple[list[Event], Ints, Ints]:
         """Events that have a time, and their start and duration, ns."""
@@ -241,34 +262,34 @@ class _Builder:
         call = call_of(args)
         return -1 if call is None else self._calls.number(call)
 
-    def finish(self, rank: int | None) -> Trace:
-        """The whole trace."""
+    def head(self, rank: int | None) -> Trace:
+        """The trace without the events that are spooled."""
         self._note_ignored()
         metadata = self._metadata
         groups = process_groups(metadata)
         base_ns = self._scale.base_ns()
-        host, device = (_since_1970(columns.finish(), base_ns) for columns in (self._host, self._device))
-        calls = {i: int(host.call[i]) for i in np.flatnonzero(host.call > 0).tolist()}
-        del host.columns["call"]
+        self.spools.shift(base_ns or 0)
+        ranges = self._gpu_ranges.finish()
+        ranges.columns["start"] += base_ns or 0
         distributed = metadata.get("distributedInfo")
         distributed = distributed if isinstance(distributed, dict) else {}
         devices = _devices(metadata)
-        used = _used_device(devices, device.device)
+        used = _used_device(devices, self._used)
         told = [described(call, groups) for call in self._calls.values]
         of_rank = rank if rank is not None else rank_or(distributed.get("rank"), 0)
         if metadata.get("vtrain.read_error"):
             self.notes.add("files", NOTED, "cannot be read to its end", example=str(metadata["vtrain.read_error"]))
         return Trace(
             source="kineto",
-            host=host,
-            launches=_since_1970(self._launches.finish(), base_ns),
-            device=device,
-            gpu_ranges=_since_1970(self._gpu_ranges.finish(), base_ns),
-            memory=_since_1970(self._memory.finish(), base_ns),
+            host=Columns(*HOST).finish(),
+            launches=Columns(*LAUNCHES).finish(),
+            device=Columns(*DEVICE).finish(),
+            gpu_ranges=ranges,
+            memory=Columns(*MEMORY).finish(),
             names=self._names.values,
             signatures=self._signatures.values,
             calls=told,
-            host_calls=calls,
+            host_calls={},
             rank=of_rank,
             world_size=rank_or(distributed.get("world_size"), 1),
             notes=self.notes,
@@ -288,13 +309,6 @@ class _Builder:
     def _note_ignored(self) -> None:
         for (phase, category), count in self._ignored.items():
             self.notes.add("events", DROPPED, _why_ignored(phase, category), count)
-
-
-def _since_1970(events: Events, base_ns: int | None) -> Events:
-    """Events whose times count from 1970, as far as it is known when they begin."""
-    for name in {"start", "time"} & set(events.columns):
-        events.columns[name] += base_ns or 0
-    return events
 
 
 def _why_ignored(phase: str, category: str) -> str:
@@ -325,10 +339,9 @@ def _devices(metadata: Mapping[str, object]) -> list[dict[str, object]]:
     return [d for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
 
 
-def _used_device(devices: Sequence[dict[str, object]], of_events: Ints) -> dict[str, object]:
-    """The device that most events ran on; the first one where the list does not have it."""
-    numbers = of_events[of_events >= 0]
-    used = int(np.bincount(numbers).argmax()) if len(numbers) else 0
+def _used_device(devices: Sequence[dict[str, object]], events: Mapping[int, int]) -> dict[str, object]:
+    """The device that most events ran on; the first one where the list does not have it. events: by device."""
+    used = min((number for number in events if number >= 0), key=lambda n: (-events[n], n), default=0)
     return next((d for d in devices if d.get("id") == used), devices[0] if devices else {})
 
 

@@ -8,8 +8,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,15 +18,15 @@ from vtrain_schemas.layout import RUN_PREFIX, check_run_id, file_path
 from vtrain_schemas.version import SCHEMA_VERSION
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.inferred_groups import infer_groups
-from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.kineto import record_kineto
 from vtrain_sim.ingest.kineto_values import MOST_RANKS
 from vtrain_sim.ingest.notes import Note, Notes
 from vtrain_sim.ingest.nsys import read_nsys
 from vtrain_sim.ingest.provenance import Recorded, recorded, text_of
+from vtrain_sim.ingest.recording import Recording
 from vtrain_sim.ingest.sources import NSYS, Group, Source, find, groups, unpacked_archive
-from vtrain_sim.ingest.table_file import write_pieces
+from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.tables import run_row, tables_of
-from vtrain_sim.ingest.trace import Trace
 from vtrain_sim.ingest.workers import in_processes
 
 # Raised when a change of the reader makes other rows of the same trace.
@@ -234,7 +232,8 @@ def _ingest_group(group: Group, directory: Path, reading: _Reading) -> RunReport
         new.mkdir(parents=True, exist_ok=True)
         row = _run_row(group, results, first, reading)
         row["config_json"] = text_of(reading.provenance(group), new, not_read)
-        _write(staging, group.run_id, first.rank, "runs", [pa.Table.from_pylist([row], schema=arrow_schema("runs"))])
+        runs = pa.Table.from_pylist([row], schema=arrow_schema("runs"))
+        write_tables([("runs", runs)], {"runs": staging / file_path(group.run_id, "runs", first.rank)})
         _swap(new, directory)
     except OSError as error:
         raise _NotWrittenError(f"cannot write {directory}: {error.strerror or error}") from None
@@ -351,9 +350,9 @@ def _read_reports(
 def _read_one(source: Source, run_id: str, rank: int | None, staging: Path, add: Callable[[int], None]) -> _Answer:
     """Read one source and write its ranks' tables; what the run's row needs of each, or why it cannot be read."""
     results: list[_RankResult] = []
-    trace: Trace | None = None
+    trace: Recording | None = None
     try:
-        for trace in _traces(source, rank, add):
+        for trace in _traces(source, rank, staging, add):
             results.append(_write_trace(trace, run_id, staging))
     except UserError as error:
         why = str(error)
@@ -364,25 +363,30 @@ def _read_one(source: Source, run_id: str, rank: int | None, staging: Path, add:
     else:
         return results
     for written in {r.rank for r in results} | ({trace.rank} if trace is not None else set()):
-        for name in TABLES:
-            (staging / file_path(run_id, name, written)).unlink(missing_ok=True)
+        for place in _places(staging, run_id, written).values():
+            place.unlink(missing_ok=True)
     return why
 
 
-def _write_trace(trace: Trace, run_id: str, staging: Path) -> _RankResult:
-    starts = [t for t in (trace.host, trace.device) if len(t) and trace.dated]
-    created = min((int(t.start.min()) for t in starts), default=None)
-    for name, pieces in groupby(tables_of(trace, run_id), key=itemgetter(0)):
-        _write(staging, run_id, trace.rank, name, (piece for _, piece in pieces))
-    run = run_row(run_id, trace, trace.world_size, created, "{}")
-    return _RankResult(trace.rank, trace.world_size, tuple(trace.notes.lines()), run)
+def _write_trace(trace: Recording, run_id: str, staging: Path) -> _RankResult:
+    write_tables(tables_of(trace, run_id), _places(staging, run_id, trace.rank))
+    head = trace.head
+    run = run_row(run_id, head, head.world_size, trace.facts.begin if head.dated else None, "{}")
+    return _RankResult(head.rank, head.world_size, tuple(head.notes.lines()), run)
 
 
-def _traces(source: Source, rank: int | None, add: Callable[[int], None]) -> list[Trace]:
+def _places(staging: Path, run_id: str, rank: int) -> dict[str, Path]:
+    """Files of a rank's tables but the run's own. The directory is hidden until all of them are there."""
+    return {name: staging / file_path(run_id, name, rank) for name in TABLES if name != "runs"}
+
+
+def _traces(source: Source, rank: int | None, staging: Path, add: Callable[[int], None]) -> Iterator[Recording]:
+    """What one source holds, by rank. staging: where there is room on disk for what does not fit into memory."""
     if source.kind == NSYS:
         traces = read_nsys(source.path, rank)
         add(source.size)
-        return traces
+        yield from map(Recording.of, traces)
+        return
     with source.open() as (stream, position):
         seen = 0
 
@@ -392,13 +396,6 @@ def _traces(source: Source, rank: int | None, add: Callable[[int], None]) -> lis
             add(position() - seen)
             seen = position()
 
-        return [read_kineto(stream, source.name, rank, advance)]
-
-
-def _write(staging: Path, run_id: str, rank: int, name: str, pieces: Iterable[pa.Table]) -> None:
-    """Write a table; one without rows has no file. The directory is hidden until all of it is there."""
-    path = staging / file_path(run_id, name, rank)
-    if not write_pieces(path, name, pieces):
-        path.unlink()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        staging.mkdir(parents=True, exist_ok=True)
+        recording = record_kineto(stream, source.name, rank, advance, staging)
+    yield recording

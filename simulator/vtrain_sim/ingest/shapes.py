@@ -8,14 +8,17 @@ by comparing it with the forward operator of the same autograd sequence number.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
 from vtrain_schemas.framework_operators import as_gradient, causal_argument, operator_rule, shaped_operator
 from vtrain_schemas.kernel_names import kernel_dtype
 from vtrain_schemas.operators import Operator
+from vtrain_sim.ingest.facts import Facts
 from vtrain_sim.ingest.notes import KEPT, NOTED
 from vtrain_sim.ingest.structure import BACKWARD, DGRAD, RECOMPUTE, WGRAD, Structure
 from vtrain_sim.ingest.trace import OPERATOR, Bools, Ints, Trace
@@ -25,6 +28,9 @@ _LARGEST = 1 << 40
 _TYPES = ("", "float64", "float32", "float16", "bfloat16", "float8")
 # Kinds whose backward pass is one operator of the same sizes.
 _MIRRORED = ("attention", "norm", "embedding")
+
+# Begin, ns, and operator, by sequence number.
+BySequence: TypeAlias = dict[int, list[tuple[int, Operator]]]
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,15 @@ class Shapes:
     sequence: Ints
 
 
-def shapes_of(trace: Trace, structure: Structure) -> Shapes:
-    """Find the operators of a trace; remarks go into its notes."""
-    return _Finder(trace, structure).find()
+def shapes_of(trace: Trace, structure: Structure, facts: Facts, forwards: Forwards) -> Shapes:
+    """Find the operators of a window; remarks go into its notes. forwards: of the windows before, gets this one's."""
+    return _Finder(trace, structure, facts, forwards).find()
 
 
 class _Finder:
-    def __init__(self, trace: Trace, structure: Structure) -> None:
+    def __init__(self, trace: Trace, structure: Structure, facts: Facts, forwards: Forwards) -> None:
         self.trace, self.structure, self.host = trace, structure, structure.host
+        self.facts, self.forwards = facts, forwards
         self.is_operator = self.host.category == OPERATOR
         self.numbers: dict[Operator, int] = {}
         self.shape = np.full(len(self.host), -1, dtype=np.int64)
@@ -58,13 +65,12 @@ class _Finder:
         self._name_gradients()
         measured = int((self.shape >= 0).sum())
         self.trace.notes.add("operators", KEPT, "with a shape that says what they compute", measured)
-        bare = self.is_operator & (self.host.signature < 0)
-        if len(self.host) and self.is_operator.any() and not (self.host.signature[self.is_operator] >= 0).any():
+        if not self.facts.has_sizes:
             self.trace.notes.add(
                 "operators",
                 NOTED,
                 "have no input sizes (profile with record_shapes): no shapes for the cost surfaces",
-                int(bare.sum()),
+                int(self.is_operator.sum()),
             )
         return Shapes(self.shape, list(self.numbers), self.duration, self.sequence)
 
@@ -121,10 +127,10 @@ class _Finder:
     def _name_gradients(self) -> None:
         phase, sequence = self.structure.phase, self.sequence
         operators = list(self.numbers)
-        forward: dict[int, list[Operator]] = {}
         backward_pass = np.isin(phase, (BACKWARD, DGRAD, WGRAD))
-        for row in np.flatnonzero((self.shape >= 0) & ~backward_pass & (sequence >= 0)).tolist():
-            forward.setdefault(int(sequence[row]), []).append(operators[self.shape[row]])
+        rows = np.flatnonzero((self.shape >= 0) & ~backward_pass & (sequence >= 0))
+        self.forwards.add(sequence[rows], self.host.start[rows], [operators[n] for n in self.shape[rows].tolist()])
+        forward = self.forwards.of(np.unique(sequence[backward_pass]))
         named: dict[int, set[str]] = {}
         loose = 0
         for row in np.flatnonzero((self.shape >= 0) & backward_pass).tolist():
@@ -132,13 +138,13 @@ class _Finder:
             if operator.kind != "gemm":
                 named.setdefault(int(sequence[row]), set()).add(operator.kind)
                 continue
-            candidates = [o for o in forward.get(int(sequence[row]), ()) if o.kind == "gemm"]
+            candidates = _earlier(forward, int(sequence[row]), int(self.host.start[row]), "gemm")
             gradient = next((g for o in candidates if (g := as_gradient(operator, o)) is not None), None)
             if gradient is None:
                 # A product is a product: as the data gradient of the layer whose sizes it would have.
                 loose += 1
                 gradient = replace(operator, phase="dgrad", n=operator.k, k=operator.n)
-            have = named.setdefault(int(sequence[row]), set())
+            have = named.setdefault(int(sequence[row]), set()) if sequence[row] >= 0 else set()
             # Where tokens and outputs are as many, the sizes fit both: autograd takes the data gradient first.
             if gradient.m == gradient.n and gradient.phase in have:
                 gradient = replace(gradient, phase="wgrad")
@@ -151,7 +157,7 @@ class _Finder:
         for row in np.flatnonzero((self.shape >= 0) & (phase == RECOMPUTE)).tolist():
             self.shape[row] = self._number(replace(operators[self.shape[row]], phase="recompute"))
 
-    def _fused_gradients(self, forward: dict[int, list[Operator]], named: dict[int, set[str]]) -> None:
+    def _fused_gradients(self, forward: BySequence, named: dict[int, set[str]]) -> None:
         """Backward work that no operator with sizes stands for: fused products and attention."""
         if not self.trace.on_device:
             return
@@ -165,7 +171,7 @@ class _Finder:
         )
         for row in np.flatnonzero(launching).tolist():
             kind = next((k for k, time in of_kind.items() if time[row] > 0), "")
-            candidates = [o for o in forward.get(int(sequence[row]), ()) if o.kind == kind]
+            candidates = _earlier(forward, int(sequence[row]), int(self.host.start[row]), kind)
             if not kind or len(candidates) != 1:
                 continue
             have = named.get(int(sequence[row]), set())
@@ -186,6 +192,41 @@ class _Finder:
         total = np.zeros(len(self.host), dtype=np.int64)
         np.add.at(total, self.structure.launcher[mine], device.duration[mine])
         return total
+
+
+class Forwards:
+    """Operators outside the backward pass, of the windows so far, by autograd's sequence number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Operator, int] = {}
+        # Of each window: sequence numbers, in order, begins and numbers of operators.
+        self._windows: list[tuple[Ints, Ints, Ints]] = []
+
+    def add(self, sequence: Ints, start: Ints, operators: Sequence[Operator]) -> None:
+        """Take in the operators of a window."""
+        numbers = np.array([self._numbers.setdefault(o, len(self._numbers)) for o in operators], dtype=np.int64)
+        order = np.lexsort((start, sequence))
+        if len(order):
+            self._windows.append((sequence[order], start[order], numbers[order]))
+
+    def of(self, sequences: Ints) -> BySequence:
+        """Operators of some sequence numbers, in ascending order, with their begins."""
+        operators = list(self._numbers)
+        found: BySequence = {}
+        for known, start, numbers in self._windows:
+            wanted = sequences[(sequences >= known[0]) & (sequences <= known[-1])]
+            begin, end = np.searchsorted(known, wanted, "left"), np.searchsorted(known, wanted, "right")
+            for sequence, first, last in zip(wanted.tolist(), begin.tolist(), end.tolist(), strict=True):
+                if first < last:
+                    found.setdefault(sequence, []).extend(
+                        (int(start[i]), operators[numbers[i]]) for i in range(first, last)
+                    )
+        return found
+
+
+def _earlier(forward: BySequence, sequence: int, at: int, kind: str) -> list[Operator]:
+    """Operators of a kind with a sequence number that began before a time: a backward pass follows its forward pass."""
+    return [o for start, o in forward.get(sequence, ()) if o.kind == kind and start < at]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -7,56 +7,62 @@ recomputed ones those inside the evaluation of a checkpoint.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from vtrain_schemas.kernel_names import kernel_kind
 from vtrain_schemas.range_names import is_communication, range_rule
+from vtrain_sim.ingest.cuts import SLACK_NS
+from vtrain_sim.ingest.facts import EVALUATE, Facts
 from vtrain_sim.ingest.nesting import Nesting, adopt, innermost, nest, sort_order
 from vtrain_sim.ingest.notes import NOTED
-from vtrain_sim.ingest.trace import KERNEL, MODULE, OPERATOR, RANGE, Bools, Events, Ints, Trace
+from vtrain_sim.ingest.spool import concatenated
+from vtrain_sim.ingest.steps import OUTSIDE, Steps
+from vtrain_sim.ingest.trace import HOST, KERNEL, MODULE, OPERATOR, Bools, Events, Ints, Trace
 
 PHASES = ("forward", "backward", "recompute", "update", "dgrad", "wgrad")
 FORWARD, BACKWARD, RECOMPUTE, UPDATE, DGRAD, WGRAD = range(6)
-EVALUATE = "autograd::engine::evaluate_function: "
-OUTSIDE = -1
-_NUMBER = re.compile(r"(\d+)\D*$")
 _NEVER = np.iinfo(np.int64).max
+_NUMBERED = (*HOST, "number")
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Training steps in order of time: number, start and duration, ns. `marked`: the trace has them."""
+class Carried:
+    """What one window of a trace hands to the next: the ranges that are open at its end, and how many host events of
+    each thread came before.
 
-    number: Ints
-    start: Ints
-    duration: Ints
-    marked: bool
+    Host events are numbered as they stand sorted by thread, whatever the windows.
+    """
 
-    def of(self, at: Ints) -> Ints:
-        """The step of each time; `OUTSIDE` for none."""
-        if not len(self.start):
-            return np.full(len(at), OUTSIDE, dtype=np.int64)
-        index = np.searchsorted(self.start, at, side="right") - 1
-        before = np.maximum(index, 0)
-        inside = (index >= 0) & (at < self.start[before] + self.duration[before])
-        return np.where(inside, self.number[before], OUTSIDE)
+    def __init__(self, facts: Facts) -> None:
+        self.open = concatenated(_NUMBERED, [])
+        self._next = np.concatenate([[0], np.cumsum(facts.host_rows)])[:-1].astype(np.int64)
+
+    def number(self, host: Events) -> None:
+        """Number the sorted host events that have no number (-1)."""
+        new = np.flatnonzero(host.number < 0)
+        thread = host.thread[new]
+        place = np.arange(len(new)) - np.searchsorted(thread, thread)
+        host.number[new] = self._next[thread] + place
+        self._next += np.bincount(thread, minlength=len(self._next))
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Indices refer to `host` (sorted) and to the trace's device events.
+    """Indices refer to `host` (sorted) and to the trace's device events. `host` begins with ranges of earlier windows
+    that are still open; its column `number` is the event's place in the whole trace.
 
-    launcher: [device] host event, -1. launched_at: [device] time of the launching call, -1 where it is not
-    in the trace. device_step: [device] step that launched it, `OUTSIDE` where that is not known. span: [host]
-    innermost enclosing span, the event itself included, -1. phase: [host], index into `PHASES`. busy, self_time:
-    [host] device time launched inside, and by the event itself, ns. first, last: [host] begin and end of that on the
-    device. kinds: kind of each device event.
+    begun: [host] whether the event begins in this window. open: [host] whether it is open at its end. launcher:
+    [device] host event, -1. launched_at: [device] time of the launching call, -1 where it is not in the trace.
+    device_step: [device] step that launched it, `OUTSIDE` where that is not known. span: [host] innermost enclosing
+    span, the event itself included, -1. phase: [host], index into `PHASES`. busy, self_time: [host] device time
+    launched inside, and by the event itself, ns. first, last: [host] begin and end of that on the device. kinds: kind
+    of each device event.
     """
 
     host: Events
+    begun: Bools
+    open: Bools
     nesting: Nesting
     is_span: Bools
     span: Ints
@@ -72,19 +78,37 @@ class Structure:
     device_step: Ints
     host_step: Ints
 
+    def numbers_of(self, rows: Ints) -> Ints:
+        """Numbers in the whole trace of host events; -1 for -1."""
+        if not len(self.host):
+            return rows
+        numbers: Ints = np.where(rows >= 0, self.host.number[np.maximum(rows, 0)], -1)
+        return numbers
 
-def structure_of(trace: Trace) -> Structure:
-    """Work out the structure of a trace, whose host events are sorted for it; remarks go into its notes."""
-    nesting = _nest_host(trace)
+
+def is_compute(kind: str) -> bool:
+    """Whether kernels of a kind compute."""
+    return kind not in ("communication", "memory")
+
+
+def structure_of(trace: Trace, facts: Facts, carried: Carried) -> Structure:
+    """Work out the structure of a window, whose host events are sorted for it; remarks go into its notes.
+
+    carried: what the window before it left, which becomes what this one leaves.
+    """
+    nesting, begun = _nest_host(trace, carried)
     host, device = trace.host, trace.device
-    _note_order(trace)
-    launcher, launched_at = _launchers(trace, host, nesting)
-    nesting = _adopt_backward(trace, host, nesting)
+    over = (host.category != OPERATOR) & (host.start + host.duration + SLACK_NS >= trace.end)
+    carried.open = host.take(over)
+    launcher, launched_at = _launchers(trace, facts, nesting)
+    nesting = _adopt_backward(facts, host, nesting)
     self_time, first, last = _launched_work(trace, host, launcher)
     is_span, marks = _spans_and_marks(trace, host, nesting)
-    steps = _steps(trace, host)
+    steps = facts.steps
     return Structure(
         host=host,
+        begun=begun,
+        open=over,
         nesting=nesting,
         is_span=is_span,
         span=nesting.pass_down(np.where(is_span, np.arange(len(host)), -1), ~is_span),
@@ -120,20 +144,26 @@ def _launched_in(trace: Trace, steps: Steps, launched_at: Ints) -> Ints:
     return inside
 
 
-def _nest_host(trace: Trace) -> Nesting:
-    """Sort the host events of a trace, in place, and nest them."""
+def _nest_host(trace: Trace, carried: Carried) -> tuple[Nesting, Bools]:
+    """Sort the host events of a window, in place, with those open from before, and nest them; which begin in it."""
+    trace.host.columns["number"] = np.full(len(trace.host), -1, dtype=np.int64)
+    if len(carried.open):
+        trace.host = concatenated(_NUMBERED, [trace.host, carried.open])
     rows = sort_order(trace.host.thread, trace.host.start, trace.host.duration, trace.host.category)
     places = np.empty(len(rows), dtype=np.int64)
     places[rows] = np.arange(len(rows))
     trace.host_calls = {int(places[row]): call for row, call in trace.host_calls.items()}
     # The unsorted columns go: they are most of what a large trace takes.
     host = trace.host = trace.host.take(rows)
+    begun = host.number < 0
+    carried.number(host)
     nesting = nest(host.thread, host.start, host.duration)
-    if nesting.overlapping.any():
-        example = trace.names[int(host.name[int(np.flatnonzero(nesting.overlapping)[0])])]
+    overlapping = nesting.overlapping & begun
+    if overlapping.any():
+        example = trace.names[int(host.name[int(np.flatnonzero(overlapping)[0])])]
         reason = "overlap another on their thread: put into the nearest that holds them"
-        trace.notes.add("ranges", NOTED, reason, int(nesting.overlapping.sum()), example)
-    return nesting
+        trace.notes.add("ranges", NOTED, reason, int(overlapping.sum()), example)
+    return nesting, begun
 
 
 def _launched_work(trace: Trace, host: Events, launcher: Ints) -> tuple[Ints, Ints, Ints]:
@@ -147,19 +177,9 @@ def _launched_work(trace: Trace, host: Events, launcher: Ints) -> tuple[Ints, In
     return self_time, first, last
 
 
-def _note_order(trace: Trace) -> None:
-    """Count the kernels that stand before an earlier one of their stream in the file."""
-    order = np.lexsort((trace.device.stream, trace.device.device))  # stable
-    starts, streams, devices = (
-        column[order] for column in (trace.device.start, trace.device.stream, trace.device.device)
-    )
-    late = int(((np.diff(starts) < 0) & (np.diff(streams) == 0) & (np.diff(devices) == 0)).sum())
-    trace.notes.add("kernels", NOTED, "stand out of the order of time in the file: sorted", late)
-
-
-def _launchers(trace: Trace, host: Events, nesting: Nesting) -> tuple[Ints, Ints]:
+def _launchers(trace: Trace, facts: Facts, nesting: Nesting) -> tuple[Ints, Ints]:
     """[device] the host event that launched each device event, and when; -1 where the trace does not tell."""
-    device, launches = trace.device, trace.launches
+    host, device, launches = trace.host, trace.device, trace.launches
     launcher = np.full(len(device), -1, dtype=np.int64)
     times = np.full(len(device), -1, dtype=np.int64)
     order = np.argsort(launches.correlation, kind="stable")
@@ -182,25 +202,17 @@ def _launchers(trace: Trace, host: Events, nesting: Nesting) -> tuple[Ints, Ints
         rows = np.flatnonzero(loose)[match]
         launcher[rows] = order[place[match]]
         times[rows] = np.where(times[rows] >= 0, times[rows], host.start[launcher[rows]])
-    if len(host):
+    if facts.host_rows.any():
         reason = "not linked to an operator or range: none was open, or the launching call is not in the trace"
         trace.notes.add("kernels", NOTED, reason, int((launcher < 0).sum()))
     return launcher, times
 
 
-def _adopt_backward(trace: Trace, host: Events, nesting: Nesting) -> Nesting:
+def _adopt_backward(facts: Facts, host: Events, nesting: Nesting) -> Nesting:
     """Put what autograd runs on threads of its own into the range that waits for it on the training thread."""
-    evaluates = np.array([name.startswith(EVALUATE) for name in trace.names], dtype=bool)
-    # The training thread is the one whose steps are marked, else the one with most ranges.
-    is_step = _named_steps(trace)[host.name] & (host.category == RANGE) if len(host) else np.empty(0, dtype=bool)
-    telling = is_step if is_step.any() else host.category != OPERATOR
-    if not telling.any():
-        return nesting
-    threads, counts = np.unique(host.thread[telling], return_counts=True)
-    training = int(threads[counts.argmax()])
-    autograd = np.unique(host.thread[evaluates[host.name] & (host.thread != training)])
-    rows = np.flatnonzero((nesting.parent < 0) & np.isin(host.thread, autograd) & (host.category == OPERATOR))
-    where = innermost(host.thread, host.start, host.duration, nesting, np.full(len(rows), training), host.start[rows])
+    rows = np.flatnonzero((nesting.parent < 0) & np.isin(host.thread, facts.autograd) & (host.category == OPERATOR))
+    training = np.full(len(rows), facts.training)
+    where = innermost(host.thread, host.start, host.duration, nesting, training, host.start[rows])
     # Only ranges and modules wait: an operator that happens to run then does not.
     while (inside := (where >= 0) & (host.category[np.maximum(where, 0)] == OPERATOR)).any():
         where[inside] = nesting.parent[where[inside]]
@@ -234,43 +246,3 @@ def _spans_and_marks(trace: Trace, host: Events, nesting: Nesting) -> tuple[Bool
     marks[records] = np.where(inside[records], RECOMPUTE, FORWARD)
     marks[is_module & inside] = RECOMPUTE
     return (host.category != OPERATOR) & ~quiet[host.name], marks
-
-
-def _named_steps(trace: Trace) -> Bools:
-    """Which of the trace's names are those of training steps."""
-    return np.array([(r := range_rule(n)) is not None and r.kind == "step" for n in trace.names], dtype=bool)
-
-
-def _steps(trace: Trace, host: Events) -> Steps:
-    if len(host):
-        rows = np.flatnonzero((host.category == RANGE) & _named_steps(trace)[host.name])
-        if len(rows):
-            return _marked_steps(trace, host, rows)
-    everything = [e for e in (host, trace.device) if len(e)]
-    if not everything:
-        nothing = np.empty(0, dtype=np.int64)
-        return Steps(nothing, nothing, nothing, False)
-    # The first launch may come before everything else.
-    begin = min(int(e.start.min()) for e in (*everything, *([trace.launches] if len(trace.launches) else [])))
-    end = max(int((e.start + e.duration).max()) for e in everything)
-    trace.notes.add("steps", NOTED, "none is marked (ProfilerStep#): the whole trace counts as one step, number 0")
-    return Steps(np.array([0]), np.array([begin]), np.array([end - begin + 1]), False)
-
-
-def _marked_steps(trace: Trace, host: Events, rows: Ints) -> Steps:
-    """Steps from the host events that mark them."""
-    rows = rows[np.argsort(host.start[rows], kind="stable")]
-    start, duration = host.start[rows], host.duration[rows]
-    outer = np.concatenate([[True], start[1:] >= np.maximum.accumulate(start + duration)[:-1]])
-    trace.notes.add("steps", NOTED, "lie inside another step: left to it", int((~outer).sum()))
-    rows = rows[outer]
-    numbers = [_step_number(trace.names[int(n)]) for n in host.name[rows]]
-    if None in numbers or len(set(numbers)) < len(numbers):
-        trace.notes.add("steps", NOTED, "have no numbers of their own: numbered in order of time", len(rows))
-        numbers = list(range(len(rows)))
-    return Steps(np.array(numbers, dtype=np.int64), host.start[rows], host.duration[rows], True)
-
-
-def _step_number(name: str) -> int | None:
-    match = _NUMBER.search(name)
-    return int(match[1]) if match is not None and int(match[1]) < 1 << 31 else None

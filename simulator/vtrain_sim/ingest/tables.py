@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,71 +10,133 @@ import pyarrow as pa
 from vtrain_schemas import SCHEMA_VERSION, TABLES, arrow_schema
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.operators.columns import causal_column, fused_column
-from vtrain_sim.ingest.collectives import DISPATCH, collective_rows
+from vtrain_sim.ingest.call_names import DISPATCH
+from vtrain_sim.ingest.collectives import CollectiveTable
 from vtrain_sim.ingest.columns import Column, Looked, Numbers, from_zero, pieces
 from vtrain_sim.ingest.notes import KEPT, NOTED
-from vtrain_sim.ingest.shapes import Shapes, kinds_by_name, shapes_of
-from vtrain_sim.ingest.spans import span_columns
-from vtrain_sim.ingest.structure import PHASES, Structure, structure_of
+from vtrain_sim.ingest.recording import Recording
+from vtrain_sim.ingest.shapes import Forwards, Shapes, kinds_by_name, shapes_of
+from vtrain_sim.ingest.spans import SpanTable
+from vtrain_sim.ingest.structure import PHASES, Carried, Structure, structure_of
+from vtrain_sim.ingest.tally import Tally
 from vtrain_sim.ingest.trace import OPERATOR, Bools, Ints, Trace
 
 _DIMS = ("m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim")
 
 
-def tables_of(trace: Trace, run_id: str) -> Iterator[tuple[str, pa.Table]]:
-    """Every table of one rank but `runs`, in pieces of a bounded number of rows, a table's pieces in a row.
+def tables_of(trace: Trace | Recording, run_id: str) -> Iterator[tuple[str, pa.Table]]:
+    """Every table of one rank but `runs`, in pieces of a bounded number of rows.
+
+    Where the trace has several windows, pieces of one table come between those of others.
 
     The last, `ingest`, says what was kept and left out.
     """
-    structure = structure_of(trace)
-    shapes = shapes_of(trace, structure)
-    for name in ("spans", "operators", "kernels", "steps"):
-        # Made when their turn comes: each is large.
-        if name == "spans":
-            columns = span_columns(trace, structure)
-        elif name == "operators":
-            columns = _operators(trace, structure, shapes)
-        else:
-            columns = _kernels(trace, structure) if name == "kernels" else _steps(trace, structure)
-        for piece in pieces(name, columns, run_id, trace.rank):
-            yield name, piece
-    common = {"run_id": run_id, "rank": trace.rank}
+    recording = trace if isinstance(trace, Recording) else Recording.of(trace)
+    head, carried, forwards = recording.head, Carried(recording.facts), Forwards()
+    spans, operators, kernels = SpanTable(recording), _Operators(head), _Kernels(head)
+    steps, collectives = _Steps(recording), CollectiveTable(recording, run_id)
+    for window in recording.windows():
+        structure = structure_of(window, recording.facts, carried)
+        shapes = shapes_of(window, structure, recording.facts, forwards)
+        for name in ("spans", "operators", "kernels"):
+            # Made when their turn comes: each is large.
+            if name == "spans":
+                columns = spans.of_window(window, structure)
+            elif name == "operators":
+                columns = operators.of_window(window, structure, shapes)
+            else:
+                columns = kernels.of_window(window, structure)
+            for piece in pieces(name, columns, run_id, head.rank):
+                yield name, piece
+        steps.add(window)
+        collectives.add(window, structure)
+    for piece in pieces("steps", steps.columns(), run_id, head.rank):
+        yield "steps", piece
+    for piece in collectives.pieces():
+        yield "collectives", piece
     rank = {
-        **common,
-        "host": trace.host_name or None,
-        **trace.coordinates,
-        "device_name": trace.device_name or None,
+        "run_id": run_id,
+        "rank": head.rank,
+        "host": head.host_name or None,
+        **head.coordinates,
+        "device_name": head.device_name or None,
     }
-    for name, rows in (
-        ("collectives", [{**common, **row} for row in collective_rows(trace, structure)]),
-        ("ranks", [rank]),
-        ("ingest", trace.notes.rows(run_id, trace.rank)),
-    ):
+    for name, rows in (("ranks", [rank]), ("ingest", head.notes.rows(run_id, head.rank))):
         yield name, pa.Table.from_pylist(rows, schema=arrow_schema(name))
 
 
-def _steps(trace: Trace, structure: Structure) -> dict[str, Column]:
-    steps = structure.steps
-    of_memory = steps.of(trace.memory.time)
-    peaks = []
-    for column in (trace.memory.allocated, trace.memory.reserved):
-        most = [int(column[of_memory == n].max()) if (of_memory == n).any() else -1 for n in steps.number.tolist()]
-        peaks.append(np.array(most, dtype=np.int64))
-    count = len(steps.number)
-    trace.notes.add("steps", KEPT, "training steps" if steps.marked else "step made of the whole trace", count)
-    return {
-        "step": Numbers(steps.number),
-        "start_ns": Numbers(steps.start),
-        "duration_ns": Numbers(steps.duration),
-        "interval_ns": Numbers(np.diff(steps.start + steps.duration, prepend=0), np.arange(count) > 0),
-        "peak_allocated_bytes": from_zero(peaks[0]),
-        "peak_reserved_bytes": from_zero(peaks[1]),
-    }
+class _Steps:
+    """The steps table, with the most memory that was allocated and reserved in each."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._steps, self._notes = recording.facts.steps, recording.head.notes
+        self._peaks = np.full((len(self._steps.number), 2), -1, dtype=np.int64)
+
+    def add(self, window: Trace) -> None:
+        """Take in the memory events of a window."""
+        of_memory = self._steps.of(window.memory.time)
+        for index, number in enumerate(self._steps.number.tolist()):
+            inside = of_memory == number
+            for which, column in enumerate((window.memory.allocated, window.memory.reserved)):
+                if inside.any():
+                    self._peaks[index, which] = max(self._peaks[index, which], int(column[inside].max()))
+
+    def columns(self) -> dict[str, Column]:
+        """Columns of the table, once all windows were taken in."""
+        steps, count = self._steps, len(self._steps.number)
+        self._notes.add("steps", KEPT, "training steps" if steps.marked else "step made of the whole trace", count)
+        return {
+            "step": Numbers(steps.number),
+            "start_ns": Numbers(steps.start),
+            "duration_ns": Numbers(steps.duration),
+            "interval_ns": Numbers(np.diff(steps.start + steps.duration, prepend=0), np.arange(count) > 0),
+            "peak_allocated_bytes": from_zero(self._peaks[:, 0]),
+            "peak_reserved_bytes": from_zero(self._peaks[:, 1]),
+        }
 
 
-def _operators(trace: Trace, structure: Structure, shapes: Shapes) -> dict[str, Column]:
+class _Operators:
+    """Makes the columns of the operators table, window by window; remarks go into the trace's notes."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._unknown = Tally(trace.names)
+
+    def of_window(self, trace: Trace, structure: Structure, shapes: Shapes) -> dict[str, Column]:
+        """Columns of the operators of a window."""
+        host = structure.host
+        rows = np.flatnonzero(host.category == OPERATOR)
+        kind, phase, words = _kinds_and_phases(trace, structure, shapes, rows)
+        shape = shapes.shape[rows]
+        time = structure.busy if trace.on_device else host.duration
+        self_time = structure.self_time[rows] if trace.on_device else _self_time_on_host(structure, rows)
+        other = rows[kind == (words.index("other") if "other" in words else -2)]
+        self._unknown.add(host.name[other], host.number[other])
+        trace.notes.add("operators", KEPT, "framework operators", len(rows))
+        if trace.is_last:
+            reason = "have names that no rule knows: kind other"
+            trace.notes.add("operators", NOTED, reason, self._unknown.total, ", ".join(self._unknown.most(5)))
+        launched = structure.first[rows] < structure.last[rows]
+        sizes = [dims.decode("utf-8", "replace") for dims, *_ in trace.signatures]
+        return {
+            "step": Numbers(structure.host_step[rows]),
+            "span_id": from_zero(structure.numbers_of(structure.span[rows])),
+            "name": Looked(trace.names, host.name[rows]),
+            "kind": Looked(words, kind),
+            "phase": Looked(PHASES, phase),
+            "source": Looked([trace.source], np.zeros(len(rows), dtype=np.int64)),
+            "input_dims": Looked(sizes, host.signature[rows]),
+            "start_ns": Numbers(np.where(launched, structure.first[rows], host.start[rows])),
+            "duration_ns": Numbers(np.where(shape >= 0, shapes.duration[rows], time[rows])),
+            "self_ns": Numbers(self_time),
+            "host_duration_ns": Numbers(host.duration[rows]),
+            "sequence_number": from_zero(shapes.sequence[rows]),
+            **_shape_columns(shapes.operators, shape),
+        }
+
+
+def _kinds_and_phases(trace: Trace, structure: Structure, shapes: Shapes, rows: Ints) -> tuple[Ints, Ints, list[str]]:
+    """[rows] kind of each operator, an index into the words that are returned with it, and phase."""
     host = structure.host
-    rows = np.flatnonzero(host.category == OPERATOR)
     used = np.zeros(len(trace.names), dtype=bool)
     used[host.name[rows]] = True
     by_name = kinds_by_name(trace, used)
@@ -88,33 +149,9 @@ def _operators(trace: Trace, structure: Structure, shapes: Shapes) -> dict[str, 
         some = shape[shaped]
         kind[shaped] = np.array([number[o.kind] for o in shapes.operators])[some]
         phase[shaped] = np.array([PHASES.index(o.phase) for o in shapes.operators])[some]
-    time = structure.busy if trace.on_device else host.duration
-    if trace.on_device:
-        self_time = structure.self_time[rows]
-    else:
-        self_time = _self_time_on_host(structure, rows)
+    if not trace.on_device:
         kind[_wait_for_calls(trace, structure, rows) & ~shaped] = number["communication"]
-    unknown = Counter(trace.names[n] for n in host.name[rows[kind == number.get("other", -2)]].tolist())
-    example = ", ".join(n for n, _ in unknown.most_common(5))
-    trace.notes.add("operators", KEPT, "framework operators", len(rows))
-    trace.notes.add("operators", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
-    launched = structure.first[rows] < structure.last[rows]
-    sizes = [dims.decode("utf-8", "replace") for dims, *_ in trace.signatures]
-    return {
-        "step": Numbers(structure.host_step[rows]),
-        "span_id": from_zero(structure.span[rows]),
-        "name": Looked(trace.names, host.name[rows]),
-        "kind": Looked(words, kind),
-        "phase": Looked(PHASES, phase),
-        "source": Looked([trace.source], np.zeros(len(rows), dtype=np.int64)),
-        "input_dims": Looked(sizes, host.signature[rows]),
-        "start_ns": Numbers(np.where(launched, structure.first[rows], host.start[rows])),
-        "duration_ns": Numbers(np.where(shaped, shapes.duration[rows], time[rows])),
-        "self_ns": Numbers(self_time),
-        "host_duration_ns": Numbers(host.duration[rows]),
-        "sequence_number": from_zero(shapes.sequence[rows]),
-        **_shape_columns(shapes.operators, shape),
-    }
+    return kind, phase, words
 
 
 def _shape_columns(operators: Sequence[Operator], shape: Ints) -> dict[str, Column]:
@@ -157,41 +194,54 @@ def _wait_for_calls(trace: Trace, structure: Structure, rows: Ints) -> Bools:
     return of_rows
 
 
-def _kernels(trace: Trace, structure: Structure) -> dict[str, Column]:
-    device, host = trace.device, structure.host
-    order = np.argsort(device.start, kind="stable")
-    words = sorted(set(structure.kinds))
-    kinds = np.array([words.index(k) for k in structure.kinds], dtype=np.int64)[order]
-    launcher = structure.launcher[order]
-    # The framework operator, where the innermost event is a range inside or around it.
-    is_operator = host.category == OPERATOR
-    nearest = structure.nesting.pass_down(np.where(is_operator, np.arange(len(host)), -1), ~is_operator)
-    operator, span, name = launcher, launcher, launcher
-    if len(host):
-        operator = np.where(launcher >= 0, nearest[np.maximum(launcher, 0)], -1)
-        span = np.where(launcher >= 0, structure.span[np.maximum(launcher, 0)], -1)
-        name = np.where(operator >= 0, host.name[np.maximum(operator, 0)], -1)
-    other = words.index("other") if "other" in words else -1
-    unknown = Counter(trace.names[n] for n in device.name[order][kinds == other].tolist())
-    example = ", ".join(n.partition("<")[0][:60] for n, _ in unknown.most_common(5))
-    trace.notes.add("kernels", KEPT, "kernels, copies and fills", len(order))
-    if len(np.unique(device.device)) > 1:
-        trace.notes.add("processes", NOTED, "used several devices: each has rows of its own in the views of GPU time")
-    trace.notes.add("kernels", NOTED, "have names that no rule knows: kind other", unknown.total(), example)
-    return {
-        "step": Numbers(structure.device_step[order]),
-        "name": Looked(trace.names, device.name[order]),
-        "stream": from_zero(device.stream[order]),
-        "correlation": from_zero(device.correlation[order]),
-        "operator": Looked(trace.names, name),
-        "start_ns": Numbers(device.start[order]),
-        "duration_ns": Numbers(device.duration[order]),
-        "kind": Looked(words, kinds),
-        "bytes": from_zero(device.bytes[order]),
-        "span_id": from_zero(span),
-        "launch_ns": from_zero(structure.launched_at[order]),
-        "device": from_zero(device.device[order]),
-    }
+class _Kernels:
+    """Makes the columns of the kernels table, window by window; remarks go into the trace's notes."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._unknown = Tally(trace.names)
+        self._rows = 0
+        self._devices: set[int] = set()
+
+    def of_window(self, trace: Trace, structure: Structure) -> dict[str, Column]:
+        """Columns of what a window launched."""
+        device, host = trace.device, structure.host
+        order = np.argsort(device.start, kind="stable")
+        words = sorted(set(structure.kinds))
+        kinds = np.array([words.index(k) for k in structure.kinds], dtype=np.int64)[order]
+        launcher = structure.launcher[order]
+        # The framework operator, where the innermost event is a range inside or around it.
+        is_operator = host.category == OPERATOR
+        nearest = structure.nesting.pass_down(np.where(is_operator, np.arange(len(host)), -1), ~is_operator)
+        operator, span, name = launcher, launcher, launcher
+        if len(host):
+            operator = np.where(launcher >= 0, nearest[np.maximum(launcher, 0)], -1)
+            span = np.where(launcher >= 0, structure.span[np.maximum(launcher, 0)], -1)
+            name = np.where(operator >= 0, host.name[np.maximum(operator, 0)], -1)
+        other = np.flatnonzero(kinds == (words.index("other") if "other" in words else -1))
+        self._unknown.add(device.name[order][other], self._rows + other)
+        self._rows += len(order)
+        self._devices.update(np.unique(device.device).tolist())
+        notes = trace.notes
+        notes.add("kernels", KEPT, "kernels, copies and fills", len(order))
+        if trace.is_last:
+            several = "used several devices: each has rows of its own in the views of GPU time"
+            notes.add("processes", NOTED, several, int(len(self._devices) > 1))
+            example = ", ".join(n.partition("<")[0][:60] for n in self._unknown.most(5))
+            notes.add("kernels", NOTED, "have names that no rule knows: kind other", self._unknown.total, example)
+        return {
+            "step": Numbers(structure.device_step[order]),
+            "name": Looked(trace.names, device.name[order]),
+            "stream": from_zero(device.stream[order]),
+            "correlation": from_zero(device.correlation[order]),
+            "operator": Looked(trace.names, name),
+            "start_ns": Numbers(device.start[order]),
+            "duration_ns": Numbers(device.duration[order]),
+            "kind": Looked(words, kinds),
+            "bytes": from_zero(device.bytes[order]),
+            "span_id": from_zero(structure.numbers_of(span)),
+            "launch_ns": from_zero(structure.launched_at[order]),
+            "device": from_zero(device.device[order]),
+        }
 
 
 def run_row(run_id: str, trace: Trace, world_size: int, created_ns: int | None, config_json: str) -> dict[str, object]:

@@ -89,6 +89,8 @@ LAUNCHES = ("thread", "start", "correlation")
 DEVICE = ("category", "name", "start", "duration", "stream", "device", "correlation", "external", "bytes", "call")
 GPU_RANGES = ("name", "start", "duration", "external", "device")
 MEMORY = ("time", "allocated", "reserved")
+BESIDE = ("start", "duration", "device")
+NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,14 @@ class Call:
 
 @dataclass
 class Trace:
-    """One process's events. `host` holds ranges, modules and operators.
+    """One process's events, all of them or those of a window of time. `host` holds ranges, modules and operators.
 
     signatures: what an operator's signature number stands for.
     calls: what the call numbers of device events mean.
     coordinates: place of the rank in its groups by column of the ranks table, as far as the trace says.
     dated: its times count from 1970; otherwise from an unknown moment.
+    on_device: whether anything of the whole trace ran on a GPU. beside: compute kernels of other windows while kernels
+    of this one run. end: of the window, ns.
     """
 
     source: str
@@ -139,8 +143,14 @@ class Trace:
     versions: dict[str, str] = field(default_factory=dict)
     coordinates: dict[str, int] = field(default_factory=dict)
     dated: bool = True
+    on_device: bool = False
+    beside: Events = field(default_factory=lambda: Columns(*BESIDE).finish())
+    end: int = NEVER
+
+    def __post_init__(self) -> None:
+        self.on_device = self.on_device or len(self.device) > 0
 
     @property
-    def on_device(self) -> bool:
-        """Whether anything ran on a GPU."""
-        return len(self.device) > 0
+    def is_last(self) -> bool:
+        """Whether no window follows."""
+        return self.end == NEVER

@@ -1,0 +1,89 @@
+"""Where a trace can be cut in time: at moments when no operator and no call of communication is open on any thread.
+
+What may reach over a cut are ranges and modules, which only enclose. What is inside them adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from vtrain_sim.ingest.call_names import is_mark
+from vtrain_sim.ingest.facts import flags
+from vtrain_sim.ingest.nesting import ROUNDING_NS
+from vtrain_sim.ingest.trace import OPERATOR, Events, Ints
+
+# An event may end a little after the one that it is in: so much around a cut nothing ends that matters there.
+SLACK_NS = 16 * ROUNDING_NS
+# Moments looked at: over a minute, one each 14 microseconds.
+_BINS = 1 << 22
+_SAMPLE = 1 << 16
+
+Blocks = Callable[[], Iterable[Events]]
+
+
+def cuts_of(names: Sequence[str], host: Blocks, launches: Blocks, rows: int, most: int) -> Ints:
+    """Times, ns, in order, that cut a trace of `rows` events on the host into windows of at most `most`, where it can
+    be cut that often."""
+    if rows <= most:
+        return np.empty(0, dtype=np.int64)
+    timeline = _Timeline(_sampled([host, launches], rows))
+    marks = flags(names, is_mark)
+    for block in host():
+        timeline.count(block.start)
+        whole = (block.category == OPERATOR) | (block.call > 0) | marks[block.name]
+        timeline.keep_whole(block.start[whole], (block.start + block.duration)[whole] + SLACK_NS)
+    for block in launches():
+        timeline.count(block.start)
+    return timeline.cuts(most)
+
+
+def _sampled(kinds: Sequence[Blocks], rows: int) -> Ints:
+    every = max(1, rows // _SAMPLE)
+    return np.concatenate([block.start[::every] for blocks in kinds for block in blocks()])
+
+
+class _Timeline:
+    """Moments of equal length between the first and the last event; a few far away count as at the ends."""
+
+    def __init__(self, sample: Ints) -> None:
+        first, last = np.quantile(sample, [0.001, 0.999])
+        margin = (last - first) / 100 + 1
+        self._begin = int(first - margin)
+        self._width = max(1, int(last - first + 2 * margin) // _BINS + 1)
+        self._events = np.zeros(_BINS, dtype=np.int32)
+        self._opened = np.zeros(_BINS + 1, dtype=np.int32)
+
+    def count(self, at: Ints) -> None:
+        """Take in events that begin at some times."""
+        np.add.at(self._events, self._bin(at), 1)
+
+    def keep_whole(self, begin: Ints, end: Ints) -> None:
+        """Take in intervals that no cut may touch."""
+        np.add.at(self._opened, self._bin(begin), 1)
+        np.add.at(self._opened, self._bin(end) + 1, -1)
+
+    def cuts(self, most: int) -> Ints:
+        """Begins of free moments with at most that many events between them, or the next free one."""
+        free = np.flatnonzero(np.cumsum(self._opened[:-1]) == 0)
+        before = np.concatenate([[0], np.cumsum(self._events, dtype=np.int64)])
+        total = int(before[-1])
+        # Events before each free moment; a cut has some on both sides.
+        free = free[(before[free] > 0) & (before[free] < total)]
+        before = before[free]
+        cuts: list[int] = []
+        done = 0
+        while total - done > most:
+            # The last free moment that leaves no more than `most`, else the first one after the last cut.
+            furthest = int(np.searchsorted(before, done + most, side="right")) - 1
+            place = max(furthest, int(np.searchsorted(before, done, side="right")))
+            if place >= len(free):
+                break
+            done = int(before[place])
+            cuts.append(self._begin + int(free[place]) * self._width)
+        return np.array(cuts, dtype=np.int64)
+
+    def _bin(self, at: Ints) -> Ints:
+        bins: Ints = np.clip((at - self._begin) // self._width, 0, _BINS - 1)
+        return bins
