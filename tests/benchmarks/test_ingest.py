@@ -16,7 +16,7 @@ from vtrain_sim.ingest import ingest
 
 # Processor time of json.load, and memory of a file a quarter as large, times this at most.
 SLOWER_THAN_PARSING = 4
-MOST_GROWTH = 3.0
+MOST_GROWTH = 1.5
 # Peak memory is a process's: each measurement has one of its own.
 _READ = r"""
 import re, sys, time

@@ -66,8 +66,8 @@ class _Timeline:
 
     def cuts(self, most: int) -> Ints:
         """Begins of free moments with at most that many events between them, or the next free one."""
-        free = np.flatnonzero(np.cumsum(self._opened[:-1]) == 0)
-        before = np.concatenate([[0], np.cumsum(self._events, dtype=np.int64)])
+        free = np.flatnonzero(np.cumsum(self._opened[:-1], dtype=np.int32) == 0)
+        before = np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(self._events, dtype=np.int32)])
         total = int(before[-1])
         # Events before each free moment; a cut has some on both sides.
         free = free[(before[free] > 0) & (before[free] < total)]

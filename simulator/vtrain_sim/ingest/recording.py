@@ -20,8 +20,8 @@ from vtrain_sim.ingest.spool import Spool, concatenated
 from vtrain_sim.ingest.structure import is_compute
 from vtrain_sim.ingest.trace import BESIDE, DEVICE, HOST, KERNEL, LAUNCHES, MEMORY, NEVER, Events, Ints, Trace
 
-# Events on the host that are worked on together: some 200 MB. Each of them takes some 400 bytes on the way.
-WINDOW = 1 << 19
+# Events on the host that are worked on together: each takes about a kilobyte on the way.
+WINDOW = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,22 @@ class _Windows:
     def traces(self) -> Iterator[Trace]:
         """The windows; their events are given up with the last."""
         for number in range(len(self._cuts) + 1):
-            host, calls = _split(self._host.events(number))
-            yield replace(
-                self._head,
-                host=host,
-                host_calls=calls,
-                launches=self._launches.events(number),
-                device=self._device.events(number),
-                memory=self._memory.events(number),
-                beside=self._beside(number),
-                end=int(self._cuts[number]) if number < len(self._cuts) else NEVER,
-            )
+            yield self._trace(number)
         for spool in (self._host, self._launches, self._device, self._memory, self._compute):
             spool.close()
+
+    def _trace(self, number: int) -> Trace:
+        host, calls = _split(self._host.events(number))
+        return replace(
+            self._head,
+            host=host,
+            host_calls=calls,
+            launches=self._launches.events(number),
+            device=self._device.events(number),
+            memory=self._memory.events(number),
+            beside=self._beside(number),
+            end=int(self._cuts[number]) if number < len(self._cuts) else NEVER,
+        )
 
     def _beside(self, number: int) -> Events:
         """Compute kernels of other windows, while those of this one run."""

@@ -14,7 +14,7 @@ import numpy as np
 from vtrain_sim.ingest.trace import Events, Ints
 
 # Bytes of one kind of event that stay in memory.
-_IN_MEMORY = 32 << 20
+_IN_MEMORY = 16 << 20
 _ITEM = 8
 
 

@@ -50,6 +50,8 @@ def tables_of(trace: Trace | Recording, run_id: str) -> Iterator[tuple[str, pa.T
                 yield name, piece
         steps.add(window)
         collectives.add(window, structure)
+        # Before the next window is read.
+        del window, structure, shapes, columns
     for piece in pieces("steps", steps.columns(), run_id, head.rank):
         yield "steps", piece
     for piece in collectives.pieces():
