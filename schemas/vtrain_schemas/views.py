@@ -2,7 +2,9 @@
 
 A view is a file in ``views/``: comment lines say what a row is, ``-- @column NAME: TEXT`` lines
 say what each column is, and the query follows. The comments become DuckDB comments and the
-reference documentation. In a query ``{matrix_products}`` lists the operator kinds that are matrix products.
+reference documentation. Words in braces stand for what is defined elsewhere: ``{matrix_products}`` lists the operator
+kinds that are matrix products, ``{traces}`` the sources of runs that are traces of other profilers, ``{kernel_name}``
+is a kernel's name without its arguments, ``{bus_factor}`` the bus factor of ``op`` in a group of ``group_size`` ranks.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from vtrain_schemas.operators import kinds
+from vtrain_schemas.words import ONE_PASS, RING_PASSES, TRACES
 
 # A view may use the ones before it.
 VIEW_ORDER = (
@@ -23,11 +26,23 @@ VIEW_ORDER = (
     "operator_roofline",
     "pipeline_bubble",
     "run_comparison",
+    "operator_comparison",
+    "kernel_comparison",
     "gpu_windows",
     "gpu_breakdown",
     "gpu_step_breakdown",
     "kernel_times",
+    "kernel_sequences",
+    "gpu_gaps",
+    "collective_bandwidth",
+    "collective_delays",
+    "stragglers",
 )
+
+# A kernel's name without template and call arguments; copies and fills have none.
+_KERNEL_NAME = """CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(
+    split_part(split_part(replace(name, '(anonymous namespace)::', ''), '<', 1), '(', 1), '^void ', ''
+) END"""
 
 
 @dataclass(frozen=True)
@@ -64,9 +79,24 @@ def parse_view(name: str, text: str) -> View:
             columns[last] += " " + comment
         else:
             doc.append(comment)
-    products = ", ".join(quote(kind.name) for kind in kinds() if kind.matrix_product)
-    text = "\n".join(query).strip().rstrip(";").replace("{matrix_products}", products)
+    text = "\n".join(query).strip().rstrip(";")
+    for word, meaning in _words().items():
+        text = text.replace("{" + word + "}", meaning)
     return View(name, " ".join(doc).strip(), columns, text)
+
+
+@cache
+def _words() -> dict[str, str]:
+    """What the words in braces stand for."""
+    passes = " ".join(
+        f"WHEN {quote(op)} THEN {count:.1f} * (group_size - 1) / group_size" for op, count in RING_PASSES.items()
+    )
+    return {
+        "matrix_products": ", ".join(quote(kind.name) for kind in kinds() if kind.matrix_product),
+        "traces": ", ".join(map(_quote, TRACES)),
+        "kernel_name": _KERNEL_NAME,
+        "bus_factor": f"CASE op {passes} {' '.join(f'WHEN {quote(op)} THEN 1.0' for op in ONE_PASS)} END",
+    }
 
 
 def views() -> list[View]:

@@ -75,3 +75,17 @@ COLLECTIVE_OPS = (
     "send",
     "recv",
 )
+
+# How often a payload crosses each link of a ring of n ranks, in units of (n - 1) / n: the bus bandwidth's factor in
+# NCCL's tests (nccl-tests, doc/PERFORMANCE.md; gather and scatter as in its src). The payload is the largest of input
+# and output on one rank.
+RING_PASSES = {
+    "all_reduce": 2,
+    "reduce_scatter": 1,
+    "all_gather": 1,
+    "all_to_all": 1,
+    "gather": 1,
+    "scatter": 1,
+}
+# Operations whose payload crosses a link once, whatever the number of ranks.
+ONE_PASS = ("broadcast", "reduce", "p2p", "send", "recv")

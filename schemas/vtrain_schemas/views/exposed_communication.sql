@@ -8,7 +8,7 @@
 -- @column bytes: payload of all calls, bytes
 -- @column duration_ns: sum of the durations, waits included, ns
 -- @column exposed_ns: time for which the rank was blocked, ns
--- @column wait_ns: time spent waiting for slower peers, ns
+-- @column wait_ns: time spent waiting for slower peers, of the calls where it is known; null where it is of none, ns
 SELECT
     run_id, rank, step, role,
     count(*) AS calls,

@@ -9,10 +9,7 @@
 -- @column mean_ns: mean time of one, ns
 -- @column share: of the time of all kernels on the device, 0 to 1
 WITH named AS (
-    SELECT run_id, rank, device, kind, duration_ns,
-        CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(
-            split_part(split_part(replace(name, '(anonymous namespace)::', ''), '<', 1), '(', 1), '^void ', ''
-        ) END AS name
+    SELECT run_id, rank, device, kind, duration_ns, {kernel_name} AS name
     FROM kernels
 )
 SELECT

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from vtrain_schemas.words import RING_PASSES
 from vtrain_sim.costs.algorithms.base import Algorithm
 from vtrain_sim.costs.paths import Path
 
 
 def bus_factor(op: str, size: int) -> float:
     """Payloads that cross one rank's link in a ring of `size` ranks (NCCL's performance notes)."""
-    if op == "all_reduce":
-        return 2.0 * (size - 1) / size
-    if op in ("reduce_scatter", "all_gather", "all_to_all"):
-        return (size - 1) / size
-    return 1.0
+    passes = RING_PASSES.get(op)
+    return 1.0 if passes is None else passes * (size - 1) / size
 
 
 class Ring(Algorithm):

@@ -1,0 +1,116 @@
+"""Views of kernels and of two runs: hand-made rows with answers worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.view_rows import kernel, query
+
+GEMM = "void cutlass::Kernel2<float>(Params)"
+
+
+def gaps(*kernels: dict[str, Any]) -> list[tuple[Any, ...]]:
+    rows = query("SELECT * FROM gpu_gaps ORDER BY step, stream, cause", kernels=kernels)
+    return [tuple(row[name] for name in ("step", "stream", "cause", "gaps", "idle_ns", "longest_ns")) for row in rows]
+
+
+def test_gaps_by_cause() -> None:
+    kernels = [
+        kernel("a", 0, 100, launch=-10),
+        kernel("b", 120, 80, launch=50),  # launched while a ran, 20 ns later: the device's own
+        kernel("c", 500, 100, launch=450),  # launched after b had ended
+        kernel("d", 640, 60, launch=300),  # launched long before, 40 ns later
+        kernel("e", 700, 50, launch=350),  # no gap
+        kernel("f", 800, 50),  # nobody knows when it was launched
+    ]
+    assert gaps(*kernels) == [
+        (1, 7, "host_wait", 1, 300, 300),
+        (1, 7, "kernel_wait", 1, 20, 20),
+        (1, 7, "other", 2, 90, 50),
+    ]
+    shares = query("SELECT sum(share) AS all FROM gpu_gaps", kernels=kernels)
+    assert shares[0]["all"] == pytest.approx(1)
+
+
+def test_gaps_are_of_one_stream_and_count_in_the_step_of_the_kernel_behind() -> None:
+    kernels = [kernel("a", 0, 100), kernel("b", 0, 1000, stream=9), kernel("c", 150, 50, launch=120, step=2)]
+    assert gaps(*kernels) == [(2, 7, "host_wait", 1, 50, 50)]
+
+
+def test_no_gap_where_an_earlier_kernel_still_runs() -> None:
+    assert gaps(kernel("a", 0, 500), kernel("b", 100, 50), kernel("c", 300, 50)) == []
+
+
+def test_sequences_that_repeat() -> None:
+    """On one stream a b c, twice; another stream's kernels are not between them."""
+    kernels = [kernel(name, 100 * n, 80) for n, name in enumerate(("a", "b", "c", "a", "b", "c"))]
+    kernels += [kernel("x", 150, 10, stream=9), kernel("a", 1000, 80, step=2)]
+    rows = query("SELECT * FROM kernel_sequences ORDER BY length, kernels", kernels=kernels)
+    assert [(r["length"], r["kernels"], r["occurrences"], r["busy_ns"], r["span_ns"]) for r in rows] == [
+        (2, ["a", "b"], 2, 320, 360),
+        (2, ["b", "c"], 2, 320, 360),
+        (3, ["a", "b", "c"], 2, 480, 560),
+    ]
+
+
+def test_sequences_have_short_names_up_to_five() -> None:
+    kernels = [kernel(GEMM, 100 * n, 80) for n in range(7)]
+    rows = query(
+        "SELECT length, kernels[1] AS first, occurrences FROM kernel_sequences ORDER BY length", kernels=kernels
+    )
+    assert [(r["length"], r["first"], r["occurrences"]) for r in rows] == [
+        (length, "cutlass::Kernel2", 8 - length) for length in (2, 3, 4, 5)
+    ]
+
+
+def span(run: str, kind: str, self_ns: int, rank: int = 0, step: int = 1) -> dict[str, Any]:
+    return {"run_id": run, "rank": rank, "step": step, "kind": kind, "phase": "forward", "self_ns": self_ns}
+
+
+def test_a_comparison_keeps_what_one_run_has() -> None:
+    """Run a: two steps; run b: one step on two ranks."""
+    spans = [span("a", "mlp", 100), span("a", "mlp", 300, step=2), span("a", "loss", 50), span("b", "mlp", 100)]
+    spans += [span("b", "mlp", 160, rank=1), span("b", "p2p", 40)]
+    rows = query("SELECT * FROM run_comparison WHERE base_run = 'a' ORDER BY kind", spans=spans)
+    columns = ("run_id", "kind", "base_calls", "run_calls", "base_ns", "run_ns", "difference_ns", "ratio")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("b", "loss", 0.5, None, 25, None, None, None),
+        ("b", "mlp", 1, 1, 200, 130, -70, 0.65),
+        ("b", "p2p", None, 0.5, None, 20, None, None),
+    ]
+
+
+def test_a_comparison_goes_both_ways() -> None:
+    spans = [span("a", "mlp", 100), span("b", "mlp", 150)]
+    rows = query("SELECT base_run, difference_ns FROM run_comparison ORDER BY base_run", spans=spans)
+    assert rows == [{"base_run": "a", "difference_ns": 50}, {"base_run": "b", "difference_ns": -50}]
+
+
+def test_kernels_of_two_runs() -> None:
+    kernels = [
+        kernel(GEMM, 0, 100, run_id="a"),
+        kernel(GEMM.replace("float", "half"), 0, 60, run_id="b"),
+        kernel("flash", 0, 10, run_id="b", kind="attention"),
+        kernel("outside", 0, 10, run_id="b", step=-1),
+    ]
+    rows = query("SELECT * FROM kernel_comparison WHERE base_run = 'a' ORDER BY name", kernels=kernels)
+    assert [(r["kind"], r["name"], r["base_ns"], r["run_ns"]) for r in rows] == [
+        ("gemm", "cutlass::Kernel2", 100, 60),
+        ("attention", "flash", None, 10),
+    ]
+
+
+def test_operators_of_two_runs_count_their_own_time() -> None:
+    common = {"rank": 0, "step": 1, "kind": "gemm", "phase": "forward"}
+    operators = [
+        {**common, "run_id": "a", "source": "kineto", "name": "aten::mm", "duration_ns": 100, "self_ns": 40},
+        {**common, "run_id": "b", "source": "kineto", "name": "aten::mm", "duration_ns": 100, "self_ns": 50},
+        {**common, "run_id": "b", "source": "module", "name": "linear_qkv", "duration_ns": 70},
+    ]
+    rows = query("SELECT * FROM operator_comparison WHERE base_run = 'a' ORDER BY name", operators=operators)
+    assert [(r["source"], r["name"], r["base_ns"], r["run_ns"], r["ratio"]) for r in rows] == [
+        ("kineto", "aten::mm", 40, 50, 1.25),
+        ("module", "linear_qkv", None, 70, None),
+    ]
