@@ -318,7 +318,26 @@ KERNELS = Table(
         Column("bytes", I64, "bytes of a copy or fill", "bytes"),
         Column("span_id", I64, "innermost span that launched it"),
         Column("launch_ns", I64, "when the host launched it, since the Unix epoch", "ns"),
+        Column("launch_duration_ns", I64, "time that the launching call took on the host", "ns"),
         DEVICE,
+    ),
+)
+
+MEMORY = Table(
+    "memory",
+    "an allocation or a release of memory through the framework's allocator (traces with profile_memory)",
+    (
+        RUN_ID,
+        RANK,
+        STEP,
+        _key("time_ns", I64, "when it happened on the host, since the Unix epoch", "ns"),
+        _key("device_type", STR, "cpu or gpu"),
+        Column("device", I32, "number of the GPU within the process; null for the host's memory"),
+        Column("bytes", I64, "size; negative where it was released", "bytes"),
+        Column("allocated_bytes", I64, "in use on the device afterwards, all tensors together", "bytes"),
+        Column("reserved_bytes", I64, "held by the allocator afterwards, in use or not", "bytes"),
+        Column("operator", STR, "framework operator that was running"),
+        Column("span_id", I64, "innermost span that was open"),
     ),
 )
 
@@ -375,7 +394,7 @@ INGEST = Table(
     (
         RUN_ID,
         RANK,
-        _key("subject", STR, "kernels, operators, ranges, collectives, steps, events, files, processes"),
+        _key("subject", STR, "kernels, operators, ranges, collectives, steps, allocations, events, files, processes"),
         _key("outcome", STR, "kept, dropped or noted"),
         _key("count", I64, "how many"),
         _key("reason", STR, "why, or what it means for the numbers"),
@@ -384,7 +403,7 @@ INGEST = Table(
 )
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES, INGEST)
+    table.name: table for table in (RUNS, RANKS, STEPS, SPANS, OPERATORS, KERNELS, COLLECTIVES, MEMORY, INGEST)
 }
 
 

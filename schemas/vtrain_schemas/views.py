@@ -34,6 +34,9 @@ VIEW_ORDER = (
     "kernel_times",
     "kernel_sequences",
     "gpu_gaps",
+    "launches",
+    "launch_summary",
+    "memory_timeline",
     "collective_bandwidth",
     "collective_delays",
     "stragglers",
@@ -93,7 +96,7 @@ def _words() -> dict[str, str]:
     )
     return {
         "matrix_products": ", ".join(quote(kind.name) for kind in kinds() if kind.matrix_product),
-        "traces": ", ".join(map(_quote, TRACES)),
+        "traces": ", ".join(map(quote, TRACES)),
         "kernel_name": _KERNEL_NAME,
         "bus_factor": f"CASE op {passes} {' '.join(f'WHEN {quote(op)} THEN 1.0' for op in ONE_PASS)} END",
     }

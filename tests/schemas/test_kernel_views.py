@@ -43,6 +43,64 @@ def test_no_gap_where_an_earlier_kernel_still_runs() -> None:
     assert gaps(kernel("a", 0, 500), kernel("b", 100, 50), kernel("c", 300, 50)) == []
 
 
+def test_launches() -> None:
+    """Three launches before the first kernel begins; the second call took longer than its kernel."""
+    kernels = [
+        kernel(GEMM, 100, 50, launch=0, launch_duration_ns=10, operator="aten::mm"),
+        kernel("b", 150, 5, launch=20, launch_duration_ns=15),
+        kernel("c", 160, 50, launch=120),
+        kernel("d", 165, 50, launch=161, launch_duration_ns=10),
+        kernel("x", 400, 50, launch=110, launch_duration_ns=10, stream=9),
+        kernel("unlinked", 500, 50),
+    ]
+    rows = query("SELECT * FROM launches ORDER BY stream, launch_ns", kernels=kernels)
+    columns = ("name", "api_ns", "delay_ns", "launch_to_start_ns", "queue_length")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("cutlass::Kernel2", 10, 90, 100, 1),
+        ("b", 15, 115, 130, 2),
+        ("c", None, None, 40, 2),
+        ("d", 10, 0, 4, 1),
+        ("x", 10, 280, 290, 1),
+    ]
+    (row,) = query("SELECT * FROM launch_summary", kernels=kernels)
+    assert [row[name] for name in ("launches", "api_ns", "median_api_ns", "longest_queue", "short_kernels")] == [
+        5,
+        45,
+        10,
+        2,
+        1,
+    ]
+    assert (row["median_delay_ns"], row["mean_queue_length"]) == (102.5, 1.4)
+
+
+def test_short_kernels_are_not_known_without_calls() -> None:
+    (row,) = query("SELECT short_kernels, api_ns FROM launch_summary", kernels=[kernel("a", 100, 50, launch=0)])
+    assert row == {"short_kernels": None, "api_ns": None}
+
+
+def test_memory_over_time() -> None:
+    gpu = {"rank": 0, "step": 1, "device_type": "gpu", "device": 0}
+    samples = [
+        {**gpu, "time_ns": 1010, "bytes": 100, "allocated_bytes": 600, "reserved_bytes": 1000, "span_id": 3},
+        {**gpu, "time_ns": 1020, "bytes": -200, "allocated_bytes": 400, "reserved_bytes": 1000, "operator": "aten::mm"},
+        {**gpu, "time_ns": 1030, "bytes": 8, "allocated_bytes": 9, "device_type": "cpu", "device": None},
+        {**gpu, "time_ns": 990, "bytes": 50, "allocated_bytes": 500, "reserved_bytes": 900, "step": -1},
+    ]
+    rows = query(
+        "SELECT * FROM memory_timeline ORDER BY step, at_ns",
+        memory=samples,
+        steps=[{"rank": 0, "step": 1, "start_ns": 1000, "duration_ns": 100}],
+        spans=[{"rank": 0, "step": 1, "span_id": 3, "name": "mlp"}],
+    )
+    columns = ("step", "at_ns", "device_type", "allocated_bytes", "unused_bytes", "peak_bytes", "operator", "span")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        (-1, 0, "gpu", 500, 400, 500, None, None),
+        (1, 10, "gpu", 600, 400, 600, None, "mlp"),
+        (1, 20, "gpu", 400, 600, 600, "aten::mm", None),
+        (1, 30, "cpu", 9, None, 9, None, None),
+    ]
+
+
 def test_sequences_that_repeat() -> None:
     """On one stream a b c, twice; another stream's kernels are not between them."""
     kernels = [kernel(name, 100 * n, 80) for n, name in enumerate(("a", "b", "c", "a", "b", "c"))]

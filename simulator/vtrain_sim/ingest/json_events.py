@@ -75,6 +75,8 @@ class Arguments(msgspec.Struct, gc=False):
     allocated: Value = msgspec.field(name="Total Allocated", default=None)
     reserved: Value = msgspec.field(name="Total Reserved", default=None)
     device_type: Value = msgspec.field(name="Device Type", default=None)
+    device_id: Value = msgspec.field(name="Device Id", default=None)
+    memory_bytes: Value = msgspec.field(name="Bytes", default=None)
 
 
 class Event(msgspec.Struct, gc=False):

@@ -16,6 +16,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.json_events import NO_ARGUMENTS, Arguments, Event, EventReader
 from vtrain_sim.ingest.kineto_calls import call_of, coordinates, described, process_groups
 from vtrain_sim.ingest.kineto_values import TimeScale, column, integer, rank_or
+from vtrain_sim.ingest.memory import memory_samples
 from vtrain_sim.ingest.notes import DROPPED, NOTED, Notes
 from vtrain_sim.ingest.recording import Recording, Spools
 from vtrain_sim.ingest.trace import (
@@ -197,6 +198,7 @@ class _Builder:
         self.spools.launches.add(
             thread=column(map(self._thread, events), len(events)),
             start=start,
+            duration=duration,
             correlation=column((integer(a.correlation) for a in _arguments(events)), len(events)),
         )
 
@@ -210,17 +212,8 @@ class _Builder:
         )
 
     def _add_memory(self, events: list[Event]) -> None:
-        events = [e for e in events if e.args is not None and integer(e.args.device_type) == 1]
-        if not events:
-            return
-        times, good = self._scale.times([e.ts for e in events])
-        rows = [
-            (int(t), integer(e.args.allocated), integer(e.args.reserved))
-            for e, t, ok in zip(events, times.tolist(), good.tolist(), strict=True)
-            if ok and e.args is not None
-        ]
-        table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        self.spools.memory.add(time=table[:, 0], allocated=table[:, 1], reserved=table[:, 2])
+        times, timed = self._scale.times([e.ts for e in events])
+        self.spools.memory.add(**memory_samples(events, times, timed, self._thread, self.notes))
 
     def _timed(self, events: list[Event], subject: str) -> tuple[list[Event], Ints, Ints]:
         """Events that have a time, and their start and duration, ns."""

@@ -266,12 +266,13 @@ class _Report:
 
     def _read_calls(self) -> None:
         for table in _CALLS:
-            for block in self.export.blocks(table, ["start", "globalTid", "correlationId"]):
+            for block in self.export.blocks(table, ["start", "globalTid", "correlationId", "end"]):
                 rows = [r for r in block if 0 <= whole(r[0]) < _LATEST and whole(r[2]) >= 0]
                 for pid, members in by_process(rows, 1).items():
                     part = [rows[i] for i in members]
                     self._process(pid).launches.add(
                         start=np.array([r[0] for r in part], dtype=np.int64) + self.epoch,
+                        duration=np.array([whole(r[3]) - r[0] if whole(r[3]) >= r[0] else -1 for r in part]),
                         thread=np.array([self.threads.number(r[1]) for r in part], dtype=np.int64),
                         correlation=np.array([r[2] for r in part], dtype=np.int64),
                     )

@@ -53,7 +53,8 @@ class Structure:
     that are still open; its column `number` is the event's place in the whole trace.
 
     begun: [host] whether the event begins in this window. open: [host] whether it is open at its end. launcher:
-    [device] host event, -1. launched_at: [device] time of the launching call, -1 where it is not in the trace.
+    [device] host event, -1. launched_at, launch_time: [device] start and duration of the launching call, ns, -1 where
+    it is not in the trace.
     device_step: [device] step that launched it, `OUTSIDE` where that is not known. span: [host] innermost enclosing
     span, the event itself included, -1. phase: [host], index into `PHASES`. busy, self_time: [host] device time
     launched inside, and by the event itself, ns. first, last: [host] begin and end of that on the device. kinds: kind
@@ -69,6 +70,7 @@ class Structure:
     phase: Ints
     launcher: Ints
     launched_at: Ints
+    launch_time: Ints
     busy: Ints
     self_time: Ints
     first: Ints
@@ -100,7 +102,7 @@ def structure_of(trace: Trace, facts: Facts, carried: Carried) -> Structure:
     host, device = trace.host, trace.device
     over = (host.category != OPERATOR) & (host.start + host.duration + SLACK_NS >= trace.end)
     carried.open = host.take(over)
-    launcher, launched_at = _launchers(trace, facts, nesting)
+    launcher, launched_at, launch_time = _launchers(trace, facts, nesting)
     nesting = _adopt_backward(facts, host, nesting)
     self_time, first, last = _launched_work(trace, host, launcher)
     is_span, marks = _spans_and_marks(trace, host, nesting)
@@ -115,6 +117,7 @@ def structure_of(trace: Trace, facts: Facts, carried: Carried) -> Structure:
         phase=nesting.pass_down(np.where(marks >= 0, marks, FORWARD), marks < 0),
         launcher=launcher,
         launched_at=launched_at,
+        launch_time=launch_time,
         busy=nesting.add_up(self_time, np.add.at),
         self_time=self_time,
         first=nesting.add_up(first, np.minimum.at),
@@ -177,18 +180,19 @@ def _launched_work(trace: Trace, host: Events, launcher: Ints) -> tuple[Ints, In
     return self_time, first, last
 
 
-def _launchers(trace: Trace, facts: Facts, nesting: Nesting) -> tuple[Ints, Ints]:
-    """[device] the host event that launched each device event, and when; -1 where the trace does not tell."""
+def _launchers(trace: Trace, facts: Facts, nesting: Nesting) -> tuple[Ints, Ints, Ints]:
+    """[device] the host event that launched each device event, when, and how long the call for it took; -1 where the
+    trace does not tell."""
     host, device, launches = trace.host, trace.device, trace.launches
     launcher = np.full(len(device), -1, dtype=np.int64)
-    times = np.full(len(device), -1, dtype=np.int64)
+    times, lasting = (np.full(len(device), -1, dtype=np.int64) for _ in range(2))
     order = np.argsort(launches.correlation, kind="stable")
     known = launches.correlation[order]
     if len(known) and len(device):
         place = np.minimum(np.searchsorted(known, device.correlation), len(known) - 1)
         match = (known[place] == device.correlation) & (device.correlation >= 0)
         call = order[place[match]]
-        times[match] = launches.start[call]
+        times[match], lasting[match] = launches.start[call], launches.duration[call]
         launcher[match] = innermost(
             host.thread, host.start, host.duration, nesting, launches.thread[call], launches.start[call]
         )
@@ -205,7 +209,7 @@ def _launchers(trace: Trace, facts: Facts, nesting: Nesting) -> tuple[Ints, Ints
     if facts.host_rows.any():
         reason = "not linked to an operator or range: none was open, or the launching call is not in the trace"
         trace.notes.add("kernels", NOTED, reason, int((launcher < 0).sum()))
-    return launcher, times
+    return launcher, times, lasting
 
 
 def _adopt_backward(facts: Facts, host: Events, nesting: Nesting) -> Nesting:

@@ -13,6 +13,7 @@ from vtrain_schemas.operators.columns import causal_column, fused_column
 from vtrain_sim.ingest.call_names import DISPATCH
 from vtrain_sim.ingest.collectives import CollectiveTable
 from vtrain_sim.ingest.columns import Column, Looked, Numbers, from_zero, pieces
+from vtrain_sim.ingest.memory import memory_columns
 from vtrain_sim.ingest.notes import KEPT, NOTED
 from vtrain_sim.ingest.recording import Recording
 from vtrain_sim.ingest.shapes import Forwards, Shapes, kinds_by_name, shapes_of
@@ -38,14 +39,16 @@ def tables_of(trace: Trace | Recording, run_id: str) -> Iterator[tuple[str, pa.T
     for window in recording.windows():
         structure = structure_of(window, recording.facts, carried)
         shapes = shapes_of(window, structure, recording.facts, forwards)
-        for name in ("spans", "operators", "kernels"):
+        for name in ("spans", "operators", "kernels", "memory"):
             # Made when their turn comes: each is large.
             if name == "spans":
                 columns = spans.of_window(window, structure)
             elif name == "operators":
                 columns = operators.of_window(window, structure, shapes)
-            else:
+            elif name == "kernels":
                 columns = kernels.of_window(window, structure)
+            else:
+                columns = memory_columns(window, structure, recording.facts.steps)
             for piece in pieces(name, columns, run_id, head.rank):
                 yield name, piece
         steps.add(window)
@@ -76,10 +79,11 @@ class _Steps:
 
     def add(self, window: Trace) -> None:
         """Take in the memory events of a window."""
-        of_memory = self._steps.of(window.memory.time)
+        memory = window.memory.take(window.memory.gpu > 0)
+        of_memory = self._steps.of(memory.time)
         for index, number in enumerate(self._steps.number.tolist()):
             inside = of_memory == number
-            for which, column in enumerate((window.memory.allocated, window.memory.reserved)):
+            for which, column in enumerate((memory.allocated, memory.reserved)):
                 if inside.any():
                     self._peaks[index, which] = max(self._peaks[index, which], int(column[inside].max()))
 
@@ -242,6 +246,7 @@ class _Kernels:
             "bytes": from_zero(device.bytes[order]),
             "span_id": from_zero(structure.numbers_of(span)),
             "launch_ns": from_zero(structure.launched_at[order]),
+            "launch_duration_ns": from_zero(structure.launch_time[order]),
             "device": from_zero(device.device[order]),
         }
 

@@ -85,10 +85,10 @@ class Events:
 
 
 HOST = ("category", "name", "thread", "start", "duration", "sequence", "signature", "external")
-LAUNCHES = ("thread", "start", "correlation")
+LAUNCHES = ("thread", "start", "duration", "correlation")
 DEVICE = ("category", "name", "start", "duration", "stream", "device", "correlation", "external", "bytes", "call")
 GPU_RANGES = ("name", "start", "duration", "external", "device")
-MEMORY = ("time", "allocated", "reserved")
+MEMORY = ("time", "thread", "gpu", "device", "sized", "bytes", "allocated", "reserved")
 BESIDE = ("start", "duration", "device")
 NEVER = np.iinfo(np.int64).max
 

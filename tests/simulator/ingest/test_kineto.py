@@ -43,6 +43,7 @@ def test_kernels_know_their_launch_operator_span_and_kind(step: dict[str, Rows])
         ("optimizer", "aten::_fused_adamw_", 5, 720_000, None),
         ("memory", None, 5, 810_000, 4),
     ]
+    assert {k["launch_duration_ns"] for k in step["kernels"]} == {1000}
     spans = {s["span_id"]: s["name"] for s in step["spans"]}
     assert [spans.get(k["span_id"]) for k in step["kernels"]] == [
         "nn.Module: ColumnParallelLinear_0",

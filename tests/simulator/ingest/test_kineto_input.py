@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.ingest.build import BASE_NS, Kineto, training_step
+from simulator.ingest.build import BASE_NS, MAIN, Kineto, training_step
 from simulator.ingest.reading import Rows, ingest, notes
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.errors import UserError
@@ -98,6 +98,40 @@ def test_memory_samples_make_the_peak_of_a_step() -> None:
         )
     (step,) = ingest(trace)[0]["steps"]
     assert (step["peak_allocated_bytes"], step["peak_reserved_bytes"]) == (900, 2000)
+
+
+def sample(at: float, **arguments: object) -> dict[str, object]:
+    """An event of the profiler's memory recording, on the thread of the host events."""
+    event = {"ph": "i", "cat": "cpu_instant_event", "s": "t", "name": "[memory]", "pid": 1, "tid": MAIN, "ts": at}
+    return {**event, "args": arguments}
+
+
+def test_memory_samples_are_rows_with_what_ran_then() -> None:
+    trace = Kineto()
+    trace.range("ProfilerStep#1", 0, 100)
+    trace.op("aten::empty", 5, 10)
+    gpu = {"Device Type": 1, "Device Id": 2, "Total Reserved": 4096}
+    trace.events += [
+        sample(30, **gpu, Bytes=-512, **{"Total Allocated": 1024}),
+        sample(10, **gpu, Bytes=512, **{"Total Allocated": 1536}),
+        sample(40, **{"Device Type": 0, "Device Id": -1, "Total Reserved": 0, "Total Allocated": 8}, Bytes=-1),
+        sample(200, **gpu),
+        sample(50, Bytes=8),
+        {**sample(0, **gpu), "ts": "when"},
+    ]
+    tables, _ = ingest(trace)
+    (range_,) = tables["spans"]
+    columns = ("step", "device_type", "device", "bytes", "allocated_bytes", "reserved_bytes", "operator", "span_id")
+    assert [(m["time_ns"] - BASE_NS, *(m[name] for name in columns)) for m in tables["memory"]] == [
+        (10_000, 1, "gpu", 2, 512, 1536, 4096, "aten::empty", range_["span_id"]),
+        (30_000, 1, "gpu", 2, -512, 1024, 4096, None, range_["span_id"]),
+        (40_000, 1, "cpu", None, -1, 8, None, None, range_["span_id"]),
+        (200_000, -1, "gpu", 2, None, None, 4096, None, None),
+    ]
+    (step,) = tables["steps"]
+    assert step["peak_allocated_bytes"] == 1536
+    assert notes(tables, "dropped")["say no time or device"] == 2
+    assert notes(tables, "kept")["allocations and releases of memory"] == 4
 
 
 def test_steps_without_numbers_and_traces_without_steps() -> None:

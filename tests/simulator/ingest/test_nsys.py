@@ -56,6 +56,7 @@ def test_kernels_copies_and_times(ranks: list[dict[str, Rows]]) -> None:
         ("memory", 8_100, 100, 8_000, 4, 3),
     ]
     assert ranks[0]["kernels"][2]["name"] == "Memcpy Device-to-Host"
+    assert {k["launch_duration_ns"] for k in ranks[0]["kernels"]} == {5}
 
 
 def test_marks_of_pytorch_are_operators_with_shapes(ranks: list[dict[str, Rows]]) -> None:
