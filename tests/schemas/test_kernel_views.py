@@ -18,17 +18,17 @@ def gaps(*kernels: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 def test_gaps_by_cause() -> None:
     kernels = [
-        kernel("a", 0, 100, launch=-10),
-        kernel("b", 120, 80, launch=50),  # launched while a ran, 20 ns later: the device's own
-        kernel("c", 500, 100, launch=450),  # launched after b had ended
-        kernel("d", 640, 60, launch=300),  # launched long before, 40 ns later
-        kernel("e", 700, 50, launch=350),  # no gap
-        kernel("f", 800, 50),  # nobody knows when it was launched
+        kernel("a", 0, 100_000, launch=-10_000),
+        kernel("b", 120_000, 80_000, launch=50_000),  # launched while a ran, 20 us later: the device's own
+        kernel("c", 500_000, 100_000, launch=450_000),  # launched after b had ended
+        kernel("d", 640_000, 60_000, launch=300_000),  # launched long before, 40 us later
+        kernel("e", 700_000, 50_000, launch=350_000),  # no gap
+        kernel("f", 800_000, 50_000),  # nobody knows when it was launched
     ]
     assert gaps(*kernels) == [
-        (1, 7, "host_wait", 1, 300, 300),
-        (1, 7, "kernel_wait", 1, 20, 20),
-        (1, 7, "other", 2, 90, 50),
+        (1, 7, "host_wait", 1, 300_000, 300_000),
+        (1, 7, "kernel_wait", 1, 20_000, 20_000),
+        (1, 7, "other", 2, 90_000, 50_000),
     ]
     shares = query("SELECT sum(share) AS all FROM gpu_gaps", kernels=kernels)
     assert shares[0]["all"] == pytest.approx(1)

@@ -1,8 +1,8 @@
 -- Idle time of a stream by cause, as HTA's idle time breakdown has it: host_wait, the next kernel was launched only
--- after the kernel before it had ended; kernel_wait, it was launched earlier, and the gap is below 30 ns (HTA's
--- consecutive_kernel_delay), what the device itself needs between two kernels; other, it was launched earlier and
--- something else held it up, such as an event of another stream. A stream's gaps count, also while other streams run:
--- for the device as a whole see gpu_breakdown.
+-- after the kernel before it had ended; kernel_wait, it was launched earlier, and the gap is below 30 us, what the device
+-- itself needs between two kernels (HTA's consecutive_kernel_delay is 30, and its times are microseconds); other, it was
+-- launched earlier and something else held it up, such as an event of another stream, or its launch is not known. A
+-- stream's gaps count, also while other streams run: for the device as a whole see gpu_breakdown.
 -- @column run_id: run
 -- @column rank: global rank
 -- @column step: training step of the kernel behind the gap
@@ -21,7 +21,7 @@ WITH ordered AS (
 ),
 gaps AS (
     SELECT run_id, rank, step, stream, start_ns - free_ns AS ns,
-        CASE WHEN launch_ns > free_ns THEN 'host_wait' WHEN start_ns - free_ns < 30 THEN 'kernel_wait' ELSE 'other' END
+        CASE WHEN launch_ns > free_ns THEN 'host_wait' WHEN start_ns - free_ns < 30000 THEN 'kernel_wait' ELSE 'other' END
             AS cause
     FROM ordered
     WHERE start_ns > free_ns

@@ -64,7 +64,7 @@ def test_gaps_by_cause_are_those_of_hta(catalog: Catalog) -> None:
                 free, start = times(before)[1], times(after)[0]
                 late = launched.get(id(after), free) > free
                 if start > free:
-                    cause = "host_wait" if late else "kernel_wait" if start - free < 30 else "other"
+                    cause = "host_wait" if late else "kernel_wait" if start - free < 30_000 else "other"
                     expected[stream, cause] += start - free
         rows = catalog.sql(
             "SELECT stream, cause, sum(idle_ns)::BIGINT AS ns FROM gpu_gaps "
