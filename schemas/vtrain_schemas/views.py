@@ -42,8 +42,8 @@ VIEW_ORDER = (
     "stragglers",
 )
 
-# A kernel's name without template and call arguments; copies and fills have none.
-_KERNEL_NAME = """CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(
+# SQL over the kernels table: a kernel's name without template and call arguments; copies and fills have none.
+KERNEL_NAME = """CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(
     split_part(split_part(replace(name, '(anonymous namespace)::', ''), '<', 1), '(', 1), '^void ', ''
 ) END"""
 
@@ -97,7 +97,7 @@ def _words() -> dict[str, str]:
     return {
         "matrix_products": ", ".join(quote(kind.name) for kind in kinds() if kind.matrix_product),
         "traces": ", ".join(map(quote, TRACES)),
-        "kernel_name": _KERNEL_NAME,
+        "kernel_name": KERNEL_NAME,
         "bus_factor": f"CASE op {passes} {' '.join(f'WHEN {quote(op)} THEN 1.0' for op in ONE_PASS)} END",
     }
 

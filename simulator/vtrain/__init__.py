@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vtrain_sim.api.validate import validate_run as validate_run
     from vtrain_sim.calibration.result import CalibrationResult as CalibrationResult
     from vtrain_sim.calibration.result import TuneResult as TuneResult
+    from vtrain_sim.catalog.critical_path import CriticalPath as CriticalPath
     from vtrain_sim.catalog.run import CapturedRun as CapturedRun
     from vtrain_sim.catalog.timeline import CapturedTimeline as CapturedTimeline
     from vtrain_sim.decide.fleet.result import FleetResult as FleetResult
@@ -91,6 +92,7 @@ _HOMES = {
     "TimelineSpan": "vtrain_sim.simulate.spans",
     "CapturedRun": "vtrain_sim.catalog.run",
     "CapturedTimeline": "vtrain_sim.catalog.timeline",
+    "CriticalPath": "vtrain_sim.catalog.critical_path",
     "SweepPoint": "vtrain_sim.decide.sweep",
     "SweepResult": "vtrain_sim.decide.sweep",
     "PlanResult": "vtrain_sim.decide.plan",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -14,8 +15,9 @@ from vtrain_schemas.views import create_statements, views
 Rows = list[dict[str, Any]]
 
 
-def query(sql: str, **tables: Iterable[dict[str, Any]]) -> Rows:
-    """The rows of a query over the views; columns of the tables that a row does not name are null."""
+@contextmanager
+def profile(**tables: Iterable[dict[str, Any]]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with these rows and the views; columns of the tables that a row does not name are null."""
     with duckdb.connect() as connection:
         for name in TABLES:
             rows = [{"run_id": "r", **row} for row in tables.get(name, ())]
@@ -23,7 +25,14 @@ def query(sql: str, **tables: Iterable[dict[str, Any]]) -> Rows:
             connection.register(name, pa.Table.from_pylist(rows, schema=pa.schema(fields)))
         for view in views():
             connection.execute(create_statements(view, temporary=True)[0])
-        return connection.sql(sql).to_arrow_table().to_pylist()
+        yield connection
+
+
+def query(sql: str, **tables: Iterable[dict[str, Any]]) -> Rows:
+    """The rows of a query over the views of such a database."""
+    with profile(**tables) as connection:
+        rows: Rows = connection.sql(sql).to_arrow_table().to_pylist()
+        return rows
 
 
 def call(rank: int, start: int, duration: int | None, **columns: Any) -> dict[str, Any]:

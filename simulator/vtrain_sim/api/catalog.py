@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vtrain_sim import catalog as indexed
 from vtrain_sim.api.lists import numbers
+from vtrain_sim.catalog.critical_path import CriticalPath
 from vtrain_sim.catalog.results import (
     Added,
     Compacted,
@@ -163,6 +164,17 @@ class Catalog:
             for name, value in (("ranks", ranks), ("microbatches", microbatches))
         )
         return self._catalog.timeline(run, step, *chosen)
+
+    def critical_path(self, run: str, step: int | None = None) -> CriticalPath:
+        """What made a captured step as long as it was: the chain of work over the ranks that ends with the last one.
+
+        step: default: the one of middle duration. Raises `UserError` for what was not captured.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("vtrain.duckdb").critical_path("base").summary()["ranks_on_path"]
+        1
+        """
+        return self._catalog.critical_path(run, step)
 
     def captured(self, run: str) -> CapturedRun:
         """A run as something to compare with (`vtrain.compare`).

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from vtrain_sim.catalog import database
 from vtrain_sim.catalog.compaction import check_finished, clear, clear_unfinished, merge
+from vtrain_sim.catalog.critical_path import CriticalPath, read_critical_path
 from vtrain_sim.catalog.errors import CatalogError
 from vtrain_sim.catalog.files import GONE, changes, complete, forget, record, recorded
 from vtrain_sim.catalog.places import open_place
@@ -327,6 +328,12 @@ class Catalog:
         with self._reading() as connection:
             self._require_run(connection, run_id)
             return read_timeline(connection, run_id, step, ranks, microbatches)
+
+    def critical_path(self, run_id: str, step: int | None = None) -> CriticalPath:
+        """The critical path of a step, see `read_critical_path`; raises `CatalogError` for an unknown run."""
+        with self._reading() as connection:
+            self._require_run(connection, run_id)
+            return read_critical_path(connection, run_id, step)
 
     def sql(self, query: str, limits: Limits = Limits()) -> pa.Table:
         """Run queries, and nothing else, over the indexed files within limits; the rows of the last one.

@@ -123,7 +123,7 @@ def read_timeline(
     those that are kept, with what is done once per step. Raises `UserError` where one of them was not captured.
     """
     sources = connection.execute("SELECT source FROM runs WHERE run_id = ?", [run_id]).fetchall()
-    chosen = _step(connection, run_id, step)
+    chosen = chosen_step(connection, run_id, step)
     of_ranks = dictionaries(
         connection.execute("SELECT rank, pp_rank, host FROM ranks WHERE run_id = ? ORDER BY pp_rank, rank", [run_id])
     )
@@ -138,7 +138,11 @@ def read_timeline(
     return CapturedTimeline(run_id, str(sources[0][0]) if sources else "", chosen, read)
 
 
-def _step(connection: duckdb.DuckDBPyConnection, run_id: str, step: int | None) -> int:
+def chosen_step(connection: duckdb.DuckDBPyConnection, run_id: str, step: int | None) -> int:
+    """A step of a run: the one that is asked for, or the one of middle duration; `OUTSIDE` where there is none.
+
+    Raises `UserError` where the asked one was not captured.
+    """
     rows = connection.execute(
         "SELECT step, max(duration_ns) AS ns FROM steps WHERE run_id = ? AND step >= 0 GROUP BY step ORDER BY ns",
         [run_id],

@@ -116,6 +116,22 @@ def timeline(
     )
 
 
+@app.command(name="critical-path", cls=Command)
+@with_quiet
+def critical_path(
+    run: str = typer.Argument(..., help="Run id."),
+    step: int = typer.Option(None, "--step", help="Captured step (default: the one of middle duration)."),
+    catalog: Path = _CATALOG,
+    as_json: bool = JSON,
+    form: str = FORMAT,
+) -> None:
+    """Show what made a captured step as long as it was: its critical path over the ranks."""
+    from vtrain_sim.api import catalog as api
+
+    form = check_format(form, as_json)
+    show(api.Catalog(catalog).critical_path(run, step), form)
+
+
 @app.command(cls=Command)
 @with_quiet
 def check(catalog: Path = _CATALOG, as_json: bool = JSON) -> None:

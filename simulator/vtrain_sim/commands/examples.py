@@ -75,6 +75,7 @@ vtrain-sim schedule --cluster dgx-a100-80gb --num-gpus 8 --jobs 3 \\
         "vtrain-catalog add trace.json.gz --run-id mine --device A100-SXM4-80GB",
     ),
     "ls": ("vtrain-catalog ls",),
+    "critical-path": ("vtrain-catalog critical-path base", "vtrain-catalog critical-path base --step 1 --json"),
     "show": ("vtrain-catalog show base",),
     "remove": ("vtrain-catalog remove base",),
     "repair": ("vtrain-catalog repair",),

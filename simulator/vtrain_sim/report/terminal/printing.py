@@ -29,6 +29,7 @@ printers: ByType[Callable[[Any, Console, bool], None]] = ByType(
         "vtrain_sim.catalog.results.Problems": _HERE + "catalog",
         "vtrain_sim.catalog.results.QueryResult": _HERE + "catalog",
         "vtrain_sim.catalog.results.Schema": _HERE + "catalog",
+        "vtrain_sim.catalog.critical_path.CriticalPath": _HERE + "critical_path",
     }
 )
 
