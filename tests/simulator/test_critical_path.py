@@ -145,9 +145,9 @@ def test_gaps_between_kernels_have_a_cause() -> None:
     path = path_of(steps=steps(600), kernels=kernels)
     assert pieces(path) == [
         (0, "host", "launch of a", 30),
-        (0, "queued", "before a", 20),
+        (0, "queued", "work of the step before", 20),
         (0, "compute", "a", 100),
-        (0, "gap", "before b", 30),
+        (0, "gap", "between kernels", 30),
         (0, "compute", "b", 100),
         (0, "host", "launch of c", 120),
         (0, "compute", "c", 100),
@@ -168,23 +168,23 @@ def test_the_last_to_end_is_waited_for_but_the_own_stream_first() -> None:
     path = path_of(steps=steps(60_000), kernels=kernels)
     assert [(p.kind, p.name) for p in path.pieces] == [
         ("compute", "w"),
-        ("gap", "before x"),
+        ("gap", "between kernels"),
         ("compute", "x"),
         ("compute", "c"),
     ]
     path = path_of(steps=steps(22_000), kernels=kernels[:3])
-    assert [p.name for p in path.pieces] == ["a", "before b", "b"]
+    assert [p.name for p in path.pieces] == ["a", "between kernels", "b"]
 
 
 def test_kernels_of_a_call_cross_ranks() -> None:
-    """As the spans above, in microseconds on two devices: the call is found by the kernel's start and stream."""
+    """As the spans above, in microseconds on two devices: the call is found by the kernel's times."""
     kernels, calls, us = [], [], 1000
     for rank, arrival, duration, after in ((0, 100, 250, 100), (1, 300, 50, 60)):
         at = BEGIN + arrival * us
         kernels.append(kernel("gemm_a", BEGIN, arrival * us, launch=BEGIN, rank=rank))
         kernels.append(kernel("nccl", at, duration * us, BEGIN, rank=rank, stream=20, kind="communication"))
         kernels.append(kernel("gemm_b", BEGIN + 350 * us, after * us, launch=BEGIN, rank=rank))
-        calls.append(call(rank, at, duration * us, source="kineto", stream=20))
+        calls.append(call(rank, at, duration * us, source="kineto"))
     path = path_of(runs=IMPORTED, steps=steps(450 * us, 410 * us), kernels=kernels, collectives=calls)
     assert pieces(path) == [
         (1, "compute", "gemm_a", 300 * us),

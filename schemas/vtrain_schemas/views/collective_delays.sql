@@ -4,8 +4,9 @@
 -- own work took longer than the median of the others' (cause compute), or it was itself held up longer in other
 -- communication (cause communication: look at the calls with its other groups). Where the transfer was slower than
 -- usual, and by more than the longest wait, all were there and the network was slow (cause network). Usual is the
--- median over the run's calls of the same operation, payload and kind of group. Calls of which nobody knows the end
--- (asynchronous ones) are left out, except point-to-point: there, what counts is how long each end was blocked.
+-- median over the run's calls of the same operation, payload and kind of group. Calls outside training steps are left
+-- out, and asynchronous ones of which nobody knows the end; of point-to-point ones among these it counts how long each
+-- end was blocked.
 -- @column run_id: run
 -- @column step: training step
 -- @column op: operation; both ends of a point-to-point call are "p2p"
@@ -31,7 +32,7 @@ WITH begun AS (
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ), 0) AS blocked_before_ns
     FROM collective_transfers t
-    LEFT JOIN steps s USING (run_id, rank, step)
+    JOIN steps s USING (run_id, rank, step)
 ),
 since AS (
     SELECT *,

@@ -89,13 +89,16 @@ class CapturedStep:
         return RankLine(begin_ns, end_ns, _innermost(self._intervals(rank), begin_ns, end_ns), False, host)
 
     def _kernels(self, rank: int) -> list[Activity]:
-        calls = {(call["start_ns"], call["stream"]): call for call in self.calls(rank)}
+        calls = {(call["start_ns"], call["duration_ns"]): call for call in self.calls(rank)}
         rows = self._rows(
-            f"SELECT start_ns, start_ns + duration_ns AS end_ns, kind, {KERNEL_NAME} AS name, "
+            f"SELECT start_ns, duration_ns, kind, {KERNEL_NAME} AS name, "
             f"stream, launch_ns FROM kernels WHERE {_OF_STEP} AND rank = $rank AND duration_ns > 0",
             rank=rank,
         )
-        return [_kernel(row, calls.get((row["start_ns"], row["stream"]))) for row in rows]
+        return [
+            _kernel(row, calls.get((row["start_ns"], row["duration_ns"])) if row["kind"] == "communication" else None)
+            for row in rows
+        ]
 
     def _intervals(self, rank: int) -> list[tuple[int, Activity]]:
         """Spans and blocking calls with their depth: of those that are open at a time, the deepest is what runs."""
@@ -132,7 +135,13 @@ def _kernel(row: Row, call: Row | None) -> Activity:
     kind = _KINDS.get(row["kind"], COMPUTE)
     name = _call_name(call) if call is not None else row["name"]
     return Activity(
-        row["start_ns"], row["end_ns"], kind, name, "", stream, launch_ns=row["launch_ns"], call=_call_key(call)
+        row["start_ns"],
+        row["start_ns"] + row["duration_ns"],
+        kind,
+        name,
+        stream=stream,
+        launch_ns=row["launch_ns"],
+        call=_call_key(call),
     )
 
 

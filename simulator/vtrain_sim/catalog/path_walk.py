@@ -164,8 +164,8 @@ def _gap(rank: int, begin_ns: int, end_ns: int, following: Activity | None) -> P
     if following is None:
         return Piece(rank, begin_ns, end_ns - begin_ns, HOST, "after the last kernel")
     late = following.launch_ns is not None and following.launch_ns > begin_ns
-    name = f"launch of {following.name}" if late else f"before {following.name}"
-    return Piece(rank, begin_ns, end_ns - begin_ns, HOST if late else GAP, name, following.phase)
+    kind, name = (HOST, f"launch of {following.name}") if late else (GAP, "between kernels")
+    return Piece(rank, begin_ns, end_ns - begin_ns, kind, name, following.phase)
 
 
 def _first(rank: int, begin_ns: int, end_ns: int, following: Activity | None) -> list[Piece]:
@@ -174,6 +174,6 @@ def _first(rank: int, begin_ns: int, end_ns: int, following: Activity | None) ->
         return [Piece(rank, begin_ns, end_ns - begin_ns, HOST, "before the first kernel")]
     launch_ns = min(max(following.launch_ns, begin_ns), end_ns)
     return [
-        Piece(rank, launch_ns, end_ns - launch_ns, QUEUED, f"before {following.name}"),
+        Piece(rank, launch_ns, end_ns - launch_ns, QUEUED, "work of the step before"),
         Piece(rank, begin_ns, launch_ns - begin_ns, HOST, f"launch of {following.name}"),
     ]

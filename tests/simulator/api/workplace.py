@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from simulator.synthetic import write_collectives, write_profile
+from simulator.synthetic_trace import FUSED, write_traces
 from vtrain_sim.catalog import Catalog
 
 SCRIPT = """#!/bin/bash
@@ -49,6 +50,8 @@ def furnish(place: Path) -> None:
     write_profile(place / "profiles")
     write_collectives(place / "profiles")
     Catalog(place / "vtrain.duckdb").add([str(place / "profiles")])
+    write_traces(place / "traces" / "before")
+    write_traces(place / "traces" / "after", FUSED)
     # As `make demo` leaves them.
     demo = place / "demo-output"
     write_profile(demo / "profiles", "base-0")
