@@ -44,10 +44,10 @@ APPS = {"vtrain": vtrain.app, "vtrain-sim": sim.app, "vtrain-catalog": catalog.a
 RUN_HERE = (
     *("README.md", "docs/install.md", "docs/quickstart.md", "docs/demo.md", "docs/profiling.md", "docs/projection.md"),
     *("docs/inputs.md", "docs/compare.md", "docs/timelines.md", "docs/validating.md", "docs/pages.md"),
-    *("docs/decisions.md", "docs/how-it-works.md"),
+    *("docs/decisions.md", "docs/how-it-works.md", "docs/sql.md"),
 )
 # Pages whose outputs are those of their commands; `make docs` renews them.
-SHOWN = ("docs/quickstart.md",)
+SHOWN = ("docs/quickstart.md", "docs/sql.md")
 TROUBLES = "docs/troubleshooting.md"
 TRACES = "docs/traces.md"
 # The page that tests/simulator/api/test_page.py runs.

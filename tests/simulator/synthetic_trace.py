@@ -43,9 +43,12 @@ class Rank:
         self.trace.event("cuda_runtime", "cudaLaunchKernel", at, _CALL, tid=MAIN, **arguments)
         return at
 
-    def kernel(self, name: str, start: float, duration: float, stream: int = 7, **arguments: Any) -> None:
+    def kernel(
+        self, name: str, start: float, duration: float, stream: int = 7, category: str = "kernel", **arguments: Any
+    ) -> None:
+        """Something that runs on the device, launched by the latest call."""
         described = {"stream": stream, "correlation": self.correlation, "device": 0, **arguments}
-        self.trace.event("kernel", name, start, duration, pid=0, tid=stream, **described)
+        self.trace.event(category, name, start, duration, pid=0, tid=stream, **described)
 
     def compute(self, operator: str, name: str, duration: float, dims: list[list[int]] | None = None) -> None:
         """An operator with one kernel on stream 7."""
@@ -54,6 +57,13 @@ class Rank:
         begin = max(self.launch() + _CALL + _BEGIN, self.device + 1)
         self.kernel(name, begin, duration * slower)
         self.host, self.device = self.host + _OPERATOR, begin + duration * slower
+
+    def copy(self, nbytes: int) -> None:
+        """Copy from the host to the device, at 25 GB/s, on a stream of its own; the device waits for it."""
+        self.trace.op("aten::copy_", self.host, _OPERATOR)
+        begin, duration = max(self.launch() + _CALL + _BEGIN, self.device + 1), nbytes / 25_000
+        self.kernel("Memcpy HtoD (Pinned -> Device)", begin, duration, 15, category="gpu_memcpy", bytes=nbytes)
+        self.host, self.device = self.host + _OPERATOR, begin + duration
 
     def allocate(self, change: int) -> None:
         """A tensor is made, or let go."""
@@ -124,6 +134,7 @@ def write_traces(place: Path, attention: str = FLASH) -> None:
         for rank in ranks:
             rank.begin(f"ProfilerStep#{step}")
             rank.host = max(rank.host, rank.device) + 400 * step
+            rank.copy(TOKENS * 2 * 8)
         for number in range(4):
             layer(ranks, number, attention, 4.0 if (step, number) == (1, 2) else 1.0)
         for rank in ranks:

@@ -31,7 +31,7 @@ WITH calls AS (
 sizes AS (
     SELECT run_id, source, op, group_size, nodes, ranks_per_node, bytes, count(*) AS calls, max(ranks_seen) AS ranks_seen,
         CASE WHEN max(ranks_seen) > 1 THEN median(transfer_ns) FILTER (ranks_seen > 1)
-            ELSE quantile_cont(transfer_ns, 0.1) END AS transfer_ns
+            ELSE quantile_cont(transfer_ns, 0.1) END::BIGINT AS transfer_ns
     FROM calls
     WHERE bytes > 0
     GROUP BY ALL
@@ -46,7 +46,7 @@ SELECT
     run_id, source, op, group_size, nodes, ranks_per_node, bytes, calls, ranks_seen, transfer_ns,
     bytes / nullif(transfer_ns, 0) AS algorithm_gb_per_s,
     bytes / nullif(transfer_ns, 0) * {bus_factor} AS bus_gb_per_s,
-    CASE WHEN points > 1 THEN latency_ns END AS fit_latency_ns,
+    CASE WHEN points > 1 THEN latency_ns::BIGINT END AS fit_latency_ns,
     CASE WHEN points > 1 AND ns_per_byte > 0 THEN 1 / ns_per_byte END AS fit_gb_per_s,
     CASE WHEN points > 1 THEN r2 END AS fit_r2
 FROM fits

@@ -73,5 +73,6 @@ SELECT
         WHEN late_blocked_ns > 0 THEN 'communication' END AS cause,
     CASE WHEN transfer_ns - usual_transfer_ns > longest_wait_ns THEN (transfer_ns - usual_transfer_ns)::BIGINT
         ELSE wait_ns END AS lost_ns,
-    wait_ns, transfer_ns, usual_transfer_ns, late_work_ns, late_blocked_ns
+    wait_ns, transfer_ns, usual_transfer_ns::BIGINT AS usual_transfer_ns, late_work_ns::BIGINT AS late_work_ns,
+    late_blocked_ns::BIGINT AS late_blocked_ns
 FROM compared

@@ -18,7 +18,7 @@ from vtrain_schemas.layout import file_path
 from vtrain_sim.ingest.collectives import nodes_of
 from vtrain_sim.ingest.matching import Channel, matched
 from vtrain_sim.ingest.notes import NOTED, Note, Notes
-from vtrain_sim.ingest.structure import OUTSIDE
+from vtrain_sim.ingest.steps import OUTSIDE
 from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.trace import Interned, Ints
 
