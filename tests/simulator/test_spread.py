@@ -15,7 +15,7 @@ from vtrain_schemas.layout import file_path
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.catalog.results import RunDetail
 from vtrain_sim.catalog.spread import as_ranges, device_spread, slowest_ranks, step_spread
-from vtrain_sim.ingest.table_file import write_pieces
+from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.report.page.document import content
 from vtrain_sim.report.terminal.catalog import print_run
 
@@ -45,8 +45,8 @@ def detail(tmp_path_factory: pytest.TempPathFactory) -> RunDetail:
         "steps": steps,
         "kernels": kernels,
     }
-    for name, rows in tables.items():
-        write_pieces(place / file_path("big", name, 0), name, [pa.Table.from_pylist(rows, schema=arrow_schema(name))])
+    made = ((name, pa.Table.from_pylist(rows, schema=arrow_schema(name))) for name, rows in tables.items())
+    write_tables(made, {name: place / file_path("big", name, 0) for name in tables})
     catalog = Catalog(place / "c.duckdb")
     catalog.add([str(place)])
     return RunDetail("big", catalog.show("big"))

@@ -39,10 +39,13 @@ class Numbers:
 
 
 class Looked:
-    """Values of a list by their number; null for a negative one, and where the list has None."""
+    """Values of a list by their number; null for a negative one, and where the list has None.
 
-    def __init__(self, values: Iterable[object], index: Ints, type_: pa.DataType | None = None) -> None:
-        self._values = pa.array(list(values), type=type_ or pa.string())
+    values: as an array where several columns share them.
+    """
+
+    def __init__(self, values: Iterable[object] | pa.Array, index: Ints, type_: pa.DataType | None = None) -> None:
+        self._values = values if isinstance(values, pa.Array) else pa.array(list(values), type=type_ or pa.string())
         self._index = index
 
     def __len__(self) -> int:

@@ -5,14 +5,15 @@ What may reach over a cut are ranges and modules, which only enclose. What is in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from vtrain_sim.ingest.call_names import is_mark
 from vtrain_sim.ingest.facts import flags
 from vtrain_sim.ingest.nesting import ROUNDING_NS
-from vtrain_sim.ingest.trace import OPERATOR, Events, Ints
+from vtrain_sim.ingest.spool import Spool
+from vtrain_sim.ingest.trace import OPERATOR, Ints
 
 # An event may end a little after the one that it is in: so much around a cut nothing ends that matters there.
 SLACK_NS = 16 * ROUNDING_NS
@@ -20,28 +21,24 @@ SLACK_NS = 16 * ROUNDING_NS
 _BINS = 1 << 22
 _SAMPLE = 1 << 16
 
-Blocks = Callable[[], Iterable[Events]]
 
+def cuts_of(names: Sequence[str], host: Spool, launches: Spool, device: Spool, most: int) -> Ints:
+    """Times, ns, in order, that cut a trace into windows of at most `most` events, where it can be cut that often.
 
-def cuts_of(names: Sequence[str], host: Blocks, launches: Blocks, rows: int, most: int) -> Ints:
-    """Times, ns, in order, that cut a trace of `rows` events on the host into windows of at most `most`, where it can
-    be cut that often."""
-    if rows <= most:
-        return np.empty(0, dtype=np.int64)
-    timeline = _Timeline(_sampled([host, launches], rows))
+    device: counts at the time `at`, that of the launch.
+    """
+    times = [(host, "start"), (launches, "start"), (device, "at")]
+    every = max(1, sum(spool.rows for spool, _ in times) // _SAMPLE)
+    sample = [block.columns[name][::every] for spool, name in times for block in spool.blocks()]
+    timeline = _Timeline(np.concatenate(sample))
+    for spool, name in times:
+        for block in spool.blocks():
+            timeline.count(block.columns[name])
     marks = flags(names, is_mark)
-    for block in host():
-        timeline.count(block.start)
+    for block in host.blocks():
         whole = (block.category == OPERATOR) | (block.call > 0) | marks[block.name]
         timeline.keep_whole(block.start[whole], (block.start + block.duration)[whole] + SLACK_NS)
-    for block in launches():
-        timeline.count(block.start)
     return timeline.cuts(most)
-
-
-def _sampled(kinds: Sequence[Blocks], rows: int) -> Ints:
-    every = max(1, rows // _SAMPLE)
-    return np.concatenate([block.start[::every] for blocks in kinds for block in blocks()])
 
 
 class _Timeline:

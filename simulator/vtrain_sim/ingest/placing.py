@@ -14,9 +14,16 @@ from vtrain_sim.ingest.trace import Bools, Events, Ints
 _PART = 1 << 20
 
 
-def place_device(device: Spool, launches: Spool, host: Spool, folder: Path | None) -> Iterator[tuple[Events, Ints]]:
-    """Device events, all of them, with the time of their launch; else that of the host event that they name, else
-    their own. What is launched together is found together."""
+def placed_device(device: Spool, launches: Spool, host: Spool, folder: Path | None) -> Spool:
+    """Device events with a column `at`: the time of their launch; else that of the host event that they name; else
+    their own."""
+    placed = Spool((*device.names, "at"), folder)
+    for block, at in _placed(device, launches, host, folder):
+        placed.add(**block.columns, at=at)
+    return placed
+
+
+def _placed(device: Spool, launches: Spool, host: Spool, folder: Path | None) -> Iterator[tuple[Events, Ints]]:
     parts = 1 + launches.rows // _PART
     calls, launched = Spool(("correlation", "start"), folder), Spool(device.names, folder)
     loose = Spool(device.names, folder)
@@ -47,7 +54,7 @@ def _place_loose(device: Spool, host: Spool) -> Iterator[tuple[Events, Ints]]:
     thread, start = np.full(len(ids), -1, dtype=np.int64), np.full(len(ids), -1, dtype=np.int64)
     first = _first_by(ids)
     for block in host.blocks() if len(ids) else ():
-        block = block.take(np.isin(block.external, ids))
+        block = block.take(first(block.external)[1])
         block = block.take(np.lexsort((block.start, block.thread)))
         numbers, rows = np.unique(block.external, return_index=True)
         place, _ = first(numbers)

@@ -15,12 +15,12 @@ import numpy as np
 from vtrain_schemas.kernel_names import kernel_kind
 from vtrain_sim.ingest.cuts import cuts_of
 from vtrain_sim.ingest.facts import Facts, facts_of
-from vtrain_sim.ingest.placing import place_device
+from vtrain_sim.ingest.placing import placed_device
 from vtrain_sim.ingest.spool import Spool, concatenated
 from vtrain_sim.ingest.structure import is_compute
 from vtrain_sim.ingest.trace import BESIDE, DEVICE, HOST, KERNEL, LAUNCHES, MEMORY, NEVER, Events, Ints, Trace
 
-# Events on the host that are worked on together: each takes about a kilobyte on the way.
+# Events that are worked on together: each takes about a kilobyte on the way.
 WINDOW = 1 << 17
 
 
@@ -89,13 +89,15 @@ class Spools:
 
     def recording(self, head: Trace) -> Recording:
         """The trace in windows; the events are given up."""
-        rows = self.host.rows + self.launches.rows
-        cuts = cuts_of(head.names, self.host.blocks, self.launches.blocks, rows, WINDOW)
-        if not len(cuts):
+        if self.host.rows + self.launches.rows + self.device.rows <= WINDOW:
             return Recording.of(self.trace(head))
+        placed = placed_device(self.device, self.launches, self.host, self.folder)
+        cuts = cuts_of(head.names, self.host, self.launches, placed, WINDOW)
         facts = facts_of(head.names, self.host.blocks(), self.device.blocks(), self.launches.blocks(), head.notes)
         head = replace(head, on_device=self.device.rows > 0)
-        windows = _Windows(head, cuts, self)
+        self.device.close()
+        windows = _Windows(head, cuts, self, placed)
+        placed.close()
         self.close()
         return Recording(head, facts, windows.traces, self.folder)
 
@@ -108,7 +110,7 @@ class Spools:
 class _Windows:
     """The events of a trace by window of time."""
 
-    def __init__(self, head: Trace, cuts: Ints, spools: Spools) -> None:
+    def __init__(self, head: Trace, cuts: Ints, spools: Spools, placed: Spool) -> None:
         self._head, self._cuts = head, cuts
         self._host, self._launches = self._by_time(spools.host, spools), self._by_time(spools.launches, spools)
         self._memory = self._by_time(spools.memory, spools, "time")
@@ -116,8 +118,8 @@ class _Windows:
         # [windows] begin and end of its kernels, ns.
         self._begin, self._end = np.full(len(cuts) + 1, NEVER), np.full(len(cuts) + 1, -NEVER)
         computes = np.array([is_compute(kernel_kind(name)) for name in head.names], dtype=bool)
-        for block, at in place_device(spools.device, spools.launches, spools.host, spools.folder):
-            window = self._window(at)
+        for block in placed.blocks():
+            window = self._window(block.at)
             self._device.scatter(block, window)
             chosen = (block.category == KERNEL) & computes[block.name]
             self._compute.scatter(block.take(chosen), window[chosen])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from vtrain_schemas.range_names import layer_number, range_rule
 from vtrain_sim.ingest.columns import Column, Looked, Numbers, from_zero, joined
@@ -54,6 +55,7 @@ class SpanTable:
         self._layers = np.array([layer_number(name) or -1 for name in head.names] or [-1], dtype=np.int64)
         rules = [range_rule(name) for name in head.names]
         self._kinds = [rule.kind if rule is not None else "other" for rule in rules]
+        self._names, self._kind_words = pa.array(head.names, pa.string()), pa.array(self._kinds, pa.string())
         self._unknown = Tally(head.names)
         self._pieces: list[Events] = []
 
@@ -158,8 +160,8 @@ class SpanTable:
         other = np.array([kind == "other" for kind in self._kinds] or [False], dtype=bool)[names]
         self._unknown.add(names[other], numbers["span_id"].values[other])
         texts = {
-            "name": Looked(self._trace.names, names),
-            "kind": Looked(self._kinds, names),
+            "name": Looked(self._names, names),
+            "kind": Looked(self._kind_words, names),
             "phase": Looked(PHASES, phases),
         }
         return {**numbers, **texts}

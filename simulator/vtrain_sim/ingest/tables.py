@@ -80,12 +80,12 @@ class _Steps:
     def add(self, window: Trace) -> None:
         """Take in the memory events of a window."""
         memory = window.memory.take(window.memory.gpu > 0)
-        of_memory = self._steps.of(memory.time)
-        for index, number in enumerate(self._steps.number.tolist()):
-            inside = of_memory == number
-            for which, column in enumerate((memory.allocated, memory.reserved)):
-                if inside.any():
-                    self._peaks[index, which] = max(self._peaks[index, which], int(column[inside].max()))
+        step = self._steps.of(memory.time)
+        inside = np.isin(step, self._steps.number)
+        order = np.argsort(self._steps.number)
+        index = order[np.searchsorted(self._steps.number[order], step[inside])]
+        for which, column in enumerate((memory.allocated, memory.reserved)):
+            np.maximum.at(self._peaks[:, which], index, column[inside])
 
     def columns(self) -> dict[str, Column]:
         """Columns of the table, once all windows were taken in."""
@@ -106,6 +106,8 @@ class _Operators:
 
     def __init__(self, trace: Trace) -> None:
         self._unknown = Tally(trace.names)
+        self._names = pa.array(trace.names, pa.string())
+        self._sizes = pa.array([dims.decode("utf-8", "replace") for dims, *_ in trace.signatures], pa.string())
 
     def of_window(self, trace: Trace, structure: Structure, shapes: Shapes) -> dict[str, Column]:
         """Columns of the operators of a window."""
@@ -122,15 +124,14 @@ class _Operators:
             reason = "have names that no rule knows: kind other"
             trace.notes.add("operators", NOTED, reason, self._unknown.total, ", ".join(self._unknown.most(5)))
         launched = structure.first[rows] < structure.last[rows]
-        sizes = [dims.decode("utf-8", "replace") for dims, *_ in trace.signatures]
         return {
             "step": Numbers(structure.host_step[rows]),
             "span_id": from_zero(structure.numbers_of(structure.span[rows])),
-            "name": Looked(trace.names, host.name[rows]),
+            "name": Looked(self._names, host.name[rows]),
             "kind": Looked(words, kind),
             "phase": Looked(PHASES, phase),
             "source": Looked([trace.source], np.zeros(len(rows), dtype=np.int64)),
-            "input_dims": Looked(sizes, host.signature[rows]),
+            "input_dims": Looked(self._sizes, host.signature[rows]),
             "start_ns": Numbers(np.where(launched, structure.first[rows], host.start[rows])),
             "duration_ns": Numbers(np.where(shape >= 0, shapes.duration[rows], time[rows])),
             "self_ns": Numbers(self_time),
@@ -205,6 +206,7 @@ class _Kernels:
 
     def __init__(self, trace: Trace) -> None:
         self._unknown = Tally(trace.names)
+        self._names = pa.array(trace.names, pa.string())
         self._rows = 0
         self._devices: set[int] = set()
 
@@ -236,10 +238,10 @@ class _Kernels:
             notes.add("kernels", NOTED, "have names that no rule knows: kind other", self._unknown.total, example)
         return {
             "step": Numbers(structure.device_step[order]),
-            "name": Looked(trace.names, device.name[order]),
+            "name": Looked(self._names, device.name[order]),
             "stream": from_zero(device.stream[order]),
             "correlation": from_zero(device.correlation[order]),
-            "operator": Looked(trace.names, name),
+            "operator": Looked(self._names, name),
             "start_ns": Numbers(device.start[order]),
             "duration_ns": Numbers(device.duration[order]),
             "kind": Looked(words, kinds),

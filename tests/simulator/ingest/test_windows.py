@@ -106,6 +106,21 @@ def test_windows_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(row["phase"] == "wgrad" for row in products) == 20, "each finds its forward product in another window"
 
 
+def test_kernels_count_where_they_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call launches a graph of kernels, which run long after: the host has few events, and they fill windows."""
+    trace = Kineto(0, 1)
+    for number in range(12):
+        trace.range(f"ProfilerStep#{number}", 1000 * number, 900)
+        trace.op("a graph", 1000 * number + 100, 50)
+        trace.event("cuda_runtime", "cudaGraphLaunch", 1000 * number + 110, 20, correlation=number + 1)
+        for kernel in range(30):
+            at = 20_000 + 3000 * number + 100 * kernel
+            trace.event("kernel", "gemm", at, 90, pid=0, tid=7, stream=7, correlation=number + 1)
+    assert equal(trace, 100, monkeypatch) >= 4
+    kernels = read(trace, 100, monkeypatch)[0]["kernels"].to_pylist()
+    assert sorted(row["step"] for row in kernels) == sorted(list(range(12)) * 30)
+
+
 NAMES = ["aten::mm", "record_param_comms", "aten::add", "nccl:all_reduce", "## forward ##", "layer", "c10d::allreduce_"]
 KERNELS = ["gemm_bf16", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL()", "reduce_kernel", "an odd one"]
 
