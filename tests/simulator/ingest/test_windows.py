@@ -187,14 +187,17 @@ def test_a_trace_that_is_never_free_is_one_window(monkeypatch: pytest.MonkeyPatc
 def test_a_spool_gives_what_it_took_from_a_file_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_IN_MEMORY", 64)
     kept = Spool(MEMORY, tmp_path)
-    table = np.arange(60, dtype=np.int64).reshape(3, 20)
+    table = np.arange(20 * len(MEMORY), dtype=np.int64).reshape(len(MEMORY), 20)
     kept.add(**dict(zip(MEMORY, table, strict=True)))
     kept.scatter(Events(dict(zip(MEMORY, table + 100, strict=True))), np.arange(20) % 3)
     assert not list(tmp_path.iterdir())
     assert kept.rows == 40
     assert kept.events(1).time.tolist() == [101, 104, 107, 110, 113, 116, 119]
-    assert kept.events(0).allocated.tolist() == [*range(20, 40), *range(120, 140, 3)]
-    assert sorted(kept.events().reserved.tolist()) == [*range(40, 60), *range(140, 160)]
+    allocated, reserved = (20 * MEMORY.index(name) for name in ("allocated", "reserved"))
+    both = [*range(allocated, allocated + 20), *range(allocated + 100, allocated + 120, 3)]
+    assert kept.events(0).allocated.tolist() == both
+    rows = [*range(reserved, reserved + 20), *range(reserved + 100, reserved + 120)]
+    assert sorted(kept.events().reserved.tolist()) == rows
     assert [len(block) for block in kept.blocks(7)] == []
     kept.close()
 
