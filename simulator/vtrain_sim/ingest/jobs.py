@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from vtrain_sim.ingest.kineto_values import TimeScale
 from vtrain_sim.ingest.notes import Notes
 from vtrain_sim.ingest.nsys_export import Export, whole
@@ -58,10 +60,12 @@ def time_within(metadata: Mapping[str, object], head: bytes, where: str) -> int 
     Raises `UserError` for a base time that is none.
     """
     scale = TimeScale(metadata, where, Notes())
-    # Labels, which come first, have no time of their own.
     times, good = scale.times([found.decode() for found in _TIME.findall(head)])
     base_ns = scale.base_ns()
-    return int(times[good].max()) + base_ns if good.any() and base_ns is not None else None
+    if base_ns is None or not good.any():
+        return None
+    # The middle one: labels, which come first, have no time of their own, and damage may make any.
+    return int(np.sort(times[good])[good.sum() // 2]) + base_ns
 
 
 def session_times(export: Export) -> tuple[int | None, int | None]:
