@@ -85,7 +85,7 @@ def test_a_trace_becomes_kernels_operators_and_collectives_of_its_step(run: Path
     assert [(k["name"], k["stream"], k["correlation"], k["operator"], k["duration_ns"]) for k in kernels] == [
         ("gemm_kernel", 7, 99, "aten::mm", 2500),
         ("ncclDevKernel_AllReduce", 20, 100, None, 4000),
-        ("outside", -1, None, None, 1000),
+        ("outside", None, None, None, 1000),
     ]
     assert {(k["run_id"], k["rank"], k["step"]) for k in kernels} == {("r", 3, 7)}, "late kernels are the step's too"
     (operator,) = catalog.sql("SELECT * FROM operators").to_pylist()
