@@ -71,7 +71,8 @@ def time_within(metadata: Mapping[str, object], head: bytes, where: str) -> int 
 def session_times(export: Export) -> tuple[int | None, int | None]:
     """Begin and end of an Nsight Systems session, ns since 1970; None where the report does not say them."""
     began = whole(export.value("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"))
-    lasted = whole(export.value("ANALYSIS_DETAILS", "stopTime"))
+    # Its startTime and stopTime are of the machine's own clock.
+    lasted = whole(export.value("ANALYSIS_DETAILS", "duration"))
     if not 0 < began < 1 << 61:
         return None, None
     return began, began + lasted if 0 <= lasted < 1 << 61 else None

@@ -87,7 +87,8 @@ def session(path: Path, epoch_ns: int, lasted_ns: int) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE TARGET_INFO_SESSION_START_TIME SET utcEpochNs = ?", (epoch_ns,))
         db.execute("CREATE TABLE ANALYSIS_DETAILS (globalVid INT, duration INT, startTime INT, stopTime INT)")
-        db.execute("INSERT INTO ANALYSIS_DETAILS VALUES (0, ?, 0, ?)", (lasted_ns, lasted_ns))
+        booted = 26_590_627_110_965  # times of the machine's clock, not of the session's
+        db.execute("INSERT INTO ANALYSIS_DETAILS VALUES (0, ?, ?, ?)", (lasted_ns, booted, booted + lasted_ns))
 
 
 @pytest.mark.parametrize(
