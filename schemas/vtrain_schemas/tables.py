@@ -55,7 +55,7 @@ STEP = _key(
 )
 START = _key("start_ns", I64, "start, since the Unix epoch", "ns")
 DURATION = _key("duration_ns", I64, "duration on the clock that `runs.clock_source` names", "ns")
-DEVICE = Column("device", I32, "number of the device in its process, which may use several; null where it is not known")
+DEVICE = Column("device", I64, "number of the device in its process, which may use several; null where it is not known")
 
 RUNS = Table(
     "runs",

@@ -76,3 +76,13 @@ def test_a_process_of_an_nsight_report_on_two_devices(tmp_path: Path) -> None:
     ]
     windows = catalog.sql("SELECT device, window_ns FROM gpu_breakdown ORDER BY device").to_pylist()
     assert windows == [{"device": 0, "window_ns": 200}, {"device": 1, "window_ns": 100}]
+
+
+@pytest.mark.parametrize("number", [1 << 31, (1 << 62) - 1])
+def test_any_number_of_a_device_is_kept(tmp_path: Path, number: int) -> None:
+    trace = Kineto()
+    trace.kernel(GEMM, 5, 10, 10)
+    trace.events[-1] |= {"pid": number}
+    catalog = Catalog(tmp_path / "c.duckdb")
+    catalog.add([str(trace.write(tmp_path / "job.json"))])
+    assert catalog.sql("SELECT device FROM gpu_breakdown").to_pylist() == [{"device": number}]
