@@ -2,7 +2,8 @@
 
 `ingest` reads them and writes the tables that vtrain's own plugin writes, so that everything that works
 on a profile works on them. Reading knows nothing of what is derived: `kineto` and `nsys` make a `Trace`,
-`structure`, `shapes` and `collectives` say what belongs to what, `tables` writes it down.
+`recording` cuts a long one into windows of time, `structure`, `shapes` and `collectives` say what belongs to what,
+`tables` writes it down.
 """
 
 from vtrain_sim.ingest.captured import ingest_captured

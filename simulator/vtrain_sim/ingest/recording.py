@@ -1,7 +1,8 @@
 """One rank's trace as windows of time that are worked on one after the other: memory does not grow with the trace.
 
 A short trace is one window. A window has the host events that begin in it, the launching calls of its time, and what
-they launched, whenever that ran.
+they launched, whenever that ran. One link ends at its borders: that of a kernel to the host event of its external id,
+where neither its launch is inside an event nor that event is open then.
 """
 
 from __future__ import annotations
