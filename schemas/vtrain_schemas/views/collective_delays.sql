@@ -26,6 +26,8 @@
 -- @column late_blocked_ns: time in other communication beyond the median of the others, likewise, ns
 WITH begun AS (
     SELECT t.*, s.start_ns AS step_start_ns,
+        -- Lists are slow to compare.
+        hash(group_ranks) AS group_key, hash(op, group_ranks) AS call_key,
         CASE WHEN op = 'p2p' THEN coalesce(t.duration_ns, exposed_ns) ELSE t.duration_ns END AS held_ns,
         coalesce(sum(exposed_ns) OVER (
             PARTITION BY t.run_id, t.rank, t.step ORDER BY t.start_ns, t.sequence
@@ -42,7 +44,7 @@ since AS (
         ) OVER earlier, 0) AS blocked_then_ns
     FROM begun
     WHERE len(group_ranks) > 1
-    WINDOW earlier AS (PARTITION BY run_id, rank, step, group_ranks ORDER BY start_ns, sequence)
+    WINDOW earlier AS (PARTITION BY run_id, rank, step, group_key ORDER BY start_ns, sequence)
 ),
 parts AS (
     SELECT *, blocked_before_ns - blocked_then_ns AS blocked_ns,
@@ -50,29 +52,41 @@ parts AS (
     FROM since
     WHERE ranks_seen > 1 AND held_ns IS NOT NULL
 ),
-arrived AS (
-    SELECT * REPLACE (held_ns - min(held_ns) OVER call AS wait_ns),
-        arg_min(rank, held_ns) OVER call AS last_rank, max(held_ns) OVER call - min(held_ns) OVER call AS longest_wait_ns
+calls AS (
+    SELECT run_id, step, call_key, sequence, arg_min(rank, held_ns) AS last_rank,
+        arg_min(work_ns, held_ns) AS last_work_ns, arg_min(blocked_ns, held_ns) AS last_blocked_ns,
+        min(held_ns) AS least_ns, max(held_ns) - min(held_ns) AS longest_wait_ns
     FROM parts
-    WINDOW call AS (PARTITION BY run_id, step, op, group_ranks, sequence)
+    GROUP BY run_id, step, call_key, sequence
+),
+others AS (
+    SELECT run_id, step, call_key, sequence, any_value(c.last_rank) AS last_rank,
+        any_value(last_work_ns) - median(work_ns) FILTER (rank <> last_rank) AS late_work_ns,
+        any_value(last_blocked_ns) - median(blocked_ns) FILTER (rank <> last_rank) AS late_blocked_ns,
+        any_value(least_ns) AS least_ns, any_value(longest_wait_ns) AS longest_wait_ns, any_value(op) AS op,
+        any_value(role) AS role, len(any_value(group_ranks)) AS group_size, max(nodes) AS nodes, max(bytes) AS bytes,
+        any_value(transfer_ns) AS transfer_ns
+    FROM parts p JOIN calls c USING (run_id, step, call_key, sequence)
+    GROUP BY run_id, step, call_key, sequence
+),
+usual AS (
+    SELECT run_id, op, role, group_size, nodes, bytes, median(transfer_ns) AS usual_transfer_ns
+    FROM others
+    GROUP BY ALL
 ),
 compared AS (
-    SELECT *,
-        max(work_ns) FILTER (rank = last_rank) OVER call - median(work_ns) FILTER (rank <> last_rank) OVER call
-            AS late_work_ns,
-        max(blocked_ns) FILTER (rank = last_rank) OVER call - median(blocked_ns) FILTER (rank <> last_rank) OVER call
-            AS late_blocked_ns,
-        median(transfer_ns) OVER (PARTITION BY run_id, op, role, len(group_ranks), nodes, bytes) AS usual_transfer_ns
-    FROM arrived
-    WINDOW call AS (PARTITION BY run_id, step, op, group_ranks, sequence)
+    SELECT o.*, usual_transfer_ns, o.transfer_ns - usual_transfer_ns AS slow_ns
+    FROM others o JOIN usual u ON u.run_id = o.run_id AND u.op = o.op AND u.role = o.role
+        AND u.group_size = o.group_size AND u.nodes IS NOT DISTINCT FROM o.nodes
+        AND u.bytes IS NOT DISTINCT FROM o.bytes
 )
 SELECT
-    run_id, step, op, role, group_ranks, sequence, bytes, rank, last_rank,
-    CASE WHEN transfer_ns - usual_transfer_ns > longest_wait_ns THEN 'network'
+    run_id, step, p.op, p.role, p.group_ranks, sequence, p.bytes, rank, last_rank,
+    CASE WHEN slow_ns > longest_wait_ns THEN 'network'
         WHEN late_work_ns > 0 AND late_work_ns >= late_blocked_ns THEN 'compute'
         WHEN late_blocked_ns > 0 THEN 'communication' END AS cause,
-    CASE WHEN transfer_ns - usual_transfer_ns > longest_wait_ns THEN (transfer_ns - usual_transfer_ns)::BIGINT
-        ELSE wait_ns END AS lost_ns,
-    wait_ns, transfer_ns, usual_transfer_ns::BIGINT AS usual_transfer_ns, late_work_ns::BIGINT AS late_work_ns,
-    late_blocked_ns::BIGINT AS late_blocked_ns
-FROM compared
+    CASE WHEN slow_ns > longest_wait_ns THEN slow_ns::BIGINT ELSE held_ns - least_ns END AS lost_ns,
+    held_ns - least_ns AS wait_ns, p.transfer_ns, usual_transfer_ns::BIGINT AS usual_transfer_ns,
+    late_work_ns::BIGINT AS late_work_ns, late_blocked_ns::BIGINT AS late_blocked_ns
+FROM parts p
+JOIN compared USING (run_id, step, call_key, sequence)

@@ -90,15 +90,19 @@ class CapturedStep:
 
     def _kernels(self, rank: int) -> list[Activity]:
         calls = {(call["start_ns"], call["duration_ns"]): call for call in self.calls(rank)}
-        rows = self._rows(
-            f"SELECT start_ns, duration_ns, kind, {KERNEL_NAME} AS name, "
-            f"stream, launch_ns FROM kernels WHERE {_OF_STEP} AND rank = $rank AND duration_ns > 0",
-            rank=rank,
-        )
-        return [
-            _kernel(row, calls.get((row["start_ns"], row["duration_ns"])) if row["kind"] == "communication" else None)
-            for row in rows
-        ]
+        # Tuples: a rank has many kernels.
+        rows = self.connection.execute(
+            f"SELECT kind, {KERNEL_NAME}, start_ns, duration_ns, coalesce(stream, -1), launch_ns "
+            f"FROM kernels WHERE {_OF_STEP} AND rank = $rank AND duration_ns > 0",
+            {"run": self.run_id, "step": self.step, "rank": rank},
+        ).fetchall()
+        found = []
+        for kind, name, start_ns, duration_ns, stream, launch_ns in rows:
+            call = calls.get((start_ns, duration_ns)) if kind == "communication" else None
+            label = name if call is None else _call_name(call)
+            word, key = _KINDS.get(kind, COMPUTE), _call_key(call)
+            found.append(Activity(start_ns, start_ns + duration_ns, word, label, "", stream, launch_ns, key))
+        return found
 
     def _intervals(self, rank: int) -> list[tuple[int, Activity]]:
         """Spans and blocking calls with their depth: of those that are open at a time, the deepest is what runs."""
@@ -128,21 +132,6 @@ def _call_key(call: Row | None) -> CallKey | None:
 
 def _call_name(call: Row) -> str:
     return f"{call['op']} {call['role']}"
-
-
-def _kernel(row: Row, call: Row | None) -> Activity:
-    stream = -1 if row["stream"] is None else row["stream"]
-    kind = _KINDS.get(row["kind"], COMPUTE)
-    name = _call_name(call) if call is not None else row["name"]
-    return Activity(
-        row["start_ns"],
-        row["start_ns"] + row["duration_ns"],
-        kind,
-        name,
-        stream=stream,
-        launch_ns=row["launch_ns"],
-        call=_call_key(call),
-    )
 
 
 def _span(span: Row, call: Row | None) -> Activity:

@@ -43,11 +43,21 @@ class CriticalPath(Result):
         """Length of the path: of all pieces together."""
         return sum(piece.duration_ns for piece in self.pieces)
 
+    @property
+    def rank_changes(self) -> int:
+        """How often the path goes on with another rank."""
+        return sum(piece.waited_for is not None for piece in self.pieces)
+
+    @property
+    def by_kind_ns(self) -> dict[str, int]:
+        """Time on the path by kind of piece, the longest first."""
+        times: defaultdict[str, int] = defaultdict(int)
+        for piece in self.pieces:
+            times[piece.kind] += piece.duration_ns
+        return dict(sorted(times.items(), key=lambda item: -item[1]))
+
     def summary(self) -> dict[str, object]:
         """Run, step, length of the path, how often it changes ranks, and the time by kind."""
-        by_kind: defaultdict[str, int] = defaultdict(int)
-        for piece in self.pieces:
-            by_kind[piece.kind] += piece.duration_ns
         return {
             "run": self.run_id,
             "step": self.step,
@@ -55,8 +65,8 @@ class CriticalPath(Result):
             "step_s": self.step_ns / 1e9,
             "ranks": self.ranks,
             "ranks_on_path": len({piece.rank for piece in self.pieces}),
-            "rank_changes": sum(piece.waited_for is not None for piece in self.pieces),
-            **{f"{kind}_s": ns / 1e9 for kind, ns in sorted(by_kind.items(), key=lambda item: -item[1])},
+            "rank_changes": self.rank_changes,
+            **{f"{kind}_s": ns / 1e9 for kind, ns in self.by_kind_ns.items()},
         }
 
     def rows(self) -> list[Row]:

@@ -11,22 +11,20 @@ from vtrain_sim.results import Row
 
 # As many parts as a screen shows; the others are added up in one line.
 _SHOWN = 20
-_KINDS = tuple(f"{kind}_s" for kind in ("compute", "communication", "copy", "host", "gap", "queued"))
 
 
 @printers.register(CriticalPath)
 def print_critical_path(result: CriticalPath, console: Console, rows: bool = True) -> None:
     """How long the path is, its time by kind, and what takes longest on it."""
-    figures = result.summary()
+    visited = len({piece.rank for piece in result.pieces})
     console.out(
         f"run {result.run_id}, step {result.step}: the critical path takes {duration(result.path_ns / 1e9)} over "
-        f"{figures['ranks_on_path']} of {counted(result.ranks, 'ranks')}, with "
-        f"{counted(int(str(figures['rank_changes'])), 'changes')} of rank; made of {result.seen}",
+        f"{visited} of {counted(result.ranks, 'ranks')}, with {counted(result.rank_changes, 'changes')} of rank; made "
+        f"of {result.seen}",
         highlight=False,
     )
-    by_kind = [(name.removesuffix("_s"), value) for name, value in figures.items() if name in _KINDS]
-    whole = max(result.path_ns / 1e9, 1e-12)
-    lines = [(kind, duration(float(str(value))), percent(float(str(value)) / whole)) for kind, value in by_kind]
+    whole = max(result.path_ns, 1)
+    lines = [(kind, duration(ns / 1e9), percent(ns / whole)) for kind, ns in result.by_kind_ns.items()]
     console.print(table("by kind", ("kind", "time", "share"), lines))
     if rows:
         _print_parts(result, console)
