@@ -138,22 +138,33 @@ def test_gradients_are_waited_for_where_they_are_synchronised() -> None:
 
 def test_gaps_between_kernels_have_a_cause() -> None:
     kernels = [
-        kernel("a", BEGIN + 50, 100, launch=BEGIN + 30),
+        kernel("a", BEGIN + 50, 100, launch=BEGIN + 30, operator="aten::mm"),
         kernel("b", BEGIN + 180, 100, launch=BEGIN + 100),
         kernel("c", BEGIN + 400, 100, launch=BEGIN + 350),
     ]
     path = path_of(steps=steps(600), kernels=kernels)
     assert pieces(path) == [
-        (0, "host", "launch of a", 30),
-        (0, "queued", "work of the step before", 20),
+        (0, "host", "before aten::mm", 30),
+        (0, "launch", "launch by aten::mm", 20),
         (0, "compute", "a", 100),
         (0, "gap", "between kernels", 30),
         (0, "compute", "b", 100),
-        (0, "host", "launch of c", 120),
+        (0, "host", "before the operator of c", 70),
+        (0, "launch", "launch by the operator of c", 50),
         (0, "compute", "c", 100),
         (0, "host", "after the last kernel", 100),
     ]
-    assert path.summary()["host_s"] == pytest.approx(250e-9)
+    assert path.summary()["host_s"] == pytest.approx(200e-9)
+
+
+def test_a_device_may_still_be_busy_with_the_step_before() -> None:
+    path = path_of(steps=steps(10_000), kernels=[kernel("a", BEGIN + 50_000, 100, launch=BEGIN + 2000)])
+    assert pieces(path) == [
+        (0, "host", "before the operator of a", 2000),
+        (0, "queued", "work of the step before", 48_000),
+        (0, "compute", "a", 100),
+    ]
+    assert path.path_ns == path.step_ns == 50_100
 
 
 def test_the_last_to_end_is_waited_for_but_the_own_stream_first() -> None:

@@ -92,16 +92,16 @@ class CapturedStep:
         calls = {(call["start_ns"], call["duration_ns"]): call for call in self.calls(rank)}
         # Tuples: a rank has many kernels.
         rows = self.connection.execute(
-            f"SELECT kind, {KERNEL_NAME}, start_ns, duration_ns, coalesce(stream, -1), launch_ns "
+            f"SELECT kind, {KERNEL_NAME}, start_ns, duration_ns, coalesce(stream, -1), launch_ns, operator "
             f"FROM kernels WHERE {_OF_STEP} AND rank = $rank AND duration_ns > 0",
             {"run": self.run_id, "step": self.step, "rank": rank},
         ).fetchall()
         found = []
-        for kind, name, start_ns, duration_ns, stream, launch_ns in rows:
+        for kind, name, start_ns, duration_ns, stream, launch_ns, operator in rows:
             call = calls.get((start_ns, duration_ns)) if kind == "communication" else None
             label = name if call is None else _call_name(call)
-            word, key = _KINDS.get(kind, COMPUTE), _call_key(call)
-            found.append(Activity(start_ns, start_ns + duration_ns, word, label, "", stream, launch_ns, key))
+            word, key, end_ns = _KINDS.get(kind, COMPUTE), _call_key(call), start_ns + duration_ns
+            found.append(Activity(start_ns, end_ns, word, label, "", stream, launch_ns, key, operator or ""))
         return found
 
     def _intervals(self, rank: int) -> list[tuple[int, Activity]]:

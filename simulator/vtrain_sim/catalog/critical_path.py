@@ -78,7 +78,7 @@ class CriticalPath(Result):
         whole = self.path_ns
         return [
             {
-                **dict(zip(names, key, strict=True)),
+                **{name: value if value != "" else None for name, value in zip(names, key, strict=True)},
                 "calls": len(durations),
                 "duration_s": sum(durations) / 1e9,
                 "share": sum(durations) / whole if whole else 0.0,
@@ -90,7 +90,7 @@ class CriticalPath(Result):
         """The machine-readable result, schema vtrain.critical-path/1; at_s of a piece is from the begin of the path."""
         pieces, at_ns = [], 0
         for piece in self.pieces:
-            pieces.append({**vars(piece), "at_s": at_ns / 1e9})
+            pieces.append({**vars(piece), "phase": piece.phase or None, "at_s": at_ns / 1e9})
             at_ns += piece.duration_ns
         return {"schema": SCHEMA, **self.summary(), "seen": self.seen, "parts": self.rows(), "pieces": pieces}
 

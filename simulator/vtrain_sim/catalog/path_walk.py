@@ -14,16 +14,20 @@ from typing import TypeAlias
 # Group and operation as a hash, and the ordinal of the call among them.
 CallKey: TypeAlias = tuple[int, int]
 
-COMPUTE, COMMUNICATION, COPY, HOST, GAP, QUEUED = "compute", "communication", "copy", "host", "gap", "queued"
+COMPUTE, COMMUNICATION, COPY = "compute", "communication", "copy"
+HOST, LAUNCH, GAP, QUEUED = "host", "launch", "gap", "queued"
 # What a device needs between two kernels of a stream: within this, the one before is what the next one waited for.
 _BACK_TO_BACK_NS = 3000
+# A kernel that begins so soon after its launch did not wait for others.
+_LAUNCH_NS = 30_000
 
 
 @dataclass(frozen=True)
 class Activity:
     """Something that a rank did, on its own clock. kind: compute, communication or copy.
 
-    stream: of a kernel, -1 without one. launch_ns: when the host launched it; None where that is not known.
+    stream: of a kernel, -1 without one. launch_ns: when the host launched it; None where that is not known. operator:
+    what launched it; "" where that is not known.
     """
 
     start_ns: int
@@ -34,6 +38,12 @@ class Activity:
     stream: int = -1
     launch_ns: int | None = None
     call: CallKey | None = None
+    operator: str = ""
+
+    @property
+    def launcher(self) -> str:
+        """The operator that launched it, or a word for that."""
+        return self.operator or f"the operator of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class Arrival:
 class Piece:
     """A part of the path, on its rank's clock.
 
-    kind: what `Activity` has, or host (the device had nothing launched), gap (it had, and began later) or queued (it
+    kind: what `Activity` has, or, where the device did nothing: host (nothing was launched), launch (from the launching
+    call to the start), gap (it was launched before the kernel before had ended, and began later) or queued (the device
     was still busy with what was launched before the step).
 
     waited_for: in communication, the rank that came last, where the path goes on; None where it stays.
@@ -117,7 +128,7 @@ def walk(line_of: Callable[[int], RankLine], calls: Mapping[CallKey, Arrival], r
             break
         end_ns = min(activity.end_ns, at_ns)
         if end_ns < at_ns:
-            pieces.append(_gap(rank, end_ns, at_ns, following))
+            pieces += _gap(rank, end_ns, at_ns, following)
         # Where the path came from another rank's call, what was going on then was not waiting for that call.
         arrival = None if arrived and activity.end_ns > at_ns else _crossing(activity, calls, crossed, rank)
         if arrival is None:
@@ -159,21 +170,28 @@ def _transfer(rank: int, activity: Activity, end_ns: int, arrival: Arrival, one_
     )
 
 
-def _gap(rank: int, begin_ns: int, end_ns: int, following: Activity | None) -> Piece:
-    """Time in which the device did nothing that counts: the host's where it launched what follows only afterwards."""
+def _gap(rank: int, begin_ns: int, end_ns: int, following: Activity | None) -> list[Piece]:
+    """Time in which the device did nothing that counts, the later part first: the host's until it launched again."""
     if following is None:
-        return Piece(rank, begin_ns, end_ns - begin_ns, HOST, "after the last kernel")
-    late = following.launch_ns is not None and following.launch_ns > begin_ns
-    kind, name = (HOST, f"launch of {following.name}") if late else (GAP, "between kernels")
-    return Piece(rank, begin_ns, end_ns - begin_ns, kind, name, following.phase)
+        return [Piece(rank, begin_ns, end_ns - begin_ns, HOST, "after the last kernel")]
+    if following.launch_ns is None or following.launch_ns <= begin_ns:
+        return [Piece(rank, begin_ns, end_ns - begin_ns, GAP, "between kernels")]
+    return _launching(rank, begin_ns, end_ns, following, LAUNCH, f"launch by {following.launcher}")
 
 
 def _first(rank: int, begin_ns: int, end_ns: int, following: Activity | None) -> list[Piece]:
     """What is left before the first activity, the later part first."""
     if following is None or following.launch_ns is None:
         return [Piece(rank, begin_ns, end_ns - begin_ns, HOST, "before the first kernel")]
-    launch_ns = min(max(following.launch_ns, begin_ns), end_ns)
+    if end_ns - max(following.launch_ns, begin_ns) <= _LAUNCH_NS:
+        return _launching(rank, begin_ns, end_ns, following, LAUNCH, f"launch by {following.launcher}")
+    return _launching(rank, begin_ns, end_ns, following, QUEUED, "work of the step before")
+
+
+def _launching(rank: int, begin_ns: int, end_ns: int, following: Activity, kind: str, name: str) -> list[Piece]:
+    """The time before an activity, cut where the host launched it. kind, name: of what came after that."""
+    launch_ns = min(max(following.launch_ns or begin_ns, begin_ns), end_ns)
     return [
-        Piece(rank, launch_ns, end_ns - launch_ns, QUEUED, "work of the step before"),
-        Piece(rank, begin_ns, launch_ns - begin_ns, HOST, f"launch of {following.name}"),
+        Piece(rank, launch_ns, end_ns - launch_ns, kind, name),
+        Piece(rank, begin_ns, launch_ns - begin_ns, HOST, f"before {following.launcher}"),
     ]

@@ -44,4 +44,4 @@ def _print_parts(result: CriticalPath, console: Console) -> None:
 
 def _part(part: Row) -> tuple[object, ...]:
     figures = (part["calls"], duration(part["duration_s"]), percent(part["share"]))
-    return part["name"], part["phase"] or None, part["kind"], part["rank"], *figures
+    return part["name"], part["phase"], part["kind"], part["rank"], *figures
