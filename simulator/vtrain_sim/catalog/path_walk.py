@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 # Group and operation as a hash, and the ordinal of the call among them.
 CallKey: TypeAlias = tuple[int, int]
@@ -22,8 +22,7 @@ _BACK_TO_BACK_NS = 3000
 _LAUNCH_NS = 30_000
 
 
-@dataclass(frozen=True)
-class Activity:
+class Activity(NamedTuple):
     """Something that a rank did, on its own clock. kind: compute, communication or copy.
 
     stream: of a kernel, -1 without one. launch_ns: when the host launched it; None where that is not known. operator:
