@@ -87,7 +87,7 @@ OPERATOR_RULES = (
     Rule("optimizer", "PyTorch", r"^aten::(_foreach|_fused_(adam|sgd))|^Optimizer\.", "aten::_foreach_addcdiv_"),
     Rule("softmax", "PyTorch, Megatron", r"softmax|cross_entropy|nll_loss|CrossEntropy|log_softmax|logsumexp",
          "aten::_log_softmax_backward_data"),
-    Rule("gemm", "PyTorch, Transformer Engine", r"(mm|matmul|linear|einsum|dot)(_|$)|Linear(WithGrad\w+)?(Backward)?$",
+    Rule("gemm", "PyTorch, Transformer Engine", r"(mm|matmul|linear|einsum|(?<!scaled_)dot)(_|$)|Linear(WithGrad\w+)?(Backward)?$",
          "aten::matmul"),
     Rule("attention", "PyTorch, FlashAttention", r"[Aa]ttention|[Ff]lash|fmha|FusedAttnFunc|[Mm]ulti_?head",
          "FusedAttnFunc"),

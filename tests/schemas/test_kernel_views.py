@@ -146,6 +146,15 @@ def test_a_comparison_goes_both_ways() -> None:
     assert rows == [{"base_run": "a", "difference_ns": 50}, {"base_run": "b", "difference_ns": -50}]
 
 
+def test_a_run_without_any_is_compared_too() -> None:
+    rows = query(
+        "SELECT base_ns, run_ns FROM run_comparison WHERE base_run = 'b'",
+        runs=[{"run_id": "b", "source": "ops"}],
+        spans=[span("a", "mlp", 100)],
+    )
+    assert rows == [{"base_ns": None, "run_ns": 100}]
+
+
 def test_kernels_of_two_runs() -> None:
     kernels = [
         kernel(GEMM, 0, 100, run_id="a"),

@@ -26,6 +26,20 @@ def test_every_operator_rule_wins_its_own_example(rule) -> None:
     assert rule.kind in OPERATOR_KINDS
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::dot", "gemm"),
+        ("aten::scaled_dot_product_attention", "attention"),
+        ("aten::_scaled_dot_product_flash_attention_backward", "attention"),
+    ],
+)
+def test_kinds_of_operators_that_look_like_others(name: str, kind: str) -> None:
+    found = operator_rule(name)
+    assert found is not None
+    assert found.kind == kind
+
+
 @pytest.mark.parametrize("rule", RANGE_RULES, ids=lambda r: r.example)
 def test_every_range_rule_wins_its_own_example(rule) -> None:
     found = range_rule(rule.example)

@@ -20,8 +20,11 @@ totals AS (
 per_step AS (
     SELECT run_id, kind, phase, calls / steps AS calls, (ns / steps)::BIGINT AS ns FROM totals JOIN captured USING (run_id)
 ),
+known AS (
+    SELECT run_id FROM runs UNION SELECT run_id FROM captured
+),
 pairs AS (
-    SELECT b.run_id AS base_run, r.run_id FROM captured b JOIN captured r ON b.run_id <> r.run_id
+    SELECT b.run_id AS base_run, r.run_id FROM known b JOIN known r ON b.run_id <> r.run_id
 ),
 sides AS (
     SELECT base_run, pairs.run_id, kind, phase, calls AS base_calls, ns AS base_ns, NULL::DOUBLE AS run_calls,
