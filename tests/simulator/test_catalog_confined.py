@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from simulator.synthetic import write_profile
-from vtrain_sim.catalog import Catalog, CatalogError, Limits
+from vtrain_sim.catalog import Catalog, CatalogError, Limits, database
+from vtrain_sim.catalog.read_only import deny_writing, run_read_only
+from vtrain_sim.commands import catalog as command
 
 MARKER = "what nobody may read"
 
@@ -347,3 +349,72 @@ def test_ctrl_c_stops_a_query(place: Place) -> None:
 def _processor_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _kernel_denies_writing() -> bool:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(deny_writing).result()
+
+
+@pytest.mark.skipif(not _kernel_denies_writing(), reason="this kernel has no Landlock")
+def test_the_kernel_refuses_what_nobody_thought_of(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Were every statement taken for a query, and every place open to DuckDB: nothing is written, made or removed."""
+    monkeypatch.setattr("vtrain_sim.catalog.querying.queries", lambda connection, text: [text])
+    monkeypatch.setattr(database, "_CONFINED", {})
+    before = place.state()
+    for query in (
+        "COPY (SELECT 1) TO '{outside}/new.parquet'",
+        "COPY (SELECT * FROM steps LIMIT 0) TO '{file}'",
+        "ATTACH '{outside}/new.duckdb' (READ_WRITE)",
+        "EXPORT DATABASE '{outside}/export'",
+    ):
+        with pytest.raises(SystemExit) as left:
+            command.main(["sql", place.fill(query), "-c", str(place.catalog.path)])
+        assert left.value.code == 2
+        assert "ermission" in capsys.readouterr().err
+        assert place.state() == before
+    # Who asked can write on.
+    (place.outside / "of the program").write_text("")
+    (place.outside / "of the program").unlink()
+
+
+def test_a_query_is_stopped_from_another_thread(place: Place) -> None:
+    assert not place.catalog.interrupt()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(place.catalog.sql, ENDLESS)
+        while not place.catalog.interrupt():
+            time.sleep(0.05)
+        deadline = time.monotonic() + 60
+        # One between two statements is lost.
+        while not answer.done() and time.monotonic() < deadline:
+            place.catalog.interrupt()
+            time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt):
+            answer.result(0)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_ends_what_was_asked_for(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a query runs there is nothing to stop: whoever waits goes."""
+    go, waits = threading.Event(), []
+    wait = threading.Event.wait
+
+    def pressed_once(event: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread() and timeout is not None and not waits:
+            waits.append(event)
+            raise KeyboardInterrupt
+        return wait(event, timeout)
+
+    def interrupt() -> bool:
+        go.set()
+        return begun
+
+    monkeypatch.setattr("vtrain_sim.catalog.read_only.deny_writing", lambda: True)
+    monkeypatch.setattr(threading.Event, "wait", pressed_once)
+    if begun:
+        assert run_read_only(lambda: go.wait(30), interrupt)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run_read_only(lambda: go.wait(30) and time.sleep(1), interrupt)

@@ -186,6 +186,15 @@ class Catalog:
         """
         return CapturedRun(self._catalog, run)
 
+    def interrupt(self) -> bool:
+        """Stop the queries that run in other threads; whether there was one.
+
+        >>> import vtrain as vt
+        >>> vt.Catalog("vtrain.duckdb").interrupt()
+        False
+        """
+        return self._catalog.interrupt()
+
     def schema(self, name: str = "") -> Schema:
         """The tables and views: every column, its type and meaning (name: of one only). Raises `UserError`.
 

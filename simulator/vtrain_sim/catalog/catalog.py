@@ -43,6 +43,7 @@ class Catalog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._running: list[duckdb.DuckDBPyConnection] = []
 
     @property
     def traces(self) -> Path:
@@ -343,7 +344,18 @@ class Catalog:
         if not query.strip():
             raise CatalogError("the query is empty")
         with self._reading(limits.memory) as connection:
-            return run_query(connection, query, limits)
+            self._running.append(connection)
+            try:
+                return run_query(connection, query, limits)
+            finally:
+                self._running.remove(connection)
+
+    def interrupt(self) -> bool:
+        """Stop the queries that run in other threads of this process; whether there was one."""
+        running = list(self._running)
+        for connection in running:
+            connection.interrupt()
+        return bool(running)
 
     def schema(self) -> list[Row]:
         """Every table and view with its columns, types and comments."""

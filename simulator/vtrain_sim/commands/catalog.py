@@ -194,6 +194,7 @@ def sql(
 ) -> None:
     """Query with SQL. Read-only, and without access to anything but the indexed files."""
     from vtrain_sim.api import catalog as api
+    from vtrain_sim.catalog.read_only import run_read_only
     from vtrain_sim.report import registry
 
     if form not in registry.names():
@@ -201,7 +202,8 @@ def sql(
     form = check_format(form, as_json)
     if form == "parquet" and not output:
         raise UserError("--format parquet needs --output FILE")
-    result = api.Catalog(catalog).sql(query, timeout, memory)
+    index = api.Catalog(catalog)
+    result = run_read_only(lambda: index.sql(query, timeout, memory), index.interrupt)
     if not output:
         show(result, form)
         return
