@@ -29,7 +29,8 @@ def cuts_of(names: Sequence[str], host: Spool, launches: Spool, device: Spool, m
     """
     times = [(host, "start"), (launches, "start"), (device, "at")]
     every = max(1, sum(spool.rows for spool, _ in times) // _SAMPLE)
-    sample = [block.columns[name][::every] for spool, name in times for block in spool.blocks()]
+    # Copies: a view would keep its whole block.
+    sample = [block.columns[name][::every].copy() for spool, name in times for block in spool.blocks()]
     timeline = _Timeline(np.concatenate(sample))
     for spool, name in times:
         for block in spool.blocks():

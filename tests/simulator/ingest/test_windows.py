@@ -121,6 +121,29 @@ def test_kernels_count_where_they_are_launched(monkeypatch: pytest.MonkeyPatch) 
     assert sorted(row["step"] for row in kernels) == sorted(list(range(12)) * 30)
 
 
+def test_an_unknown_sequence_number_links_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of the backward pass without one are data gradients, whatever came before them anywhere in the trace;
+    a forward product that begins later is not theirs either."""
+    trace = Kineto(0, 1)
+    for number in range(6):
+        node = "autograd::engine::evaluate_function: MmBackward0"
+        trace.op(node, 200 * number, 80, tid=AUTOGRAD)
+        trace.op("aten::mm", 200 * number + 10, 40, [[64, 64], [64, 64]], tid=AUTOGRAD)
+        trace.kernel("ampere_bf16_s16816gemm", 200 * number + 15, 200 * number + 30, 20, tid=AUTOGRAD)
+    node = "autograd::engine::evaluate_function: MmBackward0"
+    trace.op(node, 1400, 80, seq=3, tid=AUTOGRAD)
+    trace.op("aten::mm", 1410, 40, [[32, 16], [16, 64]], tid=AUTOGRAD)
+    trace.kernel("ampere_bf16_s16816gemm", 1415, 1430, 20, tid=AUTOGRAD)
+    trace.op("aten::mm", 1600, 40, [[32, 64], [64, 16]], seq=3)
+    trace.kernel("ampere_bf16_s16816gemm", 1615, 1630, 20)
+    assert equal(trace, 4, monkeypatch) >= 4
+    rows = read(trace, 4, monkeypatch)[0]
+    phases = [r["phase"] for r in rows["operators"].to_pylist() if r["name"] == "aten::mm"]
+    assert sorted(phases) == ["dgrad"] * 7 + ["forward"]
+    loose = [n["count"] for n in rows["ingest"].to_pylist() if "without their forward operator" in n["reason"]]
+    assert loose == [7]
+
+
 NAMES = ["aten::mm", "record_param_comms", "aten::add", "nccl:all_reduce", "## forward ##", "layer", "c10d::allreduce_"]
 KERNELS = ["gemm_bf16", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL()", "reduce_kernel", "an odd one"]
 
