@@ -165,12 +165,17 @@ def test_a_slow_transfer_is_nobodys_fault() -> None:
     assert stragglers(*calls) == [("tp", "network", None, 0, 1, 70), ("tp", "network", None, 1, 1, 70)]
 
 
-def test_what_nothing_explains_has_no_cause() -> None:
-    """Rank 1 begins the step 100 ns after rank 0 and does as much as it."""
+def test_a_rank_may_begin_the_step_late() -> None:
+    """Rank 1 begins the step 100 ns after rank 0, by one clock, and does 10 ns more than it."""
     steps = [STEPS[0], {**STEPS[1], "start_ns": 100}]
-    calls = [call(0, 100, 150), call(1, 200, 50)]
-    rows = query("SELECT cause, rank, lost_ns FROM stragglers", runs=PLUGIN, steps=steps, collectives=calls)
-    assert rows == [{"cause": None, "rank": 1, "lost_ns": 100}]
+    calls = [call(0, 100, 160), call(1, 210, 50)]
+    (row,) = query(
+        "SELECT cause, last_rank, lost_ns, late_work_ns, late_begin_ns FROM collective_delays WHERE rank = 0",
+        runs=PLUGIN,
+        steps=steps,
+        collectives=calls,
+    )
+    assert tuple(row.values()) == ("begin", 1, 110, 10, 100)
 
 
 def test_a_receiver_that_is_blocked_waits_for_its_sender() -> None:

@@ -3,8 +3,8 @@
 -- @column run_id: run
 -- @column step: training step
 -- @column role: what the group is for (tp, dp, pp, cp, ep, ...)
--- @column cause: compute (its own work took longer), communication (it was held up in another group), network (the
--- transfer was slow though all were there); null where none of them explains it
+-- @column cause: compute (its own work took longer), communication (it was held up in another group), begin (it began
+-- the step later), network (the transfer was slow though all were there)
 -- @column rank: global rank that arrived last; null for cause network
 -- @column waiting_rank: global rank that lost the time
 -- @column calls: calls in which it did
