@@ -204,6 +204,21 @@ def test_kernels_of_a_call_cross_ranks() -> None:
     ]
 
 
+def test_of_two_that_come_together_the_path_stays() -> None:
+    """Three ranks; the first ends the step last, and came to the call together with the second."""
+    group = {"group_ranks": [0, 1, 2]}
+    calls = [call(0, BEGIN + 300, 50, **group), call(1, BEGIN + 300, 50, **group), call(2, BEGIN + 100, 250, **group)]
+    spans = [root(0, 450), root(1, 400), root(2, 400)]
+    path = path_of(steps=steps(450, 400, 400), spans=spans, collectives=calls)
+    assert pieces(path) == [
+        (0, "compute", "step", 300),
+        (0, "communication", "all_reduce tp", 50),
+        (0, "compute", "step", 100),
+    ]
+    path = path_of(steps=steps(400, 400, 450), spans=[root(0, 400), root(1, 400), root(2, 450)], collectives=calls)
+    assert [piece.rank for piece in path.pieces] == [0, 2, 2]
+
+
 def test_a_path_ends_whatever_the_clocks_say() -> None:
     """Two calls, to each of which the other rank came last, by clocks that contradict each other."""
     calls = [

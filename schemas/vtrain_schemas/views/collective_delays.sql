@@ -53,8 +53,9 @@ parts AS (
     WHERE ranks_seen > 1 AND held_ns IS NOT NULL
 ),
 calls AS (
-    SELECT run_id, step, call_key, sequence, arg_min(rank, held_ns) AS last_rank,
-        arg_min(work_ns, held_ns) AS last_work_ns, arg_min(blocked_ns, held_ns) AS last_blocked_ns,
+    -- Of several that came last at the same time, the lowest rank.
+    SELECT run_id, step, call_key, sequence, arg_min(rank, [held_ns, rank]) AS last_rank,
+        arg_min(work_ns, [held_ns, rank]) AS last_work_ns, arg_min(blocked_ns, [held_ns, rank]) AS last_blocked_ns,
         min(held_ns) AS least_ns, max(held_ns) - min(held_ns) AS longest_wait_ns
     FROM parts
     GROUP BY run_id, step, call_key, sequence

@@ -59,9 +59,9 @@ class CapturedStep:
             )
             SELECT key, sequence,
                 CASE WHEN count(duration_ns) = count(*) THEN min(duration_ns) END AS transfer_ns,
-                CASE WHEN count(duration_ns) = count(*) THEN arg_min([rank, start_ns], duration_ns)
-                    WHEN bool_and(p2p) THEN arg_min([rank, start_ns], exposed_ns)
-                    ELSE arg_max([rank, start_ns], start_ns) END AS last
+                CASE WHEN count(duration_ns) = count(*) THEN arg_min([rank, start_ns], [duration_ns, rank])
+                    WHEN bool_and(p2p) THEN arg_min([rank, start_ns], [exposed_ns, rank])
+                    ELSE arg_max([rank, start_ns], [start_ns, -rank]) END AS last
             FROM calls GROUP BY key, sequence HAVING count(DISTINCT rank) > 1
             """
         )

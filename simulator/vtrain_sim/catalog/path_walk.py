@@ -150,7 +150,11 @@ def _crossing(activity: Activity, calls: Mapping[CallKey, Arrival], crossed: set
     if activity.call is None or activity.call in crossed:
         return None
     arrival = calls.get(activity.call)
-    return arrival if arrival is not None and arrival.rank != rank else None
+    if arrival is None or arrival.rank == rank:
+        return None
+    # One that came last together with others stays on the path.
+    duration_ns = activity.end_ns - activity.start_ns
+    return arrival if arrival.transfer_ns is None or duration_ns > arrival.transfer_ns else None
 
 
 def _transfer(rank: int, activity: Activity, end_ns: int, arrival: Arrival, one_clock: bool) -> Piece:
