@@ -70,9 +70,10 @@ def test_the_path_goes_on_with_the_rank_that_came_last() -> None:
     assert [piece.waited_for for piece in path.pieces] == [None, 1, None]
 
 
-def test_clocks_of_two_hosts_are_not_compared_in_a_call() -> None:
+@pytest.mark.parametrize("hosts", [TWO_HOSTS, [{"rank": rank, "host": "unknown"} for rank in range(2)], []])
+def test_clocks_of_two_hosts_are_not_compared_in_a_call(hosts: list[dict[str, Any]]) -> None:
     """Rank 1's clock is 30 ns behind: the call's shortest duration says how long the transfer took."""
-    assert pieces(path_of(ranks=TWO_HOSTS, **two_ranks(-30))) == EXPECTED
+    assert pieces(path_of(ranks=hosts, **two_ranks(-30))) == EXPECTED
 
 
 def test_ranks_of_one_host_leave_a_call_when_their_clock_says() -> None:

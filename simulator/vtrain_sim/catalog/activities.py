@@ -82,8 +82,9 @@ class CapturedStep:
 
     def line(self, rank: int, begin_ns: int, end_ns: int) -> RankLine:
         """What a rank did between begin and end of its step."""
-        hosts = self.connection.execute("SELECT host FROM ranks WHERE run_id = ? AND rank = ?", [self.run_id, rank])
-        (host,) = hosts.fetchone() or (None,)
+        # "unknown" is what traces without a host were given once.
+        query = "SELECT nullif(host, 'unknown') FROM ranks WHERE run_id = ? AND rank = ?"
+        (host,) = self.connection.execute(query, [self.run_id, rank]).fetchone() or (None,)
         if self.on_device:
             return RankLine(begin_ns, end_ns, self._kernels(rank), True, host)
         return RankLine(begin_ns, end_ns, _innermost(self._intervals(rank), begin_ns, end_ns), False, host)
