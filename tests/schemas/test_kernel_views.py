@@ -39,6 +39,20 @@ def test_gaps_are_of_one_stream_and_count_in_the_step_of_the_kernel_behind() -> 
     assert gaps(*kernels) == [(2, 7, "host_wait", 1, 50, 50)]
 
 
+def test_streams_of_two_devices_are_apart() -> None:
+    """Stream 7 of each: one has a gap, and its queue is its own."""
+    kernels = [
+        kernel("a", 0, 100_000, launch=-10, device=0),
+        kernel("a", 50_000, 300_000, launch=-5, device=1),
+        kernel("b", 400_000, 10_000, launch=-1, device=0),
+    ]
+    rows = query("SELECT device, cause, idle_ns FROM gpu_gaps", kernels=kernels)
+    assert rows == [{"device": 0, "cause": "other", "idle_ns": 300_000}]
+    rows = query("SELECT device, longest_queue FROM launch_summary ORDER BY device", kernels=kernels)
+    assert rows == [{"device": 0, "longest_queue": 2}, {"device": 1, "longest_queue": 1}]
+    assert not query("SELECT * FROM kernel_sequences", kernels=kernels)
+
+
 def test_no_gap_where_an_earlier_kernel_still_runs() -> None:
     assert gaps(kernel("a", 0, 500), kernel("b", 100, 50), kernel("c", 300, 50)) == []
 

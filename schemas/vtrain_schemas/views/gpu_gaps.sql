@@ -6,6 +6,7 @@
 -- @column run_id: run
 -- @column rank: global rank
 -- @column step: training step of the kernel behind the gap
+-- @column device: number of the device in its process; null where the trace does not say it
 -- @column stream: CUDA stream
 -- @column cause: host_wait, kernel_wait or other
 -- @column gaps: number of gaps
@@ -13,21 +14,21 @@
 -- @column longest_ns: the longest of them, ns
 -- @column share: of the stream's idle time in the step, 0 to 1
 WITH ordered AS (
-    SELECT run_id, rank, step, stream, launch_ns, start_ns, max(start_ns + duration_ns) OVER (
-            PARTITION BY run_id, rank, stream ORDER BY start_ns, duration_ns
+    SELECT run_id, rank, step, device, stream, launch_ns, start_ns, max(start_ns + duration_ns) OVER (
+            PARTITION BY run_id, rank, device, stream ORDER BY start_ns, duration_ns
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS free_ns
     FROM kernels
 ),
 gaps AS (
-    SELECT run_id, rank, step, stream, start_ns - free_ns AS ns,
+    SELECT run_id, rank, step, device, stream, start_ns - free_ns AS ns,
         CASE WHEN launch_ns > free_ns THEN 'host_wait' WHEN start_ns - free_ns < 30000 THEN 'kernel_wait' ELSE 'other' END
             AS cause
     FROM ordered
     WHERE start_ns > free_ns
 )
 SELECT
-    run_id, rank, step, stream, cause, count(*) AS gaps, sum(ns)::BIGINT AS idle_ns, max(ns) AS longest_ns,
-    sum(ns) / sum(sum(ns)) OVER (PARTITION BY run_id, rank, step, stream) AS share
+    run_id, rank, step, device, stream, cause, count(*) AS gaps, sum(ns)::BIGINT AS idle_ns, max(ns) AS longest_ns,
+    sum(ns) / sum(sum(ns)) OVER (PARTITION BY run_id, rank, step, device, stream) AS share
 FROM gaps
-GROUP BY run_id, rank, step, stream, cause
+GROUP BY run_id, rank, step, device, stream, cause

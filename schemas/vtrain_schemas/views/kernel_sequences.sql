@@ -9,7 +9,7 @@
 -- @column busy_ns: time of these kernels over all occurrences, ns
 -- @column span_ns: from the first kernel's start to the last one's end, gaps included, over all occurrences, ns
 WITH named AS (
-    SELECT run_id, rank, step, stream, start_ns, duration_ns, {kernel_name} AS name FROM kernels
+    SELECT run_id, rank, step, device, stream, start_ns, duration_ns, {kernel_name} AS name FROM kernels
 ),
 -- Of each kernel, those that follow it.
 following AS (
@@ -21,7 +21,7 @@ following AS (
         lead(start_ns + duration_ns, 1) OVER after AS end_2, lead(start_ns + duration_ns, 2) OVER after AS end_3,
         lead(start_ns + duration_ns, 3) OVER after AS end_4, lead(start_ns + duration_ns, 4) OVER after AS end_5
     FROM named
-    WINDOW after AS (PARTITION BY run_id, rank, step, stream ORDER BY start_ns)
+    WINDOW after AS (PARTITION BY run_id, rank, step, device, stream ORDER BY start_ns)
 ),
 -- Names are long: they are compared by their hash.
 keyed AS (

@@ -4,6 +4,7 @@
 -- @column run_id: run
 -- @column rank: global rank
 -- @column step: training step
+-- @column device: number of the device in its process; null where the trace does not say it
 -- @column stream: CUDA stream
 -- @column correlation: CUPTI correlation id of the launch
 -- @column kind: kernel kind
@@ -24,12 +25,12 @@ WITH moments AS (
 ),
 queued AS (
     SELECT *, sum(change) OVER (
-        PARTITION BY run_id, rank, stream ORDER BY time_ns, change DESC ROWS UNBOUNDED PRECEDING
+        PARTITION BY run_id, rank, device, stream ORDER BY time_ns, change DESC ROWS UNBOUNDED PRECEDING
     ) AS queue_length
     FROM moments
 )
 SELECT
-    run_id, rank, step, stream, correlation, kind, {kernel_name} AS name, operator, launch_ns, launch_duration_ns AS api_ns,
+    run_id, rank, step, device, stream, correlation, kind, {kernel_name} AS name, operator, launch_ns, launch_duration_ns AS api_ns,
     -- Not greatest alone: it passes over a null.
     CASE WHEN launch_duration_ns IS NOT NULL THEN greatest(0, start_ns - launch_ns - launch_duration_ns) END AS delay_ns,
     start_ns - launch_ns AS launch_to_start_ns,

@@ -16,6 +16,8 @@ from vtrain_sim.results import Row
 # Spans that are communication where a call was waited for inside.
 _WAITING = ("p2p", "grad_sync", "param_sync")
 _REDUCTIONS = ("all_reduce", "reduce_scatter")
+# No device has so many streams: with its device's number, a stream has one of its own.
+_STREAMS = 1 << 32
 _KINDS = {"communication": COMMUNICATION, "memory": COPY}
 _KEY = "hash(CASE WHEN op IN ('send', 'recv') THEN 'p2p' ELSE op END, group_ranks)"
 _OF_STEP = "run_id = $run AND step = $step"
@@ -92,17 +94,18 @@ class CapturedStep:
     def _kernels(self, rank: int) -> list[Activity]:
         calls = {(call["start_ns"], call["duration_ns"]): call for call in self.calls(rank)}
         # Tuples: a rank has many kernels.
+        stream = f"coalesce(device, 0)::BIGINT * {_STREAMS} + coalesce(stream, -1)"
         rows = self.connection.execute(
-            f"SELECT kind, {KERNEL_NAME}, start_ns, duration_ns, coalesce(stream, -1), launch_ns, operator "
+            f"SELECT kind, {KERNEL_NAME}, start_ns, duration_ns, {stream}, launch_ns, operator "
             f"FROM kernels WHERE {_OF_STEP} AND rank = $rank AND duration_ns > 0",
             {"run": self.run_id, "step": self.step, "rank": rank},
         ).fetchall()
         found = []
-        for kind, name, start_ns, duration_ns, stream, launch_ns, operator in rows:
+        for kind, name, start_ns, duration_ns, on_stream, launch_ns, operator in rows:
             call = calls.get((start_ns, duration_ns)) if kind == "communication" else None
             label = name if call is None else _call_name(call)
             word, key, end_ns = _KINDS.get(kind, COMPUTE), _call_key(call), start_ns + duration_ns
-            found.append(Activity(start_ns, end_ns, word, label, "", stream, launch_ns, key, operator or ""))
+            found.append(Activity(start_ns, end_ns, word, label, "", on_stream, launch_ns, key, operator or ""))
         return found
 
     def _intervals(self, rank: int) -> list[tuple[int, Activity]]:
