@@ -130,3 +130,18 @@ def test_where_the_group_is_not_known_nobody_is_blamed(catalog: Catalog) -> None
     assert len(blamed) == 1
     (row,) = catalog.sql("SELECT count(idle_ns) AS known, count(*) AS all FROM pipeline_bubble").to_pylist()
     assert row["known"] == 0 < row["all"]
+
+
+def test_the_rank_that_waits_least_in_the_raw_events_holds_up_the_others(catalog: Catalog) -> None:
+    waiting = {
+        rank: sum(times(e)[1] - times(e)[0] for e in events if e.get("cat") == "kernel" and "nccl" in e["name"])
+        for run, rank, events in raw_traces()
+        if run == "dlrm_kineto"
+    }
+    (worst,) = catalog.sql(
+        "SELECT rank, cause FROM stragglers GROUP BY ALL ORDER BY sum(lost_ns) DESC LIMIT 1"
+    ).to_pylist()
+    assert worst == {"rank": min(waiting, key=lambda rank: waiting[rank]), "cause": "begin"}
+    path = catalog.critical_path("dlrm_kineto")
+    assert path.rank_changes > 0
+    assert worst["rank"] in {piece.rank for piece in path.pieces}
