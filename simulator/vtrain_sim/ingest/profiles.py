@@ -25,7 +25,7 @@ from vtrain_sim.ingest.nsys import read_nsys
 from vtrain_sim.ingest.provenance import Recorded, recorded, text_of
 from vtrain_sim.ingest.recording import Recording
 from vtrain_sim.ingest.sources import NSYS, Group, Source, find, groups, unpacked_archive
-from vtrain_sim.ingest.table_file import write_pieces, write_tables
+from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.tables import run_row, tables_of
 from vtrain_sim.ingest.workers import in_processes
 
@@ -233,7 +233,7 @@ def _ingest_group(group: Group, directory: Path, reading: _Reading) -> RunReport
         row = _run_row(group, results, first, reading)
         row["config_json"] = text_of(reading.provenance(group), new, not_read)
         runs = pa.Table.from_pylist([row], schema=arrow_schema("runs"))
-        write_pieces(staging / file_path(group.run_id, "runs", first.rank), "runs", [runs])
+        write_tables([("runs", runs)], {"runs": staging / file_path(group.run_id, "runs", first.rank)})
         _swap(new, directory)
     except OSError as error:
         raise _NotWrittenError(f"cannot write {directory}: {error.strerror or error}") from None

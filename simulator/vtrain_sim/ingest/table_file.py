@@ -36,11 +36,6 @@ def write_tables(pieces: Iterable[tuple[str, pa.Table]], places: dict[str, Path]
     return rows
 
 
-def write_pieces(path: Path, name: str, pieces: Iterable[pa.Table]) -> int:
-    """Write pieces of one table to its file; how many rows it has."""
-    return write_tables(((name, piece) for piece in pieces), {name: path})[name]
-
-
 class Shelf:
     """Tables of one schema, laid by in a file without a name, which goes away with the process. folder: where to."""
 
