@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -15,9 +15,11 @@ from vtrain_sim.catalog import database
 from vtrain_sim.catalog.compaction import check_finished, clear, clear_unfinished, merge
 from vtrain_sim.catalog.critical_path import CriticalPath, read_critical_path
 from vtrain_sim.catalog.errors import CatalogError
-from vtrain_sim.catalog.files import GONE, changes, complete, forget, record, recorded
+from vtrain_sim.catalog.files import changes, complete, forget, record, recorded
+from vtrain_sim.catalog.indexing import mark_copies, merged_meanwhile, update
+from vtrain_sim.catalog.listing import describe_run, list_runs
 from vtrain_sim.catalog.places import open_place
-from vtrain_sim.catalog.problems import Problem, find_problems
+from vtrain_sim.catalog.problems import Problem, find_problems, of_files
 from vtrain_sim.catalog.querying import Limits, run_query, sentence
 from vtrain_sim.catalog.reports import AddReport, CompactReport, Detail, RepairReport
 from vtrain_sim.catalog.rows import dictionaries
@@ -28,7 +30,7 @@ from vtrain_sim.errors import nearest
 from vtrain_sim.ingest import Ingested, ingest, ingest_captured, is_trace
 from vtrain_sim.results import Row
 
-# From so many files on, opening them takes longer than reading them.
+# From so many files on opening them takes longer than reading them.
 _MANY = 1000
 # DuckDB keeps other processes out; threads of one process would change the same rows at a time, and fail.
 _ONE_WRITER = Lock()
@@ -78,29 +80,21 @@ class Catalog:
             made = ingest(traces, place, run_id, rank, device, processes, progress, self._elsewhere(place))
         profiles = [location for location in locations if location not in traces]
         unread = [notice for location in profiles for notice in ingest_captured(location)]
-        files = [file for location in (*profiles, *made.directories) for file in scan(location, self._below(location))]
-        added = self._index(files)
+        places = (*profiles, *made.directories)
+        scanned = _once(file for location in places for file in scan(location, self._below(location)))
+        with self._writing() as connection:
+            files, added = update(connection, scanned, lambda known: _once(f for p in places for f in scan(p, known)))
         local = Counter(f.run_id for f in files if not f.remote)
         return AddReport(
             runs=tuple(sorted({f.run_id for f in files})),
             files_added=len(added),
             files_unchanged=len(files) - len(added),
             rows_added=sum(f.rows for f in added if not f.problem),
-            problems=tuple(Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in files if f.problem),
+            problems=tuple(of_files((f, f.problem) for f in files)),
             ingested=tuple(made.runs),
             notices=(*made.notices, *unread),
             many_files={run: count for run, count in sorted(local.items()) if count >= _MANY},
         )
-
-    def _index(self, files: Sequence[ProfileFile]) -> list[ProfileFile]:
-        """Bring the list of files up to date, in one transaction; those that are new or have changed."""
-        with self._writing() as connection:
-            known_files = recorded(connection)
-            known = {f.path: (f.bytes, f.modified_ns) for f in known_files}
-            changed = [f for f in files if known.get(f.path) != (f.bytes, f.modified_ns)]
-            self._forget_missing(connection, known_files, files)
-            record(connection, changed)
-        return changed
 
     def remove(self, run_id: str) -> int:
         """Take a run off the index; how many files it had. Its files stay. Raises `CatalogError` for an unknown run."""
@@ -124,17 +118,19 @@ class Catalog:
                 raise CatalogError(f"cannot reach {', '.join(found.unreachable)}: nothing was changed")
             doubtful = {f.path for f in files if f.problem} - {f.path for f in (*found.gone, *found.altered)}
             judged = [file for path in sorted(doubtful) if (file := judge(path)) is not None]
-            forget(connection, found.gone)
-            record(connection, (*found.altered, *judged))
-        gone = set(found.gone)
-        kept = {f.run_id for f in files if f not in gone}
+            merged, replaced = merged_meanwhile(files)
+            gone = {f.path for f in (*found.gone, *replaced)}
+            updated = [f for f in (*found.altered, *judged, *merged) if f.path not in gone]
+            kept = [f for f in files if f.path not in gone]
+            updated = mark_copies(updated, kept)
+            forget(connection, [f for f in files if f.path in gone])
+            record(connection, updated)
+        as_before = {f.path for f in judged if f.problem}
         return RepairReport(
-            runs_removed=tuple(sorted({f.run_id for f in gone} - kept)),
-            files_removed=len(found.gone),
-            files_updated=len(found.altered) + sum(not f.problem for f in judged),
-            problems=tuple(
-                Problem(f.run_id, f.rank, f"{f.path}: {f.problem}") for f in (*found.altered, *judged) if f.problem
-            ),
+            runs_removed=tuple(sorted({f.run_id for f in files} - {f.run_id for f in (*kept, *updated)})),
+            files_removed=len(gone),
+            files_updated=sum(f.path not in as_before for f in updated),
+            problems=tuple(of_files((f, f.problem) for f in updated)),
         )
 
     def local_runs(self) -> list[str]:
@@ -150,16 +146,17 @@ class Catalog:
         changed since they were added; `UserError` where the disk refuses.
         """
         self._require_catalog()
-        files = [f for f in self._recorded() if f.run_id == run_id]
-        if not files:
-            raise self._no_run(run_id, {f.run_id for f in self._recorded()})
+        files = self._of_run(run_id)
         if all(f.remote for f in files):
             raise CatalogError(f"run {run_id} is in object storage: only runs on a local disk are merged")
         self._require_unchanged(run_id, files)
+        self._take_in_merged(run_id)
+        files = self._of_run(run_id)
         check_finished(files)
         for directory in {f.directory for f in files if not f.remote}:
             clear_unfinished(directory)
-        merged = list(merge([f for f in files if f.problem != GONE]))
+        gone = {f.path for f in changes(files).gone}
+        merged = list(merge([f for f in files if f.path not in gone]))
         parts = [part for each in merged for part in each.parts]
         if merged:
             with self._writing() as connection:
@@ -176,6 +173,22 @@ class Catalog:
             if file.merged and not (file.remote or file.problem):
                 clear(file)
         return CompactReport(run_id, len(files), len(kept), sum(f.bytes for f in files), sum(f.bytes for f in kept))
+
+    def _of_run(self, run_id: str) -> list[ProfileFile]:
+        """The files of a run. Raises `CatalogError` for an unknown one."""
+        files = self._recorded()
+        if not any(f.run_id == run_id for f in files):
+            raise self._no_run(run_id, {f.run_id for f in files})
+        return [f for f in files if f.run_id == run_id]
+
+    def _take_in_merged(self, run_id: str) -> None:
+        """Put what files of a run were merged into meanwhile in their place in the index."""
+        if not merged_meanwhile(self._of_run(run_id))[0]:
+            return
+        with self._writing() as connection:
+            merged, replaced = merged_meanwhile([f for f in recorded(connection) if f.run_id == run_id])
+            forget(connection, replaced)
+            record(connection, merged)
 
     @staticmethod
     def _require_unchanged(run_id: str, files: Sequence[ProfileFile]) -> None:
@@ -226,89 +239,18 @@ class Catalog:
     def _elsewhere(self, place: Path) -> dict[str, str]:
         """Runs that lie outside a directory, and where."""
         inside = str(place.absolute()) + "/"
-        return {f.run_id: f.path.rsplit("/", 2)[0] for f in self._recorded() if not f.path.startswith(inside)}
-
-    @staticmethod
-    def _forget_missing(
-        connection: duckdb.DuckDBPyConnection, known: Sequence[ProfileFile], files: Sequence[ProfileFile]
-    ) -> None:
-        """A run that was captured again may have fewer files: drop those of the known ones that are gone."""
-        present = {f.path for f in files}
-        # A run is its directory: the same run id below another directory stays.
-        directories = {path.rsplit("/", 2)[0] for path in present}
-        forget(
-            connection,
-            [f for f in known if f.path not in present and f.path.rsplit("/", 2)[0] in directories],
-        )
+        return {f.run_id: f.run_directory for f in self._recorded() if not f.path.startswith(inside)}
 
     def runs(self) -> list[Row]:
         """One entry per run: id, source, layout, device, ranks and steps captured, problems."""
-        query = """
-            WITH f AS (
-                SELECT run_id, max(ranks)::BIGINT AS ranks, sum(bytes)::BIGINT AS bytes, sum(damaged)::BIGINT AS damaged
-                FROM (
-                    SELECT run_id, sum(bytes) AS bytes, sum(damaged) AS damaged,
-                           sum(ranks) FILTER (table_name <> 'runs') AS ranks
-                    -- The parts of a rank's rows.
-                    FROM (
-                        SELECT run_id, table_name, any_value(ranks) AS ranks, sum(bytes) AS bytes,
-                               count(*) FILTER (problem <> '') AS damaged
-                        FROM files GROUP BY run_id, table_name, rank, last_rank
-                    )
-                    GROUP BY run_id, table_name
-                )
-                GROUP BY run_id
-            ),
-            s AS (SELECT run_id, count(DISTINCT step) AS steps, median(duration_ns) / 1e9 AS step_s
-                  FROM steps GROUP BY run_id)
-            SELECT f.run_id, r.source, r.device_name, r.world_size,
-                   r.tensor_model_parallel_size AS tp, r.pipeline_model_parallel_size AS pp,
-                   r.virtual_pipeline_chunks AS vpp, r.data_parallel_size AS dp,
-                   r.num_layers, r.hidden_size, r.global_batch_size AS gbs,
-                   f.ranks, s.steps, s.step_s, f.bytes, f.damaged
-            FROM f LEFT JOIN runs r USING (run_id) LEFT JOIN s USING (run_id)
-            ORDER BY r.created_ns, f.run_id
-        """
         with self._reading() as connection:
-            return dictionaries(connection.execute(query))
+            return list_runs(connection)
 
     def show(self, run_id: str) -> Detail:
         """Everything about one run: its row, ranks, steps, rows per table and problems."""
         with self._reading() as connection:
             self._require_run(connection, run_id)
-            row = dictionaries(connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id]))
-            files = dictionaries(
-                connection.execute(
-                    "SELECT table_name, count(*) AS files, sum(rows)::BIGINT AS rows, "
-                    "sum(bytes)::BIGINT AS bytes FROM files WHERE run_id = ? GROUP BY 1 ORDER BY 1",
-                    [run_id],
-                )
-            )
-            ranks = dictionaries(connection.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", [run_id]))
-            steps = dictionaries(
-                connection.execute("SELECT * FROM steps WHERE run_id = ? ORDER BY step, rank", [run_id])
-            )
-            notes = dictionaries(
-                connection.execute(
-                    "FROM (SELECT outcome, subject, sum(count)::BIGINT AS count, reason, any_value(example) AS example "
-                    "FROM ingest WHERE run_id = ? GROUP BY ALL) "
-                    "ORDER BY outcome <> 'kept', outcome, subject, count DESC",
-                    [run_id],
-                )
-            )
-            device = dictionaries(
-                connection.execute("SELECT * FROM gpu_breakdown WHERE run_id = ? ORDER BY rank, device", [run_id])
-            )
-            problems = find_problems(connection, deep=False, run=run_id)
-        return {
-            "run": row[0] if row else None,
-            "tables": files,
-            "ranks": ranks,
-            "steps": steps,
-            "gpu": device,
-            "notes": notes,
-            "problems": problems,
-        }
+            return describe_run(connection, run_id)
 
     def check(self, deep: bool = True) -> list[Problem]:
         """Missing ranks, steps that differ between ranks or whose parts exceed them, clock mismatches, damaged files.
@@ -398,3 +340,8 @@ class Catalog:
 
     def _no_run(self, run_id: str, known: Collection[str]) -> CatalogError:
         return CatalogError(f"there is no run {run_id!r} in {self.path}{nearest(run_id, sorted(known))}")
+
+
+def _once(files: Iterable[ProfileFile]) -> list[ProfileFile]:
+    """Each file once: one location may be below another."""
+    return list({file.path: file for file in files}.values())

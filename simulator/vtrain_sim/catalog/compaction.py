@@ -72,7 +72,8 @@ def _free_path(directory: str, files: Sequence[ProfileFile], taken: set[Path]) -
     last = max(f.last_rank for f in files)
     for part in (None, *range(1, len(files) + len(taken) + 2)):
         path = table / Path(ranks_path(first.run_id, first.table, first.rank, last, part)).name
-        if path not in known:
+        # What an interrupted merge left may still be there.
+        if path not in known and not path.exists():
             return path
     raise AssertionError("there are more names than files")
 

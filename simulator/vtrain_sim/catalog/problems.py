@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import duckdb
 from vtrain_schemas.rank_choice import parse_ranks
 from vtrain_schemas.views import quote
 from vtrain_sim.catalog.files import GONE, Changes, changes, recorded
+from vtrain_sim.catalog.indexing import copies
 from vtrain_sim.catalog.integrity import damages
 from vtrain_sim.catalog.scan import ProfileFile
 
@@ -74,9 +75,23 @@ def file_problems(
         **{f.path: f.problem for f in unchanged if f.problem not in ("", GONE)},
         **{f.path: _difference(f, altered[f.path]) for f in files if f.path in altered},
     }
-    for file in files:
-        if reason := reasons.get(file.path):
-            yield Problem(file.run_id, file.rank, f"{file.path}: {reason}")
+    yield from of_files((f, reasons.get(f.path, "")) for f in files)
+    for copy in copies(f for f in files if f.path not in gone and f.path not in reasons):
+        yield Problem(copy.run_id, copy.rank, f"{copy.second}: {copy.problem}")
+
+
+def of_files(reasons: Iterable[tuple[ProfileFile, str]]) -> Iterator[Problem]:
+    """Problems of files, what is wrong with each given; one for all files of a run with which the same is wrong."""
+    alike: dict[tuple[str, str, str], list[ProfileFile]] = defaultdict(list)
+    for file, reason in reasons:
+        if reason:
+            alike[file.run_id, file.run_directory, reason].append(file)
+    for (run_id, _, reason), members in alike.items():
+        if len(members) == 1:
+            yield Problem(run_id, members[0].rank, f"{members[0].path}: {reason}")
+        else:
+            first = min(f.path for f in members)
+            yield Problem(run_id, None, f"{len(members):,} files, first {first}: {reason}")
 
 
 def _gone(files: Sequence[ProfileFile], gone: Sequence[ProfileFile]) -> Iterator[Problem]:
@@ -88,7 +103,8 @@ def _gone(files: Sequence[ProfileFile], gone: Sequence[ProfileFile]) -> Iterator
             run_id,
             None,
             f"{len(paths)} of {total[run_id]} files are gone, first {paths[0]}: put them back and add the run again, "
-            f"or take them off the index with vtrain-catalog repair, the run with vtrain-catalog remove {run_id}",
+            "or have vtrain-catalog repair take them off the index (what they were merged into takes their place); "
+            f"vtrain-catalog remove {run_id} takes off the run",
         )
 
 

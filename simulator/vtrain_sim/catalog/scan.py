@@ -50,6 +50,11 @@ class ProfileFile(NamedTuple):
         return self.path.rpartition("/")[0]
 
     @property
+    def run_directory(self) -> str:
+        """That of its run; other ranks of the run may be below another one."""
+        return self.path.rsplit("/", 2)[0]
+
+    @property
     def name(self) -> str:
         """Name in its directory."""
         return self.path.rpartition("/")[2].partition("?")[0]
