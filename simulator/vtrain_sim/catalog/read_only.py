@@ -8,6 +8,7 @@ run no program.
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import os
 import sys
@@ -67,7 +68,9 @@ def run_read_only(work: Callable[[], _T], interrupt: Callable[[], bool]) -> _T:
         finally:
             done.set()
 
-    threading.Thread(target=run, name="vtrain-query", daemon=True).start()
+    # What holds here, --quiet for example, holds there.
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(run,), name="vtrain-query", daemon=True).start()
     while not _is_done(done) and interrupt():
         pass
     if errors:
