@@ -17,7 +17,9 @@ TABLE_PREFIX = "table="
 CAPTURE_PREFIX = ".capture-"
 # Folder of a run's directory that holds traces of torch.profiler, ``rank=<00000>.step=<n>.json``: not read yet.
 TRACES = "kineto"
-_FILE = re.compile(r"rank(?:=(\d+)|s=(\d+)-(\d+))(?:\.part(\d+))?\.parquet")
+_FILE = re.compile(r"rank(?:=(\d+)|s=(\d+)-(\d+))(?:\.part(\d+))?\.parquet", re.ASCII)
+# What the tables and the catalog keep a rank and a part in.
+_LARGEST = 2**31 - 1
 _TRACE = re.compile(r"rank=(\d+)\.step=(\d+)\.json")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -68,11 +70,14 @@ def parse_file_name(name: str) -> FileName | None:
     match = _FILE.fullmatch(name)
     if not match:
         return None
-    one, first, last, part = match.groups()
-    ranks = (int(one), int(one)) if one is not None else (int(first), int(last))
-    if ranks[0] > ranks[1]:
+    # Longer ones are not made numbers of: that takes time, and fails beyond some length.
+    if any(len(digits) > len(str(_LARGEST)) for digits in match.groups("")):
         return None
-    return FileName(*ranks, None if part is None else int(part))
+    one, first, last, part = (None if digits is None else int(digits) for digits in match.groups())
+    lowest, highest = (one, one) if one is not None else (first or 0, last or 0)
+    if lowest > highest or max(highest, part or 0) > _LARGEST:
+        return None
+    return FileName(lowest, highest, part)
 
 
 def check_run_id(run_id: str) -> str:

@@ -42,7 +42,7 @@ def replaced_of(metadata: Mapping[bytes, bytes] | None) -> tuple[Replaced, ...]:
     try:
         files = [Replaced(**entry) for entry in json.loads(text)]
         valid = all(type(f.bytes) is int and f.bytes >= 0 and parse_file_name(f.name) for f in files)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         valid = False
     if not valid:
         raise ValueError("vtrain.replaces in its metadata is not a list of files with their sizes")

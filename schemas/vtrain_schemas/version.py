@@ -6,7 +6,12 @@ lacks with nulls. A major version changes the meaning of a column; it is refused
 
 from __future__ import annotations
 
+import re
+
 SCHEMA_VERSION = "1.4"
+_VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
+# What a sentence shows of a text that is no version.
+_SHOWN = 40
 
 
 class SchemaVersionError(ValueError):
@@ -15,12 +20,12 @@ class SchemaVersionError(ValueError):
 
 def parse_version(version: str) -> tuple[int, int]:
     """``"1.3"`` -> ``(1, 3)``; raises `SchemaVersionError` for anything else."""
-    major, dot, minor = version.partition(".")
-    if not dot or not major.isdigit() or not minor.isdigit():
+    match = _VERSION.fullmatch(version)
+    if not match:
         raise SchemaVersionError(
-            f"schema version {version!r} is not of the form MAJOR.MINOR, for example {SCHEMA_VERSION!r}"
+            f"schema version {version[:_SHOWN]!r} is not of the form MAJOR.MINOR, for example {SCHEMA_VERSION!r}"
         )
-    return int(major), int(minor)
+    return int(match[1]), int(match[2])
 
 
 def check_version(version: str, where: str = "the profile") -> None:

@@ -325,7 +325,14 @@ class Catalog:
     def _reading(self, memory: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
         self._require_catalog()
         with database.connect_confined(self.path, memory) as connection:
-            yield connection
+            try:
+                yield connection
+            except duckdb.InterruptException:
+                raise
+            except duckdb.Error as error:
+                raise CatalogError(
+                    f"cannot read the profiles of {self.path}: {sentence(error)}; vtrain-catalog check looks for damage"
+                ) from None
 
     def _require_catalog(self) -> None:
         if not self.path.exists():

@@ -131,10 +131,14 @@ def rank_problems(
     runs = connection.execute(
         f"SELECT run_id, world_size, devices_per_host, chosen_ranks, source FROM runs WHERE {chosen}"
     ).fetchall()
-    worlds = {
-        run_id: (parse_ranks(chosen or "").of_world(size or 0, per_host or 1), source)
-        for run_id, size, per_host, chosen, source in runs
-    }
+    worlds = {}
+    for run_id, size, per_host, listed, source in runs:
+        expected = set[int]()
+        try:
+            expected = parse_ranks(listed or "").of_world(size or 0, per_host or 1)
+        except ValueError as error:
+            yield Problem(run_id, None, f"chosen_ranks of its runs table: {error}")
+        worlds[run_id] = expected, source
     captured: dict[str, set[int]] = {}
     for run_id, rank in connection.execute(f"SELECT run_id, rank FROM ranks WHERE {chosen}").fetchall():
         captured.setdefault(run_id, set()).add(rank)
@@ -146,8 +150,8 @@ def rank_problems(
         expected, source = worlds[run_id]
         missing = sorted(expected - captured.get(run_id, set()))
         if missing and source not in _ONE_PROCESS:
-            listed = ", ".join(map(str, missing[:_LISTED_RANKS])) + (", ..." if len(missing) > _LISTED_RANKS else "")
-            yield Problem(run_id, None, f"{len(missing)} of {len(expected)} ranks are missing: {listed}")
+            some = ", ".join(map(str, missing[:_LISTED_RANKS])) + (", ..." if len(missing) > _LISTED_RANKS else "")
+            yield Problem(run_id, None, f"{len(missing)} of {len(expected)} ranks are missing: {some}")
 
 
 def sum_problems(connection: duckdb.DuckDBPyConnection, chosen: str) -> Iterator[Problem]:

@@ -16,7 +16,10 @@ from vtrain_schemas import TABLES, SchemaVersionError, check_version
 from vtrain_schemas.layout import RUN_PREFIX, TABLE_PREFIX, FileName, parse_file_name
 from vtrain_schemas.merged import Replaced, ignored, replaced_of
 from vtrain_sim.catalog.places import AT_A_TIME, Place, is_remote, open_place
+from vtrain_sim.catalog.ranges import range_problem
 from vtrain_sim.errors import UserError
+
+_CIRCLE = "vtrain.replaces in its metadata names the file itself, or another one that replaces it"
 
 
 class ProfileFile(NamedTuple):
@@ -118,11 +121,29 @@ def _without_replaced(files: Sequence[ProfileFile]) -> list[ProfileFile]:
     for file in files:
         beside[file.directory].append(file)
     kept = []
-    for members in beside.values():
+    for members in map(_without_circles, beside.values()):
         merged = [replaced for f in members if not f.problem for replaced in f.replaces]
         gone = ignored({f.name: f.bytes for f in members}, merged) if merged else ()
         kept += [f for f in members if f.name not in gone]
     return kept
+
+
+def _without_circles(files: Sequence[ProfileFile]) -> list[ProfileFile]:
+    """The files of a directory; of those that replace each other it is not known which holds all rows."""
+    merged = {f.name: f for f in files if f.replaces and not f.problem}
+
+    def replaced(name: str) -> set[str]:
+        return {r.name for r in merged[name].replaces if r.name in merged and merged[r.name].bytes == r.bytes}
+
+    circular = set()
+    for name in merged:
+        reached, ahead = set[str](), replaced(name)
+        while ahead:
+            reached |= ahead
+            ahead = set().union(*map(replaced, ahead)) - reached
+        if name in reached:
+            circular.add(name)
+    return [f._replace(problem=_CIRCLE) if f.name in circular else f for f in files]
 
 
 def judge(path: str) -> ProfileFile | None:
@@ -171,12 +192,18 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
     schema = parquet.schema_arrow
     metadata = schema.metadata or {}
     version = metadata.get(b"vtrain.schema_version", b"").decode(errors="replace")
-    problem = _schema_problem(file.table, schema, version) or _run_problem(file, parquet.metadata)
+    problem = (
+        _schema_problem(file.table, schema, version)
+        or _run_problem(file, parquet.metadata)
+        or range_problem(file.table, (name.first_rank, name.last_rank), parquet)
+    )
     replaces: tuple[Replaced, ...] = ()
     try:
         replaces = replaced_of(metadata)
     except ValueError as error:
         problem = problem or str(error)
+    if Replaced(file.name, file.bytes) in replaces:
+        problem = problem or _CIRCLE
     known, has = TABLES[file.table].column_names, schema.names
     columns = [*(f"-{c}" for c in known if c not in has), *(f"+{c}" for c in has if c not in known)]
     return file._replace(

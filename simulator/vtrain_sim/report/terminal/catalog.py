@@ -94,9 +94,8 @@ def print_runs(result: Runs, console: Console, rows: bool = True) -> None:
 
 def _run(run: Row) -> dict[str, object]:
     """A run by column."""
-    layout = [f"{name} {run[name]}" for name in ("tp", "pp", "dp") if run[name] is not None]
-    if (run["vpp"] or 1) > 1:
-        layout[1] += f"x{run['vpp']}"
+    chunks = {"pp": f"x{run['vpp']}" if (run["vpp"] or 1) > 1 else ""}
+    layout = [f"{name} {run[name]}{chunks.get(name, '')}" for name in ("tp", "pp", "dp") if run[name] is not None]
     return {
         "run": run["run_id"],
         "source": run["source"],
