@@ -19,7 +19,7 @@ def usable(job: Job, table: SpeedTable, capacity: int) -> SpeedTable:
             f"job {job.job_id!r} can never run: {job.model} runs on {fits} GPUs, the job takes {job.min_gpus} to "
             f"{min(job.max_gpus, capacity)}"
         )
-    return SpeedTable(tuple(table.gpus[i] for i in places), tuple(table.seconds[i] for i in places))
+    return SpeedTable(tuple(table.gpus[i] for i in places), tuple(table.seconds[i] for i in places)).improving()
 
 
 def granted(job: Job, table: SpeedTable) -> int:

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vtrain_sim.decide.fleet.elastic import CLOCK, admit, next_step
 from vtrain_sim.decide.fleet.jobs import Job
-from vtrain_sim.decide.fleet.policies import Policy, Running, admits
+from vtrain_sim.decide.fleet.policies import Policy
 from vtrain_sim.decide.fleet.requests import granted, usable
+from vtrain_sim.decide.fleet.running import Running, Site
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Document
 from vtrain_sim.specs.checks import finite, positive
 
-# Iterations left that are rounding of the clock.
+# Iterations left, and seconds left relative to the clock, that are rounding: more than that by which times of steps
+# may differ.
 _NOTHING = 1e-6
+_NO_TIME = 100 * CLOCK
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,15 @@ class Outcome:
     rejected: tuple[str, ...]
 
     @property
+    def late(self) -> tuple[str, ...]:
+        """Jobs that ended after their deadline."""
+        return tuple(j.job_id for j in self.jobs if self.finished_s.get(j.job_id, 0.0) > j.deadline_s * (1 + 1e-9))
+
+    @property
     def deadline_satisfactory_ratio(self) -> float | None:
         """Share of the jobs with a deadline that met it; None where no job has one."""
-        dated = [j for j in self.jobs if math.isfinite(j.deadline_s)]
-        met = sum(self.finished_s.get(j.job_id, math.inf) <= j.deadline_s * (1 + 1e-9) for j in dated)
+        dated = {j.job_id for j in self.jobs if math.isfinite(j.deadline_s)}
+        met = len(dated & self.finished_s.keys()) - len(self.late)
         return met / len(dated) if dated else None
 
     @property
@@ -72,6 +81,7 @@ class Outcome:
         return {
             "jobs": len(self.jobs),
             "finished": len(self.finished_s),
+            "late": len(self.late),
             "rejected": len(self.rejected),
             "deadline_satisfactory_ratio": self.deadline_satisfactory_ratio,
             "mean_jct_s": float(np.mean(times)) if times else None,
@@ -97,8 +107,9 @@ def simulate(
     """
     positive("GPUs of the cluster", capacity)
     finite("--restart-seconds", restart_s)
-    waiting = [_running(j, tables, capacity) for j in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))]
-    fleet = _Fleet(capacity, policy, restart_s)
+    site = Site(capacity, restart_s)
+    waiting = [_running(j, tables, site) for j in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))]
+    fleet = _Fleet(site, policy)
     arrived = 0
     while arrived < len(waiting) or fleet.active:
         arrival = waiting[arrived].job.arrival_s if arrived < len(waiting) else math.inf
@@ -116,8 +127,8 @@ def simulate(
 class _Fleet:
     """The cluster and its jobs at one time. active: jobs that have arrived and not ended, by arrival."""
 
-    def __init__(self, capacity: int, policy: Policy, restart_s: float) -> None:
-        self._capacity, self._policy, self._restart_s = capacity, policy, restart_s
+    def __init__(self, site: Site, policy: Policy) -> None:
+        self._site, self._policy = site, policy
         self._begun: dict[str, float] = {}
         self.now = 0.0
         self.active: list[Running] = []
@@ -126,8 +137,9 @@ class _Fleet:
         self.rejected: list[str] = []
 
     def advance(self, arrival: float) -> None:
-        """Train up to the next arrival or end of a job, and let go of those that end."""
+        """Train up to the next arrival, end of a job or change of what is reserved, and let go of those that end."""
         end = min((_end(r, self.now) for r in self.active if r.gpus), default=math.inf)
+        end = min(end, next_step(self.active))
         if math.isinf(arrival) and math.isinf(end):
             stuck = self.active[0].job.job_id
             raise UserError(f"job {stuck!r} never gets GPUs under this policy: it requests more than are ever free")
@@ -142,14 +154,14 @@ class _Fleet:
 
     def admit(self, job: Running) -> None:
         """A job arrives."""
-        if self._policy.admission and not admits(self.active, job, self.now, self._capacity):
+        if self._policy.admission and not admit(self.active, job, self.now, self._site):
             self.rejected.append(job.job.job_id)
         else:
             self.active.append(job)
 
     def allocate(self) -> None:
         """Give each job the GPUs that the policy says."""
-        given = self._policy.allocate(self.active, self.now, self._capacity, self._restart_s)
+        given = self._policy.allocate(self.active, self.now, self._site)
         for r in self.active:
             gpus = given.get(r.job.job_id, 0)
             if gpus == r.gpus:
@@ -157,7 +169,7 @@ class _Fleet:
             if r.gpus:
                 self._end_stretch(r)
             if gpus:
-                r.resume_s = self.now + (self._restart_s if r.started else 0.0)
+                r.resume_s = self.now + (self._site.restart_s if r.started else 0.0)
                 r.started = True
                 self._begun[r.job.job_id] = self.now
             r.gpus = gpus
@@ -170,10 +182,10 @@ class _Fleet:
             self.stretches.append(Stretch(r.job.job_id, r.gpus, start, resume, self.now, iterations))
 
 
-def _running(job: Job, tables: dict[Kind, SpeedTable], capacity: int) -> Running:
-    table = usable(job, tables[job.model, job.global_batch_size], capacity)
+def _running(job: Job, tables: dict[Kind, SpeedTable], site: Site) -> Running:
+    table = usable(job, tables[job.model, job.global_batch_size], site.capacity)
     index = dict(zip(table.gpus, table.seconds, strict=True))
-    return Running(job, table, float(job.iterations), granted(job, table), index=index)
+    return Running(job, table, float(job.iterations), granted(job, table), site.place(table), index=index)
 
 
 def _trained(r: Running, since: float, until: float) -> float:
@@ -184,7 +196,7 @@ def _trained(r: Running, since: float, until: float) -> float:
 
 def _is_done(r: Running, now: float) -> bool:
     """Whether nothing is left, or less than what moves the clock, which would stand still for ever."""
-    return r.remaining <= _NOTHING or _end(r, now) <= now
+    return r.remaining <= _NOTHING or _end(r, now) <= now + _NO_TIME * (1 + now)
 
 
 def _end(r: Running, now: float) -> float:

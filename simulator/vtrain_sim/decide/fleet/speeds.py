@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
 from vtrain_sim.decide.search_space import Workload
@@ -16,10 +19,16 @@ Kind = tuple[str, int]  # model, global batch size
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """Seconds of an iteration by number of GPUs, ascending; more GPUs never take longer."""
+    """Seconds of an iteration by number of GPUs, ascending."""
 
     gpus: tuple[int, ...]
     seconds: tuple[float, ...]
+
+    def improving(self) -> SpeedTable:
+        """Without the counts that are no faster than a smaller one: a job would not take them."""
+        best = np.minimum.accumulate([math.inf, *self.seconds])
+        kept = [i for i, seconds in enumerate(self.seconds) if seconds < best[i]]
+        return SpeedTable(tuple(self.gpus[i] for i in kept), tuple(self.seconds[i] for i in kept))
 
 
 def speed_tables(
@@ -80,11 +89,5 @@ def _replicated(smallest: Plan, counts: list[int], projector: Projector) -> Spee
 
 
 def _table(times: dict[int, float]) -> SpeedTable:
-    """Counts that are slower than a smaller one are left out: the job would not take them."""
-    gpus: list[int] = []
-    seconds: list[float] = []
-    for count in sorted(times):
-        if not seconds or times[count] < seconds[-1]:
-            gpus.append(count)
-            seconds.append(times[count])
-    return SpeedTable(tuple(gpus), tuple(seconds))
+    gpus = tuple(sorted(times))
+    return SpeedTable(gpus, tuple(times[count] for count in gpus)).improving()

@@ -1,0 +1,101 @@
+"""ElasticFlow (Gu et al., ASPLOS 2023): a job is admitted with a reservation that ends before its deadline.
+
+Each admitted job with a deadline holds steps (`Running.steps`) from now to an end in time, restarts counted, and all
+of them together never take more GPUs than there are. Steps are replaced only by steps of which the same is true; so
+an admitted job is never late, whatever comes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vtrain_sim.decide.fleet.running import Allocation, Running, Site
+
+# Relative to the clock: times nearer than this are the same.
+CLOCK = 1e-11
+
+
+def admit(jobs: Sequence[Running], new: Running, now: float, site: Site) -> bool:
+    """Reserve GPUs for a new job, if all deadlines can be met: with new steps for all, or else beside the old ones."""
+    if not math.isfinite(new.job.deadline_s):
+        return True
+    urgent = [r for r in jobs if r.steps]
+    ordered = sorted((*urgent, new), key=_by_deadline)
+    return _reserve(ordered, 0, now, site) or _reserve([*urgent, new], len(urgent), now, site)
+
+
+def _by_deadline(r: Running) -> tuple[float, float, str]:
+    return r.job.deadline_s, r.job.arrival_s, r.job.job_id
+
+
+def allocate(jobs: Sequence[Running], now: float, site: Site) -> Allocation:
+    """What is reserved, and what is left to whom it helps most."""
+    from vtrain_sim.decide.fleet.filling import grow
+
+    if not jobs:
+        return {}
+    arrays, steps = _arrays(jobs, site), _steps(jobs, now)
+    level = np.empty(len(jobs), dtype=np.int64)
+    grow(float(now), site.capacity, site.restart_s, *arrays, *steps, level)
+    _keep(jobs, steps)
+    counts = site.gpus.tolist()
+    return {r.job.job_id: counts[place] for r, place in zip(jobs, level.tolist(), strict=True) if place >= 0}
+
+
+def next_step(jobs: Sequence[Running]) -> float:
+    """When the GPUs reserved for a job change next; infinite where they do not."""
+    return min((r.steps_s[0] for r in jobs if r.steps), default=math.inf)
+
+
+def _reserve(jobs: Sequence[Running], first: int, now: float, site: Site) -> bool:
+    from vtrain_sim.decide.fleet.filling import reserve
+
+    arrays, steps = _arrays(jobs, site), _steps(jobs, now)
+    served = reserve(first, float(now), site.capacity, site.restart_s, *arrays, *steps)
+    if served < len(jobs):
+        return False
+    _keep(jobs, steps)
+    return True
+
+
+def _arrays(jobs: Sequence[Running], site: Site) -> tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any]:
+    """left, deadline, held, resume, started, low, high, gpus, seconds, as the kernels take them."""
+    return (
+        np.array([r.remaining for r in jobs]),
+        np.array([r.job.deadline_s for r in jobs]),
+        np.array([r.place + r.table.gpus.index(r.gpus) if r.gpus else -1 for r in jobs]),
+        np.array([r.resume_s for r in jobs]),
+        np.array([r.started for r in jobs]),
+        np.array([r.place for r in jobs]),
+        np.array([r.place + len(r.table.gpus) - 1 for r in jobs]),
+        site.gpus,
+        site.seconds,
+    )
+
+
+def _steps(jobs: Sequence[Running], now: float) -> tuple[Any, Any, Any]:
+    """steps, step_end, step_level: what is reserved from now on."""
+    from vtrain_sim.decide.fleet.filling import MOST_STEPS
+
+    count = np.zeros(len(jobs), dtype=np.int64)
+    ends = np.empty((len(jobs), MOST_STEPS))
+    levels = np.empty((len(jobs), MOST_STEPS), dtype=np.int64)
+    past = now + CLOCK * (1 + now)
+    for row, r in enumerate(jobs):
+        while r.steps and r.steps_s[0] <= past:
+            del r.steps_s[0], r.steps[0]
+        if r.steps:
+            count[row] = len(r.steps)
+            ends[row, : len(r.steps)] = r.steps_s
+            levels[row, : len(r.steps)] = r.steps
+    return count, ends, levels
+
+
+def _keep(jobs: Sequence[Running], steps: tuple[Any, Any, Any]) -> None:
+    """Write the kernels' steps back to the jobs."""
+    for r, count, ends, levels in zip(jobs, steps[0].tolist(), steps[1], steps[2], strict=True):
+        r.steps_s, r.steps = ends[:count].tolist(), levels[:count].tolist()
