@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from vtrain_sim.commands.sim import app
 from vtrain_sim.decide.fleet import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate, speed_tables
 from vtrain_sim.decide.fleet.elastic import admit, allocate
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
+from vtrain_sim.decide.fleet.requests import counts_to_plan
 from vtrain_sim.decide.fleet.running import Running, Site
 from vtrain_sim.errors import UserError
 from vtrain_sim.report.files import write_rows
@@ -296,9 +298,8 @@ def test_the_training_step_of_a_job_is_kept(tmp_path: Path, monkeypatch: pytest.
     text = (tmp_path / "train.sh").read_text()
     (tmp_path / "full.sh").write_text(text.replace("--micro", "--recompute-granularity full --micro"))
     read = workloads_of(["train.sh", "full.sh"])
-    best, _ = speed_tables(
-        [("train.sh", 16), ("full.sh", 16)], 4, machine_of("dgx-a100-80gb").projector, workloads=read
-    )
+    counts = {("train.sh", 16): (1, 2, 4), ("full.sh", 16): (1, 2, 4)}
+    best, _ = speed_tables(counts, machine_of("dgx-a100-80gb").projector, workloads=read)
     assert best["full.sh", 16].seconds[-1] > 1.2 * best["train.sh", 16].seconds[-1]
 
 
@@ -313,6 +314,39 @@ def test_a_job_has_the_gpus_that_it_requests_or_it_is_said(tmp_path: Path) -> No
     chosen = CliRunner().invoke(app, [*command, "elastic-plans", "--num-gpus", "8"])
     assert chosen.exit_code == 0
     assert "requests" not in chosen.stderr
+    # 6 GPUs are planned because a job requests them; no layout of this batch on 5 is faster than on 4.
+    assert stretches(trace, "--num-gpus", "24") == {"small": 6, "large": 16}
+    trace.write_text(trace.read_text().replace(",6\n", ",5\n"))
     rounded = CliRunner().invoke(app, [*command, "edf", "--num-gpus", "16"])
     assert rounded.exit_code == 0
-    assert "job 'small' requests 6 GPUs and trains on 4 (edf)" in " ".join(rounded.stderr.split())
+    assert "job 'small' requests 5 GPUs and trains on 4 (edf)" in " ".join(rounded.stderr.split())
+
+
+def stretches(trace: Path, *more: str) -> dict[str, int]:
+    """GPUs by job, under earliest deadline first."""
+    arguments = ["schedule", "--cluster", "dgx-a100-80gb", "--trace", str(trace), "--policies", "edf", *more]
+    done = CliRunner().invoke(app, [*arguments, "--table", str(trace.with_name("s.csv"))])
+    assert done.exit_code == 0
+    assert "requests" not in done.stderr
+    with trace.with_name("s.csv").open() as table:
+        return {row["job_id"]: int(row["gpus"]) for row in csv.DictReader(table)}
+
+
+def test_numbers_of_gpus_that_are_planned() -> None:
+    """Powers of two, the whole cluster, and what jobs name; or those given."""
+    kind = ("a", 1)
+    job = Job("x", 0.0, "a", 1, 1, 6, min_gpus=3, max_gpus=40)
+    assert counts_to_plan([kind], [], 24, ()) == {kind: (1, 2, 4, 8, 16, 24)}
+    assert counts_to_plan([kind], [job], 24, ()) == {kind: (1, 2, 3, 4, 6, 8, 16, 24)}
+    assert counts_to_plan([kind], [job], 48, (12,)) == {kind: (3, 6, 12, 40)}
+    with pytest.raises(UserError, match="--gpu-counts has 32, more than the 24 GPUs"):
+        counts_to_plan([kind], [], 24, (8, 32))
+
+
+def test_a_plan_is_replicated_only_where_whole_copies_fill_the_gpus() -> None:
+    """On one A100 with 80 GB 6.7 billion parameters do not fit: the smallest layout has several GPUs."""
+    kind = ("gpt3-6.7b", 96)
+    best, scaled = speed_tables({kind: (2, 3, 4, 5, 6, 8, 12)}, machine_of("dgx-a100-80gb").projector)
+    assert {2, 4, 6} <= set(best[kind].gpus)
+    assert set(scaled[kind].gpus) <= {2, 4, 6, 8, 12}
+    assert 6 in scaled[kind].gpus

@@ -12,7 +12,7 @@ from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import POLICIES, FleetResult, Job, SpeedTable, generate, read_trace, simulate
 from vtrain_sim.decide.fleet import speed_tables as tables_of
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
-from vtrain_sim.decide.fleet.requests import check_requests, unlike_requests
+from vtrain_sim.decide.fleet.requests import check_requests, counts_to_plan, unlike_requests
 from vtrain_sim.errors import UserError
 from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.specs.checks import Range, one_of, positive, whole
@@ -38,6 +38,7 @@ def schedule(
     no_deadlines: bool = False,
     policies: Names = tuple(POLICIES),
     restart_seconds: float = 60.0,
+    gpu_counts: Numbers | None = None,
     catalog: str | Path | None = None,
     run_script: bool = True,
     progress: Progress = unwatched,
@@ -48,9 +49,10 @@ def schedule(
     trace: a .csv or .parquet file of jobs; or jobs: make a random trace of so many, one per seed (figures are means
     over the seeds), of these models and global batches (sequences per step; default: the job's own, or 512); load:
     GPU-seconds requested over those there are; mean_hours: mean duration of a job. restart_seconds: checkpoint and
-    restart on a change of GPUs. A model is a preset, a ``config.json``, or a job whose training step is kept: a launch
-    script (run_script: bash may run it), a spec, or ``run:ID`` of a captured run of the catalog. noted: called with
-    what there is to say about files. Raises `UserError`.
+    restart on a change of GPUs. gpu_counts: numbers of GPUs that a job may have, beside those that jobs of a trace
+    request (default: powers of two and the whole cluster). A model is a preset, a ``config.json``, or a job whose
+    training step is kept: a launch script (run_script: bash may run it), a spec, or ``run:ID`` of a captured run of the
+    catalog. noted: called with what there is to say about files. Raises `UserError`.
 
     >>> import vtrain as vt
     >>> vt.schedule(cluster="dgx-a100-80gb", num_gpus=8, jobs=3, models="gpt3-1.3b", policies="fifo,edf")
@@ -75,7 +77,9 @@ def schedule(
     kinds = {(j.model, j.global_batch_size) for j in given} or {
         (model, batch) for model, workload in read.items() for batch in workload.batches(batches, _BATCHES)
     }
-    best, scaled = tables_of(kinds, num_gpus, machine.projector, progress, read)
+    others = () if gpu_counts is None else some("--gpu-counts", gpu_counts, 1)
+    counts = counts_to_plan(kinds, given, num_gpus, others)
+    best, scaled = tables_of(counts, machine.projector, progress, read)
     if unlike := unlike_requests(given, chosen, best, num_gpus):
         noted(unlike)
     traces = [given] if given else _random_traces(scaled, num_gpus, jobs, chosen_seeds, load, mean_hours)
@@ -89,7 +93,8 @@ def schedule(
         for name in chosen
     }
     price = machine.cluster.price_per_gpu_hour
-    return FleetResult(machine.cluster.name, num_gpus, price, restart_seconds, outcomes, tuple(traces[-1]))
+    planned = tuple(sorted({n for named in counts.values() for n in named}))
+    return FleetResult(machine.cluster.name, num_gpus, price, restart_seconds, outcomes, tuple(traces[-1]), planned)
 
 
 def _random_traces(

@@ -42,6 +42,11 @@ def schedule(
     restart_seconds: float = typer.Option(
         60.0, "--restart-seconds", help="Checkpoint and restart, on a change of GPUs."
     ),
+    gpu_counts: str = typer.Option(
+        "",
+        "--gpu-counts",
+        help="Numbers of GPUs that a job may have, beside those requested (default: powers of two, the whole cluster).",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.schedule/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(
@@ -76,6 +81,7 @@ def schedule(
             no_deadlines=no_deadlines,
             policies=policies,
             restart_seconds=restart_seconds,
+            gpu_counts=gpu_counts or None,
             catalog=catalog,
             run_script=run_script,
             noted=lambda sentence: name_notes([sentence]),

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vtrain_sim.decide.fleet.jobs import Job
 from vtrain_sim.decide.fleet.policies import POLICIES
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
+
+
+def counts_to_plan(
+    kinds: Iterable[Kind], jobs: Sequence[Job], capacity: int, others: Sequence[int]
+) -> dict[Kind, tuple[int, ...]]:
+    """The numbers of GPUs at which to plan each kind, ascending: the others, or powers of two and the whole cluster;
+    and what its jobs request, at least and at most too. Raises `UserError` for more than there are."""
+    for count in others:
+        if count > capacity:
+            raise UserError(f"--gpu-counts has {count:,}, more than the {capacity:,} GPUs of the cluster (--num-gpus)")
+    counts = {kind: {*others} or {*_powers_of_two(capacity), capacity} for kind in kinds}
+    for job in jobs:
+        named = (job.gpus, job.min_gpus, job.max_gpus)
+        counts[job.model, job.global_batch_size].update(n for n in named if n <= capacity)
+    return {kind: tuple(sorted(named)) for kind, named in counts.items()}
+
+
+def _powers_of_two(capacity: int) -> list[int]:
+    return [1 << exponent for exponent in range(capacity.bit_length())]
 
 
 def usable(job: Job, table: SpeedTable, capacity: int) -> SpeedTable:
@@ -53,6 +72,6 @@ def unlike_requests(jobs: Sequence[Job], names: Sequence[str], tables: Mapping[K
         return ""
     more = f", and {len(unlike) - 1:,} more likewise" if len(unlike) > 1 else ""
     return (
-        f"{unlike[0]}{more} ({', '.join(rigid)}): jobs take powers of two, of those on which they fit and which make "
-        "them faster"
+        f"{unlike[0]}{more} ({', '.join(rigid)}): on the number requested no layout fits, or it is no faster than the "
+        "smaller one"
     )

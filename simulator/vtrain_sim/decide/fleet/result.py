@@ -20,7 +20,8 @@ class FleetResult(Result):
     """Many jobs on one cluster, under each policy; times in seconds, cost in US dollars.
 
     outcomes: by policy, one per trace. jobs: of the last trace. restart_s: seconds of a checkpoint and
-    restart when a job's GPUs change.
+    restart when a job's GPUs change. counts: the numbers of GPUs at which speeds are projected, ascending: a job has
+    one of them.
 
     >>> import vtrain as vt
     >>> result = vt.schedule(
@@ -36,6 +37,7 @@ class FleetResult(Result):
     restart_s: float
     outcomes: dict[str, list[Outcome]]
     jobs: tuple[Job, ...]
+    counts: tuple[int, ...]
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.schedule/1: figures are means over the traces, with their
@@ -45,6 +47,7 @@ class FleetResult(Result):
             "cluster": self.cluster,
             "num_gpus": self.num_gpus,
             "restart_seconds": self.restart_s,
+            "gpu_counts": list(self.counts),
             "policies": {name: self._figures(outcomes) for name, outcomes in self.outcomes.items()},
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,8 +32,7 @@ class SpeedTable:
 
 
 def speed_tables(
-    kinds: Iterable[Kind],
-    cluster_gpus: int,
+    counts: Mapping[Kind, Sequence[int]],
     projector: Projector,
     progress: Progress = unwatched,
     workloads: Mapping[str, Workload] | None = None,
@@ -41,23 +40,23 @@ def speed_tables(
     """For each kind: with the best plan at each GPU count, and with one plan whose data parallel size grows.
 
     The second is how ElasticFlow scales a job (Gu et al., ASPLOS 2023): the layout of the smallest number
-    of GPUs on which the job fits, replicated. GPU counts are powers of two, as it allocates them. workloads: what
-    names of models mean, other than presets. Raises `UserError` for a kind that fits on no count.
+    of GPUs on which the job fits, replicated. counts: the numbers of GPUs to plan, by kind, ascending; those that no
+    layout uses are left out. workloads: what names of models mean, other than presets. Raises `UserError` for a kind
+    that fits on no count.
     """
     best: dict[Kind, SpeedTable] = {}
     scaled: dict[Kind, SpeedTable] = {}
-    counts = [1 << e for e in range(cluster_gpus.bit_length()) if 1 << e <= cluster_gpus]
-    ordered = sorted(set(kinds))
+    ordered = sorted(counts)
     for kind in ordered:
         workload = (workloads or {}).get(kind[0]) or Workload(kind[0])
-        plans = {n: p for n in counts if (p := _best(workload, kind[1], n, projector)) is not None}
+        plans = {n: p for n in counts[kind] if (p := _best(workload, kind[1], n, projector)) is not None}
         if not plans:
             raise UserError(
-                f"{kind[0]} with a global batch of {kind[1]} fits on no number of GPUs up to {cluster_gpus}: a larger "
-                "cluster or GPU memory would hold it"
+                f"{kind[0]} with a global batch of {kind[1]} fits on no number of GPUs up to {max(counts[kind])}: a "
+                "larger cluster or GPU memory would hold it"
             )
         best[kind] = _table({n: p.projection.iteration_time_s for n, p in plans.items()})
-        scaled[kind] = _replicated(min(plans.items())[1], counts, projector)
+        scaled[kind] = _replicated(min(plans.items())[1], counts[kind], projector)
         progress(len(best), len(ordered), len(best) / len(ordered))
     return best, scaled
 
@@ -71,12 +70,12 @@ def _best(workload: Workload, batch: int, gpus: int, projector: Projector) -> Pl
         return None  # no layout, or none that fits
 
 
-def _replicated(smallest: Plan, counts: list[int], projector: Projector) -> SpeedTable:
+def _replicated(smallest: Plan, counts: Sequence[int], projector: Projector) -> SpeedTable:
     c = smallest.projection.configuration
     times = {}
     for gpus in counts:
-        copies = gpus // (c.parallel.world_size // c.parallel.dp)
-        if gpus < c.parallel.world_size or c.train.global_batch_size % (copies * c.train.micro_batch_size):
+        copies, over = divmod(gpus, c.parallel.world_size // c.parallel.dp)
+        if over or gpus < c.parallel.world_size or c.train.global_batch_size % (copies * c.train.micro_batch_size):
             continue
         try:
             wider = replace(c, parallel=replace(c.parallel, dp=copies, overlap_grad_reduce=copies > 1))

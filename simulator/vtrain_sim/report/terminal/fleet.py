@@ -26,6 +26,10 @@ def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> Non
         for place, (name, figures) in enumerate(policies.items())
     ]
     console.print(f"{counted(result.num_gpus, 'GPUs')} of {result.cluster}; speeds are projected (modelled)")
+    counts = ", ".join(f"{count:,}" for count in result.counts)
+    console.print(
+        f"a job has one of these numbers of GPUs, none between: {counts} (where it fits, and is faster than on fewer)"
+    )
     console.print(said_once("policies", lines, ("jobs", "rejected"), {"rejected": 0}))
     price = amounts.price(result.cluster, result.price_per_gpu_hour)
     console.print(
