@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import vtrain as vt
@@ -16,28 +14,11 @@ from simulator.synthetic import BASE, write_profile
 from simulator.test_plan import projector
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.commands.sim import app
-from vtrain_sim.decide.sizing import LAWS, USUAL, candidates, size, tokens_for
+from vtrain_sim.decide.sizing import USUAL, candidates, size
 from vtrain_sim.decide.sizing.candidates import parameters
-from vtrain_sim.decide.sizing.laws import largest_parameters
 from vtrain_sim.errors import UserError
 from vtrain_sim.model import build_step
 from vtrain_sim.specs import Configuration, ParallelSpec, TrainSpec
-
-
-def test_laws_are_those_of_their_papers() -> None:
-    assert tokens_for(70e9, "chinchilla-20") == 1.4e12
-    # At Chinchilla's budget approach 3 gives 40 billion parameters in the paper; the exponents that it prints,
-    # rounded to two digits, 32. Besiroglu et al. find about 20 tokens per parameter there.
-    assert 30e9 < largest_parameters(5.76e23, "hoffmann-approach-3") < 45e9
-    assert 15 < tokens_for(70e9, "besiroglu") / 70e9 < 30
-    with pytest.raises(UserError, match="did you mean 'besiroglu'"):
-        tokens_for(1e9, "besirogl")
-
-
-@given(st.floats(1e20, 1e26), st.sampled_from(list(LAWS)))
-def test_budget_and_size_agree(flops: float, law: str) -> None:
-    count = largest_parameters(flops, law)
-    assert 6 * count * tokens_for(count, law) == pytest.approx(flops, rel=1e-9)
 
 
 def test_candidates_have_published_proportions_and_the_size_that_they_say() -> None:

@@ -11,7 +11,7 @@ from vtrain_sim.api.lists import Numbers, some
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.sized_job import Wanted, sized_job
 from vtrain_sim.api.workloads import Noted, unnoted
-from vtrain_sim.decide.sizing import SizeResult
+from vtrain_sim.decide.sizing import SizeResult, TokenRule, find_law
 from vtrain_sim.decide.sizing import size as search
 from vtrain_sim.progress import Progress, unwatched
 
@@ -22,6 +22,9 @@ def size(
     num_gpus: int,
     days: float,
     law: str = "chinchilla-20",
+    tokens_per_parameter: float = 0.0,
+    inference_tokens: float = 0.0,
+    inference_mfu: float = 0.0,
     global_batch_size: Numbers | None = None,
     seq_length: int | None = None,
     vocab_size: int | None = None,
@@ -35,7 +38,12 @@ def size(
 ) -> SizeResult:
     """Find the largest model that satisfies a scaling law at the MFU that its best plan really reaches.
 
-    law: chinchilla-20, hoffmann-approach-3 or besiroglu. global_batch_size: sequences per step to try (default: 1536,
+    law: chinchilla-20, hoffmann-approach-1, -2 or -3, besiroglu; a .toml or .yaml file with coefficients; or these as
+    "coefficient=20,exponent=1" (tokens = coefficient x parameters ^ exponent) or "E=,A=,B=,alpha=,beta=" (loss =
+    E + A / N^alpha + B / D^beta). tokens_per_parameter: instead of those of the law (over-training). inference_tokens: tokens
+    served over the model's life; every size then has the training tokens that reach its loss with the least training
+    and serving together: least FLOPs, or with inference_mfu (share of the peak at which it is served) least
+    GPU-hours. global_batch_size: sequences per step to try (default: 1536,
     1920 and 2048); seq_length: tokens of a sequence (2048); vocab_size (51200); attention_backend: flash or unfused;
     precision: a name as `vtrain.job` takes it (bf16). flags, model: Megatron's arguments, and the preset or
     ``config.json``, of a job whose training step, sequence and vocabulary are kept instead; its layout is searched, the
@@ -53,6 +61,7 @@ def size(
     job = sized_job(flags_of(flags), name_of("model", model), wanted, max_tp)
     for sentence in job.notes:
         noted(sentence)
+    rule = TokenRule(find_law(law), tokens_per_parameter, inference_tokens, inference_mfu)
     return search(
-        machine_of(cluster).projector, num_gpus, days, job.batches, law, job.model, job.step, job.bounds, progress
+        machine_of(cluster).projector, num_gpus, days, job.batches, rule, job.model, job.step, job.bounds, progress
     )

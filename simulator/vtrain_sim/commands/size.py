@@ -39,7 +39,19 @@ def size(
     num_gpus: int = typer.Option(0, "--num-gpus", min=0, help="GPUs to train on (default: those of the job)."),
     days: float = typer.Option(..., "--days", help="Days to train for."),
     law: str = typer.Option(
-        "chinchilla-20", "--law", help="Scaling law: chinchilla-20, hoffmann-approach-3, besiroglu."
+        "chinchilla-20",
+        "--law",
+        help="Scaling law: chinchilla-20, hoffmann-approach-1, -2 or -3, besiroglu; a .toml or .yaml file; or its "
+        "coefficients: coefficient=,exponent= or E=,A=,B=,alpha=,beta=.",
+    ),
+    tokens_per_parameter: float = typer.Option(
+        0.0, "--tokens-per-parameter", help="Training tokens per parameter, instead of the law's."
+    ),
+    inference_tokens: float = typer.Option(
+        0.0, "--inference-tokens", help="Tokens served over the model's life, weighed against its training."
+    ),
+    inference_mfu: float = typer.Option(
+        0.0, "--inference-mfu", help="MFU at which they are served, 0 to 1 (default: FLOPs are weighed, not GPU-hours)."
     ),
     global_batch_size: str = typer.Option(
         "", "--global-batch-size", help="Sequences per step to try (default: the job's, or 1536,1920,2048)."
@@ -87,6 +99,9 @@ def size(
             num_gpus=gpus,
             days=days,
             law=law,
+            tokens_per_parameter=tokens_per_parameter,
+            inference_tokens=inference_tokens,
+            inference_mfu=inference_mfu,
             global_batch_size=global_batch_size or None,
             seq_length=seq_length,
             vocab_size=vocab_size,

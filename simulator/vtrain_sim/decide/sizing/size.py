@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtrain_sim.decide import Bounds, Plan, Request, plan
 from vtrain_sim.decide.sizing.candidates import USUAL, candidates, parameters
-from vtrain_sim.decide.sizing.laws import LAWS, largest_parameters, tokens_for
+from vtrain_sim.decide.sizing.laws import TRAINING_FLOPS, get
+from vtrain_sim.decide.sizing.tokens import TokenRule
 from vtrain_sim.decide.space import divisors
 from vtrain_sim.errors import UserError
 from vtrain_sim.progress import Progress, unwatched
@@ -25,13 +26,20 @@ _USED = 0.9
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model with its best plan. naive_days: what it would take at the devices' peak."""
+    """One model with its best plan. naive_days: what it would take at the devices' peak.
+
+    loss: nats per token by the law; None where it says none. serving_flops, serving_usd: of the tokens that it serves
+    over its life (0: none; None: not known at which MFU or price).
+    """
 
     model: ModelSpec
     parameters: float
     tokens: float
     naive_days: float
     plan: Plan | None
+    loss: float | None = None
+    serving_flops: float = 0.0
+    serving_usd: float | None = None
 
     @property
     def days(self) -> float:
@@ -46,8 +54,12 @@ class Candidate:
             "num_attention_heads": self.model.num_attention_heads,
             "parameters": self.parameters,
             "tokens": self.tokens,
+            "loss": self.loss,
             "naive_days": self.naive_days,
             "days": self.plan.days if self.plan else None,
+            "cost_usd": self.plan.cost_usd if self.plan else None,
+            "serving_flops": self.serving_flops,
+            "serving_usd": self.serving_usd,
             "mfu": self.plan.projection.mfu if self.plan else None,
             "plan": self.plan.to_dict() if self.plan else None,
         }
@@ -69,7 +81,7 @@ class SizeResult(Result):
     cluster: str
     num_gpus: int
     days: float
-    law: str
+    rule: TokenRule
     naive_parameters: float
     naive: Candidate
     candidates: tuple[Candidate, ...]
@@ -82,10 +94,15 @@ class SizeResult(Result):
             "cluster": self.cluster,
             "num_gpus": self.num_gpus,
             "days": self.days,
-            "law": self.law,
-            "law_source": LAWS[self.law].source,
+            "law": self.rule.law.name,
+            "law_source": self.rule.law.source,
+            "law_equation": self.rule.law.equation,
+            "tokens_source": self.rule.source,
+            "tokens_per_parameter": self.rule.tokens_per_parameter or None,
+            "inference_tokens": self.rule.served or None,
+            "inference_mfu": self.rule.inference_mfu or None,
             "naive_parameters": self.naive_parameters,
-            "naive_tokens": tokens_for(self.naive_parameters, self.law),
+            "naive_tokens": self.rule.tokens(self.naive_parameters),
             "naive_model": self.naive.to_dict(),
             "candidates": [c.to_dict() for c in self.candidates],
             "chosen": self.chosen.to_dict(),
@@ -97,7 +114,7 @@ class SizeResult(Result):
         return {
             "cluster": self.cluster,
             "num_gpus": self.num_gpus,
-            "law": self.law,
+            "law": self.rule.law.name,
             **{name: chosen[name] for name in ("num_layers", "hidden_size", "parameters", "tokens", "days", "mfu")},
         }
 
@@ -111,7 +128,7 @@ def size(
     num_gpus: int,
     days: float,
     batches: tuple[int, ...],
-    law: str = "chinchilla-20",
+    rule: TokenRule | None = None,
     like: ModelSpec = USUAL,
     base: TrainSpec | None = None,
     bounds: Bounds | None = None,
@@ -119,17 +136,18 @@ def size(
 ) -> SizeResult:
     """The largest compute-optimal model that trains on so many GPUs in so many days.
 
-    like: the model whose sequence length and vocabulary candidates have. Raises `UserError` where even the smallest
-    candidate does not, with what would help.
+    rule: the tokens of a size (by default 20 for each parameter). like: the model whose sequence length and vocabulary candidates have.
+    Raises `UserError` where even the smallest candidate does not, with what would help.
     """
     positive("--num-gpus", num_gpus)
     finite("--days", days, 1e-6)
-    budget = _Budget(projector, num_gpus, days, batches, law, base or TrainSpec(1, 1), bounds)
-    naive_parameters = largest_parameters(budget.flops, law)
+    rule = rule or TokenRule(get("chinchilla-20"))
+    budget = _Budget(projector, num_gpus, days, batches, rule, base or TrainSpec(1, 1), bounds)
+    naive_parameters = rule.largest_parameters(budget.flops)
     models = candidates(
         like,
-        largest_parameters(_LEAST * budget.flops, law),
-        largest_parameters(_MOST * budget.flops, law),
+        rule.largest_parameters(_LEAST * budget.flops),
+        rule.largest_parameters(_MOST * budget.flops),
     )
     nearest_naive = candidates(like, 0.0, naive_parameters)
     if not models or not nearest_naive:
@@ -147,7 +165,7 @@ def size(
     chosen = _largest_in_time(planned, days)
     naive = next((c for c in planned if c.model == nearest_naive[-1]), None) or budget.plan(nearest_naive[-1])
     cluster = projector.cluster.name
-    return SizeResult(cluster, num_gpus, days, law, naive_parameters, naive, tuple(planned), chosen)
+    return SizeResult(cluster, num_gpus, days, rule, naive_parameters, naive, tuple(planned), chosen)
 
 
 def _largest_in_time(planned: Sequence[Candidate], days: float) -> Candidate:
@@ -170,26 +188,45 @@ class _Budget:
     num_gpus: int
     days: float
     batches: tuple[int, ...]
-    law: str
+    rule: TokenRule
     base: TrainSpec
     bounds: Bounds | None
 
     @property
     def flops(self) -> float:
         """FLOPs of the whole budget at the devices' peak."""
-        peak = self.projector.cluster.device.peak(self.base.precision.product_dtype)
-        return self.num_gpus * peak * self.days * 86400
+        return self.num_gpus * self.peak * self.days * 86400
+
+    @property
+    def peak(self) -> float:
+        """FLOPs per second of one device, of matrix products in the precision of the training."""
+        return self.projector.cluster.device.peak(self.base.precision.product_dtype)
 
     def plan(self, model: ModelSpec) -> Candidate:
         """A model with its tokens and its best plan."""
         count = parameters(model)
-        tokens = tokens_for(count, self.law)
-        naive_days = 6 * count * tokens / self.flops * self.days
-        return Candidate(model, count, tokens, naive_days, self._best(model, tokens))
+        tokens = self.rule.tokens(count)
+        best = self._best(model, tokens)
+        if best is not None and self.rule.inference_mfu:
+            # Which plan is best does not depend on the tokens; what serving weighs depends on the plan's MFU.
+            weighed = self.rule.tokens(count, best.projection.mfu)
+            share, tokens = weighed / tokens, weighed
+            best = replace(best, days=best.days * share, cost_usd=best.cost_usd * share)
+        naive_days = TRAINING_FLOPS * count * tokens / self.flops * self.days
+        serving = self.rule.serving_flops(count)
+        loss = self.rule.loss(count, tokens)
+        return Candidate(model, count, tokens, naive_days, best, loss, serving, self._serving_usd(serving))
+
+    def _serving_usd(self, flops: float) -> float | None:
+        """Dollars of serving at the price of the cluster; None where no MFU or no price is given."""
+        price = self.projector.cluster.price_per_gpu_hour
+        if not flops or not self.rule.inference_mfu or not price:
+            return None
+        return flops / (self.peak * self.rule.inference_mfu) / 3600 * price
 
     def check(self, model: ModelSpec) -> None:
         """Raise `UserError` with the reason where a model has no plan."""
-        self._plan(model, tokens_for(parameters(model), self.law))
+        self._plan(model, self.rule.tokens(parameters(model)))
 
     def _best(self, model: ModelSpec, tokens: float) -> Plan | None:
         """The fastest plan on nearly all of the GPUs; None where nothing fits."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 
 from vtrain_sim.decide.sizing import SizeResult
-from vtrain_sim.decide.sizing.laws import LAWS
 from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
@@ -22,7 +21,7 @@ def page_of_size(result: SizeResult) -> Page:
     chosen = result.chosen
     figures: tuple[Figure, ...] = (
         Figure("Largest in time", f"{chosen.parameters / 1e9:,.2f} billion", f"parameters, {_shape(result)}; modelled"),
-        Figure("Tokens", f"{chosen.tokens / 1e9:,.0f} billion", LAWS[result.law].source),
+        Figure("Tokens", f"{chosen.tokens / 1e9:,.0f} billion", result.rule.source),
         Figure("Training", f"{chosen.days:.1f} days", f"of {result.days:g}; modelled"),
         Figure(
             "At 100% MFU", f"{result.naive_parameters / 1e9:,.2f} billion", "parameters that the peak would pay for"
@@ -37,10 +36,22 @@ def page_of_size(result: SizeResult) -> Page:
         if price:
             cost = amounts.dollars(chosen.plan.cost_usd)
             figures += (Figure("Cost", cost, f"US dollars, at {price}; modelled"),)
+        if chosen.loss is not None:
+            figures += (Figure("Loss", f"{chosen.loss:.3f}", f"nats per token, by law {result.rule.law.name}"),)
+        if chosen.serving_usd is not None:
+            at = f"US dollars, {result.rule.served:.3g} tokens at an MFU of {result.rule.inference_mfu:.1%}; modelled"
+            figures += (Figure("Serving", amounts.dollars(chosen.serving_usd), at),)
         figures += (Figure("MFU", f"{projection.mfu:.1%}", "of the largest in time; modelled"),)
         sections += [breakdown_section(projection), memory_section(projection)]
     title = f"{counted(result.num_gpus, 'GPUs')} of {result.cluster} for {result.days:g} days"
-    return Page("sizing", title, f"law {result.law}", figures, tuple(sections), texts=texts)
+    return Page(
+        "sizing",
+        title,
+        f"law {result.rule.law.name}: {result.rule.law.equation}",
+        figures,
+        tuple(sections),
+        texts=texts,
+    )
 
 
 def _shape(result: SizeResult) -> str:
