@@ -195,3 +195,10 @@ def test_operators_of_two_runs_count_their_own_time() -> None:
         ("kineto", "aten::mm", 40, 50, 1.25),
         ("module", "linear_qkv", None, 70, None),
     ]
+
+
+def test_what_is_not_known_of_a_stream_is_null() -> None:
+    kernels = [kernel(name, start, 100, launch=start - 9, stream=None) for name, start in (("a", 0), ("b", 300))] * 2
+    assert query("SELECT * FROM gpu_gaps", kernels=kernels) == []
+    assert query("SELECT * FROM kernel_sequences", kernels=kernels) == []
+    assert {row["queue_length"] for row in query("SELECT queue_length FROM launches", kernels=kernels)} == {None}

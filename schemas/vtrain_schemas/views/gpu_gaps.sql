@@ -2,7 +2,8 @@
 -- after the kernel before it had ended; kernel_wait, it was launched earlier, and the gap is below 30 us, what the device
 -- itself needs between two kernels (HTA's consecutive_kernel_delay is 30, and its times are microseconds); other, it was
 -- launched earlier and something else held it up, such as an event of another stream, or its launch is not known. A
--- stream's gaps count, also while other streams run: for the device as a whole see gpu_breakdown.
+-- stream's gaps count, also while other streams run: for the device as a whole see gpu_breakdown. Kernels of an unknown
+-- stream are left out.
 -- @column run_id: run
 -- @column rank: global rank
 -- @column step: training step of the kernel behind the gap
@@ -19,6 +20,7 @@ WITH ordered AS (
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS free_ns
     FROM kernels
+    WHERE stream IS NOT NULL
 ),
 gaps AS (
     SELECT run_id, rank, step, device, stream, start_ns - free_ns AS ns,

@@ -10,6 +10,7 @@
 -- @column span_ns: from the first kernel's start to the last one's end, gaps included, over all occurrences, ns
 WITH named AS (
     SELECT run_id, rank, step, device, stream, start_ns, duration_ns, {kernel_name} AS name FROM kernels
+    WHERE stream IS NOT NULL
 ),
 -- Of each kernel, those that follow it.
 following AS (

@@ -17,7 +17,7 @@
 -- @column launch_to_start_ns: from the begin of the launching call to the kernel's start, ns
 -- @column duration_ns: time of the kernel, ns
 -- @column queue_length: kernels of the stream that were launched and had not begun when this one was launched, itself
--- included
+-- included; null where the stream is not known
 WITH moments AS (
     SELECT *, launch_ns AS time_ns, 1 AS change FROM kernels WHERE launch_ns IS NOT NULL
     UNION ALL
@@ -34,6 +34,6 @@ SELECT
     -- Not greatest alone: it passes over a null.
     CASE WHEN launch_duration_ns IS NOT NULL THEN greatest(0, start_ns - launch_ns - launch_duration_ns) END AS delay_ns,
     start_ns - launch_ns AS launch_to_start_ns,
-    duration_ns, queue_length::BIGINT AS queue_length
+    duration_ns, CASE WHEN stream IS NOT NULL THEN queue_length::BIGINT END AS queue_length
 FROM queued
 WHERE change = 1
