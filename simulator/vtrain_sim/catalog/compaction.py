@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,12 +72,10 @@ def _free_path(directory: str, files: Sequence[ProfileFile], taken: set[Path]) -
     known = {Path(f.path) for f in files} | taken
     first, table = files[0], Path(directory)
     last = max(f.last_rank for f in files)
-    for part in (None, *range(1, len(files) + len(taken) + 2)):
-        path = table / Path(ranks_path(first.run_id, first.table, first.rank, last, part)).name
-        # What an interrupted merge left may still be there.
-        if path not in known and not path.exists():
-            return path
-    raise AssertionError("there are more names than files")
+    names = (ranks_path(first.run_id, first.table, first.rank, last, part) for part in chain((None,), count(1)))
+    paths = (table / Path(name).name for name in names)
+    # What an interrupted merge left may still be there.
+    return next(path for path in paths if path not in known and not path.exists())
 
 
 def _write(path: Path, files: Sequence[ProfileFile]) -> ProfileFile:
@@ -130,9 +130,11 @@ def clear(file: ProfileFile) -> int:
     directory = Path(file.directory)
     for part in replaced_of(pq.read_schema(file.path).metadata):
         path = directory / part.name
-        if path != Path(file.path) and path.exists() and path.stat().st_size == part.bytes:
-            path.unlink()
-            removed += 1
+        # Another catalog of the run may be doing the same.
+        with suppress(FileNotFoundError):
+            if path != Path(file.path) and path.stat().st_size == part.bytes:
+                path.unlink()
+                removed += 1
     return removed
 
 

@@ -25,8 +25,8 @@ _LAUNCH_NS = 30_000
 class Activity(NamedTuple):
     """Something that a rank did, on its own clock. kind: compute, communication or copy.
 
-    stream: of a kernel, -1 without one. launch_ns: when the host launched it; None where that is not known. operator:
-    what launched it; "" where that is not known.
+    stream: of a kernel, told from the others of its rank; -1 without one. launch_ns: when the host launched it; None
+    where that is not known. operator: what launched it; "" where that is not known.
     """
 
     start_ns: int

@@ -102,9 +102,9 @@ def _gone(files: Sequence[ProfileFile], gone: Sequence[ProfileFile]) -> Iterator
         yield Problem(
             run_id,
             None,
-            f"{len(paths)} of {total[run_id]} files are gone, first {paths[0]}: put them back and add the run again, "
-            "or have vtrain-catalog repair take them off the index (what they were merged into takes their place); "
-            f"vtrain-catalog remove {run_id} takes off the run",
+            f"{len(paths)} of {total[run_id]} files are gone, first {paths[0]}: add the run again where they are back, "
+            "or bring the index to what is there with vtrain-catalog repair (which finds what they were merged into); "
+            f"vtrain-catalog remove {run_id} takes the run off",
         )
 
 
