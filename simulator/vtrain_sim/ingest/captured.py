@@ -12,12 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_file_name, parse_trace_name
-from vtrain_schemas.merged import replaced_of
+from vtrain_schemas.layout import RUN_PREFIX, TRACES, file_path, parse_trace_name
 from vtrain_sim.errors import UserError
 from vtrain_sim.ingest.kineto import record_kineto
+from vtrain_sim.ingest.merged_tables import replaced_in
 from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.tables import tables_of
 from vtrain_sim.whole_file import write_file
@@ -94,31 +93,20 @@ def _note(path: Path) -> Path:
 
 def _is_done(path: Path, places: dict[str, Path], merged: _Merged) -> bool:
     """Whether a trace was read since it was written, and what it gave is there."""
+    if any(place.name in merged(place.parent) for place in places.values()):
+        # Rows cannot be taken out of a merged file, and would be there twice.
+        return True
     written = path.stat().st_mtime_ns
     note, last = _note(path), places[_TABLES[-1]]
     if note.exists() and note.stat().st_mtime_ns >= written:
-        return all(_is_there(places[name], merged) for name in note.read_text().split() if name in places)
+        return all(places[name].exists() for name in note.read_text().split() if name in places)
     # Read by a version that noted nothing.
-    return _is_there(last, merged) and (not last.exists() or last.stat().st_mtime_ns >= written)
-
-
-def _is_there(place: Path, merged: _Merged) -> bool:
-    """Whether a file is there, or one that has its rows."""
-    return place.exists() or place.name in merged(place.parent)
+    return last.exists() and last.stat().st_mtime_ns >= written
 
 
 def _merged(folder: Path) -> frozenset[str]:
     """Names of the files of a directory whose rows merged ones hold."""
-    names: set[str] = set()
-    for path in folder.glob("rank*.parquet"):
-        if parse_file_name(path.name) is None:
-            continue
-        try:
-            names.update(file.name for file in replaced_of(pq.read_schema(path).metadata))
-        except (OSError, ValueError):
-            # Damaged: whoever adds it to a catalog says so.
-            continue
-    return frozenset(names)
+    return frozenset(file.name for file in replaced_in(folder))
 
 
 def _of_step(piece: pa.Table, step: int) -> pa.Table:

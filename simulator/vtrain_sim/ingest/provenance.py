@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vtrain_sim.ingest.merged_tables import replaced_in
+
 # Beside the tables: says what the run was made of where its own table is lost.
 _NOTE = "imported.json"
 
@@ -25,11 +27,15 @@ class Recorded:
     not_read: tuple[str, ...] = ()
 
     def is_whole(self, directory: Path) -> bool:
-        """Whether everything that was written is there, as far as it was noted."""
+        """Whether everything that was written is there, as far as it was noted; in merged files, too."""
         if not list(directory.glob("table=runs/*.parquet")):
             return False
         sizes = _sizes(directory)
-        return self.tables is None or all(sizes.get(name) == size for name, size in self.tables.items())
+        lacking = {name for name, size in (self.tables or {}).items() if sizes.get(name) != size}
+        for folder in {name.rpartition("/")[0] for name in lacking}:
+            merged = {f"{folder}/{file.name}": file.bytes for file in replaced_in(directory / folder)}
+            lacking -= {name for name, size in merged.items() if (self.tables or {}).get(name) == size}
+        return not lacking
 
     def traces(self) -> set[str]:
         """Paths of the traces."""

@@ -227,6 +227,30 @@ def test_asking_otherwise_reads_again_from_wherever_it_is_named(
     assert not ingest(["trace.json"], out, device="A100").runs[0].unchanged
 
 
+def test_a_run_whose_tables_were_merged_is_read_again_only_where_a_trace_changed(tmp_path: Path) -> None:
+    catalog, count = Catalog(tmp_path / "c.duckdb"), "SELECT rank, step FROM steps ORDER BY ALL"
+    for rank in (0, 1):
+        write(tmp_path / "t", f"rank{rank}.json", rank)
+    (run,) = catalog.add([str(tmp_path / "t")]).runs
+    before = catalog.sql(count).to_pylist()
+    compacted = catalog.compact(run)
+    assert compacted.files_after < compacted.files_before
+    again = catalog.add([str(tmp_path / "t")])
+    assert (again.ingested[0].unchanged, again.files_added) == (True, 0)
+    assert catalog.sql(count).to_pylist() == before
+    trace = Kineto(1, 2)
+    training_step(trace)
+    training_step(trace, 2000, 6)
+    trace.write(tmp_path / "t/rank1.json")
+    assert not catalog.add([str(tmp_path / "t")]).ingested[0].unchanged
+    assert catalog.sql(count).num_rows == len(before) + 1
+    # What a merged file holds may be lost like any other.
+    catalog.compact(run)
+    next((tmp_path / "c-traces").glob("*/table=kernels/ranks=*.parquet")).unlink()
+    assert not catalog.add([str(tmp_path / "t")]).ingested[0].unchanged
+    assert not any("gone" in problem.what for problem in catalog.check())
+
+
 def test_another_file_of_the_same_name_needs_a_name_of_its_own(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path / "c.duckdb")
     catalog.add([str(write(tmp_path / "a", "trace.json", 0, 1))])
