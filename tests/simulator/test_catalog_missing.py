@@ -7,10 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from simulator.synthetic import write_profile
+from vtrain_schemas import arrow_schema
 from vtrain_sim.catalog import Catalog, CatalogError, files
 from vtrain_sim.commands import catalog as command
 from vtrain_sim.errors import Notice
@@ -167,3 +169,47 @@ def test_remote_files_that_are_gone(tmp_path: Path) -> None:
     with pytest.warns(Notice, match="run far"):
         assert [r["run_id"] for r in catalog.sql(STEPS).to_pylist()] == ["near"]
     assert catalog.repair().runs_removed == ("far",)
+
+
+def test_a_directory_in_the_place_of_a_file_costs_itself(place: Path) -> None:
+    victim = place / "p/run_id=b/table=steps/rank=00000.parquet"
+    victim.unlink()
+    victim.mkdir()
+    catalog = Catalog(place / "c.duckdb")
+    with pytest.warns(Notice, match="run b: 1 of"):
+        assert [r["run_id"] for r in catalog.sql(STEPS).to_pylist()] == ["a", "c"]
+    assert catalog.repair().files_removed == 1
+    assert [r["run_id"] for r in catalog.sql(STEPS).to_pylist()] == ["a", "c"]
+
+
+def test_a_file_that_lost_a_column_since_takes_it_from_no_other(place: Path) -> None:
+    """Files of the same columns are read together, by the first one's."""
+    query = "SELECT run_id, count(layer_number) AS n FROM spans GROUP BY run_id ORDER BY run_id"
+    catalog = Catalog(place / "c.duckdb")
+    for run in "abc":
+        path = place / f"p/run_id={run}/table=spans/rank=00000.parquet"
+        path.parent.mkdir(exist_ok=True)
+        row = {
+            "run_id": run,
+            "rank": 0,
+            "step": 1,
+            "span_id": 1,
+            "name": "m",
+            "kind": "mlp",
+            "phase": "forward",
+            "layer_number": 1,
+        }
+        times = {"start_ns": 1, "duration_ns": 1, "self_ns": 1}
+        pq.write_table(pa.Table.from_pylist([{**row, **times}], schema=arrow_schema("spans")), path)
+    catalog.add([str(place / "p")])
+    first = place / "p/run_id=a/table=spans/rank=00000.parquet"
+    pq.write_table(pq.read_table(first).drop_columns(["layer_number"]), first)
+    assert catalog.sql(query).to_pylist() == [{"run_id": r, "n": n} for r, n in (("a", 0), ("b", 1), ("c", 1))]
+
+
+def test_a_file_named_after_another_rank_is_not_read(place: Path) -> None:
+    """Ranks are known from the names of files where there are many."""
+    path = place / "p/run_id=b/table=steps/rank=00000.parquet"
+    path.rename(path.with_name("rank=00004.parquet"))
+    (problem,) = Catalog(place / "c.duckdb").add([str(place / "p")]).problems
+    assert "holds rows of rank 0" in problem.what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ _VALUES = attrgetter(*(attribute for _, _, attribute, _ in _COLUMNS))
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the indexed files. usable: those to read, as they were recorded.
+    """What became of the indexed files. usable: those to read, as they are now.
 
     gone: no longer there. altered: of another size or time than recorded, as they are now. returned: recorded as gone,
     but there. unusable: by path, why a file is not read that was usable when it was added. as_recorded: the index says
@@ -136,10 +137,18 @@ def changes(files: Sequence[ProfileFile], remote: bool = True) -> Changes:
     unusable = {f.path: GONE for f in gone if f.problem in ("", GONE)}
     usable_before = {f.path for f in files if f.problem in ("", GONE)}
     unusable |= {f.path: f.problem for f in altered if f.problem and f.path in usable_before}
-    usable = tuple(f for f in (*there, *returned) if not f.problem and f.path not in unusable)
+    # Files are read together by what is known of their columns.
+    anew = {f.path: f for f in altered}
+    read_before = [f for f in (*there, *returned) if not f.problem and f.path not in unusable]
+    usable = tuple(anew.get(f.path, f) for f in read_before)
     back = tuple(f for f in returned if f.path not in unusable)
-    as_recorded = not back and all(f.problem for f in files if f.path in unusable)
+    alike = all(_read_as(old) == _read_as(new) for old, new in zip(read_before, usable, strict=True))
+    as_recorded = alike and not back and all(f.problem for f in files if f.path in unusable)
     return Changes(usable, gone, altered, back, unusable, as_recorded, tuple(unreachable))
+
+
+def _read_as(file: ProfileFile) -> tuple[str, str | None]:
+    return file.schema_version, file.columns
 
 
 def _sizes_and_times(files: Sequence[ProfileFile], remote: bool, unreachable: list[str]) -> dict[str, tuple[int, int]]:
@@ -152,7 +161,8 @@ def _sizes_and_times(files: Sequence[ProfileFile], remote: bool, unreachable: li
             status = os.stat(file.path)
         except OSError:
             continue
-        now[file.path] = (status.st_size, status.st_mtime_ns)
+        if stat.S_ISREG(status.st_mode):
+            now[file.path] = (status.st_size, status.st_mtime_ns)
     # An object store lists a directory faster than it answers for each file.
     directories: dict[str, str] = {}
     for file in files:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -194,7 +194,7 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
     version = metadata.get(b"vtrain.schema_version", b"").decode(errors="replace")
     problem = (
         _schema_problem(file.table, schema, version)
-        or _run_problem(file, parquet.metadata)
+        or _rows_problem(file, parquet.metadata)
         or range_problem(file.table, (name.first_rank, name.last_rank), parquet)
     )
     replaces: tuple[Replaced, ...] = ()
@@ -225,18 +225,24 @@ def _number_of_ranks(name: FileName, replaces: Sequence[Replaced]) -> int:
     return len({one.first_rank for one in merged if one.first_rank == one.last_rank})
 
 
-def _run_problem(file: ProfileFile, metadata: pq.FileMetaData) -> str:
-    """Why the rows are not those of the run whose directory the file is in; a directory may have been renamed."""
-    for group in range(metadata.num_row_groups):
-        for place in range(metadata.num_columns):
-            column = metadata.row_group(group).column(place)
-            if column.path_in_schema != "run_id":
-                continue
-            known = column.statistics
-            if known is not None and known.has_min_max and not known.min == known.max == file.run_id:
-                return f"holds rows of run {known.min!r}: its directory must be called {RUN_PREFIX}{known.min}"
-            break
+def _rows_problem(file: ProfileFile, metadata: pq.FileMetaData) -> str:
+    """Why the rows are not those of the run and the ranks that the path says; files may have been renamed."""
+    for low, high in _ranges(metadata, "run_id"):
+        if not low == high == file.run_id:
+            return f"holds rows of run {low!r}: its directory must be called {RUN_PREFIX}{low}"
+    for low, high in _ranges(metadata, "rank"):
+        if low < file.rank or high > file.last_rank:
+            return f"holds rows of rank {low if low < file.rank else high}, which its name does not say"
     return ""
+
+
+def _ranges(metadata: pq.FileMetaData, name: str) -> Iterator[tuple[Any, Any]]:
+    """Least and greatest value of a column in each row group that says them."""
+    place = next((n for n in range(metadata.num_columns) if metadata.schema.column(n).path == name), None)
+    for group in range(metadata.num_row_groups) if place is not None else ():
+        known = metadata.row_group(group).column(place).statistics
+        if known is not None and known.has_min_max:
+            yield known.min, known.max
 
 
 def _schema_problem(table: str, schema: pa.Schema, version: str) -> str:
