@@ -130,3 +130,13 @@ def test_the_layout_of_a_run_without_tensor_parallel_size(tmp_path: Path, capsys
     capsys.readouterr()
     assert call(tmp_path, "ls") == 0
     assert "pp 4x2" in capsys.readouterr().out
+
+
+def test_files_without_rows_are_merged(run: Path, tmp_path: Path) -> None:
+    for rank in range(3):
+        path = run / f"table=steps/rank={rank:05d}.parquet"
+        pq.write_table(pq.read_table(run / STEPS).slice(0, 0), path)
+    assert problems_of(tmp_path, run) == []
+    assert call(tmp_path, "compact", "a") == 0
+    assert [path.name for path in (run / "table=steps").iterdir()] == ["ranks=00000-00002.parquet"]
+    assert problems_of(tmp_path, run) == []

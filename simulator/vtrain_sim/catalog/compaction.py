@@ -117,7 +117,7 @@ def _grouped(files: Sequence[ProfileFile], schema: pa.Schema) -> Iterator[pa.Tab
             if rows >= _GROUP_ROWS:
                 yield pa.concat_tables(waiting)
                 waiting, rows = [], 0
-    if waiting:
+    if rows:
         yield pa.concat_tables(waiting)
 
 
