@@ -107,12 +107,6 @@ def test_a_world_beyond_all_clusters_is_not_counted_through(run: Path, tmp_path:
     assert "column 'world_size' has 2147483647" in what
 
 
-def test_a_file_under_the_name_of_another_rank_is_a_problem(run: Path, tmp_path: Path) -> None:
-    (run / STEPS).rename(run / "table=steps/rank=00007.parquet")
-    (what,) = problems_of(tmp_path, run)
-    assert "holds rows of rank 0, not those that its name says" in what
-
-
 def test_a_choice_of_ranks_that_is_none_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sink = Sink(str(tmp_path / "p"), "a", 0)
     sink.write("runs", [run_row("a", chosen_ranks="some")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import pyarrow as pa
@@ -34,22 +34,18 @@ def _limits(table: str) -> dict[str, tuple[int, int]]:
     return limits
 
 
-def range_problem(table: str, ranks: tuple[int, int], parquet: pq.ParquetFile) -> str:
-    """What is out of range by the footer of a file, or an empty string.
-
-    ranks: the first and the last one that its name says.
-    """
-    for column, lowest, highest in _extremes(parquet, {"rank": ranks, **_limits(table)}):
-        if column == "rank" and not ranks[0] <= lowest <= highest <= ranks[1]:
-            return f"holds rows of rank {lowest if lowest < ranks[0] else highest}, not those that its name says"
-        least, most = _limits(table).get(column, (lowest, highest))
+def range_problem(table: str, parquet: pq.ParquetFile) -> str:
+    """What is out of range by the footer of a file, or an empty string."""
+    limits = _limits(table)
+    for column, lowest, highest in _extremes(parquet, limits):
+        least, most = limits[column]
         if lowest < least or highest > most:
             number = lowest if lowest < least else highest
             return f"column {column!r} has {number}, which is out of range ({least} to {most})"
     return ""
 
 
-def _extremes(parquet: pq.ParquetFile, columns: dict[str, tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
+def _extremes(parquet: pq.ParquetFile, columns: Iterable[str]) -> Iterator[tuple[str, int, int]]:
     """Column, lowest and highest number of each row group, where there is one."""
     leaves = parquet.schema.names
     places = [(name, leaves.index(name)) for name in columns if name in leaves]

@@ -195,7 +195,7 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
     problem = (
         _schema_problem(file.table, schema, version)
         or _rows_problem(file, parquet.metadata)
-        or range_problem(file.table, (name.first_rank, name.last_rank), parquet)
+        or range_problem(file.table, parquet)
     )
     replaces: tuple[Replaced, ...] = ()
     try:
@@ -206,21 +206,25 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
         problem = problem or _CIRCLE
     known, has = TABLES[file.table].column_names, schema.names
     columns = [*(f"-{c}" for c in known if c not in has), *(f"+{c}" for c in has if c not in known)]
+    # A file may hold more than its name says, such as what one process played for all ranks.
+    lowest, highest = _ranks_in(file, parquet.metadata)
     return file._replace(
+        rank=min(file.rank, lowest),
+        last_rank=max(file.last_rank, highest),
         rows=parquet.metadata.num_rows,
         schema_version=version,
         problem=problem,
-        ranks=_number_of_ranks(name, replaces),
+        ranks=_number_of_ranks(name, replaces, highest - lowest + 1),
         columns=" ".join(sorted(columns)),
         merged=bool(replaces),
         replaces=replaces,
     )
 
 
-def _number_of_ranks(name: FileName, replaces: Sequence[Replaced]) -> int:
-    """How many ranks a file has rows of: of many ranks, those whose files it holds."""
-    if name.first_rank == name.last_rank:
-        return 1
+def _number_of_ranks(name: FileName, replaces: Sequence[Replaced], most: int) -> int:
+    """How many ranks a file has rows of: of a merged one of many ranks, those whose files it holds."""
+    if name.first_rank == name.last_rank or not replaces:
+        return most
     merged = [inner for each in replaces if (inner := parse_file_name(each.name)) is not None]
     return len({one.first_rank for one in merged if one.first_rank == one.last_rank})
 
@@ -230,10 +234,16 @@ def _rows_problem(file: ProfileFile, metadata: pq.FileMetaData) -> str:
     for low, high in _ranges(metadata, "run_id"):
         if not low == high == file.run_id:
             return f"holds rows of run {low!r}: its directory must be called {RUN_PREFIX}{low}"
-    for low, high in _ranges(metadata, "rank"):
-        if low < file.rank or high > file.last_rank:
-            return f"holds rows of rank {low if low < file.rank else high}, which its name does not say"
+    low, high = _ranks_in(file, metadata)
+    if low == high and not file.rank <= low <= file.last_rank:
+        return f"holds rows of rank {low}, which its name does not say"
     return ""
+
+
+def _ranks_in(file: ProfileFile, metadata: pq.FileMetaData) -> tuple[int, int]:
+    """The lowest and the highest rank that a file has rows of, as far as its footer says; else those of its name."""
+    known = list(_ranges(metadata, "rank"))
+    return min((low for low, _ in known), default=file.rank), max((high for _, high in known), default=file.last_rank)
 
 
 def _ranges(metadata: pq.FileMetaData, name: str) -> Iterator[tuple[Any, Any]]:

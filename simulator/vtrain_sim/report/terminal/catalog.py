@@ -20,6 +20,7 @@ from vtrain_sim.catalog.results import (
 from vtrain_sim.catalog.spread import MOST_ROWS, as_ranges, device_spread, rank_spread, slowest_ranks, step_spread
 from vtrain_sim.ingest.notes import Note
 from vtrain_sim.ingest.sources import OWN_RUN
+from vtrain_sim.report.run_words import configuration
 from vtrain_sim.report.tables import FittingTable, counted, duration, gib, said_once, signed, table
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
@@ -111,7 +112,7 @@ def _run(run: Row) -> dict[str, object]:
 def print_run(result: RunDetail, console: Console, rows: bool = True) -> None:
     """Configuration, tables, steps, time on the GPU, problems and notes of one run."""
     detail = result.detail
-    described = result.summary().items() if detail["run"] else ()
+    described = configuration(result.summary()).items() if detail["run"] else ()
     console.print(table(f"run {result.run_id}", ("column", "value"), described, left=2))
     tables = [(t["table_name"], t["files"], t["rows"], t["bytes"]) for t in detail["tables"]]
     console.print(table("tables", ("table", "files", "rows", "bytes"), tables))

@@ -7,6 +7,7 @@ from vtrain_sim.catalog.spread import MOST_ROWS, device_spread, step_spread
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.page.parts.bandwidth import bandwidth_section
+from vtrain_sim.report.run_words import configuration
 from vtrain_sim.report.tables import counted, duration, gib
 from vtrain_sim.results import Row
 
@@ -53,7 +54,7 @@ def _layout(run: dict[str, object]) -> str:
 
 
 def _configuration(result: RunDetail) -> list[Row]:
-    return [{"argument": name, "value": str(value)} for name, value in result.summary().items()]
+    return [{"argument": name, "value": str(value)} for name, value in configuration(result.summary()).items()]
 
 
 def _steps(steps: list[Row]) -> list[Section]:
