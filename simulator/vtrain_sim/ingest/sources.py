@@ -108,13 +108,18 @@ def find(location: str, notices: list[str]) -> list[Source]:
     if path.is_file():
         return _of_file(path)
     sources: list[Source] = []
+    unread: list[str] = []
     for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(_SUFFIXES)):
         if any(part.startswith(RUN_PREFIX) for part in file.parts):
             continue
         try:
             sources += _of_file(file)
         except UserError as error:
-            notices.append(str(error))
+            unread.append(str(error))
+    notices += unread
+    if not sources and unread:
+        more = f" (and {len(unread) - 1:,} more)" if len(unread) > 1 else ""
+        raise UserError(f"no trace below {location} can be read: {unread[0]}{more}")
     if not sources:
         raise UserError(
             f"no trace below {location}: expected torch.profiler's .json (.gz, .zip, .tar) or Nsight Systems' .sqlite"

@@ -381,6 +381,13 @@ def test_a_directory_of_bad_files_alone_is_refused(tmp_path: Path) -> None:
         ingest([str(tmp_path)], tmp_path / "out")
 
 
+def test_why_no_trace_of_a_directory_can_be_read_is_said(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        write(tmp_path / "t", f"rank{rank}.json", rank, baseTimeNanoseconds=-1)
+    with pytest.raises(UserError, match=r"can be read: .*rank0\.json counts its times from .*-1.* \(and 1 more\)"):
+        ingest([str(tmp_path / "t")], tmp_path / "out")
+
+
 @pytest.mark.parametrize("lost", ["operators", "steps", "ranks", "runs", "all", "cut"])
 def test_tables_that_are_gone_are_made_again(tmp_path: Path, lost: str) -> None:
     catalog = Catalog(tmp_path / "c.duckdb")
