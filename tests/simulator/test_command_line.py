@@ -264,6 +264,17 @@ def test_a_table_that_is_too_wide_is_cut_between_columns(monkeypatch: pytest.Mon
     assert all(any(f"{10**9 + i * 10 + j:,}" in line for line in lines) for i in range(3) for j in range(6))
 
 
+def test_rows_of_a_cut_table_that_begin_alike_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [["base", *(10**9 + i * 10 + j for j in range(6))] for i in range(3)]
+    table = FittingTable("", ["run", *(f"c{j}" for j in range(6))], rows)
+    lines = render(table, "50", monkeypatch)
+    assert max(map(len, lines)) <= 50
+    assert sum(line.split()[:1] == ["row"] for line in lines) > 1
+    second = [word for line in lines if line.split()[:1] == ["2"] for word in line.split()[1:]]
+    assert second == ["base", *(f"{10**9 + 10 + j:,}" for j in range(6))]
+    assert not any("row" in line for line in render(table, "200", monkeypatch))
+
+
 def test_long_text_is_folded_before_columns_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     table = FittingTable("", ["name", "number", "why"], [["a", 1.5, "word " * 30]], prose=["why"])
     lines = render(table, "60", monkeypatch)

@@ -65,7 +65,8 @@ class FittingTable:
 
     left: so many first columns are text, aligned left; prose: names of further columns that are text. Text is folded
     where the table would be too wide; where that is not enough, the columns are cut into several tables, each of
-    which repeats the first column. whole: neither, however wide it is.
+    which repeats the first column, or the number of the row where the first column does not tell the rows apart.
+    whole: neither, however wide it is.
     """
 
     def __init__(
@@ -87,6 +88,9 @@ class FittingTable:
             yield from ("", Text(self._title, style="italic"))
         width = sys.maxsize if self._whole else options.max_width
         gap, parts = self._parts(width)
+        if len(parts) > 1 and not self._is_told_by_first():
+            self._number_rows()
+            gap, parts = self._parts(width)
         for number, columns in enumerate(parts):
             if number:
                 yield ""
@@ -94,6 +98,15 @@ class FittingTable:
             yield from console.render(self._part(columns, gap, part.max_width), part)
         if self._title:
             yield ""
+
+    def _is_told_by_first(self) -> bool:
+        firsts = [row[0] for row in self._rows]
+        return len(set(firsts)) == len(firsts)
+
+    def _number_rows(self) -> None:
+        self._columns = ["row", *self._columns]
+        self._rows = [[str(number), *row] for number, row in enumerate(self._rows, 1)]
+        self._is_text = [False, *self._is_text]
 
     def _parts(self, width: int) -> tuple[int, list[list[int]]]:
         """Spaces between columns, and the columns of each table."""
