@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 
 from rich import box
 from rich.cells import cell_len
@@ -84,13 +85,13 @@ class FittingTable:
         self._whole = whole
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self._title:
-            yield from ("", Text(self._title, style="italic"))
         width = sys.maxsize if self._whole else options.max_width
         gap, parts = self._parts(width)
         if len(parts) > 1 and not self._is_told_by_first():
-            self._number_rows()
-            gap, parts = self._parts(width)
+            yield from self._numbered().__rich_console__(console, options)
+            return
+        if self._title:
+            yield from ("", Text(self._title, style="italic"))
         for number, columns in enumerate(parts):
             if number:
                 yield ""
@@ -103,10 +104,12 @@ class FittingTable:
         firsts = [row[0] for row in self._rows]
         return len(set(firsts)) == len(firsts)
 
-    def _number_rows(self) -> None:
-        self._columns = ["row", *self._columns]
-        self._rows = [[str(number), *row] for number, row in enumerate(self._rows, 1)]
-        self._is_text = [False, *self._is_text]
+    def _numbered(self) -> FittingTable:
+        numbered = copy(self)
+        numbered._columns = ["row", *self._columns]
+        numbered._rows = [[str(number), *row] for number, row in enumerate(self._rows, 1)]
+        numbered._is_text = [False, *self._is_text]
+        return numbered
 
     def _parts(self, width: int) -> tuple[int, list[list[int]]]:
         """Spaces between columns, and the columns of each table."""
