@@ -134,3 +134,12 @@ def test_files_without_rows_are_merged(run: Path, tmp_path: Path) -> None:
     assert call(tmp_path, "compact", "a") == 0
     assert [path.name for path in (run / "table=steps").iterdir()] == ["ranks=00000-00002.parquet"]
     assert problems_of(tmp_path, run) == []
+
+
+def test_a_column_name_that_is_no_text_is_damage(run: Path, tmp_path: Path) -> None:
+    assert problems_of(tmp_path, run) == []
+    path = run / STEPS
+    path.write_bytes(path.read_bytes().replace(b"duration_ns", b"dur\xd8tion_ns"))
+    assert call(tmp_path, "check") == 1
+    (what,) = problems_of(tmp_path, run)
+    assert "damaged: " in what

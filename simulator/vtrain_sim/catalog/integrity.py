@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vtrain_sim.catalog.places import AT_A_TIME, open_place
-from vtrain_sim.catalog.scan import ProfileFile
+from vtrain_sim.catalog.scan import UNREADABLE, ProfileFile
 
 
 def damages(connection: duckdb.DuckDBPyConnection, files: Sequence[ProfileFile]) -> dict[str, str]:
@@ -57,7 +56,7 @@ def _damage(file: ProfileFile) -> str:
         with place.filesystem.open_input_file(inner) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=65536, use_threads=False):
                 read += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         return f"damaged: {str(error).splitlines()[0]}"
     return _other_rows(file, read)
 

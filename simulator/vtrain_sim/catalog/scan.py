@@ -19,6 +19,8 @@ from vtrain_sim.catalog.places import AT_A_TIME, Place, is_remote, open_place
 from vtrain_sim.catalog.ranges import range_problem
 from vtrain_sim.errors import UserError
 
+# What reading a damaged file raises; names in it may be no text.
+UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 _CIRCLE = "vtrain.replaces in its metadata names the file itself, or another one that replaces it"
 
 
@@ -183,7 +185,7 @@ def _judge(place: Place, info: pafs.FileInfo) -> ProfileFile | None:
     try:
         with place.filesystem.open_input_file(info.path) as stream:
             return _with_contents(file, name, pq.ParquetFile(stream))
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         return file._replace(problem=f"damaged: {str(error).splitlines()[0]}")
 
 
@@ -207,7 +209,7 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
     known, has = TABLES[file.table].column_names, schema.names
     columns = [*(f"-{c}" for c in known if c not in has), *(f"+{c}" for c in has if c not in known)]
     # A file may hold more than its name says, such as what one process played for all ranks.
-    lowest, highest = _ranks_in(file, parquet.metadata)
+    lowest, highest = _ranks_in(file, parquet.metadata) if not problem else (file.rank, file.last_rank)
     return file._replace(
         rank=min(file.rank, lowest),
         last_rank=max(file.last_rank, highest),

@@ -173,7 +173,7 @@ def compact(
     catalog: Path = _CATALOG,
     as_json: bool = JSON,
 ) -> None:
-    """Merge the many files of a run into one for each table: a query opens each file that it reads."""
+    """Merge the many files of a run into one for each table, in their place: a query opens each file that it reads."""
     from vtrain_sim.api import catalog as api
 
     with ended_by_sigterm():
