@@ -167,7 +167,7 @@ def test_a_restart_that_would_break_a_deadline_is_not_made() -> None:
         job = Job("x", 0.0, "a", 1, 100, 8, 180.0)
         index = dict(zip(table.gpus, table.seconds, strict=True))
         one = Running(job, table, 100.0, 8, site.place(table), 8, 0.0, True, index, [180.0], [site.place(table) + 3])
-        assert allocate([one], 0.0, site) == {"x": gpus}
+        assert allocate([one], 0.0, site) == [(one, gpus)]
 
 
 def test_faster_plans_end_no_later_on_the_whole() -> None:

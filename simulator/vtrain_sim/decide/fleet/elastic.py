@@ -37,13 +37,13 @@ def allocate(jobs: Sequence[Running], now: float, site: Site) -> Allocation:
     from vtrain_sim.decide.fleet.filling import grow
 
     if not jobs:
-        return {}
+        return []
     arrays, steps = _arrays(jobs, site), _steps(jobs, now)
     level = np.empty(len(jobs), dtype=np.int64)
     grow(float(now), site.capacity, site.restart_s, *arrays, *steps, level)
     _keep(jobs, steps)
     counts = site.gpus.tolist()
-    return {r.job.job_id: counts[place] for r, place in zip(jobs, level.tolist(), strict=True) if place >= 0}
+    return [(r, counts[place]) for r, place in zip(jobs, level.tolist(), strict=True) if place >= 0]
 
 
 def next_step(jobs: Sequence[Running]) -> float:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from vtrain_sim.decide.fleet.jobs import Job
 from vtrain_sim.decide.fleet.speeds import SpeedTable
 
-Allocation: TypeAlias = dict[str, int]
-
 
 @dataclass
 class Running:
@@ -38,6 +36,9 @@ class Running:
     def seconds(self, gpus: int) -> float:
         """Seconds of an iteration on so many GPUs."""
         return self.index[gpus]
+
+
+Allocation: TypeAlias = list[tuple[Running, int]]  # jobs and their GPUs; all others have none
 
 
 class Site:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from vtrain_sim.decide.fleet.elastic import CLOCK, admit, next_step
 from vtrain_sim.decide.fleet.jobs import Job
 from vtrain_sim.decide.fleet.policies import Policy
+from vtrain_sim.decide.fleet.queue import Queue
 from vtrain_sim.decide.fleet.requests import granted, usable
 from vtrain_sim.decide.fleet.running import Running, Site
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
@@ -108,71 +109,86 @@ def simulate(
     positive("GPUs of the cluster", capacity)
     finite("--restart-seconds", restart_s)
     site = Site(capacity, restart_s)
-    waiting = [_running(j, tables, site) for j in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))]
+    arriving = _arriving(jobs, tables, site)
     fleet = _Fleet(site, policy)
     arrived = 0
-    while arrived < len(waiting) or fleet.active:
-        arrival = waiting[arrived].job.arrival_s if arrived < len(waiting) else math.inf
+    while arrived < len(arriving) or fleet.active:
+        arrival = arriving[arrived].job.arrival_s if arrived < len(arriving) else math.inf
         fleet.advance(arrival)
-        while arrived < len(waiting) and waiting[arrived].job.arrival_s <= fleet.now:
-            fleet.admit(waiting[arrived])
+        while arrived < len(arriving) and arriving[arrived].job.arrival_s <= fleet.now:
+            fleet.admit(arriving[arrived])
             arrived += 1
         fleet.allocate()
-        progress(len(fleet.finished) + len(fleet.rejected), len(fleet.active))
+        progress(len(fleet.finished) + len(fleet.rejected), fleet.active)
     stretches = sorted(fleet.stretches, key=lambda s: (s.start_s, s.job_id))
-    jobs_in_order = tuple(w.job for w in waiting)
+    jobs_in_order = tuple(a.job for a in arriving)
     return Outcome(jobs_in_order, capacity, tuple(stretches), fleet.finished, tuple(fleet.rejected))
 
 
 class _Fleet:
-    """The cluster and its jobs at one time. active: jobs that have arrived and not ended, by arrival."""
+    """The cluster and its jobs at one time: those that run, and those that wait. active: how many both are."""
 
     def __init__(self, site: Site, policy: Policy) -> None:
         self._site, self._policy = site, policy
+        self._running: dict[str, Running] = {}
+        self._waiting = Queue(policy.order)
         self._begun: dict[str, float] = {}
+        self._next_step_s = math.inf
+        self.active = 0
         self.now = 0.0
-        self.active: list[Running] = []
         self.stretches: list[Stretch] = []
         self.finished: dict[str, float] = {}
         self.rejected: list[str] = []
 
     def advance(self, arrival: float) -> None:
         """Train up to the next arrival, end of a job or change of what is reserved, and let go of those that end."""
-        end = min((_end(r, self.now) for r in self.active if r.gpus), default=math.inf)
-        end = min(end, next_step(self.active))
-        if math.isinf(arrival) and math.isinf(end):
-            stuck = self.active[0].job.job_id
+        end = min((_end(r, self.now) for r in self._running.values()), default=math.inf)
+        following = min(arrival, end, self._next_step_s)
+        if math.isinf(following):
+            stuck = min((r.job.arrival_s, r.job.job_id) for r in self._waiting)[1]
             raise UserError(f"job {stuck!r} never gets GPUs under this policy: it requests more than are ever free")
-        following = min(arrival, end)
-        for r in self.active:
+        for r in self._running.values():
             r.remaining = max(0.0, r.remaining - _trained(r, self.now, following))
         self.now = following
-        for r in [r for r in self.active if r.gpus and r.resume_s <= self.now and _is_done(r, self.now)]:
+        for r in [r for r in self._running.values() if r.resume_s <= self.now and _is_done(r, self.now)]:
             self._end_stretch(r)
             self.finished[r.job.job_id] = self.now
-            self.active.remove(r)
+            del self._running[r.job.job_id]
+            self.active -= 1
 
     def admit(self, job: Running) -> None:
         """A job arrives."""
-        if self._policy.admission and not admit(self.active, job, self.now, self._site):
+        if self._policy.admission and not admit((*self._running.values(), *self._waiting), job, self.now, self._site):
             self.rejected.append(job.job.job_id)
         else:
-            self.active.append(job)
+            self._waiting.add(job)
+            self.active += 1
 
     def allocate(self) -> None:
         """Give each job the GPUs that the policy says."""
-        given = self._policy.allocate(self.active, self.now, self._site)
-        for r in self.active:
-            gpus = given.get(r.job.job_id, 0)
-            if gpus == r.gpus:
-                continue
-            if r.gpus:
-                self._end_stretch(r)
-            if gpus:
-                r.resume_s = self.now + (self._site.restart_s if r.started else 0.0)
-                r.started = True
-                self._begun[r.job.job_id] = self.now
-            r.gpus = gpus
+        given = self._policy.allocate(self._running, self._waiting, self.now, self._site)
+        keep = {r.job.job_id for r, _ in given}
+        for name, r in [(name, r) for name, r in self._running.items() if name not in keep]:
+            self._end_stretch(r)
+            r.gpus = 0
+            del self._running[name]
+            self._waiting.add(r)
+        for r, gpus in given:
+            if gpus != r.gpus:
+                self._change(r, gpus)
+        if self._policy.admission:
+            self._next_step_s = next_step((*self._running.values(), *self._waiting))
+
+    def _change(self, r: Running, gpus: int) -> None:
+        if r.gpus:
+            self._end_stretch(r)
+        else:
+            self._waiting.remove(r)
+            self._running[r.job.job_id] = r
+        r.resume_s = self.now + (self._site.restart_s if r.started else 0.0)
+        r.started = True
+        r.gpus = gpus
+        self._begun[r.job.job_id] = self.now
 
     def _end_stretch(self, r: Running) -> None:
         start = self._begun[r.job.job_id]
@@ -182,10 +198,18 @@ class _Fleet:
             self.stretches.append(Stretch(r.job.job_id, r.gpus, start, resume, self.now, iterations))
 
 
-def _running(job: Job, tables: dict[Kind, SpeedTable], site: Site) -> Running:
-    table = usable(job, tables[job.model, job.global_batch_size], site.capacity)
-    index = dict(zip(table.gpus, table.seconds, strict=True))
-    return Running(job, table, float(job.iterations), granted(job, table), site.place(table), index=index)
+def _arriving(jobs: Sequence[Job], tables: Mapping[Kind, SpeedTable], site: Site) -> list[Running]:
+    """The jobs, by arrival."""
+    usable_of: dict[tuple[str, int, int, int], tuple[SpeedTable, int, dict[int, float]]] = {}
+    arriving = []
+    for job in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id)):
+        like = job.model, job.global_batch_size, job.min_gpus, job.max_gpus
+        if like not in usable_of:
+            table = usable(job, tables[job.model, job.global_batch_size], site.capacity)
+            usable_of[like] = table, site.place(table), dict(zip(table.gpus, table.seconds, strict=True))
+        table, place, index = usable_of[like]
+        arriving.append(Running(job, table, float(job.iterations), granted(job, table), place, index=index))
+    return arriving
 
 
 def _trained(r: Running, since: float, until: float) -> float:
