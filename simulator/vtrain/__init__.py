@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from vtrain_sim.decide.plan import PlanResult as PlanResult
     from vtrain_sim.decide.sensitivity import Effect as Effect
     from vtrain_sim.decide.sensitivity import Sensitivity as Sensitivity
-    from vtrain_sim.decide.sizing.size import SizeResult as SizeResult
+    from vtrain_sim.decide.sizing.result import SizeResult as SizeResult
     from vtrain_sim.decide.study import StudyResult as StudyResult
     from vtrain_sim.decide.sweep import SweepPoint as SweepPoint
     from vtrain_sim.decide.sweep import SweepResult as SweepResult
@@ -98,7 +98,7 @@ _HOMES = {
     "PlanResult": "vtrain_sim.decide.plan",
     "StudyResult": "vtrain_sim.decide.study",
     "FleetResult": "vtrain_sim.decide.fleet.result",
-    "SizeResult": "vtrain_sim.decide.sizing.size",
+    "SizeResult": "vtrain_sim.decide.sizing.result",
     "ValidationResult": "vtrain_sim.validate.result",
     "Comparison": "vtrain_sim.validate.comparison",
     "Sensitivity": "vtrain_sim.decide.sensitivity",

@@ -14,25 +14,32 @@ from simulator.synthetic import BASE, write_profile
 from simulator.test_plan import projector
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.commands.sim import app
-from vtrain_sim.decide.sizing import USUAL, candidates, size
-from vtrain_sim.decide.sizing.candidates import parameters
+from vtrain_sim.decide import Failures
+from vtrain_sim.decide.sizing import GPT, candidates, find_shape, size
 from vtrain_sim.errors import UserError
-from vtrain_sim.model import build_step
-from vtrain_sim.specs import Configuration, ParallelSpec, TrainSpec
+from vtrain_sim.inputs.lookup import find_model
+from vtrain_sim.model.step import active_parameters_of, parameters_of
+from vtrain_sim.specs import ModelSpec
 
 
-def test_candidates_have_published_proportions_and_the_size_that_they_say() -> None:
-    found = candidates(USUAL, 10e9, 200e9)
-    assert [parameters(m) for m in found] == sorted(parameters(m) for m in found)
+def narayanan(model: ModelSpec) -> float:
+    """12 L h^2 (1 + 13 / 12 h + (V + s) / 12 L h) (Narayanan et al., SC'21, eq. 2)."""
+    h, layers = model.hidden_size, model.num_layers
+    return 12.0 * layers * h * h * (1 + 13 / (12 * h) + (model.vocab_size + model.seq_length) / (12 * layers * h))
+
+
+def test_candidates_have_published_proportions_and_grow() -> None:
+    found = candidates(GPT, GPT.usual)
+    counts = [parameters_of(m) for m in found]
+    assert counts == sorted(counts)
     sizes = {(m.num_layers, m.hidden_size) for m in found}
     assert {(80, 12288), (60, 10240), (48, 6144)} <= sizes
     for model in found[::9]:
-        held = build_step(Configuration(model, ParallelSpec(), TrainSpec(1, 1))).stages[0].parameters
-        assert held == pytest.approx(parameters(model), rel=0.002)
+        assert parameters_of(model) == pytest.approx(narayanan(model), rel=2e-4)
 
 
 def test_the_chosen_model_is_the_largest_that_trains_in_time() -> None:
-    result = size(projector(), 64, 20.0, (512,))
+    result = size(projector(), (64,), 20.0, (512,))
     assert result.chosen.days <= 20.0
     larger = [c for c in result.candidates if c.parameters > result.chosen.parameters]
     assert larger
@@ -46,9 +53,94 @@ def test_the_chosen_model_is_the_largest_that_trains_in_time() -> None:
             assert c.plan.days == pytest.approx(flops / (peak * c.plan.projection.mfu) / 86400, rel=0.12)
 
 
+def test_a_low_mfu_makes_a_smaller_model_and_no_failure() -> None:
+    """A small batch on many GPUs: no candidate reaches an MFU of 20%."""
+    result = vt.size(cluster="dgx-h100", num_gpus=512, days=10, global_batch_size=16)
+    plan = result.chosen.plan
+    assert plan is not None
+    assert plan.projection.mfu < 0.15
+    assert result.chosen.days <= 10
+    assert all(c.days > 10 for c in result.candidates if c.active_parameters > result.chosen.active_parameters)
+    (note,) = result.notes
+    assert "a larger --global-batch-size than 16" in note
+
+
+def test_of_several_numbers_of_gpus_the_one_with_the_largest_model() -> None:
+    few, many, both = (
+        vt.size(cluster="dgx-a100-80gb", num_gpus=n, days=3, global_batch_size=64) for n in (8, 16, "8,16")
+    )
+    assert both.gpu_counts == (8, 16)
+    assert both.chosen == many.chosen
+    assert few.chosen.parameters < many.chosen.parameters
+    assert {c.num_gpus for c in both.candidates} == {8, 16}
+
+
+def test_the_shapes_are_those_of_their_models() -> None:
+    for name, layers, hidden, preset in (
+        ("llama", 80, 8192, "llama3-70b"),
+        ("llama", 32, 4096, "llama3-8b"),
+        ("mixtral", 32, 4096, "mixtral-8x7b"),
+        ("qwen3-moe", 48, 2048, "qwen3-30b-a3b"),
+        ("qwen3-moe", 94, 4096, "qwen3-235b-a22b"),
+        ("deepseek-v3", 61, 7168, "deepseek-v3"),
+    ):
+        shape = find_shape(name)
+        published = find_model(preset)
+        assert shape.model(layers, hidden, published) == published, name
+    deep = find_shape("deepseek-v3")
+    assert deep.model(64, 8192, deep.usual).moe_layer_freq == "([0]*3+[1]*61)"
+
+
+def test_experts_count_as_far_as_a_token_uses_them() -> None:
+    """Mixtral's paper: 47 billion parameters, 13 of them used by a token."""
+    model = find_model("mixtral-8x7b")
+    assert parameters_of(model) == pytest.approx(46.7e9, rel=2e-3)
+    assert active_parameters_of(model) == pytest.approx(12.9e9, rel=2e-3)
+    result = vt.size(cluster="dgx-h100", num_gpus=8, days=3, global_batch_size=64, shape="mixtral", seq_length=1024)
+    chosen = result.chosen
+    assert chosen.plan is not None
+    assert chosen.tokens == 20 * chosen.active_parameters < 20 * chosen.parameters
+    assert chosen.plan.projection.configuration.model.num_experts == 8
+    assert chosen.days <= 3
+
+
+def test_a_shape_brings_its_sequence_and_vocabulary() -> None:
+    result = vt.size(cluster="dgx-h100", num_gpus=8, days=3, global_batch_size=64, shape="llama", precision="fp8")
+    assert result.chosen.plan is not None
+    c = result.chosen.plan.projection.configuration
+    assert (c.model.seq_length, c.model.vocab_size, c.model.swiglu) == (8192, 128256, True)
+    assert c.train.precision.name == "fp8-hybrid"
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("lama", "--shape is 'lama': there are gpt, llama, mixtral, qwen3-moe"),
+        ("nemotron-h-8b", "in an order of its own"),
+        ("llama4-maverick", "is not dense layers and then experts"),
+    ],
+)
+def test_a_shape_that_does_not_scale_is_refused(shape: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        find_shape(shape)
+
+
+def test_failures_make_the_model_smaller() -> None:
+    usual = vt.size(cluster="dgx-h100", num_gpus=64, days=3, global_batch_size=256)
+    failing = vt.size(cluster="dgx-h100", num_gpus=64, days=3, global_batch_size=256, gpu_mtbf_hours=200)
+    assert failing.chosen.parameters < usual.chosen.parameters
+    same = {c.model: c for c in usual.candidates}
+    stretch = Failures(200).stretch(64)
+    compared = [(c.days, same[c.model].days) for c in failing.candidates if c.model in same]
+    assert compared
+    assert all(with_them == pytest.approx(without * stretch) for with_them, without in compared)
+    with pytest.raises(UserError, match="--checkpoint-interval needs --gpu-mtbf-hours"):
+        vt.size(cluster="dgx-h100", num_gpus=64, days=3, checkpoint_interval=600)
+
+
 def test_budgets_without_a_model_say_so() -> None:
     with pytest.raises(UserError, match="no published model"):
-        size(projector(), 1, 0.001, (512,))
+        size(projector(), (1,), 0.001, (512,))
 
 
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
@@ -118,6 +210,7 @@ def test_the_training_step_of_a_job_is_kept(tmp_path: Path) -> None:
         (("--num-experts", "8"), (), "--num-experts 8: the candidates are dense"),
         (("--multi-latent-attention",), (), "--multi-latent-attention: the candidates are dense"),
         (("--mtp-num-layers", "1"), (), "--mtp-num-layers 1"),
+        (("--num-experts", "8"), (), "or the --shape of models like it"),
     ],
 )
 def test_what_contradicts_the_job_is_refused(

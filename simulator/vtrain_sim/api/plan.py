@@ -12,8 +12,9 @@ from vtrain_sim.api.job import Job, machine_of_runs
 from vtrain_sim.api.lists import Names, Numbers, names, numbers
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.options import WORLD_SIZE, Option, read_options
-from vtrain_sim.decide import Bounds, Failures, PlanResult, Request
+from vtrain_sim.decide import Bounds, PlanResult, Request
 from vtrain_sim.decide import plan as search
+from vtrain_sim.decide.failures import failures_given
 from vtrain_sim.decide.search_space import search_space
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
@@ -107,7 +108,7 @@ def plan(
         step,
         rank_by,
         deadline_days,
-        _failures(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
+        failures_given(gpu_mtbf_hours, checkpoint_seconds, restart_seconds, checkpoint_interval),
         allow_tight,
         own,
         own_name,
@@ -162,12 +163,3 @@ def _named(fixed: dict[str, Option], names: Sequence[str], given: Numbers) -> ob
     if len(values) > 1:
         raise UserError(f"{' and '.join(others)} and its long name say the same thing: give one")
     return values[0] if values else ()
-
-
-def _failures(mtbf: float, checkpoint: float, restart: float, interval: float) -> Failures | None:
-    """Failures, where the time between them is given."""
-    if mtbf:
-        return Failures(mtbf, checkpoint, restart, interval)
-    if interval:
-        raise UserError("--checkpoint-interval needs --gpu-mtbf-hours: without failures no checkpoint is written")
-    return None

@@ -36,8 +36,15 @@ class _Sources(Sources):
 def size(
     *,
     source: _Sources,
-    num_gpus: int = typer.Option(0, "--num-gpus", min=0, help="GPUs to train on (default: those of the job)."),
+    num_gpus: str = typer.Option(
+        "", "--num-gpus", help="GPUs to train on (default: those of the job), or several to choose from: 512,1024."
+    ),
     days: float = typer.Option(..., "--days", help="Days to train for."),
+    shape: str = typer.Option(
+        "gpt",
+        "--shape",
+        help="What models look like: gpt, llama, mixtral, qwen3-moe, or a preset whose proportions are kept.",
+    ),
     law: str = typer.Option(
         "chinchilla-20",
         "--law",
@@ -57,10 +64,10 @@ def size(
         "", "--global-batch-size", help="Sequences per step to try (default: the job's, or 1536,1920,2048)."
     ),
     seq_length: int = typer.Option(
-        None, "--seq-length", min=128, help="Tokens of a sequence (default: the job's, or 2048)."
+        None, "--seq-length", min=128, help="Tokens of a sequence (default: the job's, or the shape's)."
     ),
     vocab_size: int = typer.Option(
-        None, "--vocab-size", min=2, help="Size of the vocabulary (default: the job's, or 51200)."
+        None, "--vocab-size", min=2, help="Size of the vocabulary (default: the job's, or the shape's)."
     ),
     max_tp: int = typer.Option(8, "--max-tp", min=1, help="Largest tensor parallel size."),
     attention_backend: str = typer.Option(
@@ -71,6 +78,11 @@ def size(
         "--precision",
         help="bf16, fp16, fp32, fp8, fp8-blockwise, mxfp8, nvfp4, ... (default: the job's, or bf16).",
     ),
+    gpu_mtbf_hours: float = typer.Option(0.0, "--gpu-mtbf-hours", help="Mean time between failures of one GPU."),
+    checkpoint_seconds: float = typer.Option(60.0, help="Time to write a checkpoint."),
+    restart_seconds: float = typer.Option(600.0, help="Time from a failure until training goes on."),
+    checkpoint_interval: float = typer.Option(0.0, help="Seconds between checkpoints (default: the best)."),
+    price_per_gpu_hour: float = typer.Option(None, "--price-per-gpu-hour", help="US dollars."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.size/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(None, "--table", help="Write the candidates to a .csv or .parquet file."),
@@ -90,14 +102,15 @@ def size(
 
     check_files(table_file, plot, report)
     form = check_format(form, as_json)
-    given = source.over_files(Given((), source.cluster, source.model, num_gpus))
+    given = source.over_files(Given((), source.cluster, source.model))
     name_notes(given.notes)
-    flags, machine, gpus = of_job(given, source.catalog, source.run)
+    flags, machine, gpus = of_job(given, source.catalog, source.run, bool(num_gpus))
     with counting("models planned", "in time", is_quiet()) as progress:
         result = api.size(
             cluster=machine,
-            num_gpus=gpus,
+            num_gpus=num_gpus or gpus,
             days=days,
+            shape=shape,
             law=law,
             tokens_per_parameter=tokens_per_parameter,
             inference_tokens=inference_tokens,
@@ -108,6 +121,11 @@ def size(
             max_tp=max_tp,
             attention_backend=attention_backend,
             precision=precision,
+            gpu_mtbf_hours=gpu_mtbf_hours,
+            checkpoint_seconds=checkpoint_seconds,
+            restart_seconds=restart_seconds,
+            checkpoint_interval=checkpoint_interval,
+            price_per_gpu_hour=price_per_gpu_hour,
             flags=flags,
             model=given.model,
             noted=lambda sentence: name_notes([sentence]),

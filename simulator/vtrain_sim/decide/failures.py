@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vtrain_sim.errors import UserError
 from vtrain_sim.specs.checks import Range, SpecError
 
 _HOURS, _CHECKPOINT, _SECONDS = Range(1e-3, 1e12), Range(1e-3, 1e9), Range(0.0, 1e9)
@@ -53,3 +54,12 @@ class Failures:
         if gpus < 1:
             raise SpecError(f"{gpus} GPUs cannot fail: it must be 1 or more")
         return self.gpu_mtbf_hours * 3600 / gpus
+
+
+def failures_given(mtbf_hours: float, checkpoint_s: float, restart_s: float, interval_s: float) -> Failures | None:
+    """Failures, where the time between them is given. Raises `UserError` for an interval without it."""
+    if mtbf_hours:
+        return Failures(mtbf_hours, checkpoint_s, restart_s, interval_s)
+    if interval_s:
+        raise UserError("--checkpoint-interval needs --gpu-mtbf-hours: without failures no checkpoint is written")
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vtrain_sim.model.chunks import Parts, contents_of
 from vtrain_sim.model.layers import table_parameters
@@ -83,8 +84,20 @@ def boundary_bytes(shard: ShardSpec, parts: Parts, scatter_gather: bool) -> int:
 
 def parameters_of(model: ModelSpec) -> int:
     """Parameters of a whole model, those of embeddings and all experts included."""
+    return sum(_parameters(model))
+
+
+def active_parameters_of(model: ModelSpec) -> int:
+    """Those that a token uses: of the experts, the few that it is routed to."""
+    shared, experts = _parameters(model)
+    return shared + (experts * model.moe_router_topk // model.num_experts if experts else 0)
+
+
+@lru_cache(maxsize=4096)
+def _parameters(model: ModelSpec) -> tuple[int, int]:
+    """Parameters of a whole model without those of its routed experts, and these."""
     (stage,) = build_step(Configuration(model, ParallelSpec(), TrainSpec(1, 1))).stages
-    return stage.parameters + stage.expert_parameters
+    return stage.parameters, stage.expert_parameters
 
 
 def build_step(configuration: Configuration) -> StepProgram:

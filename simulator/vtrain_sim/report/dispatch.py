@@ -17,7 +17,7 @@ _SIMULATED = {
     "sweep": "vtrain_sim.decide.sweep.SweepResult",
     "plan": "vtrain_sim.decide.plan.PlanResult",
     "fleet": "vtrain_sim.decide.fleet.result.FleetResult",
-    "size": "vtrain_sim.decide.sizing.size.SizeResult",
+    "size": "vtrain_sim.decide.sizing.result.SizeResult",
     "study": "vtrain_sim.decide.study.StudyResult",
     "validation": "vtrain_sim.validate.result.ValidationResult",
     "comparison": "vtrain_sim.validate.comparison.Comparison",

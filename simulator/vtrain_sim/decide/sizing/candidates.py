@@ -1,46 +1,33 @@
-"""Sizes of dense GPT models, in the proportions that published ones have."""
+"""Sizes of models of a shape, in the proportions that published ones have."""
 
 from __future__ import annotations
 
+from vtrain_sim.decide.sizing.shapes import Shape
+from vtrain_sim.model.step import active_parameters_of
 from vtrain_sim.specs import ModelSpec
+from vtrain_sim.specs.checks import SpecError
 
-# Hidden size over layers of published models from 6 to 1,000 billion parameters: GPT-3 (128), Megatron (128 to
-# 200), MT-NLG (195), BLOOM (205), Llama 3 (102 to 130).
-_ASPECT = (96, 210)
-HEAD_SIZE = 128
-
-
-# A model of which only the sequence length and the vocabulary matter.
-USUAL = ModelSpec(24, 2048, 16, 2048, 51200)
+_HIDDEN = (*range(512, 4096, 512), *range(4096, 8192, 1024), *range(8192, 32769, 2048))
+# Of shapes whose models are about equally deep for their width: only the hidden size makes sizes between.
+_FINE = (*range(512, 8192, 256), *range(8192, 16384, 512), *range(16384, 32769, 1024))
+_NARROW = 1.5
+_LAYERS = range(8, 513, 4)
 
 
-def candidates(like: ModelSpec, low: float, high: float) -> list[ModelSpec]:
-    """Models of `low` to `high` parameters, smallest first, with the sequence length and vocabulary of another one.
+def candidates(shape: Shape, like: ModelSpec) -> list[ModelSpec]:
+    """Models of a shape by the parameters that a token uses, fewest first.
 
-    Hidden sizes are multiples of 1,024 (of 2,048 from 8,192 on), heads 128 wide, layers multiples of
-    4: what tiles of matrix products and pipelines divide.
+    like: the model whose sequence length and vocabulary they have. Hidden sizes are multiples of 512 (of 1,024 from
+    4,096 and of 2,048 from 8,192 on; of less where the shape leaves little choice of layers), layers multiples of 4:
+    what tiles of matrix products and pipelines divide.
     """
+    low, high = shape.aspect
     models = []
-    for hidden in (*range(1024, 8192, 1024), *range(8192, 32769, 2048)):
-        for layers in range(8, 257, 4):
-            if not _ASPECT[0] <= hidden / layers <= _ASPECT[1]:
-                continue
-            name = f"{layers} layers x {hidden}"
-            model = ModelSpec(
-                layers,
-                hidden,
-                hidden // HEAD_SIZE,
-                like.seq_length,
-                like.vocab_size,
-                make_vocab_size_divisible_by=like.make_vocab_size_divisible_by,
-                name=name,
-            )
-            if low <= parameters(model) <= high:
-                models.append(model)
-    return sorted(models, key=parameters)
-
-
-def parameters(model: ModelSpec) -> float:
-    """12 L h^2 (1 + 13 / 12 h + (V + s) / 12 L h) (Narayanan et al., SC'21, eq. 2)."""
-    h, layers = model.hidden_size, model.num_layers
-    return 12.0 * layers * h * h * (1 + 13 / (12 * h) + (model.vocab_size + model.seq_length) / (12 * layers * h))
+    for hidden in _FINE if high / low < _NARROW else _HIDDEN:
+        for layers in _LAYERS:
+            if low <= hidden / layers <= high:
+                try:
+                    models.append(shape.model(layers, hidden, like))
+                except SpecError:
+                    continue  # no such model: heads do not divide
+    return sorted(models, key=active_parameters_of)

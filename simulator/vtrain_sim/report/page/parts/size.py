@@ -43,7 +43,7 @@ def page_of_size(result: SizeResult) -> Page:
             figures += (Figure("Serving", amounts.dollars(chosen.serving_usd), at),)
         figures += (Figure("MFU", f"{projection.mfu:.1%}", "of the largest in time; modelled"),)
         sections += [breakdown_section(projection), memory_section(projection)]
-    title = f"{counted(result.num_gpus, 'GPUs')} of {result.cluster} for {result.days:g} days"
+    title = f"{_gpus(result)} of {result.cluster} for {result.days:g} days"
     return Page(
         "sizing",
         title,
@@ -54,9 +54,18 @@ def page_of_size(result: SizeResult) -> Page:
     )
 
 
+def _gpus(result: SizeResult) -> str:
+    return " or ".join(f"{count:,}" for count in result.gpu_counts[:-1]) + (
+        f" or {counted(result.num_gpus, 'GPUs')}" if len(result.gpu_counts) > 1 else counted(result.num_gpus, "GPUs")
+    )
+
+
 def _shape(result: SizeResult) -> str:
     model = result.chosen.model
-    return f"{model.num_layers} layers of {model.hidden_size:,}"
+    layers = f"{result.shape.name}, {model.num_layers} layers of {model.hidden_size:,}"
+    if result.chosen.active_parameters == result.chosen.parameters:
+        return layers
+    return f"{layers}, {result.chosen.active_parameters / 1e9:,.2f} billion used by a token"
 
 
 def _candidates(result: SizeResult) -> Section:
