@@ -15,7 +15,7 @@ from simulator.test_plan import projector
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.commands.sim import app
 from vtrain_sim.decide import Failures
-from vtrain_sim.decide.sizing import GPT, candidates, find_shape, size
+from vtrain_sim.decide.sizing import GPT, Candidate, candidates, find_shape, size
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.model.step import active_parameters_of, parameters_of
@@ -73,6 +73,23 @@ def test_of_several_numbers_of_gpus_the_one_with_the_largest_model() -> None:
     assert both.chosen == many.chosen
     assert few.chosen.parameters < many.chosen.parameters
     assert {c.num_gpus for c in both.candidates} == {8, 16}
+
+
+def test_the_frontier_is_what_nothing_beats() -> None:
+    result = vt.size(cluster="dgx-a100-80gb", num_gpus="8,16,32", days=3, global_batch_size=64)
+
+    def beats(one: Candidate, other: Candidate) -> bool:
+        ours = (-one.active_parameters, one.days, one.cost_usd)
+        theirs = (-other.active_parameters, other.days, other.cost_usd)
+        return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+    unbeaten = [c for c in result.candidates if not any(beats(other, c) for other in result.candidates)]
+    assert list(result.frontier) == sorted(unbeaten, key=lambda c: (c.active_parameters, c.days))
+    assert result.chosen in result.frontier
+    assert {c.num_gpus for c in result.frontier} == {8, 16, 32}
+    assert min(c.parameters for c in result.frontier) < result.chosen.parameters / 2
+    assert [row["on_frontier"] for row in result.rows()].count(True) == len(result.frontier)
+    assert len(result.to_dict()["frontier"]) == len(result.frontier)
 
 
 def test_the_shapes_are_those_of_their_models() -> None:

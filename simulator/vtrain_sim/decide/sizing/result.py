@@ -72,7 +72,8 @@ class SizeResult(Result):
 
     num_gpus: the most that may be used; gpu_counts: all that were tried. naive_parameters: those that a token would
     use in the model that the budget would pay for at an MFU of 100%. naive: the candidate next to that, as it would
-    really train. chosen: the largest candidate that trains in time. notes: what holds it down, in sentences.
+    really train. chosen: the largest candidate that trains in time. frontier: candidates than
+    which no other one is as large, as soon done and as cheap. notes: what holds it down, in sentences.
 
     >>> import vtrain as vt
     >>> result = vt.size(cluster="dgx-a100-80gb", num_gpus=16, days=10, global_batch_size=256)
@@ -90,6 +91,7 @@ class SizeResult(Result):
     naive: Candidate
     candidates: tuple[Candidate, ...]
     chosen: Candidate
+    frontier: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -120,6 +122,7 @@ class SizeResult(Result):
             "naive_model": self.naive.to_dict(),
             "candidates": [c.to_dict() for c in self.candidates],
             "chosen": self.chosen.to_dict(),
+            "frontier": [c.to_dict() for c in self.frontier],
             "notes": list(self.notes),
         }
 
@@ -136,4 +139,13 @@ class SizeResult(Result):
 
     def rows(self) -> list[Row]:
         """One row per candidate, smallest first."""
-        return [{name: value for name, value in c.to_dict().items() if name != "plan"} for c in self.candidates]
+        front = set(map(id, self.frontier))
+        return [{**_row(c), "on_frontier": id(c) in front} for c in self.candidates]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """All candidates, and those on the frontier of size, days and dollars."""
+        return {"candidates": self.rows(), "frontier of size, days and dollars": [_row(c) for c in self.frontier]}
+
+
+def _row(candidate: Candidate) -> Row:
+    return {name: value for name, value in candidate.to_dict().items() if name != "plan"}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vtrain_sim.decide import Bounds, Failures
 from vtrain_sim.decide.sizing.budget import Budget
 from vtrain_sim.decide.sizing.candidates import candidates
+from vtrain_sim.decide.sizing.frontier import frontier
 from vtrain_sim.decide.sizing.laws import get
 from vtrain_sim.decide.sizing.result import Candidate, SizeResult
 from vtrain_sim.decide.sizing.shapes import GPT, Shape
@@ -23,6 +24,8 @@ _BELOW = 1.25
 # Sizes that are planned first, over what an MFU of 100% would pay for. They say which MFU can be expected: what would
 # need so many times the best one until then is not planned.
 _FIRST = (1.0, 0.75, 0.5)
+# Sizes that are planned for the frontier alone, over the largest in time.
+_SMALLER = (0.7, 0.5, 0.35, 0.25)
 _BETTER = 1.5
 # So many sizes without any plan, and it is asked whether the smallest has one.
 _NONE_FITS = 12
@@ -87,6 +90,7 @@ def size(
         naive or budgets[-1].plan(nearest),
         tuple(ordered),
         chosen,
+        frontier(ordered),
         tuple(_notes(chosen, models)),
     )
 
@@ -119,6 +123,9 @@ def _planned(
             budget.check(affordable[0])
         in_time = sum(c.days <= budget.days for c in planned.values())
         progress(len(planned), in_time, done + share * number / len(affordable))
+    if least:
+        smaller = [_nearest(affordable, part * least * _BELOW) for part in _SMALLER]
+        planned |= {m: budget.plan(m) for m in smaller if m is not None and m not in planned}
     return list(planned.values())
 
 

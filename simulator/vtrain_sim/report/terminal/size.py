@@ -13,6 +13,9 @@ from vtrain_sim.report import amounts
 from vtrain_sim.report.tables import counted, duration, table
 from vtrain_sim.report.terminal.printing import printers
 
+# Lines of the frontier that are printed.
+_MOST_OF_FRONTIER = 12
+
 
 @printers.register(SizeResult)
 def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None:
@@ -43,11 +46,29 @@ def print_sizes(result: SizeResult, console: Console, rows: bool = True) -> None
     near = [_row(c, columns) for c in result.candidates if abs(c.days / result.days - 1) < 0.35]
     if near:
         console.print(table("candidates near the limit (days and MFU: modelled)", columns, near))
+    _print_frontier(result, console, columns)
     for line in _of_the_largest(result):
         console.print(line)
     if result.chosen.plan is not None:
         console.print("launch it with:")
         console.out(shlex.join(result.chosen.plan.to_dict()["megatron_args"]), highlight=False)
+
+
+def _print_frontier(result: SizeResult, console: Console, columns: Sequence[str]) -> None:
+    """Sizes that none beats in days and dollars, thinned to a screen."""
+    shown = tuple(column for column in columns if column != "tokens (B)")
+    front, most = result.frontier, _MOST_OF_FRONTIER
+    picked = front if len(front) <= most else [front[i * (len(front) - 1) // (most - 1)] for i in range(most)]
+    if result.chosen in front and result.chosen not in picked:
+        picked = sorted([*picked, result.chosen], key=lambda c: (c.active_parameters, c.days))
+    lines = [
+        (*_row(c, shown), amounts.dollars(c.cost_usd) if c.cost_usd else None, "chosen" if c is result.chosen else None)
+        for c in picked
+    ]
+    title = "frontier of size, days and dollars (modelled)"
+    if len(picked) < len(front):
+        title = f"{title}: {len(picked)} of {len(front)}, --json has all"
+    console.print(table(title, (*shown, "dollars", ""), lines))
 
 
 def _columns(result: SizeResult) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def page_of_size(result: SizeResult) -> Page:
             "At 100% MFU", f"{result.naive_parameters / 1e9:,.2f} billion", "parameters that the peak would pay for"
         ),
     )
-    sections = [_candidates(result)]
+    sections = [_candidates(result), _frontier(result)]
     texts: tuple[tuple[str, str], ...] = ()
     if chosen.plan is not None:
         projection = chosen.plan.projection
@@ -93,3 +93,21 @@ def _candidates(result: SizeResult) -> Section:
         f"has {result.chosen.parameters / 1e9:,.2f} billion parameters."
     )
     return Section("Sizes", lead, rows, chart, "modelled")
+
+
+def _frontier(result: SizeResult) -> Section:
+    """Size against dollars and days, of what nothing beats in all three."""
+    rows = result.tables()["frontier of size, days and dollars"]
+    chosen = [place for place, candidate in enumerate(result.frontier) if candidate is result.chosen]
+    chart = {
+        "draw": "points",
+        "across": ["parameters"],
+        "up": ["cost_usd", "days"],
+        "series": [
+            {"name": "frontier", "places": list(range(len(rows))), "style": "strong"},
+            {"name": "largest in time", "places": chosen, "style": "mark"},
+        ],
+        "hover": ["num_layers", "hidden_size", "parameters", "tokens", "num_gpus", "days", "cost_usd", "mfu"],
+    }
+    lead = f"{counted(len(rows), 'candidates')} than which no other one is as large, as soon done and as cheap."
+    return Section("Size, days and dollars", lead, rows, chart, "modelled")
