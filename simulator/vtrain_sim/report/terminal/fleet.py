@@ -47,12 +47,12 @@ def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> Non
 def _line(name: str, figures: Row, times: Mapping[str, str | None]) -> dict[str, object]:
     """A policy by column. times: by title, as text."""
     spread, ratio = figures["spread"], figures["deadline_satisfactory_ratio"]
-    makespan = figures["makespan_s"]
+    makespan, rejected = figures["makespan_s"], figures["rejected"]
     varied = _plus(spread["makespan_s"] / makespan, "{:.0%}") if makespan else ""
     return {
         "policy": name,
         "jobs": round(figures["jobs"]),
-        "rejected": figures["rejected"],
+        "rejected": round(rejected) if rejected >= 1000 else rejected,
         "deadlines met": None
         if ratio is None
         else f"{ratio:.1%}" + _plus(spread["deadline_satisfactory_ratio"], "{:.1%}"),
