@@ -132,7 +132,7 @@ def test_a_shape_brings_its_sequence_and_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ("lama", "--shape is 'lama': there are gpt, llama, mixtral, qwen3-moe"),
+        ("lama", "--shape is 'lama' .did you mean 'llama'..: there are gpt, llama, mixtral, qwen3-moe"),
         ("nemotron-h-8b", "in an order of its own"),
         ("llama4-maverick", "is not dense layers and then experts"),
     ],

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cache
 
-from vtrain_sim.errors import UserError
+from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.extensions import load_extensions
 from vtrain_sim.inputs import presets
-from vtrain_sim.inputs.lookup import find_model
+from vtrain_sim.inputs.lookup import find_model, is_config
 from vtrain_sim.specs import ModelSpec
 from vtrain_sim.specs.checks import SpecError
 from vtrain_sim.specs.moe_pattern import moe_layers, write_pattern
@@ -158,14 +158,17 @@ def find_shape(name: str) -> Shape:
         load_extensions(ENTRY_POINTS, register)
     if name in _shapes:
         return _shapes[name]
-    try:
-        model = find_model(name)
-    except UserError as error:
-        known = ", ".join(_shapes)
-        raise UserError(f"--shape is {name!r}: there are {known}, and those of models, but {error}") from None
+    known = presets.names("models")
+    if name not in known and not is_config(name):
+        close = nearest(name, [*_shapes, *known])
+        raise UserError(
+            f"--shape is {name!r}{close}: there are {', '.join(_shapes)}, and those of model presets and of "
+            "config.json files"
+        )
+    model = _pattern(name)
     _check_scales(name, model)
     aspect = model.hidden_size / model.num_layers
-    kind = "preset" if name in presets.names("models") else "model"
+    kind = "preset" if name in known else "model"
     return Scaled(name, f"the proportions of the {kind} {name}", (aspect / _NEAR, aspect * _NEAR), name)
 
 
