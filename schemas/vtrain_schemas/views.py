@@ -4,11 +4,13 @@ A view is a file in ``views/``: comment lines say what a row is, ``-- @column NA
 say what each column is, and the query follows. The comments become DuckDB comments and the
 reference documentation. Words in braces stand for what is defined elsewhere: ``{matrix_products}`` lists the operator
 kinds that are matrix products, ``{traces}`` the sources of runs that are traces of other profilers, ``{kernel_name}``
-is a kernel's name without its arguments, ``{bus_factor}`` the bus factor of ``op`` in a group of ``group_size`` ranks.
+is a kernel's name without its arguments, ``{bus_factor}`` the bus factor of ``op`` in a group of ``group_size`` ranks,
+``{two_runs: KEYS}`` the comparison of runs by these columns.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -48,6 +50,35 @@ KERNEL_NAME = """CASE WHEN kind = 'memory' THEN name ELSE regexp_replace(
 ) END"""
 
 
+# SQL behind ``captured`` (run_id, steps) and ``totals`` (run_id, keys, calls, ns): each run beside each other one, with
+# what only one of them has.
+_TWO_RUNS = """per_step AS (
+    SELECT run_id, {keys}, calls / steps AS calls, (ns / steps)::BIGINT AS ns FROM totals JOIN captured USING (run_id)
+),
+known AS (
+    SELECT run_id FROM runs UNION SELECT run_id FROM captured
+),
+pairs AS (
+    SELECT b.run_id AS base_run, r.run_id FROM known b JOIN known r ON b.run_id <> r.run_id
+),
+sides AS (
+    SELECT base_run, pairs.run_id, {keys}, calls AS base_calls, ns AS base_ns, NULL::DOUBLE AS run_calls,
+        NULL::BIGINT AS run_ns
+    FROM pairs JOIN per_step ON per_step.run_id = base_run
+    UNION ALL
+    SELECT base_run, pairs.run_id, {keys}, NULL, NULL, calls, ns
+    FROM pairs JOIN per_step ON per_step.run_id = pairs.run_id
+),
+both_sides AS (
+    SELECT base_run, run_id, {keys}, max(base_calls) AS base_calls, max(run_calls) AS run_calls,
+        max(base_ns) AS base_ns, max(run_ns) AS run_ns
+    FROM sides GROUP BY base_run, run_id, {keys}
+)
+SELECT *, run_ns - base_ns AS difference_ns, run_ns / nullif(base_ns, 0) AS ratio
+FROM both_sides"""
+_KEYS = re.compile(r"\{two_runs: ([a-z_, ]+)\}")
+
+
 @dataclass(frozen=True)
 class View:
     """One view: what a row is, what its columns are, and its query."""
@@ -82,7 +113,7 @@ def parse_view(name: str, text: str) -> View:
             columns[last] += " " + comment
         else:
             doc.append(comment)
-    text = "\n".join(query).strip().rstrip(";")
+    text = _KEYS.sub(lambda keys: _TWO_RUNS.format(keys=keys[1]), "\n".join(query).strip().rstrip(";"))
     for word, meaning in _words().items():
         text = text.replace("{" + word + "}", meaning)
     return View(name, " ".join(doc).strip(), columns, text)

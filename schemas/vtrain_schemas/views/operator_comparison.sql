@@ -24,27 +24,4 @@ totals AS (
     SELECT run_id, source, kind, phase, name, count(*) AS calls, sum(ns) AS ns
     FROM named WHERE step >= 0 GROUP BY ALL
 ),
-per_step AS (
-    SELECT run_id, source, kind, phase, name, calls / steps AS calls, (ns / steps)::BIGINT AS ns FROM totals JOIN captured USING (run_id)
-),
-known AS (
-    SELECT run_id FROM runs UNION SELECT run_id FROM captured
-),
-pairs AS (
-    SELECT b.run_id AS base_run, r.run_id FROM known b JOIN known r ON b.run_id <> r.run_id
-),
-sides AS (
-    SELECT base_run, pairs.run_id, source, kind, phase, name, calls AS base_calls, ns AS base_ns, NULL::DOUBLE AS run_calls,
-        NULL::BIGINT AS run_ns
-    FROM pairs JOIN per_step ON per_step.run_id = base_run
-    UNION ALL
-    SELECT base_run, pairs.run_id, source, kind, phase, name, NULL, NULL, calls, ns
-    FROM pairs JOIN per_step ON per_step.run_id = pairs.run_id
-),
-both_sides AS (
-    SELECT base_run, run_id, source, kind, phase, name, max(base_calls) AS base_calls, max(run_calls) AS run_calls, max(base_ns) AS base_ns,
-        max(run_ns) AS run_ns
-    FROM sides GROUP BY base_run, run_id, source, kind, phase, name
-)
-SELECT *, run_ns - base_ns AS difference_ns, run_ns / nullif(base_ns, 0) AS ratio
-FROM both_sides
+{two_runs: source, kind, phase, name}
