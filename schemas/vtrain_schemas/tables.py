@@ -40,6 +40,11 @@ class Table:
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
+    @property
+    def of_ranks(self) -> bool:
+        """Whether each rank has rows of its own; else every rank describes the run, and the lowest one counts."""
+        return "rank" in self.column_names
+
 
 def _key(name: str, type_: pa.DataType, doc: str, unit: str = "") -> Column:
     return Column(name, type_, doc, unit, nullable=False)

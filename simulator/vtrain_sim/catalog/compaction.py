@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vtrain_schemas import TABLES
 from vtrain_schemas.layout import ranks_path
 from vtrain_schemas.merged import Replaced, replaced_metadata, replaced_of
 from vtrain_sim.catalog.errors import CatalogError
@@ -22,8 +23,6 @@ from vtrain_sim.whole_file import write_file
 
 # A row group is what a query on one rank has to read.
 _GROUP_ROWS = 1 << 15
-# Every rank describes its run, and that of the lowest counts: such rows do not belong into one file.
-_LEFT = ("runs",)
 # What nobody has written to for so long nobody will.
 _ABANDONED_S = 3600
 
@@ -43,7 +42,7 @@ def merge(files: Sequence[ProfileFile]) -> Iterator[Merged]:
     """
     alike: dict[tuple[str, str, str | None], list[ProfileFile]] = defaultdict(list)
     for file in files:
-        if not (file.remote or file.problem or file.table in _LEFT):
+        if not (file.remote or file.problem) and TABLES[file.table].of_ranks:
             # What a column means may differ between versions, and what is missing is not null.
             alike[file.directory, file.schema_version, file.columns].append(file)
     taken: set[Path] = set()
@@ -81,7 +80,9 @@ def _free_path(directory: str, files: Sequence[ProfileFile], taken: set[Path]) -
 def _write(path: Path, files: Sequence[ProfileFile]) -> ProfileFile:
     replaces: list[Replaced] = []
     for file in files:
-        replaces += [Replaced(file.name, file.bytes), *replaced_of(pq.read_schema(file.path).metadata)]
+        replaces.append(Replaced(file.name, file.bytes))
+        if file.merged:
+            replaces += replaced_of(pq.read_schema(file.path).metadata)
     first = pq.read_schema(files[0].path)
     # Long: of the file alone, not of each piece that is written into it.
     metadata = {**first.metadata, **replaced_metadata(replaces)}
@@ -121,12 +122,11 @@ def _grouped(files: Sequence[ProfileFile], schema: pa.Schema) -> Iterator[pa.Tab
         yield pa.concat_tables(waiting)
 
 
-def clear(file: ProfileFile) -> int:
-    """Remove what a merged local file replaces and what an interrupted merge left; how many files.
+def clear(file: ProfileFile) -> None:
+    """Remove what a merged local file replaces and what an interrupted merge left.
 
     A file of another size than the one that was merged is another one, and stays.
     """
-    removed = 0
     directory = Path(file.directory)
     for part in replaced_of(pq.read_schema(file.path).metadata):
         path = directory / part.name
@@ -134,8 +134,6 @@ def clear(file: ProfileFile) -> int:
         with suppress(FileNotFoundError):
             if path != Path(file.path) and path.stat().st_size == part.bytes:
                 path.unlink()
-                removed += 1
-    return removed
 
 
 def clear_unfinished(directory: str) -> None:

@@ -9,12 +9,10 @@ from typing import NamedTuple
 
 import duckdb
 
+from vtrain_schemas import TABLES
 from vtrain_schemas.merged import ignored
 from vtrain_sim.catalog.files import GONE, forget, record, recorded
 from vtrain_sim.catalog.scan import ProfileFile, scan
-
-# Every rank writes the row of its run.
-_NOT_OF_RANKS = ("runs",)
 
 
 class Copy(NamedTuple):
@@ -101,7 +99,7 @@ def copies(files: Iterable[ProfileFile]) -> Iterator[Copy]:
     """Directories of a run that hold a rank that another one holds, which comes first among the files."""
     of_run: dict[str, dict[str, list[ProfileFile]]] = defaultdict(lambda: defaultdict(list))
     for file in files:
-        if not file.problem and file.table not in _NOT_OF_RANKS:
+        if not file.problem and TABLES[file.table].of_ranks:
             of_run[file.run_id][file.run_directory].append(file)
     for run_id, directories in of_run.items():
         if len(directories) < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +38,7 @@ def _limits(table: str) -> dict[str, tuple[int, int]]:
 def range_problem(table: str, parquet: pq.ParquetFile) -> str:
     """What is out of range by the footer of a file, or an empty string."""
     limits = _limits(table)
-    for column, lowest, highest in _extremes(parquet, limits):
+    for column, lowest, highest in extremes(parquet, limits, read=True):
         least, most = limits[column]
         if lowest < least or highest > most:
             number = lowest if lowest < least else highest
@@ -45,17 +46,20 @@ def range_problem(table: str, parquet: pq.ParquetFile) -> str:
     return ""
 
 
-def _extremes(parquet: pq.ParquetFile, columns: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-    """Column, lowest and highest number of each row group, where there is one."""
+def extremes(parquet: pq.ParquetFile, columns: Iterable[str], read: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Column, lowest and highest value of each row group, where there is one.
+
+    read: the column itself, where the footer says nothing.
+    """
     leaves = parquet.schema.names
     places = [(name, leaves.index(name)) for name in columns if name in leaves]
     for number in range(parquet.metadata.num_row_groups):
         group = parquet.metadata.row_group(number)
         for name, place in places:
             known = group.column(place).statistics
-            if known is None:
-                read = pc.min_max(parquet.read_row_group(number, [name], use_threads=False).column(0)).as_py()
-                if read["min"] is not None:
-                    yield name, read["min"], read["max"]
-            elif known.has_min_max:
+            if known is None and read:
+                found = pc.min_max(parquet.read_row_group(number, [name], use_threads=False).column(0)).as_py()
+                if found["min"] is not None:
+                    yield name, found["min"], found["max"]
+            elif known is not None and known.has_min_max:
                 yield name, known.min, known.max

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,7 +16,7 @@ from vtrain_schemas import TABLES, SchemaVersionError, check_version
 from vtrain_schemas.layout import RUN_PREFIX, TABLE_PREFIX, FileName, parse_file_name
 from vtrain_schemas.merged import Replaced, ignored, replaced_of
 from vtrain_sim.catalog.places import AT_A_TIME, Place, is_remote, open_place
-from vtrain_sim.catalog.ranges import range_problem
+from vtrain_sim.catalog.ranges import extremes, range_problem
 from vtrain_sim.errors import UserError
 
 # What reading a damaged file raises; names in it may be no text.
@@ -196,7 +196,7 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
     version = metadata.get(b"vtrain.schema_version", b"").decode(errors="replace")
     problem = (
         _schema_problem(file.table, schema, version)
-        or _rows_problem(file, parquet.metadata)
+        or _rows_problem(file, parquet)
         or range_problem(file.table, parquet)
     )
     replaces: tuple[Replaced, ...] = ()
@@ -209,7 +209,7 @@ def _with_contents(file: ProfileFile, name: FileName, parquet: pq.ParquetFile) -
     known, has = TABLES[file.table].column_names, schema.names
     columns = [*(f"-{c}" for c in known if c not in has), *(f"+{c}" for c in has if c not in known)]
     # A file may hold more than its name says, such as what one process played for all ranks.
-    lowest, highest = _ranks_in(file, parquet.metadata) if not problem else (file.rank, file.last_rank)
+    lowest, highest = _ranks_in(file, parquet) if not problem else (file.rank, file.last_rank)
     return file._replace(
         rank=min(file.rank, lowest),
         last_rank=max(file.last_rank, highest),
@@ -231,30 +231,22 @@ def _number_of_ranks(name: FileName, replaces: Sequence[Replaced], most: int) ->
     return len({one.first_rank for one in merged if one.first_rank == one.last_rank})
 
 
-def _rows_problem(file: ProfileFile, metadata: pq.FileMetaData) -> str:
+def _rows_problem(file: ProfileFile, parquet: pq.ParquetFile) -> str:
     """Why the rows are not those of the run and the ranks that the path says; files may have been renamed."""
-    for low, high in _ranges(metadata, "run_id"):
+    for _, low, high in extremes(parquet, ("run_id",), read=False):
         if not low == high == file.run_id:
             return f"holds rows of run {low!r}: its directory must be called {RUN_PREFIX}{low}"
-    low, high = _ranks_in(file, metadata)
-    if low == high and not file.rank <= low <= file.last_rank:
-        return f"holds rows of rank {low}, which its name does not say"
+    lowest, highest = _ranks_in(file, parquet)
+    if lowest == highest and not file.rank <= lowest <= file.last_rank:
+        return f"holds rows of rank {lowest}, which its name does not say"
     return ""
 
 
-def _ranks_in(file: ProfileFile, metadata: pq.FileMetaData) -> tuple[int, int]:
+def _ranks_in(file: ProfileFile, parquet: pq.ParquetFile) -> tuple[int, int]:
     """The lowest and the highest rank that a file has rows of, as far as its footer says; else those of its name."""
-    known = list(_ranges(metadata, "rank"))
-    return min((low for low, _ in known), default=file.rank), max((high for _, high in known), default=file.last_rank)
-
-
-def _ranges(metadata: pq.FileMetaData, name: str) -> Iterator[tuple[Any, Any]]:
-    """Least and greatest value of a column in each row group that says them."""
-    place = next((n for n in range(metadata.num_columns) if metadata.schema.column(n).path == name), None)
-    for group in range(metadata.num_row_groups) if place is not None else ():
-        known = metadata.row_group(group).column(place).statistics
-        if known is not None and known.has_min_max:
-            yield known.min, known.max
+    known = list(extremes(parquet, ("rank",), read=False))
+    lowest = min((low for _, low, _ in known), default=file.rank)
+    return lowest, max((high for _, _, high in known), default=file.last_rank)
 
 
 def _schema_problem(table: str, schema: pa.Schema, version: str) -> str:

@@ -49,9 +49,9 @@ def shadow(connection: duckdb.DuckDBPyConnection, usable: Sequence[ProfileFile])
 
 
 def _files(usable: Sequence[ProfileFile], table: str, remote: bool) -> list[ProfileFile]:
-    """A table's files by path. Every rank describes its run: the description of the lowest one is taken."""
+    """A table's files by path; of what every rank says of its run, that of the lowest one."""
     files = [f for f in usable if f.table == table and f.remote == remote]
-    if table == "runs":
+    if not TABLES[table].of_ranks:
         lowest: dict[str, int] = {}
         for file in files:
             lowest[file.run_id] = min(file.rank, lowest.get(file.run_id, file.rank))
@@ -126,7 +126,7 @@ def _dataset(table: str, files: Sequence[ProfileFile]) -> pads.Dataset:
 def _known(table: str, file: ProfileFile) -> pc.Expression:
     """What the name of a file says of all of its rows."""
     known = pc.field("run_id") == file.run_id
-    if "rank" not in TABLES[table].column_names:
+    if not TABLES[table].of_ranks:
         return known
     return known & (pc.field("rank") >= file.rank) & (pc.field("rank") <= file.last_rank)
 
