@@ -194,4 +194,4 @@ def test_a_registered_schedule_is_evaluated_as_its_timeline_says() -> None:
         kept = projector.evaluator.layout(configuration).places["kept_bytes"]
         assert [s.activations_bytes for s in answer.memory.stages] == kept.tolist()
     finally:
-        del registry._schedules["one-at-a-time"]
+        del registry._schedules._items["one-at-a-time"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from simulator.schedules.cases import NAMES
+from vtrain_sim import extensions
 from vtrain_sim.errors import UserError
 from vtrain_sim.schedules import (
     Pass,
@@ -47,8 +48,8 @@ class BlockingOneAtATime(OneAtATime):
 
 @pytest.fixture(autouse=True)
 def _clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_schedules", dict(registry._schedules))
-    monkeypatch.setattr(registry, "load_extensions", cache(registry.load_extensions.__wrapped__))
+    monkeypatch.setattr(registry._schedules, "_items", dict(registry._schedules._items))
+    monkeypatch.setattr(extensions, "load_extensions", cache(extensions.load_extensions.__wrapped__))
 
 
 @pytest.mark.parametrize("schedule", [OneAtATime(), BlockingOneAtATime()])

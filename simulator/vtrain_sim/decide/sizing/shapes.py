@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from vtrain_sim.errors import UserError, nearest
-from vtrain_sim.extensions import load_extensions
+from vtrain_sim.extensions import Registry
 from vtrain_sim.inputs import presets
 from vtrain_sim.inputs.lookup import find_model, is_config
 from vtrain_sim.specs import ModelSpec
@@ -123,15 +123,9 @@ def _experts_in(pattern: ModelSpec, num_layers: int) -> str:
 
 # Hidden size over layers: GPT-3 (128), Megatron (128 to 200), MT-NLG (195), BLOOM (205).
 GPT = Gpt("gpt", "dense GPT models from 6 to 1,000 billion parameters", (96, 210))
-_shapes: dict[str, Shape] = {}
-
-
-def register(shape: Shape) -> Shape:
-    """Make a shape known by its name; raises `ValueError` if the name is taken by another one."""
-    if _shapes.setdefault(shape.name, shape) != shape:
-        raise ValueError(f"there is a shape {shape.name!r} already")
-    return shape
-
+_shapes: Registry[Shape] = Registry(ENTRY_POINTS, "shape")
+register = _shapes.register
+names = _shapes.names
 
 for _shape in (
     GPT,
@@ -145,24 +139,16 @@ for _shape in (
     register(_shape)
 
 
-def names() -> tuple[str, ...]:
-    """Names of the shapes, other packages' included."""
-    load_extensions(ENTRY_POINTS, register)
-    return tuple(_shapes)
-
-
 @cache
 def find_shape(name: str) -> Shape:
     """A shape by its name, or that of a model preset or ``config.json``. Raises `UserError`."""
-    if name not in _shapes:
-        load_extensions(ENTRY_POINTS, register)
-    if name in _shapes:
-        return _shapes[name]
+    if (shape := _shapes.find(name)) is not None:
+        return shape
     known = presets.names("models")
     if name not in known and not is_config(name):
-        close = nearest(name, [*_shapes, *known])
+        close = nearest(name, [*names(), *known])
         raise UserError(
-            f"--shape is {name!r}{close}: there are {', '.join(_shapes)}, and those of model presets and of "
+            f"--shape is {name!r}{close}: there are {', '.join(names())}, and those of model presets and of "
             "config.json files"
         )
     model = _pattern(name)
