@@ -5,21 +5,21 @@ imported on first use: they need pyarrow, which a process that is only armed for
 capture should not pay for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from vtrain_schemas.version import SCHEMA_VERSION, SchemaVersionError, check_version
 
 if TYPE_CHECKING:
-    from vtrain_schemas.tables import TABLES, Column, Table, arrow_schema
+    from vtrain_schemas.table import Column, Table
+    from vtrain_schemas.tables import TABLES, arrow_schema
 
-_TABLES = ("TABLES", "Column", "Table", "arrow_schema")
+_LATER = {"TABLES": "tables", "arrow_schema": "tables", "Column": "table", "Table": "table"}
 
 
 def __getattr__(name: str) -> object:
-    if name in _TABLES:
-        from vtrain_schemas import tables
-
-        return getattr(tables, name)
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

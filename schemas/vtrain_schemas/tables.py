@@ -6,44 +6,15 @@ nanoseconds since the Unix epoch, so that ranks of one host line up (monotonic w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import pyarrow as pa
 
+from vtrain_schemas.table import Column, Table
 from vtrain_schemas.version import SCHEMA_VERSION
 
 I16, I32, I64 = pa.int16(), pa.int32(), pa.int64()
 F64, STR, BOOL = pa.float64(), pa.string(), pa.bool_()
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: Arrow type, unit ("" where it has none) and meaning."""
-
-    name: str
-    type: pa.DataType
-    doc: str
-    unit: str = ""
-    nullable: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """One profile table: what a row is, and its columns."""
-
-    name: str
-    row: str
-    columns: tuple[Column, ...]
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-    @property
-    def of_ranks(self) -> bool:
-        """Whether each rank has rows of its own; else every rank describes the run, and the lowest one counts."""
-        return "rank" in self.column_names
 
 
 def _key(name: str, type_: pa.DataType, doc: str, unit: str = "") -> Column:

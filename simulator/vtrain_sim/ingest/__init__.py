@@ -7,7 +7,8 @@ on a profile works on them. Reading knows nothing of what is derived: `kineto` a
 """
 
 from vtrain_sim.ingest.captured import ingest_captured
-from vtrain_sim.ingest.profiles import Ingested, RunReport, ingest
+from vtrain_sim.ingest.profiles import ingest
+from vtrain_sim.ingest.reports import Ingested, RunReport
 from vtrain_sim.ingest.sources import is_trace
 
 __all__ = ["Ingested", "RunReport", "ingest", "ingest_captured", "is_trace"]

@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +24,7 @@ from vtrain_sim.ingest.notes import Note, Notes
 from vtrain_sim.ingest.nsys import read_nsys
 from vtrain_sim.ingest.provenance import Recorded, recorded, text_of
 from vtrain_sim.ingest.recording import Recording
+from vtrain_sim.ingest.reports import Ingested, RunReport
 from vtrain_sim.ingest.sources import NSYS, Group, Source, find, groups, unpacked_archive
 from vtrain_sim.ingest.table_file import write_tables
 from vtrain_sim.ingest.tables import run_row, tables_of
@@ -35,29 +36,6 @@ READER = 2
 _WORTH_PROCESSES = 64 << 20
 
 Progress: TypeAlias = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What became of one run's traces. notes: over all ranks. unchanged: it had been read before.
-
-    not_read: traces of the run that could not be.
-    """
-
-    run_id: str
-    ranks: int
-    notes: tuple[Note, ...]
-    unchanged: bool = False
-    not_read: tuple[str, ...] = ()
-
-
-@dataclass
-class Ingested:
-    """What `ingest` did. directories: the runs' directories. notices: what was passed over."""
-
-    directories: list[str] = field(default_factory=list)
-    runs: list[RunReport] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
 
 
 def ingest(
