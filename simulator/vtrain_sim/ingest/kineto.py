@@ -65,12 +65,6 @@ _FLOWS = ("s", "t", "f")
 _LABELS = ("M",)
 
 
-def read_kineto(stream: BinaryIO, where: str, rank: int | None = None) -> Trace:
-    """Read one trace into memory: see `record_kineto`."""
-    builder = _read(stream, where, lambda count: None, None)
-    return builder.spools.trace(builder.head(rank))
-
-
 def record_kineto(
     stream: BinaryIO,
     where: str,
@@ -83,11 +77,6 @@ def record_kineto(
     rank: overrides what the trace says. progress: called with bytes read. folder: where there is room for what does not
     stay in memory. Raises `UserError` for what is no trace, `OSError` where the disk is full.
     """
-    builder = _read(stream, where, progress, folder)
-    return builder.spools.recording(builder.head(rank))
-
-
-def _read(stream: BinaryIO, where: str, progress: Callable[[int], None], folder: Path | None) -> _Builder:
     reader = EventReader(stream, where, progress)
     builder = _Builder(reader.metadata, where, Spools.empty(folder))
     # Blocks hold many small objects without cycles: the collector would only walk over them.
@@ -104,7 +93,7 @@ def _read(stream: BinaryIO, where: str, progress: Callable[[int], None], folder:
     builder.notes.add("events", DROPPED, "damaged places: stepped over, up to the next whole event", reader.damaged)
     if reader.truncated:
         builder.notes.add("files", NOTED, "ends before its list of events does: what came after is lost")
-    return builder
+    return builder.spools.recording(builder.head(rank))
 
 
 class _Builder:

@@ -16,7 +16,7 @@ from simulator.ingest.build import BASE_NS, MAIN, Kineto, training_step
 from simulator.ingest.reading import Rows, ingest, notes
 from vtrain_sim.catalog import Catalog
 from vtrain_sim.errors import UserError
-from vtrain_sim.ingest.kineto import read_kineto
+from vtrain_sim.ingest.kineto import record_kineto
 from vtrain_sim.ingest.kineto_values import scaled
 from vtrain_sim.ingest.notes import DROPPED, NOTED
 from vtrain_sim.ingest.tables import tables_of
@@ -170,7 +170,7 @@ def test_any_damage_is_a_report_or_a_sentence(at: float, noise: bytes, cut: bool
     place = int(at * len(data))
     damaged = data[:place] if cut else data[:place] + noise + data[place + len(noise) :]
     try:
-        read = read_kineto(io.BytesIO(damaged), "trace")
+        read = record_kineto(io.BytesIO(damaged), "trace")
     except UserError as error:
         assert "is not a trace" in str(error)
         return
@@ -183,7 +183,7 @@ def test_written_traces_are_read_back_from_disk(tmp_path: Path) -> None:
     training_step(trace)
     plain = trace.write(tmp_path / "t.json", indent=2)
     with plain.open("rb") as stream:
-        assert len(read_kineto(stream, "t").device) == 6
+        assert len(record_kineto(stream, "t").head.device) == 6
 
 
 JSON = st.recursive(
