@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vtrain_sim.catalog.run import CapturedRun as CapturedRun
     from vtrain_sim.catalog.timeline import CapturedTimeline as CapturedTimeline
     from vtrain_sim.decide.fleet.result import FleetResult as FleetResult
-    from vtrain_sim.decide.plan import PlanResult as PlanResult
+    from vtrain_sim.decide.plan_result import PlanResult as PlanResult
     from vtrain_sim.decide.sensitivity import Effect as Effect
     from vtrain_sim.decide.sensitivity import Sensitivity as Sensitivity
     from vtrain_sim.decide.sizing.result import SizeResult as SizeResult

@@ -10,7 +10,8 @@ import pytest
 import vtrain as vt
 from simulator.api.workplace import furnish
 from vtrain_sim.commands import sim
-from vtrain_sim.decide.space import Bounds, configurations, filled, gpu_counts
+from vtrain_sim.decide.search.bounds import Bounds, gpu_counts
+from vtrain_sim.decide.search.space import Space, configurations
 from vtrain_sim.decide.study import read_study, run_study
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
@@ -100,7 +101,7 @@ def test_no_number_of_gpus_that_a_layout_fills_is_left_out(model: str) -> None:
     spec, bounds, base = presets.model(model), Bounds(max_tp=4), TrainSpec(1, 1)
     counts = [*range(1, 40), 48, 96, 128]
     fillable = {n for n in counts if next(configurations(spec, n, (12, 64), bounds, base), None) is not None}
-    kept = filled(counts, spec, (12, 64), bounds, base)
+    kept = Space(spec, counts, (12, 64), bounds, base).counts
     assert fillable <= set(kept)
     assert len(kept) < len(counts)
 
@@ -109,7 +110,7 @@ def test_a_search_of_a_million_gpus_looks_at_few_numbers_of_them() -> None:
     spec = presets.model("gpt3-175b")
     counts = gpu_counts((), 1_000_000, 8)
     assert len(counts) > 100_000
-    assert len(filled(counts, spec, (1536,), Bounds(), TrainSpec(1, 1))) < 2000
+    assert len(Space(spec, counts, (1536,), Bounds(), TrainSpec(1, 1)).counts) < 2000
 
 
 def test_a_table_with_a_short_or_a_long_row_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from vtrain_sim.api.lists import Names, Numbers, names, numbers
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.options import WORLD_SIZE, Option, read_options
 from vtrain_sim.decide import Bounds, PlanResult, Request
-from vtrain_sim.decide import plan as search
+from vtrain_sim.decide import plan as search_plans
 from vtrain_sim.decide.failures import failures_given
+from vtrain_sim.decide.search.choices import DEFAULT
 from vtrain_sim.decide.search_space import search_space
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
@@ -47,11 +48,13 @@ def plan(
     max_cp: int = 8,
     max_ep: int = _NO_LIMIT,
     schedules: Names = ("1f1b", "interleaved"),
+    search: Names = (DEFAULT,),
     gpu_mtbf_hours: float = 0.0,
     checkpoint_seconds: float = 60.0,
     restart_seconds: float = 600.0,
     checkpoint_interval: float = 0.0,
     allow_tight: bool = False,
+    exhaustive: bool = False,
     flags: Sequence[str] = (),
     own: Configuration | None = None,
     own_name: str = UNNAMED,
@@ -67,7 +70,9 @@ def plan(
     rank_by: days, dollars, time (of a step) or mfu. deadline_days: drop plans that take longer.
     gpu_mtbf_hours: mean time between failures of one GPU; days and US dollars then include failures,
     checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
-    (restart_seconds). allow_tight: also plans with less memory to spare than projections are sure of. flags, fixed:
+    (restart_seconds). search: what is chosen beside sizes and schedules, by name (`vtrain-sim plan --help`): "default",
+    "all", "none", or several. allow_tight: also plans with less memory to spare than projections are sure of.
+    exhaustive: project every candidate, also those that cannot be among the best. flags, fixed:
     Megatron's arguments that are kept as they are, for example ``tp=8``. own, own_name: a configuration of the model
     that is ranked too, and what it is called. progress: called with the configurations
     evaluated, those that are feasible, and the share of the search that is done. Raises `UserError` where no plan is
@@ -94,7 +99,7 @@ def plan(
     else:
         machine, kept = machine_of(cluster, price_per_gpu_hour), ()
         base = find_model(name) if (name := name_of("model", model)) else None
-    bounds = Bounds(max_tp, max_pp, max_dp, max_cp, max_ep, schedules=names(schedules))
+    bounds = Bounds(max_tp, max_pp, max_dp, max_cp, max_ep, schedules=names(schedules), choices=names(search))
     searched, step, bounds = search_space([*kept, *flags_of(flags), *options.flags], base, bounds)
     if not searched.name and own_name != UNNAMED:
         searched = replace(searched, name=own_name)
@@ -112,8 +117,9 @@ def plan(
         allow_tight,
         own,
         own_name,
+        exhaustive,
     )
-    return search(request, machine.projector, top, progress)
+    return search_plans(request, machine.projector, top, progress)
 
 
 def of_runs(catalog: Path | None, runs: Sequence[str], given: Given) -> tuple[Job | str, Machine]:

@@ -12,7 +12,7 @@ from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.timeline import timeline
 from vtrain_sim.catalog.results import RunDetail, RunProfile
 from vtrain_sim.costs.algorithms import bus_factor
-from vtrain_sim.decide.plan import PlanResult
+from vtrain_sim.decide.plan_result import PlanResult
 from vtrain_sim.decide.sizing import SizeResult
 from vtrain_sim.errors import UserError
 from vtrain_sim.report.page import Report

@@ -24,6 +24,12 @@ from vtrain_sim.commands.output import (
 )
 from vtrain_sim.errors import UserError
 
+_SEARCH = (
+    "What to choose beside sizes and schedules, several with commas: expert-tp, tp-overlap, moe-overlap, "
+    "recompute-modules, recompute-layers, sharding (these are the default), dispatcher, precision, cuda-graphs, "
+    "offload, optimizer-state, optimizer-offload, gradients, buckets; default, all, none."
+)
+
 
 @with_groups
 def plan(
@@ -48,6 +54,8 @@ def plan(
         "--schedules",
         help="To try: 1f1b, interleaved, zb-h1, zb-h2, zb-v, dualpipe, dualpipev, gpipe.",
     ),
+    search: str = typer.Option("default", "--search", help=_SEARCH),
+    exhaustive: bool = typer.Option(False, "--exhaustive", help="Project all candidates, also those that cannot win."),
     gpu_mtbf_hours: float = typer.Option(0.0, "--gpu-mtbf-hours", help="Mean time between failures of one GPU."),
     checkpoint_seconds: float = typer.Option(60.0, help="Time to write a checkpoint."),
     restart_seconds: float = typer.Option(600.0, help="Time from a failure until training goes on."),
@@ -114,6 +122,8 @@ def plan(
             checkpoint_seconds=checkpoint_seconds,
             restart_seconds=restart_seconds,
             checkpoint_interval=checkpoint_interval,
+            search=search,
+            exhaustive=exhaustive,
             allow_tight=allow_tight,
             flags=flags,
             own=own_of(described, given),

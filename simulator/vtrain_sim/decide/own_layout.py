@@ -11,7 +11,7 @@ from vtrain_sim.results import Document
 from vtrain_sim.specs import Configuration
 
 if TYPE_CHECKING:
-    from vtrain_sim.decide.plan import Plan
+    from vtrain_sim.decide.plan_result import Plan
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vtrain_sim import schedules as known_schedules
-from vtrain_sim.decide.space import Bounds
+from vtrain_sim.decide.search.bounds import Bounds
+from vtrain_sim.decide.search.cuts import GivenCut
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.layout_values import parallel_from_values
 from vtrain_sim.inputs.lookup import find_model
@@ -18,36 +20,50 @@ from vtrain_sim.model.dispatchers import check_dispatcher
 from vtrain_sim.specs import ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.train import AUTO
 
+_BATCH_SIZES = ("micro_batch_size", "global_batch_size")
 _LIMITED = ("tp", "pp", "dp", "cp", "ep")
 
 
 def search_space(flags: Sequence[str], model: ModelSpec | None, bounds: Bounds) -> tuple[ModelSpec, TrainSpec, Bounds]:
     """What flags, on top of a model, leave to a search within bounds: what they fix is not searched.
 
-    Raises `UserError` for a size beyond a limit, and for flags that cut the layers into stages.
+    Raises `UserError` for a size beyond a limit, and for flags that cut the layers as no pipeline does.
     """
     values = dict(parse_flags(flags).values)
     schedules = _schedules(bounds.schedules, str(values.pop("schedule", AUTO)))
-    if any(name in values for name in CUTS):
-        raise UserError(
-            "a search chooses the layers of each stage: fix the chunks with --num-virtual-stages-per-pipeline-rank, "
-            "or use project"
-        )
     searched = model_from_values(values, model)
+    cut = _cut(values, searched)
     step = step_from_values({**values, "micro_batch_size": 1, "global_batch_size": 1})
     fixed = parallel_from_values(values)
     check_dispatcher(str(fixed.get("moe_token_dispatcher", ParallelSpec.moe_token_dispatcher)), searched.num_experts)
     if "micro_batch_size" in values:
         fixed["micro_batch_size"] = values["micro_batch_size"]
-    if "recompute_granularity" in step:
-        fixed["recompute_granularity"] = step["recompute_granularity"]
+    # What flags say of the step is not searched either.
+    fixed.update({name: value for name, value in step.items() if name not in _BATCH_SIZES})
     _check_limits(fixed, bounds)
-    bounds = replace(bounds, schedules=schedules, fixed=tuple(sorted(fixed.items())))
+    bounds = replace(bounds, schedules=schedules, fixed=tuple(sorted(fixed.items())), cut=cut or bounds.cut)
     if "micro_batch_size" in fixed:
         bounds = replace(bounds, micro_batches=(int(fixed["micro_batch_size"]),))
     if "recompute_granularity" in fixed:
         bounds = replace(bounds, recompute=(str(fixed["recompute_granularity"]),))
     return searched, TrainSpec(**step), bounds
+
+
+def _cut(values: Mapping[str, Any], model: ModelSpec) -> GivenCut | None:
+    """How flags cut the layers into stages; None where none says it. Raises `UserError` where they contradict it."""
+    if not any(name in values for name in CUTS):
+        return None
+    cut = GivenCut(
+        str(values.get("pipeline_layout", "")),
+        model.mtp_num_layers,
+        int(values.get("layers_per_chunk", 0)),
+        values.get("first_stage_layers"),
+        values.get("last_stage_layers"),
+        bool(values.get("embedding_is_a_layer")),
+        bool(values.get("loss_is_a_layer")),
+    )
+    cut.check(model.num_layers)
+    return cut
 
 
 def _schedules(searched: tuple[str, ...], fixed: str) -> tuple[str, ...]:

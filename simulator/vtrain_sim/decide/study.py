@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import IO
 
 from vtrain_sim.costs.surfaces import Surfaces
-from vtrain_sim.decide.plan import RANKINGS, Request, plan
+from vtrain_sim.decide.objective import RANKINGS
+from vtrain_sim.decide.plan import plan
+from vtrain_sim.decide.request import Request
+from vtrain_sim.decide.search.bounds import Bounds
 from vtrain_sim.decide.search_space import Workload
-from vtrain_sim.decide.space import Bounds
 from vtrain_sim.errors import UserError
 from vtrain_sim.file_table import FileList, FileTable
 from vtrain_sim.inputs import spec_file

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Document, Result, Row, short
 from vtrain_sim.simulate.projection import Projector
-from vtrain_sim.simulate.result import share_of_peak
+from vtrain_sim.simulate.result import peak_of, share_of_peak
 from vtrain_sim.specs import Configuration
 
 SCHEMA = "vtrain.sweep/1"
@@ -123,7 +123,7 @@ def _evaluate(projector: Projector, points: Sequence[SweepPoint]) -> list[SweepP
     for row, (index, configuration) in enumerate(valid):
         seconds, gpus = float(arrays.iteration_time_s[row]), configuration.parallel.world_size
         mfu, hfu = (
-            float(share_of_peak(float(flops[row]), gpus, cluster, configuration.train, seconds))
+            float(share_of_peak(float(flops[row]), gpus, peak_of(cluster, configuration.train), seconds))
             for flops in (arrays.model_flops, arrays.hardware_flops)
         )
         evaluated[index] = replace(

@@ -18,7 +18,8 @@ CUTS = (
 )
 _LAYOUT = (
     *("tp", "pp", "cp", "ep", "expert_tp", "dp", "vpp", *CUTS, "microbatch_group_size", "schedule"),
-    *("micro_batch_size", "sequence_parallel"),
+    *("micro_batch_size", "sequence_parallel", "distributed_optimizer", "fsdp", "megatron_fsdp", "sharding_strategy"),
+    *("overlap_param_gather", "tp_comm_overlap", "overlap_moe_comm"),
 )
 _RECOMPUTATION = (
     *("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules", "checkpoint_method"),

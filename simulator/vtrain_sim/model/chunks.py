@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +22,68 @@ from vtrain_sim.specs.shard import ChunkSpec, LayerKind, ShardSpec
 Integers = NDArray[np.int64]
 
 
+class PartName(NamedTuple):
+    """One part of a model, whatever the shard.
+
+    what: microbatch, embedding, layer, head or mtp_entry. kind: of a layer. table: of a head, that it shares the
+    embedding's table with the same rank; of an entry, that its rank holds a copy of the table. borrowed: it uses the
+    parameters of another part like it.
+    """
+
+    what: str
+    kind: LayerKind | None = None
+    table: bool = False
+    borrowed: bool = False
+
+
+@lru_cache(maxsize=1 << 14)
+def part_names(chunk: ChunkSpec) -> tuple[tuple[PartName, int], ...]:
+    """The parts of a virtual stage in forward order, each with how many times in a row."""
+    parts = [(PartName("microbatch"), 1)]
+    if chunk.embedding:
+        parts.append((PartName("embedding"), 1))
+    parts += [(PartName("layer", kind), count) for kind, count in chunk.layers]
+    for depth in range(chunk.mtp):
+        borrowed = chunk.mtp_repeated and depth > 0
+        parts.append((PartName("mtp_entry", table=chunk.mtp_table and depth == 0, borrowed=borrowed), 1))
+        parts += [(PartName("layer", kind, borrowed=borrowed), count) for kind, count in chunk.mtp_layers]
+        parts.append((PartName("head", table=True, borrowed=borrowed), 1))
+    if chunk.head:
+        parts.append((PartName("head", table=chunk.tied), 1))
+    return tuple(parts)
+
+
 class Parts:
     """The distinct programs of one shard; each is built once, when it is first needed."""
 
     def __init__(self, spec: ShardSpec) -> None:
         self.shard = Shard(spec)
-        self.microbatch = programs.microbatch(self.shard)
-        self._layers: dict[LayerKind, Program] = {}
+        self._programs: dict[PartName, Program] = {}
         self._again: dict[LayerKind, int] = {}
-        self._heads: dict[bool, Program] = {}
-        self._mtp: dict[bool, Program] = {}
-        self._borrowers: dict[int, Program] = {}
-        self._embedding: Program | None = None
         self._exchanging: dict[tuple[int | None, ...], Program] = {}
         self._runs: dict[ChunkSpec, list[tuple[Program, int]]] = {}
 
+    def program(self, part: PartName) -> Program:
+        """The program of a part."""
+        program = self._programs.get(part)
+        if program is None:
+            own = self.program(part._replace(borrowed=False)) if part.borrowed else None
+            program = self._programs[part] = borrowing(own) if own is not None else self._make(part)
+        return program
+
+    def _make(self, part: PartName) -> Program:
+        if part.kind is not None:
+            return programs.layer(Shard(self._spec(part.kind)), part.kind)
+        if part.what == "microbatch":
+            return programs.microbatch(self.shard)
+        if part.what == "embedding":
+            return programs.embedding(self.shard)
+        make = programs.head if part.what == "head" else programs.mtp_entry
+        return make(self.shard, part.table)
+
     def layer(self, kind: LayerKind) -> Program:
         """A transformer layer."""
-        program = self._layers.get(kind)
-        if program is None:
-            program = self._layers[kind] = programs.layer(Shard(self._spec(kind)), kind)
-        return program
+        return self.program(PartName("layer", kind))
 
     def _spec(self, kind: LayerKind) -> ShardSpec:
         spec = self.shard.spec
@@ -61,34 +103,6 @@ class Parts:
             nbytes = self._again[kind] = kept[0] - min(kept)
         return nbytes
 
-    @property
-    def embedding(self) -> Program:
-        """The input embedding."""
-        if self._embedding is None:
-            self._embedding = programs.embedding(self.shard)
-        return self._embedding
-
-    def head(self, tied: bool = False) -> Program:
-        """The output head; tied: its table is counted with the embedding on the same rank."""
-        program = self._heads.get(tied)
-        if program is None:
-            program = self._heads[tied] = programs.head(self.shard, tied)
-        return program
-
-    def mtp_entry(self, table: bool) -> Program:
-        """What leads into a depth of multi-token prediction; table: the embedding's table is counted here."""
-        program = self._mtp.get(table)
-        if program is None:
-            program = self._mtp[table] = programs.mtp_entry(self.shard, table)
-        return program
-
-    def _borrowing(self, program: Program) -> Program:
-        # The parts are kept, so that their identities are a key.
-        same = self._borrowers.get(id(program))
-        if same is None:
-            same = self._borrowers[id(program)] = borrowing(program)
-        return same
-
     def runs(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
         """The programs of a virtual stage in forward order, each with how many times in a row."""
         runs = self._runs.get(chunk)
@@ -97,19 +111,7 @@ class Parts:
         return runs
 
     def _of_chunk(self, chunk: ChunkSpec) -> list[tuple[Program, int]]:
-        programs = [(self.microbatch, 1)]
-        if chunk.embedding:
-            programs.append((self.embedding, 1))
-        programs += [(self.layer(kind), count) for kind, count in chunk.layers]
-        for depth in range(chunk.mtp):
-            entry = self.mtp_entry(chunk.mtp_table and depth == 0)
-            depth_layers = [(self.layer(kind), count) for kind, count in chunk.mtp_layers]
-            of_depth = [(entry, 1), *depth_layers, (self.head(True), 1)]
-            if chunk.mtp_repeated and depth:
-                of_depth = [(self._borrowing(program), count) for program, count in of_depth]
-            programs += of_depth
-        if chunk.head:
-            programs.append((self.head(chunk.tied), 1))
+        programs = [(self.program(part), count) for part, count in part_names(chunk)]
         return with_exchanges(programs, self._exchange) if is_fully_sharded(self.shard) else programs
 
     def _exchange(self, neighbours: Neighbours) -> Program:

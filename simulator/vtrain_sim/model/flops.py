@@ -50,6 +50,16 @@ def flops_per_token(model: ModelSpec, tp: int = 1) -> float:
     return float(_PASSES * _PER_MULTIPLY_ADD * multiply_adds)
 
 
+@lru_cache(maxsize=4096)
+def head_in_layers(model: ModelSpec) -> float:
+    """FLOPs of the logits, with the depths of multi-token prediction beside them, over those of a mean layer."""
+    depths = model.mtp_num_layers
+    logits = (1 + depths) * model.hidden_size * model.padded_vocab_size(1) + depths * 2 * model.hidden_size**2
+    whole = flops_per_token(model) / (_PASSES * _PER_MULTIPLY_ADD)
+    layer = (whole - logits) / (model.num_layers + depths)
+    return logits / layer + depths
+
+
 @dataclass(frozen=True)
 class _Layers:
     """How many blocks of each kind a model has, those of multi-token prediction too. windowed: of the attention.

@@ -15,7 +15,7 @@ _SIMULATED = {
     "projection": "vtrain_sim.simulate.result.Projection",
     "timeline": "vtrain_sim.simulate.spans.Timeline",
     "sweep": "vtrain_sim.decide.sweep.SweepResult",
-    "plan": "vtrain_sim.decide.plan.PlanResult",
+    "plan": "vtrain_sim.decide.plan_result.PlanResult",
     "fleet": "vtrain_sim.decide.fleet.result.FleetResult",
     "size": "vtrain_sim.decide.sizing.result.SizeResult",
     "study": "vtrain_sim.decide.study.StudyResult",

@@ -5,6 +5,26 @@ from __future__ import annotations
 from vtrain_sim.decide import PlanResult
 from vtrain_sim.decide.own_layout import OwnLayout
 from vtrain_sim.report.tables import duration
+from vtrain_sim.specs import ParallelSpec, TrainSpec
+
+
+def recompute_words(train: TrainSpec) -> str:
+    """What runs again in the backward pass, for a column of a table."""
+    if train.recompute_granularity == "full":
+        block = train.recompute_method == "block"
+        return f"{train.recompute_num_layers} layers" if block else "full"
+    return "+".join(train.recomputed_modules) or "none"
+
+
+def overlap_words(parallel: ParallelSpec) -> str:
+    """Which communication of layers runs beside compute because a flag says so, for a column of a table."""
+    words = [word for word, on in (("tp", parallel.tp_comm_overlap), ("ep", parallel.overlap_moe_comm)) if on]
+    return "+".join(words) or "none"
+
+
+def sharding_words(parallel: ParallelSpec) -> str:
+    """What replicas share, for a column of a table."""
+    return "all (FSDP)" if parallel.fsdp else "optimizer" if parallel.distributed_optimizer else "nothing"
 
 
 def own_layout(result: PlanResult) -> list[str]:

@@ -72,9 +72,13 @@ class Evaluator:
         self._shards: dict[tuple[ShardSpec, bool], Layouts] = {}
         self._layouts: dict[tuple[ShardSpec, PipelineSpec, ReplicaSpec, bool], Layout] = {}
 
+    def costs_of(self, alone: bool) -> CostModel:
+        """What items of programs take. alone: on a single device of a node, which nothing beside it slows down."""
+        return self._costs[alone]
+
     def layouts(self, configuration: Configuration) -> Layouts:
         """What all layouts of the configuration's shard share."""
-        key = (configuration.shard, self._is_alone(configuration))
+        key = (configuration.shard, self.is_alone(configuration.parallel.world_size))
         layouts = self._shards.get(key)
         if layouts is None:
             _make_room(self._shards, MOST_SHARDS)
@@ -87,15 +91,16 @@ class Evaluator:
     def layout(self, configuration: Configuration) -> Layout:
         """Times and sizes of the configuration's layout. Raises `UserError` where a cost is not known."""
         c = configuration
-        key = (c.shard, c.pipeline, c.replicas, self._is_alone(c))
+        key = (c.shard, c.pipeline, c.replicas, self.is_alone(c.parallel.world_size))
         layout = self._layouts.get(key)
         if layout is None:
             _make_room(self._layouts, MOST_LAYOUTS)
             layout = self._layouts[key] = self.layouts(c).make(c.pipeline, c.replicas)
         return layout
 
-    def _is_alone(self, configuration: Configuration) -> bool:
-        return min(configuration.parallel.world_size, self.cluster.gpus_per_node) == 1
+    def is_alone(self, gpus: int) -> bool:
+        """Whether each of so many devices is the only one of its node."""
+        return min(gpus, self.cluster.gpus_per_node) == 1
 
     def evaluate(self, configurations: Sequence[Configuration], without_gathers: bool = False) -> Evaluation:
         """Evaluate configurations; raises `UserError` where a cost is not known.

@@ -15,6 +15,8 @@ from vtrain_sim.model.layers import logits_bytes as logits_of
 from vtrain_sim.model.muon import step_bytes
 from vtrain_sim.model.once import Holding
 from vtrain_sim.specs import ClusterSpec, TrainSpec
+from vtrain_sim.specs.optimizer import OptimizerTypes
+from vtrain_sim.specs.precision import Precision
 from vtrain_sim.specs.replicas import ReplicaSpec
 from vtrain_sim.specs.shard import ChunkSpec
 
@@ -187,6 +189,26 @@ class ParameterTerms(NamedTuple):
     optimizer: int
     working: int
     step: int
+
+
+class PerParameter(NamedTuple):
+    """Bytes of one parameter. held: on every rank that has it; owned: on the one that updates it."""
+
+    held: float
+    owned: float
+
+
+def least_per_parameter(
+    precision: Precision, optimizer: OptimizerTypes, gradients: str, fully_sharded: bool
+) -> PerParameter:
+    """Bytes of a parameter's weight, gradient and optimizer state that are there in any case: Muon's matrices have no
+    second moment. What `parameter_terms` counts is at least this much for each. gradients: type of their buffers."""
+    held = dtype_bytes(precision.params_dtype) + optimizer.gradient_bytes(precision, gradients)
+    state = optimizer.bytes_per_parameter(precision)
+    if optimizer.muon is not None:
+        state -= dtype_bytes(optimizer.exp_avg_sq)
+    owned = (1 - optimizer.on_host) * state
+    return PerParameter(0.0, held + owned) if fully_sharded else PerParameter(held, owned)
 
 
 def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> ParameterTerms:

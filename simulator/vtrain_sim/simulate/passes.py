@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vtrain_sim.model import Compute, Parts, Program, Stream
+from vtrain_sim.model.chunks import PartName
 from vtrain_sim.simulate.cost_model import CostModel, TimedDirection, TimedProgram
 from vtrain_sim.simulate.streams import STREAMS, Floats, after, before, one_by_one
 from vtrain_sim.specs.shard import ChunkSpec, ShardSpec
@@ -42,6 +43,10 @@ class ChunkTimer:
     def runs(self, chunk: ChunkSpec) -> list[tuple[TimedProgram, int]]:
         """The programs of a chunk in forward order, each with how many times in a row."""
         return [(self._timed(program), count) for program, count in self.parts.runs(chunk)]
+
+    def timed(self, part: PartName) -> TimedProgram:
+        """The program of a part."""
+        return self._timed(self.parts.program(part))
 
     def _timed(self, program: Program) -> TimedProgram:
         # `Parts` makes each program once and keeps it, so that its identity is its key.

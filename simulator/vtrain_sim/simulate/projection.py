@@ -67,7 +67,8 @@ class Projector:
         waiting = max(0.0, iteration - sum(breakdown.values()))
         if waiting > 0:
             breakdown[WAITING] = waiting
-        sigma = self._sigma(total, iteration - total.seconds, iteration)
+        errors = _errors(total, iteration - total.seconds, iteration)
+        sigma = math.sqrt(sum(error**2 for error in errors.values()) + self.step_sigma**2)
         return Projection(
             configuration,
             self.cluster,
@@ -80,6 +81,8 @@ class Projector:
             self._verdict(configuration, evaluation),
             float(evaluation.model_flops[0]),
             float(evaluation.hardware_flops[0]),
+            errors=errors,
+            step_sigma=self.step_sigma,
         )
 
     def stage_tally(self, configuration: Configuration, stage: int) -> Tally:
@@ -129,11 +132,12 @@ class Projector:
         remedy = "" if fits else nearest_fit(configuration, self.evaluator)
         return MemoryVerdict(fits, capacity, stages, remedy, bool(evaluation.tight[0]))
 
-    def _sigma(self, total: Tally, waiting_s: float, iteration_s: float) -> float:
-        # The bubble is made of the same operators: it carries the same relative error.
-        grow = 1.0 + waiting_s / max(total.seconds, 1e-30)
-        variance = sum((grow * e / iteration_s) ** 2 for e in total.error.values())
-        return math.sqrt(variance + self.step_sigma**2)
+
+def _errors(total: Tally, waiting_s: float, iteration_s: float) -> dict[str, float]:
+    """Share of a step by which it may be wrong for each source of error, one standard deviation."""
+    # The bubble is made of the same operators: it carries the same relative error.
+    grow = 1.0 + waiting_s / max(total.seconds, 1e-30)
+    return {source: grow * error / iteration_s for source, error in total.error.items()}
 
 
 def _shares(total: Tally) -> dict[str, float]:

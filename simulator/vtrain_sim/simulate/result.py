@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -30,11 +30,14 @@ def dollars(days: Number, gpus: Number, cluster: ClusterSpec) -> Number:
     return days * 24 * gpus * cluster.price_per_gpu_hour
 
 
-def share_of_peak(
-    flops: Number, gpus: Number, cluster: ClusterSpec, train: TrainSpec, iteration_time_s: Number
-) -> Number:
-    """FLOPs of a step per second over the peak of the devices in the type that the linear layers multiply in."""
-    return flops / (gpus * cluster.device.peak(train.precision.product_dtype) * iteration_time_s)
+def peak_of(cluster: ClusterSpec, train: TrainSpec) -> float:
+    """FLOP/s of a device at its peak in the type that the linear layers multiply in."""
+    return cluster.device.peak(train.precision.product_dtype)
+
+
+def share_of_peak(flops: Number, gpus: Number, peak_flops: Number, iteration_time_s: Number) -> Number:
+    """FLOPs of a step per second over the peak of the devices, FLOP/s each (`peak_of`)."""
+    return flops / (gpus * peak_flops * iteration_time_s)
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +47,8 @@ class Projection(Result):
     iteration_time_low_s, iteration_time_high_s: band that holds the true time with `BAND_PROBABILITY`.
     breakdown_s: where the time of the bottleneck stage (critical_stage) goes; adds up to iteration_time_s.
     provenance: shares of that time that were measured, interpolated or modelled. train_tokens: tokens to
-    train on, 0 where only steps matter.
+    train on, 0 where only steps matter. errors: by source (a kind of work, wherever it occurs), the share of the step
+    by which it may be wrong, and step_sigma: what is beside them, one standard deviation of the logarithm each.
 
     >>> import vtrain as vt
     >>> projection = vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16))
@@ -66,6 +70,8 @@ class Projection(Result):
     model_flops: float
     hardware_flops: float
     train_tokens: float = 0.0
+    errors: dict[str, float] = field(default_factory=dict, repr=False)
+    step_sigma: float = 0.0
 
     @property
     def mfu(self) -> float:
@@ -97,7 +103,7 @@ class Projection(Result):
         >>> vt.project(vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=8, mbs=1, gbs=16)).peak_tflops_per_s_per_gpu
         312.0
         """
-        return self.cluster.device.peak(self.configuration.train.precision.product_dtype) / 1e12
+        return peak_of(self.cluster, self.configuration.train) / 1e12
 
     @property
     def hfu(self) -> float:
@@ -112,7 +118,8 @@ class Projection(Result):
 
     def _share_of_peak(self, flops: float) -> float:
         ranks = self.configuration.parallel.world_size
-        return float(share_of_peak(flops, ranks, self.cluster, self.configuration.train, self.iteration_time_s))
+        peak = peak_of(self.cluster, self.configuration.train)
+        return float(share_of_peak(flops, ranks, peak, self.iteration_time_s))
 
     @property
     def tokens_per_s_per_gpu(self) -> float:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vtrain_sim.decide import Bounds, Failures, Plan, Request, plan
+from vtrain_sim.decide.search.cuts import divisors
 from vtrain_sim.decide.sizing.laws import TRAINING_FLOPS
 from vtrain_sim.decide.sizing.result import Candidate
 from vtrain_sim.decide.sizing.tokens import TokenRule
-from vtrain_sim.decide.space import divisors
 from vtrain_sim.errors import UserError
 from vtrain_sim.model.step import active_parameters_of, parameters_of
 from vtrain_sim.simulate.projection import Projector

@@ -9,14 +9,14 @@ from rich.console import Console
 
 from vtrain_sim.decide import Plan, PlanResult
 from vtrain_sim.report import amounts
-from vtrain_sim.report.plan_words import own_layout
+from vtrain_sim.report.plan_words import overlap_words, own_layout, recompute_words, sharding_words
 from vtrain_sim.report.tables import counted, duration, said_once
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.simulate.result import BAND_PROBABILITY
 from vtrain_sim.specs.train import AUTO
 
 # Columns that say what a plan is: those that are the same in all plans are said once.
-_SAID_ONCE = ("schedule", "cp", "ep", "batch", "recompute", "zero-1", "GPUs")
+_SAID_ONCE = ("schedule", "cp", "ep", "etp", "batch", "recompute", "shards", "overlaps", "GPUs")
 
 
 @printers.register(PlanResult)
@@ -26,9 +26,12 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     # Without a number of tokens the days of a training are those of one step.
     ranked_by = "time" if request.rank_by == "days" and not request.tokens else request.rank_by
     console.print(
-        f"{counted(result.evaluated, 'plans')} of {request.model.name or 'the model'} on {result.cluster} evaluated "
-        f"in {result.elapsed_s:.1f} s, {result.feasible:,} feasible; ranked by {ranked_by} ({_where_from(result)})"
+        f"{counted(result.candidates, 'candidates')} of {request.model.name or 'the model'} on {result.cluster}, "
+        f"searched in {result.elapsed_s:.1f} s: {_projected(result)}, {result.feasible:,} feasible; ranked by "
+        f"{ranked_by} ({_where_from(result)})"
     )
+    if result.interrupted:
+        console.print("the search was interrupted: these are the best of what it had projected")
     _print_plans("best plans", result.plans, request.tokens > 0, console)
     if request.tokens and len(result.pareto) > 1:
         _print_plans("Pareto front of days and dollars", result.pareto, True, console)
@@ -48,6 +51,14 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         console.print(sentence)
     console.print("launch the best with:")
     console.out(shlex.join(best.to_dict()["megatron_args"]), highlight=False)
+
+
+def _projected(result: PlanResult) -> str:
+    """How many candidates were projected, and why not the others."""
+    if result.evaluated == result.candidates:
+        return "all projected"
+    others = "Megatron refuses the others" if result.request.exhaustive else "no other can be better"
+    return f"{result.evaluated:,} projected ({others})"
 
 
 def _money(plan: Plan) -> str:
@@ -70,7 +81,7 @@ def _print_plans(title: str, plans: Sequence[Plan], of_training: bool, console: 
     # Megatron-Core's own two schedules are told apart by the chunks.
     if all(plan.projection.configuration.train.schedule == AUTO for plan in plans):
         lines = [{**line, "schedule": None} for line in lines]
-    console.print(said_once(title, lines, _SAID_ONCE, {"cp": 1, "ep": 1}))
+    console.print(said_once(title, lines, _SAID_ONCE, {"cp": 1, "ep": 1, "etp": 1, "overlaps": "none"}))
 
 
 def _line(name: str, plan: Plan, of_training: bool) -> dict[str, object]:
@@ -89,8 +100,10 @@ def _line(name: str, plan: Plan, of_training: bool) -> dict[str, object]:
         "ep": p.ep,
         "mbs": t.micro_batch_size,
         "batch": t.global_batch_size,
-        "recompute": t.recompute_granularity,
-        "zero-1": "yes" if p.distributed_optimizer else "no",
+        "etp": p.etp if c.model.num_experts else None,
+        "recompute": recompute_words(t),
+        "shards": sharding_words(p),
+        "overlaps": overlap_words(p),
         "GPUs": p.world_size,
         "step": duration(projection.iteration_time_s),
         "MFU": f"{projection.mfu:.1%}",

@@ -1,0 +1,110 @@
+"""The candidates that were evaluated, and what a further one must beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtrain_sim.decide.evaluated import Booleans, Dropped, Figures, Floats
+from vtrain_sim.decide.objective import Objective
+from vtrain_sim.simulate.batch import Evaluation
+from vtrain_sim.simulate.projection import Projector
+from vtrain_sim.simulate.result import peak_of
+from vtrain_sim.specs import Configuration
+
+Integers = NDArray[np.int64]
+
+
+def kinds(tp: Integers, cp: Integers, ep: Integers, pp: Integers | int, fsdp: NDArray[np.bool_] | bool) -> Integers:
+    """[candidates] a number for each kind of layout: one of other sizes, or fully sharded, is another kind."""
+    number: Integers = ((tp * 1024 + cp) * 4096 + ep) * 65536 + np.asarray(pp) * 2 + np.asarray(fsdp)
+    return number
+
+
+class Incumbents:
+    """Evaluated candidates, gathered chunk by chunk. top: so many of the best are wanted, beside the best of another
+    kind, and those that no other one beats in both days and dollars.
+
+    tight: of them, those that leave too little memory. smallest_bytes: least peak memory of all of them. soonest_days:
+    of those that fit.
+    """
+
+    def __init__(self, projector: Projector, objective: Objective, top: int, allow_tight: bool) -> None:
+        self._projector, self.objective, self._top, self._allow_tight = projector, objective, top, allow_tight
+        self.configurations: list[Configuration] = []
+        self.evaluated = self.tight = 0
+        self.smallest_bytes = self.soonest_days = math.inf
+        self.dropped = Dropped()
+        self._figures: list[Figures] = []
+        # Of the best of each kind, and of the front: days ascending, dollars descending.
+        self._best_of_kind: dict[int, float] = {}
+        self._best_keys: Floats = np.zeros(0)
+        self._front: tuple[Floats, Floats] = np.zeros(0), np.zeros(0)
+
+    def add(self, chunk: Sequence[Configuration]) -> None:
+        """Evaluate candidates. Raises `UserError` where a cost is not known."""
+        arrays = self._projector.evaluate(chunk)
+        figures = self.figures(chunk, arrays)
+        self.evaluated += len(chunk)
+        self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
+        fits = self.fits(arrays)
+        self.tight += int(arrays.tight.sum())
+        if fits.any():
+            self.soonest_days = min(self.soonest_days, float(figures.days[fits].min()))
+        feasible = fits & self.objective.in_time(figures)
+        kept = [c for c, keep in zip(chunk, feasible, strict=True) if keep]
+        self.configurations += kept
+        self._figures.append(figures.pick(feasible))
+        self.dropped.add(chunk, figures, fits, feasible)
+        self._beat(kept, figures.pick(feasible))
+
+    def figures(self, chunk: Sequence[Configuration], arrays: Evaluation) -> Figures:
+        """Of evaluated candidates."""
+        gpus = np.array([c.parallel.world_size for c in chunk], dtype=np.float64)
+        tokens = np.array([c.tokens_per_step for c in chunk], dtype=np.float64)
+        peak = np.array([peak_of(self._projector.cluster, c.train) for c in chunk])
+        return self.objective.figures(
+            gpus, tokens, arrays.model_flops, peak, arrays.iteration_time_s, arrays.peak_bytes
+        )
+
+    def fits(self, arrays: Evaluation) -> Booleans:
+        """Which evaluated candidates fit into memory."""
+        return arrays.fits | arrays.tight if self._allow_tight else arrays.fits
+
+    def feasible(self) -> Figures:
+        """Of all feasible candidates, in the order of `configurations`."""
+        return Figures.joined(self._figures)
+
+    def may_matter(self, least: Figures, kind: Integers) -> Booleans:
+        """[candidates] whether they may be among what is wanted. least: their figures at the least that they take."""
+        key = self.objective.key(least)
+        matters: Booleans = key <= self._best_keys[-1] if len(self._best_keys) >= self._top else np.ones(len(key), bool)
+        best_kind = min(self._best_of_kind, key=self._best_of_kind.__getitem__, default=None)
+        if best_kind is None:
+            return matters
+        others = [value for one, value in self._best_of_kind.items() if one != best_kind]
+        matters |= (kind != best_kind) & (key <= min(others, default=math.inf))
+        days, cost = self._front
+        if len(days) and self.objective.tokens:
+            # The cheapest of those that are as soon done is the last of them.
+            place = np.searchsorted(days, least.days, side="right") - 1
+            beaten = (place >= 0) & (cost[np.maximum(place, 0)] <= least.dollars)
+            matters |= ~beaten
+        return matters
+
+    def _beat(self, kept: Sequence[Configuration], figures: Figures) -> None:
+        if not kept:
+            return
+        key = self.objective.key(figures)
+        self._best_keys = np.sort(np.concatenate([self._best_keys, key]))[: self._top]
+        sizes = np.array([(p.tp, p.cp, p.ep, p.pp, p.fsdp) for p in (c.parallel for c in kept)], dtype=np.int64).T
+        for kind, value in zip(kinds(*sizes).tolist(), key.tolist(), strict=True):
+            self._best_of_kind[kind] = min(value, self._best_of_kind.get(kind, math.inf))
+        days, cost = np.concatenate([self._front[0], figures.days]), np.concatenate([self._front[1], figures.dollars])
+        order = np.lexsort((cost, days))
+        days, cost = days[order], cost[order]
+        cheaper = cost < np.minimum.accumulate(np.concatenate([[np.inf], cost[:-1]]))
+        self._front = days[cheaper], cost[cheaper]

@@ -1,0 +1,398 @@
+"""The space that a search covers: every layout that Megatron runs, within bounds.
+
+A candidate is put together from parts that are chosen once for many: how a microbatch runs through a layer
+(`LayerOption`: tensor, context and expert parallel size, micro batch, settings), how layers are cut into a pipeline and
+in what order its passes run (`PipelineOption`), how replicas share the optimizer, the number of GPUs, and the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from vtrain_sim import schedules
+from vtrain_sim.decide.search.bounds import SIZES, Bounds
+from vtrain_sim.decide.search.choices import (
+    AS_IT_IS,
+    RECOMPUTE_MODULES,
+    LayerSizes,
+    Setting,
+    Situation,
+    chosen,
+    settings_of,
+)
+from vtrain_sim.decide.search.cuts import Layers, cuts, divisors, stage_counts
+from vtrain_sim.decide.search.options import Integers, Lanes, LayerOption, PipelineOption
+from vtrain_sim.errors import UserError
+from vtrain_sim.model.chunks import contents_of
+from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs.pipeline import PipelineSpec
+from vtrain_sim.specs.train import AUTO
+
+# Bundles of groups beyond which a layer cannot tell worlds apart (`specs.groups`).
+_BUNDLES = 16
+
+
+class Space:
+    """The candidates of a search: of a model, numbers of GPUs and of sequences, within bounds.
+
+    base: what the training step has besides what is searched. Sequence parallelism goes with tensor parallelism (it
+    costs the same and saves memory) unless fixed.
+    """
+
+    def __init__(
+        self, model: ModelSpec, counts: Sequence[int], batches: Sequence[int], bounds: Bounds, base: TrainSpec
+    ) -> None:
+        self.model, self.batches, self.bounds, self.base = model, batches, bounds, base
+        self.fixed: dict[str, Any] = dict(bounds.fixed)
+        self.counts = self._filled(counts)
+        self._choices = tuple(choice for choice in chosen(bounds.choices) if self._is_allowed(choice.name))
+        self.options: list[LayerOption] = []
+        # Options of one setting and split are alike in what they go with: numbers of these.
+        self.likes: list[LayerOption] = []
+        self._like_of: dict[tuple[Setting, bool], int] = {}
+        self._options_of: dict[tuple[int, ...], list[int]] = {}
+        self._valid: dict[object, bool] = {}
+        self._sizes: Integers = np.zeros((0, 6), dtype=np.int64)
+        self._settings: dict[LayerSizes, list[tuple[Setting, Setting | None]]] = {}
+
+    def _is_allowed(self, name: str) -> bool:
+        allowed = self.bounds.recompute
+        if name == RECOMPUTE_MODULES:
+            return "selective" in allowed
+        return name != "recompute-layers" or "full" in allowed or "none" not in allowed
+
+    # Layers.
+
+    def options_on(self, gpus: int) -> Integers:
+        """Numbers (in `options`) of the layers that fill so many GPUs."""
+        found: list[int] = []
+        for tp, cp in product(self._tensor(), self._context()):
+            if gpus % (tp * cp) == 0:
+                for ep in self._experts():
+                    found += self._options(tp, cp, ep, gpus)
+        return np.array(found, dtype=np.int64)
+
+    def _options(self, tp: int, cp: int, ep: int, gpus: int) -> list[int]:
+        etps = {1, tp, int(self.fixed.get("expert_tp", 0)) or 1}
+        spans = (tp, tp * cp, *sorted(etps), *(ep * etp for etp in sorted(etps)))
+        alike = (tp, cp, ep, *(min(_BUNDLES, gpus // span) for span in spans), gpus == 1)
+        found = self._options_of.get(alike)
+        if found is None:
+            first = len(self.options)
+            for mbs in self.bounds.micro_batches:
+                self.options += self._of_sizes(LayerSizes(tp, cp, ep, mbs), gpus)
+            found = self._options_of[alike] = list(range(first, len(self.options)))
+        return found
+
+    def _of_sizes(self, sizes: LayerSizes, gpus: int) -> Iterator[LayerOption]:
+        splitting = {schedules.get(name).splits_backward for name in self.bounds.schedules}
+        for splits in sorted(splitting):
+            made: dict[Setting, LayerOption] = {}
+            for setting, without in self._layer_settings(sizes):
+                known = self._like_of.get((setting, splits), len(self.likes))
+                parent = made.get(without) if without else None
+                option = LayerOption(self, sizes, setting, splits, gpus, parent, known)
+                # The micro batch decides nothing of what Megatron refuses.
+                key = (sizes[:3], setting, splits, gpus if self.model.num_experts else 0)
+                if self._is_valid(key, option):
+                    made[setting] = option
+                    if known == len(self.likes):
+                        self._like_of[setting, splits] = known
+                        self.likes.append(option)
+                    yield option
+
+    def _layer_settings(self, sizes: LayerSizes) -> list[tuple[Setting, Setting | None]]:
+        """Settings of a layer, each with the one that it is without modules that run again."""
+        found = self._settings.get(sizes)
+        if found is None:
+            at = Situation(self.model, self.base, sizes)
+            others = [choice for choice in self._choices if choice.name != RECOMPUTE_MODULES]
+            modules = [choice for choice in self._choices if choice.name == RECOMPUTE_MODULES]
+            again = settings_of(modules, "layer", at, self.fixed)
+            plains = settings_of(others, "layer", at, self.fixed)
+            found = [(one.and_(more), None if more == AS_IT_IS else one) for one in plains for more in again]
+            self._settings[sizes] = found
+        return found
+
+    def _is_valid(self, key: object, option: LayerOption) -> bool:
+        valid = self._valid.get(key)
+        if valid is None:
+            try:
+                valid = option.prototype is not None
+            except UserError:
+                valid = False
+            self._valid[key] = valid
+        return valid
+
+    def prototype(self, option: LayerOption) -> Configuration:
+        """A configuration with these layers on its number of GPUs. Raises `UserError`."""
+        ranks = option.world // (option.sizes.tp * option.sizes.cp)
+        if not option.splits:
+            return self._on_stages(option, 1, ranks, AUTO)
+        schedule = next(name for name in self.bounds.schedules if schedules.get(name).splits_backward)
+        stages = [pp for pp in divisors(ranks) if 1 < pp <= self.model.num_layers] or [2]
+        # Experts may not divide over the ranks of a stage of all of them.
+        experts = option.sizes.ep * self._expert_tp(option)
+        pp = next((pp for pp in stages if ranks // pp * option.sizes.tp * option.sizes.cp % experts == 0), stages[0])
+        return self._on_stages(option, pp, max(1, ranks // pp), schedule)
+
+    def _on_stages(self, option: LayerOption, pp: int, dp: int, schedule: str) -> Configuration:
+        mbs = option.sizes.micro_batch_size
+        takes = schedules.get("1f1b" if schedule == AUTO else schedule).takes_chunks
+        vpp, layers = next(((vpp, layers) for vpp, layers in cuts(self.model, pp) if takes(vpp)), (1, ()))
+        parallel = self._parallel(option.sizes, pp, vpp, layers, dp, option.setting)
+        # Enough microbatches for any schedule.
+        train = self.step(mbs, mbs * dp * 8 * pp, schedule, option.setting.train)
+        return Configuration(self._routed(option.sizes.ep), parallel, train)
+
+    def _routed(self, ep: int) -> ModelSpec:
+        # The busiest of few ranks has at most all tokens.
+        return _with_imbalance(self.model, min(self.model.moe_imbalance_factor, float(ep)))
+
+    # Pipelines.
+
+    def stages(self) -> list[int]:
+        """Pipeline sizes."""
+        found = [pp for pp in stage_counts(self.model) if pp <= self.bounds.max_pp]
+        return self._fixed("pp", found)
+
+    def pipelines(self, pp: int, layer: LayerOption) -> list[PipelineOption]:
+        """The pipelines of so many stages for layers that run as these do."""
+        found: list[PipelineOption] = []
+        for vpp, layers in cuts(self.model, pp, self.bounds.cut):
+            if self.fixed.get("vpp", vpp) != vpp:
+                continue
+            for schedule in self._schedules(pp, vpp):
+                found += self._again(pp, vpp, layers, schedule, layer)
+        return found
+
+    def _schedules(self, pp: int, vpp: int) -> list[str]:
+        names = [name for name in self.bounds.schedules if schedules.get(name).takes_chunks(vpp)]
+        return names[:1] if pp == 1 else names
+
+    def _again(self, pp: int, vpp: int, layers: Layers, schedule: str, layer: LayerOption) -> Iterator[PipelineOption]:
+        most = max(layers) if layers else self.model.num_layers // (pp * vpp)
+        at = Situation(self.model, self.base, most_layers=most)
+        for setting in settings_of(self._choices, "pipeline", at, self.fixed):
+            spec = self._pipeline(pp, vpp, layers, schedule, setting, layer)
+            if spec is not None:
+                yield PipelineOption(pp, vpp, layers, schedule, spec.schedule, setting, contents_of(spec))
+
+    def _pipeline(
+        self, pp: int, vpp: int, layers: Layers, schedule: str, setting: Setting, layer: LayerOption
+    ) -> PipelineSpec | None:
+        """The pipeline that layers like these are laid over; None where Megatron refuses it."""
+        kept = {name: value for name, value in layer.setting.train if name not in dict(setting.train)}
+        ranks = layer.prototype.parallel.dp * layer.prototype.parallel.pp
+        # Enough microbatches for any schedule.
+        batch = layer.sizes.micro_batch_size * ranks * 8 * pp
+        try:
+            parallel = self._parallel(layer.sizes, pp, vpp, layers, ranks, layer.setting)
+            settings = (*kept.items(), *setting.train)
+            train = self.step(layer.sizes.micro_batch_size, batch, _named(schedule), settings)
+            return Configuration(self._routed(layer.sizes.ep), parallel, train).pipeline
+        except UserError:
+            return None
+
+    def goes_with(self, pipeline: PipelineOption, option: LayerOption) -> bool:
+        """Whether layers run so in a pipeline."""
+        if pipeline.order.splits_backward != option.splits:
+            return False
+        key = (option.setting, pipeline.setting, option.splits)
+        valid = self._valid.get(key)
+        if valid is None:
+            valid = self._valid[key] = self._agree(pipeline.setting, option)
+        return valid
+
+    def _agree(self, setting: Setting, option: LayerOption) -> bool:
+        own, other = option.setting.values, setting.values
+        if any(name in own and own[name] != value for name, value in other.items()):
+            return False
+        granularity = {**own, **other}.get("recompute_granularity", self.base.recompute_granularity)
+        if "recompute_granularity" not in self.fixed and granularity not in self.bounds.recompute:
+            return False
+        blocks: dict[str, Any] = {name: value for name, value in setting.train if name != "recompute_num_layers"}
+        try:
+            replace(option.prototype, train=replace(option.prototype.train, **blocks))
+        except UserError:
+            return False
+        return True
+
+    # Replicas.
+
+    def sharings(self, pp: int, replicated: bool) -> list[Setting]:
+        """How replicas share the optimizer on so many stages. replicated: there are several of them."""
+        at = Situation(self.model, self.base, pp=pp, replicated=replicated)
+        return settings_of(self._choices, "optimizer", at, self.fixed)
+
+    def _filled(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """Those of many numbers of GPUs that some layout of the model may fill, in their order.
+
+        The others have no candidate: a data parallel size divides the batch, and the sizes within one copy of the model
+        are few. Looking for some takes as long as where there are some.
+        """
+        most = max(counts, default=0)
+        copies = {dp for batch in self.batches for dp in divisors(batch) if dp <= self.bounds.max_dp}
+        ranks = {tp * cp * pp for tp, cp, pp in product(self._tensor(), self._context(), self.stages())}
+        totals = {one * dp for one in ranks for dp in copies if one * dp <= most}
+        return tuple(n for n in counts if n in totals)
+
+    def lanes(self, pp: int, counts: Sequence[int] | None = None) -> Lanes:
+        """Every option of a layer on every number of GPUs with every batch that so many stages leave."""
+        parts = [self._lanes_on(gpus, pp) for gpus in counts or self.counts]
+        if not parts:
+            return Lanes(*(np.zeros(0, dtype=np.int64) for _ in Lanes._fields))
+        return Lanes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    @property
+    def sizes(self) -> Integers:
+        """[options, 6] tp, cp, ep, micro batch, tensor parallel size of the experts, and what the option is like."""
+        if len(self._sizes) != len(self.options):
+            rows = [(*option.sizes, self._expert_tp(option), option.like) for option in self.options]
+            self._sizes = np.array(rows, dtype=np.int64).reshape(-1, 6)
+        return self._sizes
+
+    def _lanes_on(self, gpus: int, pp: int) -> Lanes:
+        numbers = self.options_on(gpus)
+        tp, cp, ep, mbs, etp, _ = self.sizes[numbers].T
+        dp, over = np.divmod(gpus, tp * cp * pp)
+        fits = (over == 0) & (dp >= 1) & (dp <= self.bounds.max_dp)
+        fits &= (dp * cp * tp) % (ep * etp) == 0
+        if "dp" in self.fixed:
+            fits &= dp == self.fixed["dp"]
+        parts = []
+        for batch in self.batches:
+            microbatches, rest = np.divmod(batch, np.maximum(1, mbs * dp))
+            which = np.flatnonzero(fits & (rest == 0) & (microbatches > 0))
+            same = np.full(len(which), gpus), dp[which], np.full(len(which), batch)
+            parts.append(Lanes(numbers[which], *same, microbatches[which]))
+        return Lanes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _expert_tp(self, option: LayerOption) -> int:
+        given = int(str(option.setting.values.get("expert_tp", self.fixed.get("expert_tp", 0))))
+        return given or (1 if option.sizes.ep > 1 else option.sizes.tp)
+
+    # Candidates.
+
+    def configuration(
+        self, option: LayerOption, pipeline: PipelineOption, sharing: Setting, dp: int, batch: int
+    ) -> Configuration | None:
+        """A candidate; None where Megatron refuses it."""
+        setting = option.setting.and_(pipeline.setting).and_(sharing)
+        try:
+            parallel = self._parallel(option.sizes, pipeline.pp, pipeline.vpp, pipeline.layers, dp, setting)
+            train = self.step(option.sizes.micro_batch_size, batch, _named(pipeline.schedule), setting.train)
+            return Configuration(self._routed(option.sizes.ep), parallel, train)
+        except UserError:
+            return None
+
+    def configurations(self) -> Iterator[Configuration]:
+        """Every candidate that Megatron takes, one by one."""
+        for pp in self.stages():
+            lanes = self.lanes(pp)
+            pipelines: dict[object, list[PipelineOption]] = {}
+            for row in range(len(lanes.option)):
+                option = self.options[int(lanes.option[row])]
+                like = self.layers_key(option)
+                if like not in pipelines:
+                    pipelines[like] = self.pipelines(pp, option)
+                dp, batch = int(lanes.dp[row]), int(lanes.batch[row])
+                for pipeline in pipelines[like]:
+                    if pipeline.takes(int(lanes.microbatches[row])) and self.goes_with(pipeline, option):
+                        for sharing in self.sharings(pp, dp * option.sizes.cp > 1):
+                            c = self.configuration(option, pipeline, sharing, dp, batch)
+                            if c is not None:
+                                yield c
+
+    def layers_key(self, option: LayerOption) -> tuple[object, ...]:
+        """What of an option the contents of a pipeline's places depend on."""
+        train = option.prototype.train
+        return train.wide_layers, train.cpu_offload_layers, bool(train.offloaded_modules)
+
+    def _parallel(
+        self, sizes: LayerSizes, pp: int, vpp: int, layers: Layers, dp: int, setting: Setting
+    ) -> ParallelSpec:
+        tp, cp, ep, _ = sizes
+        given = {
+            name: value
+            for name, value in self.fixed.items()
+            if name in ParallelSpec.__dataclass_fields__ and name not in (*SIZES, "layers")
+        }
+        values: dict[str, Any] = {
+            "sequence_parallel": tp > 1,
+            "overlap_grad_reduce": dp * cp > 1,
+            "overlap_param_gather": dp * cp > 1 and bool(given.get("distributed_optimizer")),
+            "overlap_p2p": vpp > 1,
+            # Experts whole on a rank multiply larger matrices than sliced ones.
+            "expert_tp": 1 if ep > 1 else 0,
+            **given,
+            **dict(setting.parallel),
+        }
+        _leave_out(values, tp, ep, vpp)
+        return ParallelSpec(tp=tp, pp=pp, vpp=vpp, cp=cp, ep=ep, dp=dp, layers=layers, **values)
+
+    def step(self, size: int, batch: int, schedule: str, setting: tuple[tuple[str, object], ...]) -> TrainSpec:
+        """The training step with a micro batch, a batch, a schedule and fields that a setting has."""
+        return _train(self.base, size, batch, schedule, setting)
+
+    # Sizes.
+
+    def _fixed(self, name: str, values: Sequence[int]) -> list[int]:
+        given = self.fixed.get(name)
+        return [int(given)] if given is not None else list(values)
+
+    def _tensor(self) -> list[int]:
+        most, heads = self.bounds.max_tp, self.model.num_attention_heads
+        return self._fixed("tp", [t for t in (1, 2, 4, 8, 16, 32, 64) if t <= most and heads % t == 0])
+
+    def _context(self) -> list[int]:
+        sizes = [1] if self.base.attention_kernel == "unfused" else [1, 2, 4, 8, 16, 32]
+        # Shorter pieces than this leave attention nothing to hide the exchange behind.
+        longest = self.model.seq_length // 2048
+        return self._fixed("cp", [cp for cp in sizes if cp == 1 or (cp <= self.bounds.max_cp and cp <= longest)])
+
+    def _experts(self) -> list[int]:
+        experts = self.model.num_experts
+        return self._fixed("ep", [e for e in divisors(experts) if e <= self.bounds.max_ep] if experts else [1])
+
+
+def _leave_out(values: dict[str, Any], tp: int, ep: int, vpp: int) -> None:
+    """What flags fix for all layouts means nothing for those that have nothing of it."""
+    if tp == 1:
+        values["sequence_parallel"] = False
+        values.pop("tp_comm_overlap", None)
+    if ep == 1:
+        values.pop("overlap_moe_comm", None)
+    if vpp == 1:
+        values.pop("microbatch_group_size", None)
+        values["overlap_p2p"] = False
+    if not values.get("distributed_optimizer") or not values["overlap_grad_reduce"]:
+        values["overlap_param_gather"] = False
+
+
+def _named(schedule: str) -> str:
+    """Megatron-Core chooses its own two by the number of chunks."""
+    return AUTO if schedule in ("1f1b", "interleaved") else schedule
+
+
+@lru_cache(maxsize=1 << 10)
+def _with_imbalance(model: ModelSpec, factor: float) -> ModelSpec:
+    return model if model.moe_imbalance_factor == factor else replace(model, moe_imbalance_factor=factor)
+
+
+@lru_cache(maxsize=1 << 14)
+def _train(base: TrainSpec, size: int, batch: int, schedule: str, setting: tuple[tuple[str, Any], ...]) -> TrainSpec:
+    return replace(base, micro_batch_size=size, global_batch_size=batch, schedule=schedule, **dict(setting))
+
+
+def configurations(
+    model: ModelSpec, gpus: int, batches: Sequence[int], bounds: Bounds, base: TrainSpec
+) -> Iterator[Configuration]:
+    """Every configuration of the model on exactly so many GPUs."""
+    return Space(model, (gpus,), batches, bounds, base).configurations()
