@@ -58,3 +58,42 @@ def test_arguments_that_change_numbers_alone_are_among_the_ignored() -> None:
     assert {"--rotary-base", "--glu-linear-offset", "--layernorm-epsilon"} <= numerics()
     assert len(not_printed(["--lr", "1e-4"])) == 1
     assert not_printed(["--openai-gelu", "--rotary-base=5"])[1].endswith(": --rotary-base, --openai-gelu")
+
+
+EXPERTS = "--num-experts 8 --expert-model-parallel-size 8"
+NOT_SAID = (
+    "note: no --bf16 or --fp16: as in Megatron, 32 bits throughout",
+    "note: no --moe-grouped-gemm: as in Megatron, the experts of a rank multiply one after the other",
+    "note: no --moe-token-dispatcher-type: as in Megatron, allgather",
+)
+
+
+def test_what_a_script_does_not_say_is_as_in_megatron(tmp_path: Path) -> None:
+    bare = f"{SCRIPT.replace(' --bf16', '')} {EXPERTS}"
+    said = ("--fp32", "--no-moe-grouped-gemm", "--moe-token-dispatcher-type", "allgather")
+    result = run(tmp_path, "project", script=bare)
+    assert tuple(line for line in result.stderr.splitlines() if "as in Megatron" in line) == NOT_SAID
+    same = run(tmp_path, "project", *said, script=bare)
+    assert same.stdout == result.stdout
+    assert "as in Megatron" not in same.stderr
+    other = run(
+        tmp_path, "project", "--bf16", "--moe-grouped-gemm", "--moe-token-dispatcher-type=alltoall", script=bare
+    )
+    assert other.stdout != result.stdout
+    assert "as in Megatron" not in other.stderr
+
+
+def test_a_spec_says_what_a_script_does_not(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("bf16: true\n")
+    result = run(tmp_path, "project", "--spec", str(tmp_path / "job.yaml"), script=SCRIPT.replace(" --bf16", ""))
+    assert "; bf16; " in result.stderr
+    assert "as in Megatron" not in result.stderr
+
+
+def test_flags_that_were_printed_are_read_as_the_same_job(tmp_path: Path) -> None:
+    for precision in ("--fp32", "--fp16", "--bf16"):
+        printed = run(tmp_path, "project", precision, "--emit-megatron", script=SCRIPT.replace(" --bf16", ""))
+        (tmp_path / "args.txt").write_text(printed.stdout)
+        words = ["project", "--cluster", "dgx-h100", "--num-gpus", "8", "--megatron-args", str(tmp_path / "args.txt")]
+        again = CliRunner().invoke(app, words)
+        assert f"; {precision[2:]}; " in again.stderr

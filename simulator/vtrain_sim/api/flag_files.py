@@ -10,6 +10,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_flags import check_contradictions
 from vtrain_sim.inputs.searched import to_search
 from vtrain_sim.inputs.spec_file import read_flags
+from vtrain_sim.inputs.unsaid import unsaid
 from vtrain_sim.specs.checks import finite, whole
 
 _DATA_PARALLEL = "--data-parallel-size"
@@ -51,6 +52,8 @@ class Given:
             given = given.before(_of_spec(spec))
         if megatron_args is not None:
             given = given.before(_of_script(megatron_args, run_script, script_arguments))
+            flags, notes = unsaid(given.flags)
+            given = replace(given, flags=(*flags, *given.flags), notes=(*given.notes, *notes))
         return given
 
     def over_file(self, path: Path, run_script: bool = True, script_arguments: Sequence[str] = ()) -> Given:

@@ -25,4 +25,5 @@ def understood(configuration: Configuration) -> str:
 
 
 def _short(count: int) -> str:
-    return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"
+    # 999.9 million would be 1e+03M.
+    return f"{count / 1e9:.3g}B" if count >= 999.5e6 else f"{count / 1e6:.3g}M"
