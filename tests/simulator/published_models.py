@@ -147,7 +147,10 @@ CONFIGS: dict[str, Config] = {
         moe_intermediate_size=2560, shared_expert_intermediate_size=20480, decoder_sparse_step=1,
     ),
     "qwen3-0.6b": _llama("qwen3", 28, 1024, 3072, (16, 8), 151936, 40960, head_dim=128, **TIED),
+    "qwen3-1.7b": _llama("qwen3", 28, 2048, 6144, (16, 8), 151936, 40960, head_dim=128, **TIED),
+    "qwen3-4b": _llama("qwen3", 36, 2560, 9728, (32, 8), 151936, 40960, head_dim=128, **TIED),
     "qwen3-8b": _llama("qwen3", 36, 4096, 12288, (32, 8), 151936, 40960, head_dim=128),
+    "qwen3-14b": _llama("qwen3", 40, 5120, 17408, (40, 8), 151936, 40960, head_dim=128),
     "qwen3-32b": _llama("qwen3", 64, 5120, 25600, (64, 8), 151936, 40960, head_dim=128),
     "qwen3-30b-a3b": _llama(
         "qwen3_moe", 48, 2048, 6144, (32, 4), 151936, 40960, head_dim=128, num_experts=128, num_experts_per_tok=8,

@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 
 from simulator.api.workplace import furnish
 from vtrain_sim.commands.sim import app
+from vtrain_sim.errors import UserError
+from vtrain_sim.inputs import presets
+from vtrain_sim.inputs.lookup import find_model
 
 CLUSTER = ("--cluster", "dgx-a100-80gb")
 BATCH = ("--global-batch-size", "16")
@@ -55,6 +58,20 @@ def test_a_command_takes_a_source(command: str, source: str, tmp_path: Path, mon
     done = CliRunner().invoke(app, [command, *sides, *SOURCES[source], *COMMANDS[command], "--json"])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "schema" in json.loads(done.stdout)
+
+
+def test_the_folder_of_a_model_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("my-model", "llama3-8b", "empty"):
+        (tmp_path / folder).mkdir()
+    for folder in ("my-model", "llama3-8b"):
+        (tmp_path / folder / "config.json").write_text(json.dumps(CONFIG))
+    assert find_model("my-model") == find_model("./my-model")
+    assert find_model("llama3-8b") == presets.model("llama3-8b") != find_model("./llama3-8b")
+    with pytest.raises(UserError, match="there is no model 'empty'"):
+        find_model("empty")
+    jobs = [*CLUSTER, "--num-gpus", "8", "--jobs", "1", "--models", "my-model"]
+    assert CliRunner().invoke(app, ["schedule", *jobs]).exit_code == 0
 
 
 def test_a_side_that_is_a_file_is_said_as_it_was_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,15 @@ def left_out_of_model(name: str) -> tuple[str, ...]:
 
 
 def is_config(name: str) -> bool:
-    """Whether a name is that of a Hugging Face ``config.json``, or of the folder that holds one."""
-    return name.endswith(".json") or ("/" in name and Path(name).is_dir())
+    """Whether a name is that of a Hugging Face ``config.json``, or of the folder that holds one.
+
+    A folder's name without a slash is a preset's first.
+    """
+    if name.endswith(".json"):
+        return True
+    if "/" in name:
+        return Path(name).is_dir()
+    return Path(name, "config.json").is_file() and name not in presets.names("models")
 
 
 def _is_path(name: str) -> bool:
