@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from vtrain_sim.calibration import tuning
 from vtrain_sim.errors import UserError
+from vtrain_sim.report.terminal.validation import print_validation
 from vtrain_sim.validate.figures import summarise
+from vtrain_sim.validate.result import ValidationResult
 from vtrain_sim.validate.rows import Row
 from vtrain_sim.validate.tables import samples_of, validate
 
@@ -118,6 +121,23 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
     assert answer["schema"] == "vtrain.validation/1"
     assert answer["files"][0]["rows"] == 1
     assert set(answer["rows"][0]) >= {"id", "measured_s", "predicted_s", "low_s", "high_s"}
+
+
+def test_figures_alone_come_with_the_rows_that_are_furthest_off() -> None:
+    rows = [row(f"row-{i:02}", 1.0, 1 + (-1) ** i * i / 100) for i in range(12)]
+
+    def printed(rows: list[Row], shown: bool) -> str:
+        out = Console(width=80)
+        with out.capture() as captured:
+            print_validation(ValidationResult((summarise("t.csv", rows),)), out, shown)
+        return captured.get()
+
+    lines = printed(rows, False).partition("10 rows that are furthest off")[2].splitlines()
+    named = [line.split()[0] for line in lines if line.startswith("row-")]
+    assert named == [f"row-{i:02}" for i in range(11, 1, -1)]
+    assert "-11.0%" in lines[3]
+    assert "furthest" not in printed(rows, True)
+    assert "furthest" not in printed(rows[:10], False)
 
 
 @pytest.mark.parametrize(("text", "word"), [("x,y\n1,2", "no column"), (HEADER, "no rows"), ("\x00\xff", "no column")])

@@ -15,7 +15,7 @@ def validate(
     files: list[Path] = typer.Argument(None, help="CSV tables of measured configurations."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.validation/1 as JSON."),
     form: str = FORMAT,
-    rows: bool = typer.Option(True, help="Print every row, not only the figures."),
+    rows: bool = typer.Option(True, help="Print every row, not only the figures and the ten furthest off."),
     cluster: str = typer.Option(
         "", "--cluster", help="Cluster preset or file that all rows are from (default: by their GPU and network)."
     ),

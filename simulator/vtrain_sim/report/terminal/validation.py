@@ -12,6 +12,9 @@ from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.validate.result import ValidationResult
 from vtrain_sim.validate.rows import Row
 
+_ROW = ("row", "measured", "projected", "error", "remark")
+# Rows that are shown of tables whose rows are left out: those with the largest errors.
+_FURTHEST = 10
 _OF_FAMILY = ("mape", "median_ape", "bias", "coverage")  # of `_FIGURES`
 # Figures of a file, and what they are called here; those that no file has are left out.
 _FIGURES = {
@@ -29,11 +32,10 @@ _FIGURES = {
 
 @printers.register(ValidationResult)
 def print_validation(result: ValidationResult, console: Console, rows: bool = True) -> None:
-    """Every row (unless left out), and the figures of each file."""
+    """Every row (where left out: the few that are furthest off), and the figures of each file."""
     for file in result.files:
         if rows:
-            columns = ("row", "measured", "projected", "error", "remark")
-            console.print(table(file.file, columns, [_line(row) for row in file.rows], prose=columns[-1:]))
+            console.print(table(file.file, _ROW, [_line(row) for row in file.rows], prose=_ROW[-1:]))
     figures = [
         {
             "file": file.file,
@@ -52,6 +54,8 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
                 for f in file.families
             ]
             console.print(table(f"{file.file} by GPU and family", names, lines, left=2))
+    if not rows:
+        _print_furthest(result, console)
     for file in result.files:
         approximated = Counter(name for row in file.rows for name in row.approximated)
         if approximated:
@@ -61,6 +65,16 @@ def print_validation(result: ValidationResult, console: Console, rows: bool = Tr
             console.print(f"{file.file}: calibrated clusters have {'; '.join(file.known_clusters)}")
         if file.unread:
             console.print(unread_columns(file))
+
+
+def _print_furthest(result: ValidationResult, console: Console) -> None:
+    """The rows with the largest errors of all files, where there are more."""
+    projected = [row for file in result.files for row in file.rows if row.error is not None]
+    if len(projected) <= _FURTHEST:
+        return
+    furthest = sorted(projected, key=lambda row: abs(row.error or 0.0), reverse=True)[:_FURTHEST]
+    title = f"the {_FURTHEST} rows that are furthest off"
+    console.print(table(title, _ROW, [_line(row) for row in furthest], prose=_ROW[-1:]))
 
 
 def _line(row: Row) -> tuple[object, ...]:
