@@ -7,6 +7,7 @@ from functools import reduce
 from pathlib import Path
 
 from vtrain_sim.errors import UserError
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.report.perfetto import trace_of
 from vtrain_sim.report.trace import Trace, chrome_json
 from vtrain_sim.results import Result
@@ -40,10 +41,10 @@ def save_trace(path: str | Path, *timelines: Result) -> None:
     write_trace(path, reduce(Trace.beside, map(trace_of, timelines)))
 
 
-def write_trace(path: str | Path, trace: Trace) -> None:
-    """Write a trace whole or not at all; see `save_trace`."""
+def write_trace(path: str | Path, trace: Trace, progress: Progress = unwatched) -> None:
+    """Write a trace whole or not at all; see `save_trace`, and `chrome_json` for progress."""
     target = check_trace_name(path)
-    data = chrome_json(trace).encode()
+    data = chrome_json(trace, progress).encode()
     data = gzip.compress(data, compresslevel=6, mtime=0) if target.suffix == ".gz" else data
     if len(data) > MOST_BYTES:
         smaller = "" if target.suffix == ".gz" else f"end it in {ENDINGS[1]}, or "

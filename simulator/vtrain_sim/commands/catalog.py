@@ -99,13 +99,15 @@ def timeline(
     from vtrain_sim.api import catalog as api
     from vtrain_sim.api.lists import ranges
     from vtrain_sim.api.trace import write_trace
+    from vtrain_sim.report.progress import counting
     from vtrain_sim.report.tables import counted, duration
     from vtrain_sim.report.trace import captured_trace
 
     chosen = ranges("--ranks", ranks), ranges("--microbatches", microbatches)
     result = api.Catalog(catalog).timeline(run, step, *chosen)
     trace = captured_trace(result, detail or "operators")
-    write_trace(out, trace)
+    with counting("slices written", "in all", is_quiet()) as progress:
+        write_trace(out, trace, progress)
     if as_json:
         print(json.dumps({"schema": SCHEMA, "file": str(out), "slices": trace.slices, **result.summary()}))
         return

@@ -11,6 +11,7 @@ import typer
 
 from vtrain_schemas.option_groups import with_groups
 from vtrain_sim.commands.job import JobOptions
+from vtrain_sim.commands.notices import is_quiet
 from vtrain_sim.commands.output import JSON
 
 if TYPE_CHECKING:
@@ -68,16 +69,19 @@ def write_timeline(
     from vtrain_sim.api.catalog import Catalog
     from vtrain_sim.api.timeline import MOST_SPANS, MOST_UNCOMPRESSED, timeline
     from vtrain_sim.api.trace import check_trace_name, write_trace
+    from vtrain_sim.report.progress import counting
     from vtrain_sim.report.tables import counted, duration
     from vtrain_sim.report.trace import captured_trace, simulated_trace
 
     most = MOST_SPANS if check_trace_name(out).suffix == ".gz" else MOST_UNCOMPRESSED
     result = timeline(job, stages, microbatches, detail, most)
-    trace = simulated_trace(result)
+    with counting("slices made", "in all", is_quiet()) as progress:
+        trace = simulated_trace(result, progress)
     if beside is not None:
         captured = Catalog(beside[0]).timeline(beside[1], microbatches=microbatches)
         trace = trace.beside(captured_trace(captured.of_stages(stages), result.detail))
-    write_trace(out, trace)
+    with counting("slices written", "in all", is_quiet()) as progress:
+        write_trace(out, trace, progress)
     kept = len({span.stage for span in result.spans})
     sentences = [
         f"{out}: {trace.slices:,} slices of {counted(kept, 'stages')} ({result.detail}), a step of "

@@ -14,6 +14,7 @@ import vtrain as vt
 from simulator.simulate.trace_rules import Read, check
 from vtrain_sim.commands.sim import app
 from vtrain_sim.errors import UserError
+from vtrain_sim.report.trace import chrome_json, simulated_trace
 from vtrain_sim.simulate.projection import WAITING
 
 JOB = vt.job("gpt3-1.3b", cluster="dgx-a100-80gb", gpus=16, tp=2, pp=4, sp=True, mbs=1, gbs=16)
@@ -164,6 +165,22 @@ def test_the_command_writes_what_was_chosen(tmp_path: Path) -> None:
     written = json.loads(result.stdout)
     assert written["slices"] == sum(map(len, check(gzip.decompress(out.read_bytes()).decode()).tracks.values()))
     assert (written["detail"], written["stages"], written["file"]) == ("passes", 4, str(out))
+
+
+def test_progress_of_a_trace_is_told_from_its_beginning_to_its_end() -> None:
+    job = vt.job("gpt3-6.7b", cluster="dgx-a100-80gb", gpus=8, pp=4, mbs=1, gbs=64)
+    result = vt.timeline(job)
+    told: list[tuple[int, int, float]] = []
+    trace = simulated_trace(result, lambda *values: told.append(values))
+    assert trace == simulated_trace(result)
+    spans = len(result.spans)
+    assert [done for done, _, _ in told] == list(range(0, spans, 4096))
+    assert all(total == spans and share == done / spans for done, total, share in told)
+    written: list[tuple[int, int, float]] = []
+    assert chrome_json(trace, lambda *values: written.append(values)) == chrome_json(trace)
+    assert len(written) >= len(told) > 2
+    assert written == sorted(written)
+    assert all(total == trace.slices and 0 <= share <= 1 for _, total, share in written)
 
 
 def test_project_writes_the_timeline_too(tmp_path: Path) -> None:

@@ -11,16 +11,30 @@ import json
 from collections.abc import Iterator
 from itertools import count
 
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.report.trace.parts import Process, Trace
 
 Event = dict[str, object]
 
 
-def chrome_json(trace: Trace) -> str:
-    """The trace as JSON, an event on each line."""
+# Events from one report of progress to the next.
+_REPORTED = 4096
+
+
+def chrome_json(trace: Trace, progress: Progress = unwatched) -> str:
+    """The trace as JSON, an event on each line. progress: is told the slices that are written, and all there are."""
     encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-    events = ",\n".join(encode(event) for event in _events(trace))
+    events = ",\n".join(encode(event) for event in _watched(_events(trace), trace.slices, progress))
     return f'{{"displayTimeUnit":"ms","traceEvents":[\n{events}\n]}}\n'
+
+
+def _watched(events: Iterator[Event], total: int, progress: Progress) -> Iterator[Event]:
+    """The same events; those that are no slices are few."""
+    for number, event in enumerate(events):
+        if number % _REPORTED == 0 and total:
+            done = min(number, total)
+            progress(done, total, done / total)
+        yield event
 
 
 def _events(trace: Trace) -> Iterator[Event]:

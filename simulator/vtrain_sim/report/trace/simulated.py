@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from vtrain_sim.model import Communication
+from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.report.trace.parts import IN_FLIGHT, MEMORY, Flow, Moment, Process, Slice, Trace, nanoseconds
 from vtrain_sim.simulate import spans
 from vtrain_sim.simulate.spans import Timeline, TimelineSpan
@@ -14,13 +15,21 @@ from vtrain_sim.simulate.spans import Timeline, TimelineSpan
 _PASSES = {"forward": "forward_step", "backward": "backward_step", "full backward": "backward_step"}
 _ENDS = {"send": "send", "receive": "recv"}
 _GIB = 2**30
+# Slices from one report of progress to the next.
+_REPORTED = 4096
 
 
-def simulated_trace(timeline: Timeline) -> Trace:
-    """The trace of a timeline; what is called as in a captured run has the name that it has there."""
+def simulated_trace(timeline: Timeline, progress: Progress = unwatched) -> Trace:
+    """The trace of a timeline; what is called as in a captured run has the name that it has there.
+
+    progress: is told the slices that are made, and how many there are.
+    """
     by_stage: dict[int, dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
     ends: dict[int, dict[bool, TimelineSpan]] = defaultdict(dict)
-    for span in timeline.spans:
+    total = len(timeline.spans)
+    for number, span in enumerate(timeline.spans):
+        if number % _REPORTED == 0:
+            progress(number, total, number / total)
         track = spans.PASSES if span.track == spans.LAYERS else span.track
         by_stage[span.stage][track].append(_slice(span))
         if span.transfer is not None:
