@@ -207,6 +207,38 @@ def test_megatron_fsdp_alone_shards_nothing() -> None:
     assert without_effect(sharded.split(), read(sharded).model) == ()
 
 
+@pytest.mark.parametrize(("strategy", "fsdp", "zero"), [("optim_grads_params", True, False), ("optim", False, True)])
+def test_megatron_fsdp_takes_the_switches_of_the_distributed_optimizer(strategy: str, fsdp: bool, zero: bool) -> None:
+    usual = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather --use-megatron-fsdp"
+    parallel = read(f"{usual} --data-parallel-sharding-strategy {strategy}").parallel
+    assert (parallel.fsdp, parallel.distributed_optimizer) == (fsdp, zero)
+    assert parallel.overlap_grad_reduce
+    assert not read(usual).parallel.distributed_optimizer
+
+
+@pytest.mark.parametrize("flags", ["--data-parallel-sharding-strategy optim", "--first-last-layers-bf16"])
+def test_a_switch_of_what_is_not_there_has_no_effect(flags: str) -> None:
+    assert read(flags) == read("")
+    (sentence,) = without_effect(flags.split(), read("").model)
+    assert sentence.startswith(f"{flags.split()[0]} has no effect: ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "base"),
+    [
+        ("--sequence-parallel", "--tensor-model-parallel-size 2"),
+        ("--first-last-layers-bf16", "--bf16 --fp8-format hybrid"),
+    ],
+)
+def test_a_switch_that_goes_with_a_captured_run_has_an_effect(flag: str, base: str) -> None:
+    job = read(flag, read(base))
+    assert job != read(base)
+    assert without_effect([flag], job.model, job) == ()
+    plain = read(flag, read("--bf16"))
+    assert plain == read("--bf16")
+    assert len(without_effect([flag], plain.model, plain)) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -334,7 +334,6 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
         (["--num-gpus", "8", "--pipeline-model-parallel-layout", "Et|tt"], "ends with the loss"),
         (["--num-gpus", "8", "--search", "speed"], "there are expert-tp"),
         (["--num-gpus", "8", "--schedule", "zb-h1", "--schedules", "gpipe"], "disagree"),
-        (["--num-gpus", "8", "--data-parallel-sharding-strategy", "optim"], "needs --use-megatron-fsdp"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], word: str) -> None:

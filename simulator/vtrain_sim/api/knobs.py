@@ -183,7 +183,7 @@ def turn(values: Mapping[str, str]) -> Document:
     job = setting.job()
     page = document(Report(project(job, setting.tokens, setting.price)))
     model = job.configuration.model
-    said = (*approximations(setting.flags), *without_effect(setting.flags, model))
+    said = (*approximations(setting.flags), *without_effect(setting.flags, model, job.configuration))
     page["notes"] = [*page["notes"], *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)]
     page["texts"] = [["The same as a command", setting.command()], *page["texts"]]
     page["draws_passes"] = _layer_passes(job) <= MOST_LAYER_PASSES

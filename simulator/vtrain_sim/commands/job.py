@@ -110,7 +110,7 @@ class JobOptions(Sources):
         name_approximations(given.flags)
         if not self.run:
             name_defaults(given.flags, given.model)
-        name_what_is_left_out(given.flags, given.model, job.configuration.model)
+        name_what_is_left_out(given.flags, given.model, job.configuration.model, job.configuration)
         if printed:
             name_what_is_not_printed(job.configuration, given.flags)
         return job

@@ -105,11 +105,11 @@ def name_defaults(flags: Sequence[str], model: str) -> None:
     name_notes((*defaults_taken(flags), *vocabulary_assumed(flags, model)))
 
 
-def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec) -> None:
+def name_what_is_left_out(flags: Sequence[str], name: str, model: ModelSpec, job: Configuration | None = None) -> None:
     """Say on stderr which flags the model has no use for, and what of its file is left out. name: preset or file."""
     from vtrain_sim.inputs.notes import left_out, without_effect
 
-    name_notes((*without_effect(flags, model), *left_out(name, model)))
+    name_notes((*without_effect(flags, model, job), *left_out(name, model)))
 
 
 def name_what_is_not_printed(configuration: Configuration, flags: Sequence[str]) -> None:

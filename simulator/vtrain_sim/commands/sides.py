@@ -77,7 +77,8 @@ def read_side(text: str, common: Given, source: Sources, said: set[str]) -> Job 
     if not runs:
         _say(vocabulary_assumed(given.flags, given.model), said)
     model = job.configuration.model
-    _say((*approximations(given.flags), *without_effect(given.flags, model), *left_out(given.model, model)), said)
+    no_effect = without_effect(given.flags, model, job.configuration)
+    _say((*approximations(given.flags), *no_effect, *left_out(given.model, model)), said)
     return job
 
 

@@ -81,8 +81,9 @@ def _shard_optimizer(values: SpecFields, changes: SpecFields) -> None:
         strategy = values.get("sharding_strategy", "no_shard")
         changes["fsdp"] = strategy == "optim_grads_params"
         changes["distributed_optimizer"] = strategy == "optim"
-    elif "sharding_strategy" in values:
-        raise SpecError("--data-parallel-sharding-strategy needs --use-megatron-fsdp")
+        if strategy != "optim":
+            # Gathers of whole layers run beside the passes anyway (`specs.config`); without shards there are none.
+            changes["overlap_param_gather"] = False
     elif changes.get("fsdp"):
         changes["distributed_optimizer"] = False
 

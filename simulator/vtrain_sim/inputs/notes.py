@@ -50,18 +50,21 @@ def not_megatrons(configuration: Configuration) -> tuple[str, ...]:
     return (f"no arguments of Megatron-Core, left out of those printed, but projected: {' '.join(said)}",)
 
 
-def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
+def without_effect(flags: Sequence[str], model: ModelSpec, job: Configuration | None = None) -> tuple[str, ...]:
     """Sentences about the flags that this model has no use for: Megatron-Core accepts and ignores them too.
 
+    job: what the flags describe together with a captured run, whose settings they may go with; None: the flags say all.
     Raises `SpecError` as `parse_flags` does.
     """
     read = parse_flags(flags)
+    tp = read.values.get("tp", 1) if job is None else job.parallel.tp
+    narrow = read.values.get("fp8") or read.values.get("fp4") if job is None else job.train.precision.casts_inputs
     sentences = []
     if not model.num_experts:
         sentences += _sentence(read, _EXPERTS, "the model has no experts (--num-experts)")
     if not model.multi_latent_attention:
         sentences += _sentence(read, _LATENT, "the model has no latent attention (--multi-latent-attention)")
-    if read.values.get("tp", 1) == 1 and read.values.get("sequence_parallel"):
+    if tp == 1 and read.values.get("sequence_parallel"):
         sentences += _sentence(read, ["sequence_parallel"], "--tensor-model-parallel-size is 1")
     for field in ("ramp_up", "final_batch"):
         if field in read.given:
@@ -71,6 +74,10 @@ def without_effect(flags: Sequence[str], model: ModelSpec) -> tuple[str, ...]:
     if read.values.get("megatron_fsdp") and "sharding_strategy" not in read.values:
         why = "--data-parallel-sharding-strategy is no_shard by default"
         sentences += _sentence(read, ["megatron_fsdp"], why)
+    if not narrow:
+        sentences += _sentence(read, ["first_last_layers_bf16"], "no layer is in 8 or 4 bits")
+    if not read.values.get("megatron_fsdp"):
+        sentences += _sentence(read, ["sharding_strategy"], "--use-megatron-fsdp is not given")
     return tuple(sentences)
 
 

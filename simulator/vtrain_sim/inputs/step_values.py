@@ -43,6 +43,9 @@ def step_from_values(values: SpecFields, old: TrainSpec | None = None) -> SpecFi
         changes["attention_kernel"] = "unfused"
     elif "transformer_impl" in values:
         changes.setdefault("attention_kernel", "flash")
+    if not any(changes.get(name, getattr(old, name, "")) for name in ("fp8", "fp4")):
+        # All layers are in 16 bits: Megatron-Core does not look at the switch.
+        changes.pop("first_last_layers_bf16", None)
     if values.get("grads_in_fp32") and values.get("grads_in_bf16"):
         raise SpecError("--accumulate-allreduce-grads-in-fp32 and --grad-reduce-in-bf16 contradict each other")
     # Without a word about the buffers, they have the type in which the optimizer takes gradients.
