@@ -187,8 +187,8 @@ def row_with(parts: dict[str, Any], **columns: Any) -> dict[str, Any]:
             {},
             "optim_grads",
         ),
-        ({"cp_comm_type": "a2a"}, {}, "context parallelism other than a ring"),
         ({"cp_comm_type": ["p2p", "allgather"]}, {}, "cp_comm_type"),
+        ({"cp_comm_type": "a2a+p2p"}, {}, "hierarchical_context_parallel_sizes has 0 sizes"),
         ({"defer_embedding_wgrad_compute": True}, {}, "deferred"),
         ({"fp8": "e4m3", "fp8_wgrad": False}, {}, "weight gradients in 16 bits"),
         ({"fp8": "e4m3", "fp8_dot_product_attention": True}, {}, "attention in 8 bits"),
@@ -226,6 +226,17 @@ def test_deterministic_runs_are_read() -> None:
             "--window-size 128,0 --window-attn-skip-freq ([1]*1+[0]*2+[1]*1)",
         ),
         ({"softmax_type": "learnable"}, {}, "--softmax-type learnable"),
+        ({"cp_comm_type": ["a2a", "a2a"]}, {}, "--cp-comm-type a2a"),
+        (
+            {"cp_comm_type": "all_gather"},
+            {"context_parallel_size": 2},
+            "--cp-comm-type allgather --context-parallel-size 2",
+        ),
+        (
+            {"cp_comm_type": "a2a+p2p", "hierarchical_context_parallel_sizes": [2, 1]},
+            {"context_parallel_size": 2},
+            "--cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes 2 1 --context-parallel-size 2",
+        ),
         (
             {"recompute_modules": ["mlp", "layernorm"]},
             {"recompute_granularity": "selective"},
@@ -283,7 +294,7 @@ def test_what_is_off_is_not_refused(parts: dict[str, Any], columns: dict[str, An
 @pytest.mark.parametrize(
     ("field", "value", "flag"),
     [
-        ("cp_comm_type", "a2a", "--cp-comm-type a2a"),
+        ("hybrid_context_parallel", True, "--hybrid-context-parallel"),
         ("moe_token_dropping", True, "--moe-token-dropping"),
     ],
 )

@@ -24,6 +24,7 @@ HYBRID = "--hybrid-layer-pattern M-M*-M*-"
 LATENT = "--multi-latent-attention --kv-lora-rank 32 --qk-head-dim 16 --qk-pos-emb-head-dim 8 --v-head-dim 24"
 ZERO = "--use-distributed-optimizer --overlap-grad-reduce"
 PRECISION_AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
+TWO_LEVELS = "--cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes"
 SEQUENCE = "--tensor-model-parallel-size 2 --sequence-parallel"
 
 # For each field of the specs, flags that give it another value than its default.
@@ -93,6 +94,8 @@ EXAMPLES = {
     "pp": "--pipeline-model-parallel-size 4",
     "vpp": PIPELINE,
     "cp": "--context-parallel-size 2",
+    "cp_comm_type": "--context-parallel-size 2 --cp-comm-type a2a",
+    "cp_a2a_size": f"--context-parallel-size 4 {TWO_LEVELS} 2 2",
     "ep": f"{MOE} --expert-model-parallel-size 2 --data-parallel-size 2",
     "dp": "--data-parallel-size 3",
     "sequence_parallel": SEQUENCE,

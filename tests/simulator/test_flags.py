@@ -33,7 +33,7 @@ def test_no_argument_is_in_two_lists() -> None:
 
 
 def test_what_is_left_out_does_not_swallow_what_follows() -> None:
-    flags = "--data-path a b c --eval-iters 10 --use-mcore-models --num-layers 4 --log-progress --cp-comm-type p2p p2p"
+    flags = "--data-path a b c --eval-iters 10 --use-mcore-models --num-layers 4 --log-progress --muon-fp32-matmul-prec medium"
     assert parse_flags([*flags.split(), "--swiglu"]).values == {"num_layers": 4, "swiglu": True}
 
 
@@ -55,9 +55,15 @@ def test_values_that_are_simulated_change_nothing(flag: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        ("--cp-comm-type a2a", "--cp-comm-type a2a asks for context parallelism other than a ring"),
-        ("--cp-comm-type p2p allgather", "--cp-comm-type allgather"),
-        ("--cp-comm-type a2a+p2p", "it takes p2p"),
+        ("--cp-comm-type ulysses", "it takes one of p2p, a2a, all_gather, a2a+p2p"),
+        ("--cp-comm-type p2p allgather", "has p2p and all_gather: layers that differ in it are not simulated"),
+        ("--cp-comm-type a2a+p2p", "--hierarchical-context-parallel-sizes go together"),
+        ("--hierarchical-context-parallel-sizes 2 1", "--hierarchical-context-parallel-sizes go together"),
+        ("--cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes 2 2 2", "has 3 sizes: it takes two"),
+        (
+            "--cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes 2 2 --context-parallel-size 8",
+            "makes 4 ranks, --context-parallel-size is 8",
+        ),
         ("--mtp-use-repeated-layer", "multi-token prediction"),
         ("--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Ettttm|ttttL", "--mtp-num-layers is 0"),
         (

@@ -125,7 +125,7 @@ def test_recipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (("cp_comm_type: null", "cp_comm_type: a2a"), "context parallelism other than a ring"),
+        (("cp_comm_type: null", "cp_comm_type: [p2p, a2a]"), "layers that differ in it are not simulated"),
         (("GPTModelProvider", "T5ModelProvider"), "T5ModelProvider, which is not simulated"),
         (("  num_layers: 16\n", ""), "does not say num_layers"),
         (("torch.nn.functional.silu", "torch.nn.functional.relu"), "activation_func is relu with a gate"),
@@ -147,6 +147,49 @@ def test_torchtitan(tmp_path: Path) -> None:
         vt.job.from_script(written(tmp_path / "job.toml", TORCHTITAN.replace("70B", "debugmodel")), cluster="dgx-h100")
     with pytest.raises(UserError, match="give --num-gpus"):
         vt.job.from_script(written(tmp_path / "job.toml", TORCHTITAN.replace("= 32", "= -1")), cluster="dgx-h100")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("", "all_gather"),
+        ('context_parallel_rotate_method = "allgather"\n', "all_gather"),
+        ('context_parallel_rotate_method = "alltoall"\n', "p2p"),
+    ],
+)
+def test_torchtitan_gathers_keys_and_values_or_passes_them_round(tmp_path: Path, line: str, kind: str) -> None:
+    text = TORCHTITAN.replace("[parallelism]\n", f"[parallelism]\ncontext_parallel_degree = 2\n{line}")
+    parallel = configuration_of_preset(written(tmp_path / "job.toml", text)).parallel
+    assert (parallel.cp, parallel.cp_comm_type) == (2, kind)
+
+
+def test_torchtitan_has_no_other_way(tmp_path: Path) -> None:
+    lines = 'context_parallel_degree = 2\ncontext_parallel_rotate_method = "none"\n'
+    path = written(tmp_path / "job.toml", TORCHTITAN.replace("[parallelism]\n", f"[parallelism]\n{lines}"))
+    with pytest.raises(
+        UserError, match="context_parallel_rotate_method is 'none': it takes one of allgather, alltoall"
+    ):
+        configuration_of_preset(path)
+
+
+def configuration_of_preset(path: Path) -> Configuration:
+    return vt.job.from_script(path, cluster="dgx-h100").configuration
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("a2a\n  context_parallel_size: 2", ("a2a", 0)),
+        ("[a2a, a2a]\n  context_parallel_size: 2", ("a2a", 0)),
+        ("a2a+p2p\n  hierarchical_context_parallel_sizes: [2, 2]\n  context_parallel_size: 4", ("a2a+p2p", 2)),
+    ],
+)
+def test_recipes_say_what_context_parallel_ranks_exchange(
+    tmp_path: Path, fields: str, expected: tuple[str, int]
+) -> None:
+    recipe = BRIDGE.replace("cp_comm_type: null", f"cp_comm_type: {fields}")
+    parallel = configuration(written(tmp_path / "recipe.yaml", recipe)).parallel
+    assert (parallel.cp_comm_type, parallel.cp_a2a_size) == expected
 
 
 class AttnBackend(enum.Enum):

@@ -33,8 +33,6 @@ _MODEL = (
     "cpu_offloading",
     "overlap_dispatch_backward_with_experts_wgrad",
     "defer_embedding_wgrad_compute",
-    "cp_comm_type",
-    "hierarchical_context_parallel_sizes",
     "hybrid_context_parallel",
     "fp4_param",
     "use_kitchen",

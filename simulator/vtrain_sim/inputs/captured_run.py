@@ -14,6 +14,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.inputs.captured_config import CapturedConfig, Run
 from vtrain_sim.specs.config import Configuration
+from vtrain_sim.specs.context_parallel import HIERARCHICAL, read_comm_type, read_hierarchy
 from vtrain_sim.specs.graphs import NONE
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.moe_pattern import write_pattern
@@ -183,7 +184,19 @@ def _parallel(run: Run, config: CapturedConfig) -> ParallelSpec:
         moe_shared_expert_overlap=bool(fields.get("moe_shared_expert_overlap")) and bool(run.get("num_experts")),
         overlap_moe_comm=bool(fields.get("overlap_moe_expert_parallel_comm")) and bool(run.get("num_experts")),
         microbatch_group_size=_group_size(config, pp, vpp),
+        **_context(config),
     )
+
+
+def _context(config: CapturedConfig) -> SpecFields:
+    """How context parallel ranks exchange: a word, or a list of one per layer, and of two levels the inner ranks."""
+    given = config.transformer.get("cp_comm_type") or ParallelSpec.cp_comm_type
+    kind = read_comm_type("cp_comm_type", [given] if isinstance(given, str) else given)
+    if kind != HIERARCHICAL:
+        return {"cp_comm_type": kind}
+    field = "hierarchical_context_parallel_sizes"
+    inner, _ = read_hierarchy(field, config.transformer.get(field) or ())
+    return {"cp_comm_type": kind, "cp_a2a_size": inner}
 
 
 def _group_size(config: CapturedConfig, pp: int, vpp: int) -> int:

@@ -113,6 +113,8 @@ def _chunks(fields: Fields, what: str) -> int:
 
 def _tokens(flag: str, value: object) -> list[str]:
     """An argument with its value, where it is one that is read."""
+    if flag == "--cp-comm-type" and isinstance(value, str):
+        return [flag, value]
     if flag in LISTS and isinstance(value, (list, tuple)):
         return [flag, *map(str, value)] if value else []
     if isinstance(value, bool):

@@ -31,7 +31,8 @@ _GROUPS = {
         num-layers-per-virtual-pipeline-stage microbatch-group-size-per-virtual-pipeline-stage
         decoder-first-pipeline-num-layers decoder-last-pipeline-num-layers pipeline-model-parallel-layout
         account-for-embedding-in-pipeline-split account-for-loss-in-pipeline-split schedule context-parallel-size
-        data-parallel-size use-torch-fsdp2 use-megatron-fsdp data-parallel-sharding-strategy""",
+        cp-comm-type hierarchical-context-parallel-sizes data-parallel-size use-torch-fsdp2 use-megatron-fsdp
+        data-parallel-sharding-strategy""",
     "communication": """
         overlap-grad-reduce overlap-param-gather ddp-bucket-size no-align-grad-reduce tp-comm-overlap
         no-async-tensor-model-parallel-allreduce no-overlap-p2p-communication no-batch-p2p-comm

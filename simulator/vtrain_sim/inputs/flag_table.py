@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from vtrain_sim.inputs.flag_lists import approximated, ignored, refused
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.context_parallel import read_comm_type, read_hierarchy
 from vtrain_sim.specs.graphs import check_scopes
 from vtrain_sim.specs.offload import check_modules as check_offload_modules
 from vtrain_sim.specs.optimizer import STATE_DTYPES
@@ -272,6 +273,11 @@ LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--cuda-graph-scope": ("cuda_graph_scope", lambda flag, words: check_scopes(words)),
     "--step-batch-size-schedule": ("final_batch", final_batch),
     "--rampup-batch-size": ("ramp_up", ramp_up),
+    "--cp-comm-type": ("cp_comm_type", read_comm_type),
+    "--hierarchical-context-parallel-sizes": (
+        "cp_hierarchy",
+        lambda flag, words: read_hierarchy(flag, [whole_number(flag, word) for word in words]),
+    ),
 }
 
 

@@ -58,6 +58,8 @@ mtp_num_layers: layers that predict further tokens
 tp: tensor parallel ranks
 pp: pipeline stages
 cp: context parallel ranks
+cp_comm_type: what context parallel ranks exchange for attention
+cp_hierarchy: context parallel ranks of an all-to-all, and of a ring
 ep: expert parallel ranks
 expert_tp: tensor parallel ranks of the experts
 dp: data parallel ranks (vtrain's own)

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 from vtrain_sim.file_table import SpecFields
 from vtrain_sim.specs.checks import SpecError
+from vtrain_sim.specs.context_parallel import HIERARCHICAL, check_hierarchy
 from vtrain_sim.specs.hybrid_pattern import read_pattern
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.optimizer import DIST_MUON
@@ -57,7 +58,18 @@ def parallel_from_values(values: SpecFields, old: ParallelSpec | None = None) ->
     changes = {k: values[k] for k in values if k in _PARALLEL}
     _shard_optimizer(values, changes)
     _flex_backend(values, changes, (old or ParallelSpec()).moe_token_dispatcher)
+    _context_groups(values, changes)
     return changes
+
+
+def _context_groups(values: SpecFields, changes: SpecFields) -> None:
+    """The inner of two levels of context parallel ranks: what is left are the outer ones."""
+    if "cp_hierarchy" in values:
+        changes["cp_a2a_size"], _ = values["cp_hierarchy"]
+        if "cp" in values:
+            check_hierarchy(values["cp_hierarchy"], values["cp"])
+    elif changes.get("cp_comm_type", HIERARCHICAL) != HIERARCHICAL:
+        changes["cp_a2a_size"] = 0
 
 
 def _flex_backend(values: SpecFields, changes: SpecFields, before: str) -> None:

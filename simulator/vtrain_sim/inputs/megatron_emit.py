@@ -188,7 +188,9 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
             moe_token_dispatcher_type="flex" if flex else parallel.moe_token_dispatcher if tokens_move else "",
             moe_flex_dispatcher_backend=parallel.moe_token_dispatcher if flex else "",
             ddp_bucket_size=parallel.bucket_size,
+            cp_comm_type=parallel.cp_comm_type if parallel.cp_comm_type != ParallelSpec.cp_comm_type else "",
         ),
+        *_context_groups(parallel),
         *_switches(
             no_overlap_p2p_communication=parallel.vpp > 1 and not parallel.overlap_p2p,
             sequence_parallel=parallel.sequence_parallel,
@@ -203,6 +205,11 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
             moe_shared_expert_overlap=parallel.moe_shared_expert_overlap,
         ),
     ]
+
+
+def _context_groups(parallel: ParallelSpec) -> list[str]:
+    inner = parallel.cp_a2a_size
+    return ["--hierarchical-context-parallel-sizes", str(inner), str(parallel.cp // inner)] if inner else []
 
 
 def _train(model: ModelSpec, train: TrainSpec) -> list[str]:

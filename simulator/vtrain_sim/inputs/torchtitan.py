@@ -39,6 +39,8 @@ _SCHEDULES = {
     "interleavedzerobubble": "",
     "loopedbfs": "",
 }
+# How keys and values reach the other ranks (PyTorch's ring attention) -> what Transformer Engine does much like it.
+_ROTATES = {"allgather": "all_gather", "alltoall": "p2p"}
 _TWO_CHUNKS = ("interleaved", "zb-v", "dualpipev")
 _DTYPES = {"bfloat16": "--bf16", "float16": "--fp16", "float32": "--fp32"}
 
@@ -66,6 +68,7 @@ def read_torchtitan(table: FileTable, path: Path) -> Launch:
     pp = int(parallel.get("pipeline_parallel_degree", 1))
     tokens = [
         *_sizes(parallel, pp),
+        *_context(parallel),
         *("--seq-length", str(training.get("seq_len", 2048))),
         _DTYPES.get(str(training.get("mixed_precision_param", "bfloat16")), "--bf16"),
         *_recompute(table),
@@ -111,6 +114,15 @@ def _sizes(parallel: dict[str, Any], pp: int) -> list[str]:
         raise SpecError(f"pipeline_parallel_schedule is {asked}, which is not simulated")
     tokens += ["--schedule", schedule]
     return [*tokens, "--num-virtual-stages-per-pipeline-rank", "2"] if schedule in _TWO_CHUNKS else tokens
+
+
+def _context(parallel: dict[str, Any]) -> list[str]:
+    if int(parallel.get("context_parallel_degree", 1)) == 1:
+        return []
+    asked = str(parallel.get("context_parallel_rotate_method", "allgather"))
+    if asked not in _ROTATES:
+        raise SpecError(f"context_parallel_rotate_method is {asked!r}: it takes one of {', '.join(_ROTATES)}")
+    return ["--cp-comm-type", _ROTATES[asked]]
 
 
 def _recompute(table: FileTable) -> list[str]:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from vtrain_schemas.operators import Operator
+from vtrain_sim.model.context_parallel import backward_attention, forward_attention, keeps_copies
 from vtrain_sim.model.packing import packed
-from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
+from vtrain_sim.model.program import Compute, Item
 from vtrain_sim.model.shard import Region, Shard, backward, backward_of, recompute, run_again
 
 # What makes queries, keys and values: forward, backward, and what of it runs again before attention's backward pass.
@@ -24,24 +25,24 @@ def attention_block(shard: Shard, windowed: bool = False) -> Region:
     before, backward_before, inputs_again = _latent(shard) if model.multi_latent_attention else _fused_qkv(shard)
     core = core_attention(shard, windowed)
     width = model.attention_width // shard.tp
-    # Unless it is cast, the projection's input is the output that attention keeps anyway.
-    copy = None if spec.precision.casts_inputs else 0
+    # Unless it is cast or comes from other ranks, the projection's input is the output that attention keeps anyway.
+    copy = None if spec.precision.casts_inputs or keeps_copies(shard) else 0
     project = shard.linear(
         "linear_proj", shard.tokens, model.hidden_size, width, bias=model.add_bias_linear, saves=copy
     )
     leave, backward_leave = shard.norm_after("post_attention_layernorm", shard.row_parallel("attention", project))
     gate = _output_gate(shard, width)
-    again = _ring(shard, recompute(core), 1) if spec.recomputes("core_attn") else []
+    attend = forward_attention(shard, core)
+    again = run_again(attend) if spec.recomputes("core_attn") else []
     norm_again = [recompute(norm)] if spec.recomputes("layernorm") else []
     return (
-        [norm, *before, *_ring(shard, core, 1), *gate, *leave],
-        # Keys and values go round again, and their gradients with them.
+        [norm, *before, *attend, *gate, *leave],
         [
             *backward_leave,
             *backward_of(gate),
             *inputs_again,
             *again,
-            *_ring(shard, backward(core), 2),
+            *backward_attention(shard, core),
             *norm_again,
             *backward_before,
             backward(norm),
@@ -62,12 +63,12 @@ _NOT_SCORES = ("query", "key", "value", "output")
 
 
 def core_attention(shard: Shard, windowed: bool = False) -> Compute:
-    """Scores, softmax and weighted sum of one rank's heads and part of the sequence."""
+    """Scores, softmax and weighted sum of one rank's heads and part of the sequence, or all of it for fewer heads."""
     operator = _operator(shard)
     scores = 0 if shard.spec.recomputes("core_attn") else _score_bytes(shard)
     saves = _input_output_bytes(shard, operator) + scores
-    # A learnable sink is one more score of each head.
-    sinks = operator.heads if shard.model.softmax_type == "learnable" else 0
+    # A learnable sink is one more score of each head; ranks that share heads have those of all.
+    sinks = operator.heads * shard.spec.cp_a2a.size if shard.model.softmax_type == "learnable" else 0
     operator = packed(operator, shard)
     if windowed:
         operator = _within_windows(operator, shard.model.window_size)
@@ -92,7 +93,7 @@ def _score_bytes(shard: Shard) -> int:
 
 def _operator(shard: Shard) -> Operator:
     spec, model = shard.spec, shard.model
-    head_dim = model.kv_channels
+    head_dim, sharers = model.kv_channels, spec.cp_a2a.size
     if model.multi_latent_attention:
         # Scores over qk + rope channels, sums over v channels: the mean has the same FLOPs.
         head_dim = (model.qk_head_dim + model.qk_pos_emb_head_dim + model.v_head_dim) // 2
@@ -100,10 +101,10 @@ def _operator(shard: Shard) -> Operator:
         "attention",
         "forward",
         batch=spec.micro_batch_size,
-        seq_q=model.seq_length // spec.cp.size,
+        seq_q=model.seq_length // spec.query_parts,
         seq_kv=model.seq_length,
-        heads=model.num_attention_heads // shard.tp,
-        kv_heads=max(1, model.num_query_groups // shard.tp),
+        heads=model.num_attention_heads // shard.tp // sharers,
+        kv_heads=max(1, model.num_query_groups // shard.tp) // sharers,
         head_dim=head_dim,
         dtype=shard.dtype,
         fused=spec.attention_kernel == "flash",
@@ -117,35 +118,12 @@ def _input_output_bytes(shard: Shard, operator: Operator) -> int:
     if model.multi_latent_attention:
         output = model.v_head_dim
         inputs = 2 * (model.qk_head_dim + model.qk_pos_emb_head_dim) + model.v_head_dim
-        width = operator.heads * (output + (0 if shard.spec.recomputes("mla_up_proj") else inputs))
+        made_again = shard.spec.recomputes("mla_up_proj") and not keeps_copies(shard)
+        width = model.num_attention_heads // shard.tp * (output + (0 if made_again else inputs))
         return shard.tokens * width * shard.size
     saved = shard.saved(replace(operator, seq_kv=operator.seq_q))
     # The output has the size of the queries, and is kept as the projection's input where attention does not need it.
     return saved["query"] + saved["key"] + saved["value"] + saved["query"]
-
-
-def _ring(shard: Shard, core: Compute, times: int) -> list[Item]:
-    """Ring attention (Liu et al. 2023): keys and values go round while attention works on those at hand.
-
-    times: what goes round, in keys and values.
-    """
-    cp = shard.spec.cp
-    if cp.size == 1:
-        return [core]
-    exchange = Communication("cp_ring", "all_gather", cp, times * _key_value_bytes(shard) * cp.size, blocking=False)
-    first, last = in_parts(core, (cp.size - 1) / cp.size, 1 / cp.size)
-    return [exchange, first, Wait(exchange.name), last]
-
-
-def _key_value_bytes(shard: Shard) -> int:
-    """Keys and values of one rank's heads and part of the sequence."""
-    model = shard.model
-    if model.multi_latent_attention:
-        channels = model.num_attention_heads // shard.tp
-        channels *= model.qk_head_dim + model.qk_pos_emb_head_dim + model.v_head_dim
-    else:
-        channels = 2 * max(1, model.num_query_groups // shard.tp) * model.kv_channels
-    return shard.tokens * channels * shard.size
 
 
 def _input_bytes(shard: Shard) -> int:

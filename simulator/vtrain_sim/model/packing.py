@@ -22,4 +22,4 @@ def packed(operator: Operator, shard: Shard) -> Operator:
     samples = round(tokens / model.attended_length)
     # Up, but for what floating point adds: the samples' work is all done.
     length = math.ceil(math.sqrt(tokens * model.attended_length / samples) - 1e-9)
-    return replace(operator, batch=samples, seq_q=-(-length // shard.spec.cp.size), seq_kv=length)
+    return replace(operator, batch=samples, seq_q=-(-length // shard.spec.query_parts), seq_kv=length)

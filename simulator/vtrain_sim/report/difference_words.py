@@ -18,7 +18,7 @@ _COMPUTE = (
 )  # fmt: skip
 _BEARING = {
     "tp communication": ("cluster", "tp", "sequence_parallel", "tp_comm_overlap", "mbs", "cp", "recompute"),
-    "cp communication": ("cluster", "cp", "tp", "mbs"),
+    "cp communication": ("cluster", "cp", "cp_comm_type", "tp", "mbs"),
     "ep communication": ("cluster", "ep", "tp", "mbs", "moe_token_dispatcher"),
     "dp communication": (
         "cluster", "dp", "tp", "pp", "distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather", "fsdp",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from vtrain_schemas.operators import dtype_bytes
 from vtrain_sim.model import Parts
+from vtrain_sim.model.context_parallel import gathered_bytes
 from vtrain_sim.model.layers import logits_bytes as logits_of
 from vtrain_sim.model.muon import step_bytes
 from vtrain_sim.model.once import Holding
@@ -131,7 +132,7 @@ def working_bytes(parts: Parts) -> int:
     """Bytes that are alive only while something runs, of one microbatch on one rank."""
     shard = parts.shard
     # Around each sharded block the whole sequence and its gradient are alive.
-    return 2 * shard.hidden_bytes if shard.spec.sequence_parallel else 0
+    return gathered_bytes(shard) + (2 * shard.hidden_bytes if shard.spec.sequence_parallel else 0)
 
 
 def recomputed_bytes(parts: Parts, chunk: ChunkSpec) -> int:

@@ -7,9 +7,9 @@ from functools import lru_cache
 
 from vtrain_sim import schedules
 from vtrain_sim.frozen import computed
-from vtrain_sim.specs import graphs
+from vtrain_sim.specs import context_parallel, graphs
 from vtrain_sim.specs.checks import SpecError, divides, positive
-from vtrain_sim.specs.groups import Group, Groups, LayerGroups
+from vtrain_sim.specs.groups import Group, Groups
 from vtrain_sim.specs.hybrid_pattern import MAMBA
 from vtrain_sim.specs.model import ModelSpec
 from vtrain_sim.specs.offload import check_offloading
@@ -29,7 +29,7 @@ _shard = lru_cache(maxsize=1 << 14)(ShardSpec)
 _pipeline = lru_cache(maxsize=1 << 14)(PipelineSpec)
 _layers = lru_cache(maxsize=1 << 14)(LayersSpec)
 _replicas = lru_cache(maxsize=1 << 14)(ReplicaSpec)
-_NO_EXPERTS = LayerGroups(*(Group(role, 1, 1) for role in ("tp", "cp", "ep", "expert_tp", "tp_ep")))
+_NO_EXPERTS = {role: Group(role, 1, 1) for role in ("ep", "expert_tp", "tp_ep")}
 _NO_FSDP = (Group("dp", 1, 1), Group("expert_dp", 1, 1))
 _NOT_TIED = Group("embedding", 1, 1)
 
@@ -64,6 +64,7 @@ class Configuration:
             divides(tp, parallel.tp, "--seq-length", model.seq_length)
         if parallel.cp > 1:
             divides("2 x --context-parallel-size", 2 * parallel.cp, "--seq-length", model.seq_length)
+            context_parallel.check_model(model, parallel)
         if parallel.scatter_gather and parallel.sequence_parallel:
             raise SpecError("--scatter-gather-tensors-in-pipeline has nothing to scatter with --sequence-parallel")
 
@@ -256,15 +257,17 @@ class Configuration:
     def shard(self) -> ShardSpec:
         """What the operators of a layer depend on."""
         p, t, groups = self.parallel, self.train, self.groups
-        dense, experts = groups.of_layer, groups.of_layer if self.model.num_experts else _NO_EXPERTS
+        layer = groups.of_layer
+        experts = {n: getattr(layer, n) if self.model.num_experts else alone for n, alone in _NO_EXPERTS.items()}
         fsdp, expert_fsdp = (groups.dp, groups.expert_dp) if p.fsdp else _NO_FSDP
         return _shard(
             model=self.model,
-            tp=dense.tp,
-            cp=dense.cp,
-            ep=experts.ep,
-            expert_tp=experts.expert_tp,
-            tp_ep=experts.tp_ep,
+            tp=layer.tp,
+            cp=layer.cp,
+            cp_a2a=layer.cp_a2a,
+            cp_ring=layer.cp_ring,
+            cp_gather=layer.cp_gather,
+            **experts,
             fsdp=fsdp,
             expert_fsdp=expert_fsdp,
             micro_batch_size=t.micro_batch_size,

@@ -8,7 +8,7 @@ parallel first, then expert, expert data and pipeline parallel (`megatron.core.p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import gcd
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_sim.frozen import computed, hashed_once
+from vtrain_sim.specs.context_parallel import A2A, ALL_GATHER, HIERARCHICAL, P2P
 
 if TYPE_CHECKING:
     from vtrain_sim.specs.parallel import ParallelSpec
@@ -199,6 +200,9 @@ class LayerGroups:
 
     tp: Group
     cp: Group
+    cp_a2a: Group
+    cp_ring: Group
+    cp_gather: Group
     ep: Group
     expert_tp: Group
     tp_ep: Group
@@ -228,6 +232,28 @@ class Groups:
     def cp(self) -> Group:
         """Context parallel."""
         return self._strided("cp", self.parallel.cp, self.parallel.tp)
+
+    @computed
+    def cp_a2a(self) -> Group:
+        """Context parallel ranks that exchange heads for tokens: all, or inner groups of neighbours.
+
+        As Megatron-Core's `create_hierarchical_groups` numbers them. Of size 1 where there are none, as the next two.
+        """
+        parallel = self.parallel
+        size = parallel.cp if parallel.cp_comm_type == A2A else max(1, parallel.cp_a2a_size)
+        return self._strided("cp", size, parallel.tp)
+
+    @computed
+    def cp_ring(self) -> Group:
+        """Context parallel ranks whose keys and values go round: all, or one of each inner group."""
+        inner, rings = self.cp_a2a.size, self.parallel.cp_comm_type in (P2P, HIERARCHICAL)
+        return self._strided("cp", self.parallel.cp // inner if rings else 1, self.parallel.tp * inner)
+
+    @computed
+    def cp_gather(self) -> Group:
+        """Context parallel ranks that gather all keys and values."""
+        gathers = self.parallel.cp_comm_type == ALL_GATHER
+        return self._strided("cp", self.parallel.cp if gathers else 1, self.parallel.tp)
 
     @computed
     def dp(self) -> Group:
@@ -271,7 +297,7 @@ class Groups:
     @computed
     def of_layer(self) -> LayerGroups:
         """The groups that share a layer."""
-        return LayerGroups(*map(_first_bundles, (self.tp, self.cp, self.ep, self.expert_tp, self.tp_ep)))
+        return LayerGroups(*(_first_bundles(getattr(self, field.name)) for field in fields(LayerGroups)))
 
     def _strided(self, role: str, size: int, stride: int) -> Group:
         return strided(role, size, stride, self.parallel.world_size // (size * stride))

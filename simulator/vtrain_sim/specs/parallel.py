@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vtrain_sim.frozen import computed
+from vtrain_sim.specs import context_parallel
 from vtrain_sim.specs.checks import SpecError, positive, whole
 from vtrain_sim.specs.groups import Groups
 
@@ -32,7 +33,9 @@ class ParallelSpec:
     overlap_moe_comm: tokens are exchanged beside the compute of another microbatch.
     microbatch_group_size: microbatches that pass one model chunk before a stage turns to its next chunk; 0:
     Megatron's default, pp. layers: transformer layers of each virtual stage, in the order in which a microbatch
-    passes them (pp x vpp numbers); empty: the same everywhere.
+    passes them (pp x vpp numbers); empty: the same everywhere. cp_comm_type: how context parallel ranks exchange what
+    attention needs, by Transformer Engine's name. cp_a2a_size: with a2a+p2p, ranks of an inner group, which are next
+    to each other and exchange by all-to-alls; 0 with the other types.
     """
 
     tp: int = 1
@@ -59,6 +62,8 @@ class ParallelSpec:
     moe_shared_expert_overlap: bool = False
     overlap_moe_comm: bool = False
     microbatch_group_size: int = 0
+    cp_comm_type: str = context_parallel.P2P
+    cp_a2a_size: int = 0
 
     def __post_init__(self) -> None:
         for flag, value in (
@@ -70,6 +75,7 @@ class ParallelSpec:
             ("data parallel size", self.dp),
         ):
             positive(flag, value)
+        context_parallel.check_layout(self)
         if self.vpp > 1 and self.pp == 1:
             raise SpecError(
                 "interleaving needs a pipeline: --num-layers-per-virtual-pipeline-stage takes "

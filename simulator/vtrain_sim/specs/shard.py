@@ -20,10 +20,12 @@ from vtrain_sim.specs.precision import Precision
 class ShardSpec:
     """One rank's share of a model, and how a microbatch runs through it.
 
-    tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. fsdp, expert_fsdp: the groups over which parameters
-    are fully sharded (ZeRO-3); of size 1 where they are not. recomputed_modules: what runs again in the backward
-    pass (`specs.recompute`). offload_modules: whose inputs wait in the host's memory for it (`specs.offload`), if they
-    have so many elements (min_offloaded_tensor_size). graphed: what CUDA graphs cover (`specs.graphs`).
+    tp, cp, ep, expert_tp, tp_ep: the groups that share a layer. cp_a2a, cp_ring, cp_gather: those of the context
+    parallel ranks over which attention exchanges heads, passes keys and values round, or gathers them. fsdp,
+    expert_fsdp: the groups over which parameters are fully sharded (ZeRO-3); of size 1 where they are not.
+    recomputed_modules: what runs again in the backward pass (`specs.recompute`). offload_modules: whose inputs wait in
+    the host's memory for it (`specs.offload`), if they have so many elements (min_offloaded_tensor_size). graphed:
+    what CUDA graphs cover (`specs.graphs`).
     fused_experts: activation and biases are in the kernels of the experts' products. pads_routing: the router fills up
     the rows of each expert. splits_backward: input and weight gradients are passes of their own.
     """
@@ -31,6 +33,9 @@ class ShardSpec:
     model: ModelSpec
     tp: Group
     cp: Group
+    cp_a2a: Group
+    cp_ring: Group
+    cp_gather: Group
     ep: Group
     expert_tp: Group
     tp_ep: Group
@@ -60,6 +65,11 @@ class ShardSpec:
     def recomputes(self, module: str) -> bool:
         """Whether a module runs again in the backward pass."""
         return module in self.recomputed_modules
+
+    @property
+    def query_parts(self) -> int:
+        """Parts of the sequence among which attention's queries are shared: an all-to-all shares heads instead."""
+        return self.cp.size // self.cp_a2a.size
 
 
 @hashed_once

@@ -142,6 +142,20 @@ def hybrids(draw: st.DrawFn, num_layers: int, moe: bool) -> dict[str, Any]:
 
 
 @st.composite
+def exchanges(draw: st.DrawFn, model: ModelSpec, tp: int) -> dict[str, Any]:
+    """How one rank, or two, attend to a sequence that they share. Two are few enough for the heads of a Mamba layer."""
+    cp = draw(st.sampled_from([1, 1, 2]))
+    heads_are_shared = model.multi_latent_attention or model.num_query_groups // tp % cp == 0
+    kinds = ["all_gather", *(["a2a"] if heads_are_shared else [])]
+    if not model.window_size:
+        kinds += ["p2p", "a2a+p2p"]
+    kind = draw(st.sampled_from(kinds))
+    if kind != "a2a+p2p":
+        return {"cp": cp, "cp_comm_type": kind}
+    return {"cp": cp, "cp_comm_type": kind, "cp_a2a_size": draw(st.sampled_from([1, cp if heads_are_shared else 1]))}
+
+
+@st.composite
 def layouts(
     draw: st.DrawFn, shape: tuple[int, int], model: ModelSpec, splits_backward: bool, group_size: int
 ) -> ParallelSpec:
@@ -163,8 +177,7 @@ def layouts(
         tp=tp,
         pp=pp,
         vpp=vpp,
-        # Few enough for the heads of any Mamba layer.
-        cp=draw(st.sampled_from([1, 1, 2])),
+        **draw(exchanges(model, tp)),
         ep=draw(st.sampled_from([1, 2, 4])) if moe else 1,
         # Large enough for the expert parallel ranks of any tensor parallel size.
         dp=draw(st.sampled_from([4, 8])) if moe else draw(st.sampled_from([1, 2, 4])),
