@@ -81,6 +81,9 @@ MODEL_ARGS:
   --recompute-granularity: selective
   --recompute-modules: "[moe_act layernorm]"
   --num-experts: 8
+  --context-parallel-size: 4
+  --cp-comm-type: a2a+p2p
+  --hierarchical-context-parallel-sizes: 2 2
   --moe-layer-freq: ([0]*3+[1]*9)
   --data-path: ${DATA_PATH}/text
   --bf16: true
@@ -104,6 +107,7 @@ def test_megatron_s_functional_tests(tmp_path: Path) -> None:
     assert (read.model.num_layers, read.model.num_experts, read.model.moe_layer_freq) == (12, 8, "([0]*3+[1]*9)")
     assert read.train.recompute_modules == ("moe_act", "layernorm")
     assert (read.train.micro_batch_size, read.train.expandable_segments) == (4, True)
+    assert (read.parallel.cp, read.parallel.cp_comm_type, read.parallel.cp_a2a_size) == (4, "a2a+p2p", 2)
 
 
 def test_recipes(tmp_path: Path) -> None:

@@ -264,6 +264,11 @@ def ramp_up(flag: str, words: Sequence[str]) -> list[int]:
     return [whole_number(flag, word) for word in words]
 
 
+def two_levels(flag: str, words: Sequence[str]) -> tuple[int, int]:
+    """Ranks of an all-to-all and of a ring, also from one word with both, as a YAML file has them."""
+    return read_hierarchy(flag, [whole_number(flag, size) for word in words for size in word.split()])
+
+
 # flag -> (field, reader of its words).
 LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--recompute-modules": ("recompute_modules", lambda flag, words: check_modules(words)),
@@ -274,10 +279,7 @@ LISTS: dict[str, tuple[str, Callable[[str, Sequence[str]], object]]] = {
     "--step-batch-size-schedule": ("final_batch", final_batch),
     "--rampup-batch-size": ("ramp_up", ramp_up),
     "--cp-comm-type": ("cp_comm_type", read_comm_type),
-    "--hierarchical-context-parallel-sizes": (
-        "cp_hierarchy",
-        lambda flag, words: read_hierarchy(flag, [whole_number(flag, word) for word in words]),
-    ),
+    "--hierarchical-context-parallel-sizes": ("cp_hierarchy", two_levels),
 }
 
 

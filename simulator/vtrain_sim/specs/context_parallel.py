@@ -71,15 +71,15 @@ def check_model(model: ModelSpec, parallel: ParallelSpec) -> None:
     if parallel.cp == 1 or (model.symbols and ATTENTION not in model.symbols):
         return
     kind, a2a = parallel.cp_comm_type, parallel.groups.cp_a2a.size
-    if model.window_size and kind not in _WINDOWED:
-        raise SpecError(
-            f"--window-size with {_CP} of 2 or more takes {_FLAG} {' or '.join(_WINDOWED)}: Transformer Engine's "
-            f"{kind} has no windows"
-        )
     if model.softmax_type != "vanilla" and kind != A2A:
         raise SpecError(
             f"--softmax-type {model.softmax_type} with {_CP} of 2 or more takes {_FLAG} {A2A}: Transformer Engine's "
             f"{kind} takes vanilla alone"
+        )
+    if model.window_size and kind not in _WINDOWED:
+        raise SpecError(
+            f"--window-size with {_CP} of 2 or more takes {_FLAG} {' or '.join(_WINDOWED)}: Transformer Engine's "
+            f"{kind} has no windows"
         )
     groups = model.num_attention_heads if model.multi_latent_attention else model.num_query_groups
     heads = {"--num-attention-heads": model.num_attention_heads, "--num-query-groups": groups}

@@ -267,6 +267,7 @@ def test_weight_gradients_apart_leave_the_exchanges_with_the_inputs() -> None:
         ("p2p", {"window_size": 128}, {}, "takes --cp-comm-type a2a or all_gather"),
         ("a2a+p2p", {"window_size": 128}, {}, "Transformer Engine's a2a.p2p has no windows"),
         ("p2p", {"softmax_type": "learnable"}, {}, "takes --cp-comm-type a2a:"),
+        ("p2p", {"softmax_type": "learnable", "window_size": 128}, {}, "takes --cp-comm-type a2a:"),
         ("all_gather", {"softmax_type": "off-by-one"}, {}, "--softmax-type off-by-one .* takes --cp-comm-type a2a:"),
     ],
 )
