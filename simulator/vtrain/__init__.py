@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from vtrain_sim.decide.sensitivity import Effect as Effect
     from vtrain_sim.decide.sensitivity import Sensitivity as Sensitivity
     from vtrain_sim.decide.sizing.result import SizeResult as SizeResult
-    from vtrain_sim.decide.study import StudyResult as StudyResult
+    from vtrain_sim.decide.study.result import StudyResult as StudyResult
     from vtrain_sim.decide.sweep import SweepPoint as SweepPoint
     from vtrain_sim.decide.sweep import SweepResult as SweepResult
     from vtrain_sim.errors import UserError as UserError
@@ -96,7 +96,7 @@ _HOMES = {
     "SweepPoint": "vtrain_sim.decide.sweep",
     "SweepResult": "vtrain_sim.decide.sweep",
     "PlanResult": "vtrain_sim.decide.plan",
-    "StudyResult": "vtrain_sim.decide.study",
+    "StudyResult": "vtrain_sim.decide.study.result",
     "FleetResult": "vtrain_sim.decide.fleet.result",
     "SizeResult": "vtrain_sim.decide.sizing.result",
     "ValidationResult": "vtrain_sim.validate.result",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from vtrain_sim.results import Result
     from vtrain_sim.specs import Configuration, ModelSpec
 
+# File descriptors: C++ code and other processes know no others.
+_STDOUT, _STDERR = 1, 2
 JSON = typer.Option(False, "--json", help="Print JSON.")
 FORMAT = typer.Option("table", "--format", help="table, json, csv, markdown, html, or another package's renderer.")
 REPORT: Path = typer.Option(None, "--report", help="Write a page with charts and tables: one .html file.")
@@ -117,6 +121,23 @@ def name_what_is_not_printed(configuration: Configuration, flags: Sequence[str])
     from vtrain_sim.inputs.notes import not_megatrons, not_printed
 
     name_notes((*not_megatrons(configuration), *not_printed(flags)))
+
+
+@contextlib.contextmanager
+def results_alone_on_stdout() -> Iterator[None]:
+    """What libraries and processes print in the block goes to stderr: stdout is the result's, printed after it."""
+    if sys.stdout is None or sys.stderr is None:  # closed by who started this
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
 
 
 def show(result: Result, form: str, rows: bool = True) -> None:

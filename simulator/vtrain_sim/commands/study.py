@@ -14,10 +14,12 @@ from vtrain_sim.commands.output import (
     check_files,
     check_format,
     name_notes,
+    results_alone_on_stdout,
     show,
     write_files,
     write_report,
 )
+from vtrain_sim.commands.termination import ended_by_sigterm
 
 
 def study(
@@ -26,6 +28,7 @@ def study(
         ..., "--out", help="Directory of the results, one file per unit; a study goes on from it."
     ),
     executor: str = typer.Option("local", "--executor", help="local, or ray."),
+    processes: int = typer.Option(0, "--processes", min=0, help="Units at a time (default: one per core)."),
     address: str = typer.Option("", "--address", help="Address of a Ray cluster (default: one on this machine)."),
     catalog: Path = typer.Option(None, "--catalog", help="Catalog of the captured runs among the models (run:ID)."),
     run_script: bool = RUN_SCRIPT,
@@ -39,16 +42,25 @@ def study(
     """Plan every model on every cluster with every global batch; interrupted, it goes on where it stopped.
 
     A model is a preset or a job: of a launch script, spec or captured run the training step is kept, and the layout
-    searched.
+    searched. The file takes any option of plan by its name. A unit runs again only where something changed of what it
+    is computed from, the content of files included.
     """
     from vtrain_sim.api import study as api
     from vtrain_sim.report.progress import counting
 
     check_files(table_file, None, report)
     form = check_format(form, as_json)
-    with counting("units done", "in all", is_quiet()) as progress:
+    with counting("units done", "in all", is_quiet()) as progress, results_alone_on_stdout(), ended_by_sigterm():
         result = api.study(
-            file, out, executor, address, progress, catalog, run_script, lambda sentence: name_notes([sentence])
+            file,
+            out,
+            executor,
+            address,
+            progress,
+            catalog,
+            run_script,
+            lambda sentence: name_notes([sentence]),
+            processes,
         )
     write_files(result, table_file)
     write_report(report, result)

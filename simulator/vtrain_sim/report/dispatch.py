@@ -18,7 +18,7 @@ _SIMULATED = {
     "plan": "vtrain_sim.decide.plan_result.PlanResult",
     "fleet": "vtrain_sim.decide.fleet.result.FleetResult",
     "size": "vtrain_sim.decide.sizing.result.SizeResult",
-    "study": "vtrain_sim.decide.study.StudyResult",
+    "study": "vtrain_sim.decide.study.result.StudyResult",
     "validation": "vtrain_sim.validate.result.ValidationResult",
     "comparison": "vtrain_sim.validate.comparison.Comparison",
     "difference": "vtrain_sim.validate.difference.Difference",

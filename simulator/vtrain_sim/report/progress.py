@@ -21,6 +21,8 @@ from rich.progress import (
 
 # Work that is done before has no bar: it would only flicker.
 _PATIENCE_S = 1.0
+# The time that is left follows from what was done in so many seconds: one step of long work may take minutes.
+_PERIOD_S = 3600.0
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def _late(columns: tuple[ProgressColumn, ...], quiet: bool) -> Iterator[Callable
     if quiet or not console.is_terminal:
         yield lambda description, done, total: None
         return
-    bar = Progress(*columns, console=console, transient=True)
+    bar = Progress(*columns, console=console, transient=True, speed_estimate_period=_PERIOD_S)
     task = bar.add_task("", total=None)
     began = time.monotonic()
 

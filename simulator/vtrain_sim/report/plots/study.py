@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vtrain_sim.decide.study import StudyResult
+from vtrain_sim.decide.study.result import StudyResult
 from vtrain_sim.errors import UserError
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from vtrain_sim.decide.study import StudyResult
+from vtrain_sim.decide.study.result import StudyResult
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
 from vtrain_sim.report.shared_words import unit_name
@@ -13,10 +13,13 @@ from vtrain_sim.results import Document, Row
 _HOVER = (
     "unit",
     "num_gpus",
+    "schedule",
     "tp",
     "pp",
     "vpp",
     "dp",
+    "cp",
+    "ep",
     "mbs",
     "recompute",
     "days",
@@ -38,7 +41,7 @@ def page_of_study(result: StudyResult) -> Page:
         "values": ["days", "cost_usd", "iteration_time_s", "mfu"],
         "choose": True,
         "lying": True,
-        "hover": ["days", "cost_usd", "num_gpus", "tp", "pp", "dp", "mfu"],
+        "hover": ["days", "cost_usd", "num_gpus", "tp", "pp", "dp", "cp", "ep", "mfu"],
     }
     lead = f"The best plan of each model, cluster and global batch: {len(planned)} of {len(rows)} have one."
     sections = [Section("Best plan of each unit", lead, rows, best if planned else None, "modelled")]
