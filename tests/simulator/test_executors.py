@@ -57,6 +57,19 @@ def test_every_task_has_its_answer_and_stdout_stays_empty(capfd: pytest.CaptureF
     assert capfd.readouterr().out == ""
 
 
+def counting(before: list[int], task: int) -> tuple[int, int]:
+    """The process, and the tasks that came to it with the same list."""
+    before.append(task)
+    return os.getpid(), len(before)
+
+
+def test_what_the_function_holds_serves_all_tasks_of_a_process() -> None:
+    seen = [answer for _, answer in TWO.map(partial(counting, []), range(12))]
+    for process in {process for process, _ in seen}:
+        counts = [count for other, count in seen if other == process]
+        assert sorted(counts) == list(range(1, len(counts) + 1))
+
+
 def test_one_at_a_time_is_here() -> None:
     assert dict(Workers(processes=1).map(partial(times, 3), [2]))[0] == (6, os.getpid())
     assert dict(TWO.map(partial(times, 3), [2]))[0] == (6, os.getpid())

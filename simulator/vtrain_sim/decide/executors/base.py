@@ -38,8 +38,9 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, Answer]]:
         """The place of each task and its answer, as they come; tasks begin in their order.
 
-        work: a function of a module, or a `functools.partial` of one; it, tasks and answers are pickled. processes:
-        tasks at a time; 0: as many as there are cores. address: of a cluster; "": this machine. Leaving the iterator
+        work: a function of a module, or a `functools.partial` of one; it, tasks and answers are pickled, it once for
+        each process, where what it holds (a projector's estimates) serves one task after the other. processes: tasks at
+        a time; 0: as many as there are cores. address: of a cluster; "": this machine. Leaving the iterator
         ends what runs. Raises what `work` raises; `GivenUp` for a task whose process died `RETRIES` + 1 times.
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from vtrain_sim.decide.executors.base import RETRIES, Answer, GivenUp, Task
+from vtrain_sim.decide.executors.process import loaded
 from vtrain_sim.errors import UserError
 
 
@@ -29,7 +31,7 @@ class OnRay:
             return
         with _connected(address) as ray:
             remote = ray.remote(max_retries=RETRIES)(_call).options(name=_name(work))
-            kept = ray.put(work)
+            kept = ray.put(pickle.dumps(work))
             left = iter(range(len(tasks)))
             waiting = {remote.remote(kept, tasks[i]): i for i in islice(left, processes or len(tasks))}
             while waiting:
@@ -39,7 +41,7 @@ class OnRay:
                 try:
                     answer = ray.get(ready)
                 except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, ray.exceptions.RayError):
+                    if isinstance(error.cause, (ImportError, ray.exceptions.RayError)):
                         raise UserError(
                             f"Ray cannot run the tasks: {str(error.cause).splitlines()[0]}; vtrain must be installed "
                             "on all machines of the cluster, in the same version"
@@ -50,8 +52,8 @@ class OnRay:
                 yield index, answer
 
 
-def _call(work: Callable[[Task], Answer], task: Task) -> Answer:
-    return work(task)
+def _call(work: bytes, task: object) -> object:
+    return loaded(work)(task)
 
 
 def _name(work: Callable[..., object]) -> str:

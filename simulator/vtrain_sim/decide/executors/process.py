@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -95,10 +96,17 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
     os._exit(1)
 
 
+@lru_cache(maxsize=1)
+def loaded(work: bytes) -> Callable[[Any], Any]:
+    """A function that was pickled. What it holds, as a projector its estimates, serves all tasks of a process."""
+    function: Callable[[Any], Any] = pickle.loads(work)
+    return function
+
+
 def _answered(work: bytes, task: bytes) -> bytes:
     """The pickled answer, or the exception and where it was raised."""
     try:
-        return pickle.dumps((pickle.loads(work)(pickle.loads(task)), None, ""))
+        return pickle.dumps((loaded(work)(pickle.loads(task)), None, ""))
     except Exception as error:
         where = traceback.format_exc()
         try:
