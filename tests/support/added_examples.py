@@ -149,6 +149,27 @@ def verb() -> None:
     assert shown.stdout.startswith("stage,parameters\n0,1"), shown.stdout + str(shown.exception)
 
 
+def scaling_law() -> None:
+    """Sizes a model whose tokens do not grow with it."""
+    result = vt.size(cluster="dgx-h100", num_gpus=8, days=1, global_batch_size=64, law="openwebtext")
+    assert {candidate.tokens for candidate in result.candidates} == {9e9}
+    assert result.to_dict()["law_equation"] == "D = 9e+09"
+    assert result.chosen.days <= 1
+
+
+def shape() -> None:
+    """Its models at their sizes are the published ones; sizes between are like them."""
+    from vtrain_sim.decide.sizing import find_shape
+
+    family = find_shape("qwen3")
+    published = presets.model("qwen3-8b")
+    assert family.model(36, 4096, published) == published
+    result = vt.size(cluster="dgx-h100", num_gpus=8, days=2, global_batch_size=64, shape="qwen3", seq_length=2048)
+    model = result.chosen.model
+    assert model.qk_layernorm
+    assert 112 <= model.hidden_size / model.num_layers <= 130
+
+
 def argument() -> None:
     """One is left out, one is read."""
     from vtrain_sim.inputs.megatron_flags import parse_flags
@@ -176,6 +197,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "A training framework": framework,
     "A GPU or cluster preset": preset,
     "A verb": verb,
+    "A scaling law": scaling_law,
+    "A shape": shape,
     "A Megatron argument": argument,
     "A kernel-name rule": kernel_rule,
 }
