@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,23 @@ def test_candidates_have_published_proportions_and_grow() -> None:
     assert {(80, 12288), (60, 10240), (48, 6144)} <= sizes
     for model in found[::9]:
         assert parameters_of(model) == pytest.approx(narayanan(model), rel=2e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama", "mixtral", "qwen3-moe", "deepseek-v3"])
+def test_the_next_size_is_close(name: str) -> None:
+    shape = find_shape(name)
+    found = candidates(shape, shape.usual)
+    sizes = [active_parameters_of(model) for model in found]
+    assert sizes == sorted(sizes)
+    assert len(set(found)) == len(found)
+    assert all(larger <= 1.12 * smaller for smaller, larger in pairwise(sizes) if smaller > 1e9)
+    assert all(larger <= 1.1 * smaller for smaller, larger in pairwise(sizes) if smaller > 2e9)
+    low, high = shape.aspect
+    aspects = [model.hidden_size / model.num_layers for model in found]
+    assert low / 1.4 <= min(aspects)
+    assert max(aspects) <= 1.4 * high
+    assert sum(not low <= aspect <= high for aspect in aspects) < len(found) / 10
+    assert all(model.num_layers % 2 == 0 for model in found)
 
 
 def test_the_chosen_model_is_the_largest_that_trains_in_time() -> None:
