@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 
 from benchmarks.timing import in_turn, seconds
 from simulator.test_plan import projector
 from vtrain_sim.decide import Request, plan
+from vtrain_sim.decide.executors import Workers
 from vtrain_sim.decide.fleet import POLICIES, SpeedTable, generate, simulate
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
+from vtrain_sim.decide.study import read_study, run_study
 from vtrain_sim.inputs import presets
 
 # How many times less a plan costs than projecting it from scratch.
 FASTER_THAN_PROJECTIONS = 4
+# How many times more processor time a study takes in two processes.
+PROCESSES_COST = 1.6
 
 
 def test_plans_of_mt_nlg(benchmark) -> None:
@@ -41,6 +46,26 @@ def test_plans_of_mt_nlg(benchmark) -> None:
     (_, few, _, short_s), (_, many, _, long_s) = lines[0], lines[-1]
     assert many > few
     assert long_s < 4 * short_s * many / few
+
+
+def test_a_study_in_processes(benchmark, tmp_path) -> None:
+    """What processes cost: processor time of a study in two of them, their start included, over that in this one."""
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'models = ["gpt3-1.3b", "llama3-8b"]\nclusters = ["dgx-a100-80gb", "dgx-h100"]\n'
+        "global_batch_sizes = [64, 128]\nnum_gpus = [64, 128]\n"
+    )
+    units, places = read_study(study), itertools.count()
+    two_s, here_s = in_turn(
+        lambda: run_study(units, tmp_path / str(next(places)), Workers(processes=2)),
+        lambda: run_study(units, tmp_path / str(next(places))),
+        rounds=1,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+    print(
+        f"\n{len(units)} units: {here_s:.1f} s here, {two_s:.1f} s in two processes, {two_s / here_s:.2f} times as much"
+    )
+    assert two_s < PROCESSES_COST * here_s
 
 
 def test_jobs_on_one_cluster(benchmark) -> None:
