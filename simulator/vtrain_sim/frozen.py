@@ -37,6 +37,20 @@ class computed(Generic[Owner, Value]):
         return value
 
 
+def changed(spec: Spec, **changes: object) -> Spec:
+    """A frozen dataclass with other values of some fields, as `dataclasses.replace` gives it, in a third of its time.
+
+    For classes that check and keep nothing of themselves: searches make millions of their objects.
+    """
+    new = object.__new__(type(spec))
+    values = new.__dict__
+    values.update(spec.__dict__)
+    if not changes.keys() <= values.keys():
+        raise TypeError(f"{type(spec).__name__} has no field {', '.join(changes.keys() - values.keys())}")
+    values.update(changes)
+    return new
+
+
 def hashed_once(cls: type[Spec]) -> type[Spec]:
     """Class decorator: the hash of a frozen dataclass, a key that is looked up often, is computed once per object."""
     names = [field.name for field in fields(cast("type", cls))]

@@ -8,8 +8,8 @@ microbatch of a steady state has such a neighbour, a layer's exchanges run besid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from vtrain_sim.frozen import changed
 from vtrain_sim.model.program import Communication, Item, Stream, Wait
 
 
@@ -18,5 +18,5 @@ def beside_another_microbatch(items: Sequence[Item]) -> list[Item]:
     exchanges = [i for i in items if isinstance(i, Communication) and i.stream is Stream.EP]
     names = {exchange.name for exchange in exchanges}
     rest = [i for i in items if not (i in exchanges or (isinstance(i, Wait) and i.name in names))]
-    early = [replace(exchange, blocking=False) for exchange in exchanges]
+    early = [changed(exchange, blocking=False) for exchange in exchanges]
     return [*early, *rest, *(Wait(name) for name in sorted(names))]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from vtrain_schemas.operators import Operator
 from vtrain_schemas.operators import kind as kind_of
+from vtrain_sim.frozen import changed
 from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.delta_net import delta_net_block
 from vtrain_sim.model.expert_overlap import beside_another_microbatch
@@ -212,9 +213,9 @@ def _split(shard: Shard, program: Program) -> Program:
             and item.operator.phase == "backward"
             and kind_of(item.operator.kind).splits_backward
         ):
-            inputs.append(replace(item, operator=replace(item.operator, phase="dgrad")))
+            inputs.append(changed(item, operator=changed(item.operator, phase="dgrad")))
             if item.part == 0:
-                weights.append(replace(item, operator=replace(item.operator, phase="wgrad"), share=1.0))
+                weights.append(changed(item, operator=changed(item.operator, phase="wgrad"), share=1.0))
         elif isinstance(item, Compute) and item.operator.phase == "update":
             weights.append(item)
         elif isinstance(item, Communication) and item.for_weights:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from vtrain_schemas.operators import Operator
+from vtrain_sim.frozen import changed
 from vtrain_sim.specs.groups import Group
 from vtrain_sim.specs.token_routing import Delivery
 
@@ -86,11 +87,11 @@ class Compute:
 
     def replicated(self) -> Compute:
         """The same operator, whose parameters every tensor parallel rank has."""
-        return replace(self, replicated_parameters=self.parameters)
+        return changed(self, replicated_parameters=self.parameters)
 
     def without_tensors(self) -> Compute:
         """The same work, whose parameters and saved tensors are another item's."""
-        return replace(self, parameters=0, expert_parameters=0, replicated_parameters=0, saves=0)
+        return changed(self, parameters=0, expert_parameters=0, replicated_parameters=0, saves=0)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Program:
 def borrowing(program: Program) -> Program:
     """The same work with the parameters of another part of the rank."""
     forward = tuple(
-        replace(i, parameters=0, expert_parameters=0, replicated_parameters=0) if isinstance(i, Compute) else i
+        changed(i, parameters=0, expert_parameters=0, replicated_parameters=0) if isinstance(i, Compute) else i
         for i in program.forward
     )
     return replace(
@@ -223,6 +224,6 @@ def communications_of(items: Iterable[Item]) -> Iterator[Communication]:
 def in_parts(item: Compute, *shares: float) -> tuple[Compute, ...]:
     """One operator as several items, which together take its time; shares add up to 1."""
     return tuple(
-        replace(item if part == 0 else item.without_tensors(), share=share, part=part)
+        changed(item if part == 0 else item.without_tensors(), share=share, part=part)
         for part, share in enumerate(shares)
     )

@@ -8,8 +8,8 @@ needs for its own backward pass; what uses its output keeps nothing of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from vtrain_sim.frozen import changed
 from vtrain_sim.model.program import Compute, Item
 from vtrain_sim.model.shard import Region, Shard, recompute, run_again
 
@@ -17,7 +17,7 @@ from vtrain_sim.model.shard import Region, Shard, recompute, run_again
 def without_saves(items: Sequence[Item], names: Sequence[str] = ()) -> list[Item]:
     """Items that keep nothing for the backward pass: those of these names, or all."""
     return [
-        replace(item, saves=0) if isinstance(item, Compute) and (not names or item.name in names) else item
+        changed(item, saves=0) if isinstance(item, Compute) and (not names or item.name in names) else item
         for item in items
     ]
 
@@ -46,14 +46,14 @@ def recompute_experts(shard: Shard, region: Region) -> Region:
     if spec.recomputes("moe"):
         forward, back = checkpointed((forward, back))
         # Its input, the norm's output, which nothing else keeps.
-        norm = replace(norm, saves=norm.saves + shard.checkpoint_bytes)
+        norm = changed(norm, saves=norm.saves + shard.checkpoint_bytes)
     elif spec.recomputes("moe_act"):
         forward, back = _without_activation(forward, back)
     if spec.recomputes("layernorm"):
         # Its output, which the router keeps, or what is checkpointed begins with.
         whole, router = spec.recomputes("moe"), _first(forward, "router")
         if whole:
-            norm = replace(norm, saves=norm.saves - shard.checkpoint_bytes)
+            norm = changed(norm, saves=norm.saves - shard.checkpoint_bytes)
         else:
             forward[router] = _keeping_less(forward[router], shard.checkpoint_bytes)
         place = 0 if whole else _first(back, "router")
@@ -62,7 +62,7 @@ def recompute_experts(shard: Shard, region: Region) -> Region:
 
 
 def _keeping_less(item: Item, nbytes: int) -> Item:
-    return replace(item, saves=item.saves - nbytes) if isinstance(item, Compute) else item
+    return changed(item, saves=item.saves - nbytes) if isinstance(item, Compute) else item
 
 
 def _without_activation(forward: list[Item], back: list[Item]) -> Region:

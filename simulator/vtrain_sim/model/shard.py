@@ -7,10 +7,10 @@ parallelism), Transformer Engine's user buffers (communication in pieces beside 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from vtrain_schemas.operators import Operator, dtype_bytes
 from vtrain_schemas.operators import kind as kind_of
+from vtrain_sim.frozen import changed
 from vtrain_sim.model.program import Communication, Compute, Item, Wait, in_parts
 from vtrain_sim.specs.precision import precisions
 from vtrain_sim.specs.shard import ShardSpec
@@ -113,7 +113,7 @@ class Shard:
 
     def _local(self, casts: list[Compute]) -> list[Compute]:
         """Casts of the rank's own part of the sequence, which is gathered after them."""
-        return [replace(c, operator=replace(c.operator, m=c.operator.m // self.tp)) for c in casts]
+        return [changed(c, operator=changed(c.operator, m=c.operator.m // self.tp)) for c in casts]
 
     def column_parallel(self, region: str, linear: list[Compute]) -> Region:
         """A linear layer at the entry of a tensor-parallel region.
@@ -131,7 +131,7 @@ class Shard:
         halves = in_parts(backward(product), 0.5, 0.5)
         if self.spec.splits_backward:
             # Nothing that the pass of input gradients has left to do hides their sum.
-            again = replace(self.over_tp(f"{region}_again", "all_gather", gathered, blocking=False), for_weights=True)
+            again = changed(self.over_tp(f"{region}_again", "all_gather", gathered, blocking=False), for_weights=True)
             once_more: list[Item] = [again, Wait(again.name)] if self.spec.sequence_parallel else []
             back += [*once_more, backward(product), self.over_tp(region, sums)]
         elif self.spec.sequence_parallel:
@@ -161,7 +161,7 @@ class Shard:
         *casts, product = linear
         # What it adds to the sum is whole on every rank: its bias.
         bias = product.parameters - product.operator.n * product.operator.k
-        product = replace(product, replicated_parameters=bias)
+        product = changed(product, replicated_parameters=bias)
         linear = [*casts, product]
         back: list[Item] = gradient_casts(linear)
         if self.tp == 1:
@@ -190,20 +190,20 @@ class Shard:
 
 def backward(item: Compute) -> Compute:
     """The backward pass of a forward operator."""
-    operator = replace(item.operator, phase="backward")
-    return replace(item.without_tensors(), operator=operator, host_waits=False)
+    operator = changed(item.operator, phase="backward")
+    return changed(item.without_tensors(), operator=operator, host_waits=False)
 
 
 def gradient_casts(linear: list[Compute]) -> list[Item]:
     """The casts of a linear layer's output gradient [m, n], which is converted as its input [m, k] was."""
     *casts, product = linear
     turned = [backward(cast) for cast in casts]
-    return [replace(back, operator=replace(back.operator, n=product.operator.n)) for back in turned]
+    return [changed(back, operator=changed(back.operator, n=product.operator.n)) for back in turned]
 
 
 def recompute(item: Compute) -> Compute:
     """A forward operator, run again in the backward pass."""
-    return replace(backward(item), operator=replace(item.operator, phase="recompute"))
+    return changed(backward(item), operator=changed(item.operator, phase="recompute"))
 
 
 def run_again(forward: Iterable[Item]) -> list[Item]:
