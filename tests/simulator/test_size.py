@@ -162,10 +162,10 @@ def test_a_shape_that_does_not_scale_is_refused(shape: str, says: str) -> None:
 
 def test_failures_make_the_model_smaller() -> None:
     usual = vt.size(cluster="dgx-h100", num_gpus=64, days=3, global_batch_size=256)
-    failing = vt.size(cluster="dgx-h100", num_gpus=64, days=3, global_batch_size=256, gpu_mtbf_hours=200)
+    failing = vt.size(cluster="dgx-h100", num_gpus=64, days=3, global_batch_size=256, gpu_mtbf_hours=40)
     assert failing.chosen.parameters < usual.chosen.parameters
     same = {c.model: c for c in usual.candidates}
-    stretch = Failures(200).stretch(64)
+    stretch = Failures(40).stretch(64)
     compared = [(c.days, same[c.model].days) for c in failing.candidates if c.model in same]
     assert compared
     assert all(with_them == pytest.approx(without * stretch) for with_them, without in compared)

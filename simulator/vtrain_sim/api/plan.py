@@ -14,6 +14,7 @@ from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.api.options import WORLD_SIZE, Option, read_options
 from vtrain_sim.decide import Bounds, PlanResult, Request
 from vtrain_sim.decide import plan as search_plans
+from vtrain_sim.decide.executors import Workers
 from vtrain_sim.decide.failures import failures_given
 from vtrain_sim.decide.search.choices import DEFAULT
 from vtrain_sim.decide.search_space import search_space
@@ -55,6 +56,9 @@ def plan(
     checkpoint_interval: float = 0.0,
     allow_tight: bool = False,
     exhaustive: bool = False,
+    processes: int = 1,
+    executor: str = "local",
+    address: str = "",
     flags: Sequence[str] = (),
     own: Configuration | None = None,
     own_name: str = UNNAMED,
@@ -72,7 +76,8 @@ def plan(
     checkpoints (checkpoint_seconds each, every checkpoint_interval seconds; 0: the best) and restarts
     (restart_seconds). search: what is chosen beside sizes and schedules, by name (`vtrain-sim plan --help`): "default",
     "all", "none", or several. allow_tight: also plans with less memory to spare than projections are sure of.
-    exhaustive: project every candidate, also those that cannot be among the best. flags, fixed:
+    exhaustive: project every candidate, also those that cannot be among the best. processes: of this machine (0: one
+    for each core) that share a large search, or with executor "ray" of a Ray cluster (address). flags, fixed:
     Megatron's arguments that are kept as they are, for example ``tp=8``. own, own_name: a configuration of the model
     that is ranked too, and what it is called. progress: called with the configurations
     evaluated, those that are feasible, and the share of the search that is done. Raises `UserError` where no plan is
@@ -119,7 +124,7 @@ def plan(
         own_name,
         exhaustive,
     )
-    return search_plans(request, machine.projector, top, progress)
+    return search_plans(request, machine.projector, top, progress, Workers(executor, processes, address))
 
 
 def of_runs(catalog: Path | None, runs: Sequence[str], given: Given) -> tuple[Job | str, Machine]:

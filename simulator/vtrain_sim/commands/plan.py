@@ -22,6 +22,7 @@ from vtrain_sim.commands.output import (
     write_files,
     write_report,
 )
+from vtrain_sim.commands.workers import ADDRESS, EXECUTOR, PROCESSES
 from vtrain_sim.errors import UserError
 
 _SEARCH = (
@@ -56,6 +57,9 @@ def plan(
     ),
     search: str = typer.Option("default", "--search", help=_SEARCH),
     exhaustive: bool = typer.Option(False, "--exhaustive", help="Project all candidates, also those that cannot win."),
+    processes: int = PROCESSES,
+    executor: str = EXECUTOR,
+    address: str = ADDRESS,
     gpu_mtbf_hours: float = typer.Option(0.0, "--gpu-mtbf-hours", help="Mean time between failures of one GPU."),
     checkpoint_seconds: float = typer.Option(60.0, help="Time to write a checkpoint."),
     restart_seconds: float = typer.Option(600.0, help="Time from a failure until training goes on."),
@@ -124,6 +128,9 @@ def plan(
             checkpoint_interval=checkpoint_interval,
             search=search,
             exhaustive=exhaustive,
+            processes=processes,
+            executor=executor,
+            address=address,
             allow_tight=allow_tight,
             flags=flags,
             own=own_of(described, given),

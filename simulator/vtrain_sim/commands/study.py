@@ -20,6 +20,7 @@ from vtrain_sim.commands.output import (
     write_report,
 )
 from vtrain_sim.commands.termination import ended_by_sigterm
+from vtrain_sim.commands.workers import ADDRESS, EXECUTOR
 
 
 def study(
@@ -27,9 +28,9 @@ def study(
     out: Path = typer.Option(
         ..., "--out", help="Directory of the results, one file per unit; a study goes on from it."
     ),
-    executor: str = typer.Option("local", "--executor", help="local, or ray."),
+    executor: str = EXECUTOR,
     processes: int = typer.Option(0, "--processes", min=0, help="Units at a time (default: one per core)."),
-    address: str = typer.Option("", "--address", help="Address of a Ray cluster (default: one on this machine)."),
+    address: str = ADDRESS,
     catalog: Path = typer.Option(None, "--catalog", help="Catalog of the captured runs among the models (run:ID)."),
     run_script: bool = RUN_SCRIPT,
     as_json: bool = typer.Option(False, "--json", help="Print all results as JSON."),

@@ -63,6 +63,14 @@ class Dropped:
         self.verdicts += [TOO_LATE if fit else TOO_LARGE for fit in fits[lost]]
         self.figures.append(figures.pick(lost))
 
+    def absorb(self, other: Dropped) -> None:
+        """Take over those of another search, as many as there is room for."""
+        room = MOST_KEPT - len(self.configurations)
+        self.configurations += other.configurations[:room]
+        self.verdicts += other.verdicts[:room]
+        if other.figures:
+            self.figures.append(Figures.joined(other.figures).pick(np.arange(min(room, len(other.verdicts)))))
+
 
 @dataclass(frozen=True)
 class Evaluated:

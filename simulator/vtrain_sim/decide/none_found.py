@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from vtrain_sim.decide.request import Request
-from vtrain_sim.decide.search.incumbents import Incumbents
+from vtrain_sim.decide.search.incumbents import Record
 from vtrain_sim.simulate.memory import MARGIN
 from vtrain_sim.simulate.projection import Projector
 
 
-def why_none(request: Request, projector: Projector, counts: Sequence[int], candidates: int, found: Incumbents) -> str:
+def why_none(request: Request, projector: Projector, counts: Sequence[int], candidates: int, found: Record) -> str:
     """Why no plan is left, and what would help."""
     where = f"{min(counts)} to {max(counts)} GPUs" if len(counts) > 1 else f"{counts[0]} GPUs"
     batches = ", ".join(map(str, request.batches))

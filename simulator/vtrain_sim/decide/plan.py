@@ -11,13 +11,14 @@ import numpy as np
 
 from vtrain_sim.decide.collection import collection_paused
 from vtrain_sim.decide.evaluated import FITS, MOST_KEPT, TOO_LARGE, TOO_LATE, Evaluated, Figures, Floats
+from vtrain_sim.decide.executors import IN_THIS_PROCESS, Workers
 from vtrain_sim.decide.none_found import why_none
 from vtrain_sim.decide.order import best_first
 from vtrain_sim.decide.own_layout import OwnLayout
 from vtrain_sim.decide.plan_result import Plan, PlanResult
 from vtrain_sim.decide.request import Request
 from vtrain_sim.decide.search.bounds import gpu_counts
-from vtrain_sim.decide.search.branch_and_bound import Search
+from vtrain_sim.decide.search.in_parts import Outcome, search
 from vtrain_sim.decide.search.incumbents import Incumbents
 from vtrain_sim.decide.search.space import Space
 from vtrain_sim.errors import UserError
@@ -34,23 +35,29 @@ def plan(
     projector: Projector,
     top: int = 10,
     progress: Progress = unwatched,
+    workers: Workers = IN_THIS_PROCESS,
 ) -> PlanResult:
     """Search the whole space of a request; raises `UserError` where nothing is left, with what would help.
 
-    progress: called with the configurations evaluated, those that are feasible, and the share of the space.
+    progress: called with the configurations evaluated, those that are feasible, and the share of the space. workers:
+    where a large space is searched in parts.
     """
     begin = perf_counter()
     cluster = projector.cluster
     domain, segment = cluster.gpus_per_node, cluster.intra_node.segment
     counts = gpu_counts(request.num_gpus, request.max_gpus, domain, segment)
     space = Space(request.model, counts, request.batches, request.bounds, request.base)
-    found = Incumbents(projector, request.objective(cluster), top, request.allow_tight)
+    incumbents = Incumbents(projector, request.objective(cluster), top, request.allow_tight)
     with collection_paused():
-        candidates, interrupted = _search(request, space, projector, found, progress)
+        if request.exhaustive:
+            candidates, interrupted = _evaluate_all(space, incumbents, progress)
+        else:
+            candidates, interrupted = search(request, space, projector, incumbents, top, workers, progress)
+    found = incumbents.record
     if not found.configurations:
         raise UserError(why_none(request, projector, counts, candidates, found))
     figures = found.feasible()
-    key = found.objective.key(figures)
+    key = incumbents.objective.key(figures)
     order = best_first(found.configurations, key)
 
     def planned(index: int) -> Plan:
@@ -71,29 +78,23 @@ def plan(
         tuple(_tie(p, request, key[order[0]], limit) for p in best),
         tuple(_tie(p, request, key[order[0]], limit) for p in front),
         Evaluated.of(best_of_all, figures.pick(order), found.dropped, found.evaluated),
-        _own(request, projector, counts, key[order], best[0], found) if request.own is not None else None,
+        _own(request, projector, counts, key[order], best[0], incumbents) if request.own is not None else None,
         interrupted,
     )
 
 
-def _search(
-    request: Request, space: Space, projector: Projector, found: Incumbents, progress: Progress
-) -> tuple[int, bool]:
-    """Evaluate candidates, all or those that may matter: how many there are, and whether it was interrupted."""
-    if not request.exhaustive:
-        search = Search(space, projector, found, progress, request.allow_tight)
-        search.run()
-        return search.candidates, search.interrupted
-    everything = space.configurations()
+def _evaluate_all(space: Space, incumbents: Incumbents, progress: Progress) -> Outcome:
+    """Evaluate every candidate."""
+    everything, found = space.configurations(), incumbents.record
     try:
         while chunk := list(islice(everything, _CHUNK)):
-            found.add(chunk)
+            incumbents.add(chunk)
             progress(found.evaluated, len(found.configurations), 0.0)
     except KeyboardInterrupt:
         if not found.configurations:
             raise
-        return found.evaluated, True
-    return found.evaluated, False
+        return Outcome(found.evaluated, True)
+    return Outcome(found.evaluated, False)
 
 
 def _pareto(configurations: Sequence[Configuration], figures: Figures) -> list[int]:

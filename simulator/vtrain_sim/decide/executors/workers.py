@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vtrain_sim.decide.executors.base import Answer, Task
+from vtrain_sim.decide.executors.local import Local, cores
 from vtrain_sim.decide.executors.registry import get
 from vtrain_sim.specs.checks import whole
 
@@ -21,6 +22,16 @@ class Workers:
     def __post_init__(self) -> None:
         whole("--processes", self.processes, 0)
         get(self.executor).check(self.processes, self.address)
+
+    @property
+    def count(self) -> int:
+        """Tasks at a time, as far as this machine knows."""
+        return self.processes or cores()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether tasks run on other machines too."""
+        return self.executor != Local.name
 
     def map(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[tuple[int, Answer]]:
         """The place of each task and its answer, as they come. See `Executor.map`."""

@@ -48,13 +48,13 @@ class Search:
                 if counts:
                     self._run(counts, alone)
         except KeyboardInterrupt:
-            if not self._incumbents.configurations:
+            if not self._incumbents.record.configurations:
                 raise
             self.interrupted = True
-        if not self._incumbents.configurations:
+        if not self._incumbents.record.configurations:
             for bounder in self._bounders:
                 self._nearest(bounder)
-        if not self._incumbents.evaluated and self._errors:
+        if not self._incumbents.record.evaluated and self._errors:
             raise self._errors[0]
 
     def _nearest(self, bounder: Bounder) -> None:
@@ -175,4 +175,4 @@ class Search:
         return Candidates.joined(parts)
 
     def _report(self) -> None:
-        self._progress(self._incumbents.evaluated, len(self._incumbents.configurations), self._share)
+        self._progress(self._incumbents.record.evaluated, len(self._incumbents.record.configurations), self._share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,21 +25,33 @@ def kinds(tp: Integers, cp: Integers, ep: Integers, pp: Integers | int, fsdp: ND
     return number
 
 
+@dataclass
+class Record:
+    """Candidates that were evaluated. configurations, figures: those that fit and end in time, and their figures chunk
+    by chunk; dropped: the others. tight: of all, those that leave too little memory. smallest_bytes: least peak memory
+    of all of them. soonest_days: of those that fit.
+    """
+
+    configurations: list[Configuration] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
+    dropped: Dropped = field(default_factory=Dropped)
+    evaluated: int = 0
+    tight: int = 0
+    smallest_bytes: float = math.inf
+    soonest_days: float = math.inf
+
+    def feasible(self) -> Figures:
+        """Of all feasible candidates, in the order of `configurations`."""
+        return Figures.joined(self.figures)
+
+
 class Incumbents:
     """Evaluated candidates, gathered chunk by chunk. top: so many of the best are wanted, beside the best of another
-    kind, and those that no other one beats in both days and dollars.
-
-    tight: of them, those that leave too little memory. smallest_bytes: least peak memory of all of them. soonest_days:
-    of those that fit.
-    """
+    kind, and those that no other one beats in both days and dollars."""
 
     def __init__(self, projector: Projector, objective: Objective, top: int, allow_tight: bool) -> None:
         self._projector, self.objective, self._top, self._allow_tight = projector, objective, top, allow_tight
-        self.configurations: list[Configuration] = []
-        self.evaluated = self.tight = 0
-        self.smallest_bytes = self.soonest_days = math.inf
-        self.dropped = Dropped()
-        self._figures: list[Figures] = []
+        self.record = Record()
         # Of the best of each kind, and of the front: days ascending, dollars descending.
         self._best_of_kind: dict[int, float] = {}
         self._best_keys: Floats = np.zeros(0)
@@ -48,18 +61,32 @@ class Incumbents:
         """Evaluate candidates. Raises `UserError` where a cost is not known."""
         arrays = self._projector.evaluate(chunk)
         figures = self.figures(chunk, arrays)
-        self.evaluated += len(chunk)
-        self.smallest_bytes = min(self.smallest_bytes, float(arrays.peak_bytes.min()))
+        record = self.record
+        record.evaluated += len(chunk)
+        record.smallest_bytes = min(record.smallest_bytes, float(arrays.peak_bytes.min()))
         fits = self.fits(arrays)
-        self.tight += int(arrays.tight.sum())
+        record.tight += int(arrays.tight.sum())
         if fits.any():
-            self.soonest_days = min(self.soonest_days, float(figures.days[fits].min()))
+            record.soonest_days = min(record.soonest_days, float(figures.days[fits].min()))
         feasible = fits & self.objective.in_time(figures)
         kept = [c for c, keep in zip(chunk, feasible, strict=True) if keep]
-        self.configurations += kept
-        self._figures.append(figures.pick(feasible))
-        self.dropped.add(chunk, figures, fits, feasible)
+        record.configurations += kept
+        record.figures.append(figures.pick(feasible))
+        record.dropped.add(chunk, figures, fits, feasible)
         self._beat(kept, figures.pick(feasible))
+
+    def absorb(self, other: Record) -> None:
+        """Take over what was evaluated elsewhere."""
+        record = self.record
+        record.configurations += other.configurations
+        record.figures += other.figures
+        record.dropped.absorb(other.dropped)
+        record.evaluated += other.evaluated
+        record.tight += other.tight
+        record.smallest_bytes = min(record.smallest_bytes, other.smallest_bytes)
+        record.soonest_days = min(record.soonest_days, other.soonest_days)
+        if other.configurations:
+            self._beat(other.configurations, other.feasible())
 
     def figures(self, chunk: Sequence[Configuration], arrays: Evaluation) -> Figures:
         """Of evaluated candidates."""
@@ -73,10 +100,6 @@ class Incumbents:
     def fits(self, arrays: Evaluation) -> Booleans:
         """Which evaluated candidates fit into memory."""
         return arrays.fits | arrays.tight if self._allow_tight else arrays.fits
-
-    def feasible(self) -> Figures:
-        """Of all feasible candidates, in the order of `configurations`."""
-        return Figures.joined(self._figures)
 
     def may_matter(self, least: Figures, kind: Integers) -> Booleans:
         """[candidates] whether they may be among what is wanted. least: their figures at the least that they take."""

@@ -8,7 +8,7 @@ in what order its passes run (`PipelineOption`), how replicas share the optimize
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -29,6 +29,7 @@ from vtrain_sim.decide.search.choices import (
 from vtrain_sim.decide.search.cuts import Layers, cuts, divisors, stage_counts
 from vtrain_sim.decide.search.options import Integers, Lanes, LayerOption, PipelineOption
 from vtrain_sim.errors import UserError
+from vtrain_sim.frozen import computed
 from vtrain_sim.model.chunks import contents_of
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
 from vtrain_sim.specs.pipeline import PipelineSpec
@@ -38,17 +39,39 @@ from vtrain_sim.specs.train import AUTO
 _BUNDLES = 16
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of a space: layers are dealt out to them by their sizes."""
+
+    index: int
+    parts: int
+
+    def has(self, number: int) -> bool:
+        """Whether the sizes of this number belong to it."""
+        return number % self.parts == self.index
+
+
+WHOLE = Part(0, 1)
+
+
 class Space:
     """The candidates of a search: of a model, numbers of GPUs and of sequences, within bounds.
 
     base: what the training step has besides what is searched. Sequence parallelism goes with tensor parallelism (it
-    costs the same and saves memory) unless fixed.
+    costs the same and saves memory) unless fixed. part: of the layers, those that are in it.
     """
 
     def __init__(
-        self, model: ModelSpec, counts: Sequence[int], batches: Sequence[int], bounds: Bounds, base: TrainSpec
+        self,
+        model: ModelSpec,
+        counts: Sequence[int],
+        batches: Sequence[int],
+        bounds: Bounds,
+        base: TrainSpec,
+        part: Part = WHOLE,
     ) -> None:
         self.model, self.batches, self.bounds, self.base = model, batches, bounds, base
+        self.part = part
         self.fixed: dict[str, Any] = dict(bounds.fixed)
         self.counts = self._filled(counts)
         self._choices = tuple(choice for choice in chosen(bounds.choices) if self._is_allowed(choice.name))
@@ -86,9 +109,22 @@ class Space:
         if found is None:
             first = len(self.options)
             for mbs in self.bounds.micro_batches:
+                if not self.part.has(self._numbers[tp, cp, ep, mbs]):
+                    continue
                 self.options += self._of_sizes(LayerSizes(tp, cp, ep, mbs), gpus)
             found = self._options_of[alike] = list(range(first, len(self.options)))
         return found
+
+    @computed
+    def _numbers(self) -> dict[tuple[int, ...], int]:
+        sizes = product(self._tensor(), self._context(), self._experts(), self.bounds.micro_batches)
+        return {one: number for number, one in enumerate(sizes)}
+
+    @property
+    def layers_to_time(self) -> int:
+        """About how many ways there are to run a layer, those that run modules again apart."""
+        some = LayerSizes(self._tensor()[-1], 1, self._experts()[-1], 1)
+        return len(self._numbers) * sum(without is None for _, without in self._layer_settings(some))
 
     def _of_sizes(self, sizes: LayerSizes, gpus: int) -> Iterator[LayerOption]:
         splitting = {schedules.get(name).splits_backward for name in self.bounds.schedules}

@@ -109,6 +109,8 @@ ENTRIES = (
     Entry("max_cp", whole_number, BOUNDS),
     Entry("max_ep", whole_number, BOUNDS),
     Entry("schedules", words, BOUNDS),
+    Entry("search", words, BOUNDS, "choices"),
+    Entry("exhaustive", yes_or_no, REQUEST),
     Entry("micro_batch_sizes", whole_numbers, BOUNDS, "micro_batches"),
     Entry("gpu_mtbf_hours", number, FAILURES, "mtbf_hours"),
     Entry("checkpoint_seconds", number, FAILURES, "checkpoint_s"),
