@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from time import perf_counter
 
 import numpy as np
 
+from vtrain_sim.decide.certainty import probability_of_better
 from vtrain_sim.decide.collection import collection_paused
 from vtrain_sim.decide.evaluated import FITS, MOST_KEPT, TOO_LARGE, TOO_LATE, Evaluated, Figures, Floats
 from vtrain_sim.decide.executors import IN_THIS_PROCESS, Workers
 from vtrain_sim.decide.none_found import why_none
-from vtrain_sim.decide.order import best_first
+from vtrain_sim.decide.order import best_first, without_twins
 from vtrain_sim.decide.own_layout import OwnLayout
 from vtrain_sim.decide.plan_result import Plan, PlanResult
 from vtrain_sim.decide.request import Request
 from vtrain_sim.decide.search.bounds import gpu_counts
 from vtrain_sim.decide.search.in_parts import Outcome, search
-from vtrain_sim.decide.search.incumbents import Incumbents
+from vtrain_sim.decide.search.incumbents import Incumbents, kind_of
 from vtrain_sim.decide.search.space import Space
 from vtrain_sim.errors import UserError
 from vtrain_sim.progress import Progress, unwatched
@@ -58,16 +58,21 @@ def plan(
         raise UserError(why_none(request, projector, counts, candidates, found))
     figures = found.feasible()
     key = incumbents.objective.key(figures)
-    order = best_first(found.configurations, key)
+    every = best_first(found.configurations, key)
+    order = without_twins(every, key, figures.peak_bytes)
+
+    first = found.configurations[order[0]]
+    best_projection = projector.project(first)
 
     def planned(index: int) -> Plan:
         c, days, cost_usd = found.configurations[index], figures.days[index], figures.dollars[index]
-        return Plan(projector.project(c), float(days), float(cost_usd), False, _checkpoint_interval_s(request, c))
+        projection = projector.project(c)
+        sure = probability_of_better(best_projection, projection, request.ratio(key[index], key[order[0]]))
+        return Plan(projection, float(days), float(cost_usd), sure, _checkpoint_interval_s(request, c))
 
-    best = [planned(int(index)) for index in order[:top]]
-    best_of_all = [found.configurations[index] for index in order[:MOST_KEPT]]
-    front = [planned(index) for index in _pareto(found.configurations, figures)]
-    limit = best[0].projection.iteration_time_high_s / best[0].projection.iteration_time_s
+    best_of_all = [found.configurations[index] for index in every[:MOST_KEPT]]
+    other = next((int(i) for i in order if kind_of(found.configurations[i]) != kind_of(first)), None)
+    best = tuple(planned(int(index)) for index in order[:top])
     return PlanResult(
         request,
         cluster.name,
@@ -75,11 +80,12 @@ def plan(
         found.evaluated,
         len(found.configurations),
         perf_counter() - begin,
-        tuple(_tie(p, request, key[order[0]], limit) for p in best),
-        tuple(_tie(p, request, key[order[0]], limit) for p in front),
-        Evaluated.of(best_of_all, figures.pick(order), found.dropped, found.evaluated),
+        best,
+        tuple(planned(index) for index in _pareto(found.configurations, figures)),
+        Evaluated.of(best_of_all, figures.pick(every), found.dropped, found.evaluated),
         _own(request, projector, counts, key[order], best[0], incumbents) if request.own is not None else None,
         interrupted,
+        planned(other) if other is not None else None,
     )
 
 
@@ -115,16 +121,6 @@ def _checkpoint_interval_s(request: Request, c: Configuration) -> float | None:
     return failures.interval_s or failures.best_interval_s(c.parallel.world_size)
 
 
-def _tie(plan: Plan, request: Request, best: float, limit: float) -> Plan:
-    """A plan is tied with the best one where the bands of the two overlap."""
-    p = plan.projection
-    value = {"time": p.iteration_time_s, "days": plan.days, "dollars": plan.cost_usd, "mfu": -p.mfu}[request.rank_by]
-    # MFU is the larger the shorter the time is.
-    longer = best / value if request.rank_by == "mfu" else value / best
-    low = p.iteration_time_low_s / p.iteration_time_s
-    return replace(plan, tied_with_best=bool(limit >= longer * low))
-
-
 def _own(
     request: Request, projector: Projector, counts: Sequence[int], keys: Floats, best: Plan, found: Incumbents
 ) -> OwnLayout:
@@ -145,9 +141,9 @@ def _own(
         verdict = f"it has another global batch ({own.train.global_batch_size}) than the plans"
     # As good as a plan but for rounding is no worse.
     better = int((keys < key - 1e-9 * abs(key)).sum())
-    plan = Plan(projector.project(own), days, float(figures.dollars[0]), False, _checkpoint_interval_s(request, own))
-    limit = best.projection.iteration_time_high_s / best.projection.iteration_time_s
-    tied = _tie(plan, request, float(keys[0]), limit)
+    projection = projector.project(own)
+    sure = probability_of_better(best.projection, projection, request.ratio(key, float(keys[0])))
+    plan = Plan(projection, days, float(figures.dollars[0]), sure, _checkpoint_interval_s(request, own))
     return OwnLayout(
-        request.own_name, tied, better + 1 if verdict == FITS else None, verdict, best.projection.configuration
+        request.own_name, plan, better + 1 if verdict == FITS else None, verdict, best.projection.configuration
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from vtrain_sim.decide.certainty import SURE
 from vtrain_sim.decide.evaluated import Evaluated, layout_columns
 from vtrain_sim.decide.own_layout import OwnLayout
 from vtrain_sim.decide.request import Request
@@ -18,13 +19,21 @@ SCHEMA = "vtrain.plan/1"
 
 @dataclass(frozen=True)
 class Plan:
-    """One plan. days and cost_usd include failures and checkpoints where they were given."""
+    """One plan. days and cost_usd include failures and checkpoints where they were given.
+
+    best_is_better: probability that the best plan is better than this one (`decide.certainty`); 0.5 for itself.
+    """
 
     projection: Projection
     days: float
     cost_usd: float
-    tied_with_best: bool
+    best_is_better: float = 0.5
     checkpoint_interval_s: float | None = None
+
+    @property
+    def tied_with_best(self) -> bool:
+        """Whether it is not sure that the best plan is better."""
+        return self.best_is_better <= SURE
 
     def to_dict(self) -> Document:
         """The plan in the machine-readable result."""
@@ -51,6 +60,7 @@ class Plan:
             "cost_usd": self.cost_usd,
             "mfu": projection.mfu,
             "peak_bytes": projection.memory.worst.peak_bytes,
+            "best_is_better": self.best_is_better,
             "tied_with_best": self.tied_with_best,
             "megatron_args": emit_flags(c),
         }
@@ -67,12 +77,15 @@ def _recomputed_layers(train: TrainSpec) -> int | None:
 
 @dataclass(frozen=True, repr=False)
 class PlanResult(Result):
-    """What a search over layouts gives. plans: best first. pareto: no other plan is both faster and cheaper.
+    """What a search over layouts gives.
 
-    candidates: how many the space has; evaluated: of them, those that were projected, as the others cannot be among the
-    best; feasible: of these, those that fit and end in time. elapsed_s: seconds that the search took. interrupted: it
-    was stopped, and the plans are the best of what had been evaluated. every: the evaluated ones, with the reason
-    where one was dropped. own: how the layout of the job that was planned ranks; None where a model was planned.
+    plans: best first; of several that take the same time and memory, the simplest. pareto: no other plan is both faster
+    and cheaper. candidates: how many the space has; evaluated: of them, those that were projected, as the others cannot
+    be among the best; feasible: of these, those that fit and end in time. elapsed_s: seconds that the search took.
+    every: the evaluated ones, with the reason where one was dropped. own: how the layout of the job that was planned
+    ranks; None where a model was planned. interrupted: the search was stopped, and the plans are the best of what had
+    been evaluated. runner_up: the best plan of another kind than the best, with other sizes of tensor, pipeline,
+    context or expert parallelism, or fully sharded.
 
     >>> import vtrain as vt
     >>> result = vt.plan("gpt3-1.3b", cluster="dgx-a100-80gb", num_gpus=8, global_batch_size=64, top=3)
@@ -91,6 +104,12 @@ class PlanResult(Result):
     every: Evaluated
     own: OwnLayout | None = None
     interrupted: bool = False
+    runner_up: Plan | None = None
+
+    @property
+    def gpu_counts(self) -> tuple[int, ...]:
+        """Numbers of GPUs of the plans that are listed."""
+        return tuple(sorted({p.projection.configuration.parallel.world_size for p in (*self.plans, *self.pareto)}))
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.plan/1."""
@@ -107,6 +126,7 @@ class PlanResult(Result):
             "interrupted": self.interrupted,
             "plans": [p.to_dict() for p in self.plans],
             "pareto": [p.to_dict() for p in self.pareto],
+            "runner_up": self.runner_up.to_dict() if self.runner_up is not None else None,
         }
         return document if self.own is None else {**document, "own": self.own.to_dict()}
 

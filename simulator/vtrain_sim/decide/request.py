@@ -51,6 +51,11 @@ class Request:
         if self.deadline_days and not self.tokens:
             raise SpecError("--deadline-days needs --train-tokens")
 
+    def ratio(self, one: float, other: float) -> float:
+        """How much longer, or dearer, one plan is than another, from what they are ranked by."""
+        # MFU is the larger the shorter the time is.
+        return other / one if self.rank_by == "mfu" else one / other
+
     def objective(self, cluster: ClusterSpec) -> Objective:
         """What plans on a cluster are ranked by."""
         return Objective(cluster, self.rank_by, self.tokens, self.deadline_days, self.failures)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from vtrain_sim.decide import PlanResult
 from vtrain_sim.decide.own_layout import OwnLayout
-from vtrain_sim.report.tables import duration
+from vtrain_sim.report.tables import counted, duration
+from vtrain_sim.simulate.memory import MARGIN
 from vtrain_sim.specs import ParallelSpec, TrainSpec
 
 
@@ -27,6 +28,36 @@ def sharding_words(parallel: ParallelSpec) -> str:
     return "all (FSDP)" if parallel.fsdp else "optimizer" if parallel.distributed_optimizer else "nothing"
 
 
+def memory_margin(result: PlanResult) -> str:
+    """What memory the best plan leaves."""
+    verdict = result.plans[0].projection.memory
+    peak, capacity = verdict.worst.peak_bytes, verdict.capacity_bytes
+    return (
+        f"the best needs {peak / 2**30:.1f} of {capacity / 2**30:.1f} GiB on its fullest stage, which leaves "
+        f"{1 - peak / capacity:.0%} (plans with less than {MARGIN:.0%} are "
+        + ("ranked too)" if result.request.allow_tight else "left out)")
+    )
+
+
+def certainty(result: PlanResult) -> list[str]:
+    """How sure it is that the best is the best, and the best of another kind."""
+    words = []
+    if len(result.plans) > 1:
+        words.append("sure: probability that the best is better than this one; errors that both have cancel out")
+    other, best = result.runner_up, result.plans[0]
+    if other is not None:
+        p = other.projection.configuration.parallel
+        by = other.days / best.days
+        gpus = [counted(p.world_size, "GPUs")] if len(result.gpu_counts) > 1 else []
+        layout = ", ".join([*gpus, p.in_words, *(["fully sharded"] if p.fsdp else [])])
+        words.append(
+            f"the best of another kind ({layout}) takes {duration(other.projection.iteration_time_s)} a step, "
+            f"{by - 1:+.1%} {'days' if result.request.tokens else 'time'}; the best is better with a probability of "
+            f"{other.best_is_better:.0%}"
+        )
+    return words
+
+
 def own_layout(result: PlanResult) -> list[str]:
     """Sentences on the job's own layout: its step beside the best plan's, its rank, and what to change."""
     own = result.own
@@ -43,8 +74,8 @@ def own_layout(result: PlanResult) -> list[str]:
     beside = f"the best plan {duration(best.iteration_time_s)}"
     if own.rank is None:
         return [f"{layout} {takes}, {beside}; not ranked: {own.verdict}", *_changes(own)]
-    tie = "; their bands overlap: which is faster is not known" if own.rank > 1 and own.plan.tied_with_best else ""
-    return [f"{layout} {takes}, {beside}: it is number {own.rank:,} of {result.feasible:,}{tie}", *_changes(own)]
+    sure = f"; the best is better with a probability of {own.plan.best_is_better:.0%}" if own.rank > 1 else ""
+    return [f"{layout} {takes}, {beside}: it is number {own.rank:,} of {result.feasible:,}{sure}", *_changes(own)]
 
 
 def _changes(own: OwnLayout) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vtrain_sim.decide.evaluated import Booleans, Dropped, Figures, Floats
 from vtrain_sim.decide.objective import Objective
+from vtrain_sim.decide.order import equal
 from vtrain_sim.simulate.batch import Evaluation
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import peak_of
@@ -19,10 +20,22 @@ from vtrain_sim.specs import Configuration
 Integers = NDArray[np.int64]
 
 
+def _distinct(ascending: Floats) -> Floats:
+    """Values without those that equal the one before but for rounding."""
+    return ascending[np.concatenate([[True], ~equal(ascending[1:], ascending[:-1])])] if len(ascending) else ascending
+
+
 def kinds(tp: Integers, cp: Integers, ep: Integers, pp: Integers | int, fsdp: NDArray[np.bool_] | bool) -> Integers:
     """[candidates] a number for each kind of layout: one of other sizes, or fully sharded, is another kind."""
-    number: Integers = ((tp * 1024 + cp) * 4096 + ep) * 65536 + np.asarray(pp) * 2 + np.asarray(fsdp)
+    number: Integers = ((tp * 1024 + cp) * 4096 + ep) * 65536 + pp * 2 + fsdp
     return number
+
+
+def kind_of(c: Configuration) -> int:
+    """The kind of one candidate's layout."""
+    p = c.parallel
+    tp, cp, ep, pp, fsdp = (np.array([size], dtype=np.int64) for size in (p.tp, p.cp, p.ep, p.pp, p.fsdp))
+    return int(kinds(tp, cp, ep, pp, fsdp.astype(bool))[0])
 
 
 @dataclass
@@ -122,9 +135,9 @@ class Incumbents:
         if not kept:
             return
         key = self.objective.key(figures)
-        self._best_keys = np.sort(np.concatenate([self._best_keys, key]))[: self._top]
-        sizes = np.array([(p.tp, p.cp, p.ep, p.pp, p.fsdp) for p in (c.parallel for c in kept)], dtype=np.int64).T
-        for kind, value in zip(kinds(*sizes).tolist(), key.tolist(), strict=True):
+        # Twins are listed once.
+        self._best_keys = _distinct(np.sort(np.concatenate([self._best_keys, key])))[: self._top]
+        for kind, value in zip(map(kind_of, kept), key.tolist(), strict=True):
             self._best_of_kind[kind] = min(value, self._best_of_kind.get(kind, math.inf))
         days, cost = np.concatenate([self._front[0], figures.days]), np.concatenate([self._front[1], figures.dollars])
         order = np.lexsort((cost, days))

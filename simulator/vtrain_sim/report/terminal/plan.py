@@ -9,7 +9,14 @@ from rich.console import Console
 
 from vtrain_sim.decide import Plan, PlanResult
 from vtrain_sim.report import amounts
-from vtrain_sim.report.plan_words import overlap_words, own_layout, recompute_words, sharding_words
+from vtrain_sim.report.plan_words import (
+    certainty,
+    memory_margin,
+    overlap_words,
+    own_layout,
+    recompute_words,
+    sharding_words,
+)
 from vtrain_sim.report.tables import counted, duration, said_once
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.simulate.result import BAND_PROBABILITY
@@ -43,8 +50,8 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         f"the best takes {duration(step.iteration_time_s)} a step, {BAND_PROBABILITY:.0%} band "
         f"{duration(step.iteration_time_low_s)} to {duration(step.iteration_time_high_s)}"
     )
-    if any(p.tied_with_best for p in result.plans[1:]):
-        console.print("tie: the plan's band overlaps that of the best; which of them is faster is not known")
+    for sentence in (memory_margin(result), *certainty(result)):
+        console.print(sentence)
     if best.checkpoint_interval_s is not None:
         console.print(f"checkpoint every {duration(best.checkpoint_interval_s)} (days and dollars include failures)")
     for sentence in own_layout(result):
@@ -109,5 +116,5 @@ def _line(name: str, plan: Plan, of_training: bool) -> dict[str, object]:
         "MFU": f"{projection.mfu:.1%}",
         "GiB": f"{projection.memory.worst.peak_bytes / 2**30:.1f}",
         **days,
-        " ": "tie" if plan.tied_with_best and name != "1" else "",
+        "sure": "-" if name == "1" else f"{plan.best_is_better:.0%}",
     }

@@ -17,7 +17,7 @@ from vtrain_sim.report.page.parts.projection import (
     memory_section,
     notes_of,
 )
-from vtrain_sim.report.plan_words import own_layout
+from vtrain_sim.report.plan_words import certainty, memory_margin, own_layout
 from vtrain_sim.report.tables import counted
 from vtrain_sim.results import Row
 
@@ -32,7 +32,9 @@ def page_of_plan(result: PlanResult) -> Page:
     """The best plan's figures, the front, every plan, and where the best one's time and memory go."""
     best = result.plans[0]
     searched = Figure(
-        "Search", f"{result.evaluated:,} plans", f"{result.feasible:,} feasible; {result.elapsed_s:.1f} s; all modelled"
+        "Search",
+        f"{result.candidates:,} candidates",
+        f"{result.evaluated:,} projected, {result.feasible:,} feasible; {result.elapsed_s:.1f} s; all modelled",
     )
     cluster = best.projection.cluster
     price = amounts.price(cluster.name, cluster.price_per_gpu_hour) or "no known price"
@@ -62,8 +64,9 @@ def _notes(result: PlanResult) -> tuple[str, ...]:
         notes.append(
             f"{kept:,} of {result.every.total:,} evaluated plans are listed: the best, and some that were dropped."
         )
-    if any(plan.tied_with_best for plan in result.plans[1:]):
-        notes.append("A tie: the plan's band overlaps that of the best; which of them is faster is not known.")
+    if result.candidates > result.evaluated:
+        notes.append("Candidates that cannot be among the best, by lower bounds of time and memory, are not listed.")
+    notes += [memory_margin(result), *certainty(result)]
     return tuple(notes)
 
 
