@@ -19,7 +19,7 @@ from simulator.api.workplace import furnish
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.api.workloads import workloads_of
 from vtrain_sim.commands.sim import app
-from vtrain_sim.decide.fleet import POLICIES, Job, Outcome, SpeedTable, generate, read_trace, simulate, speed_tables
+from vtrain_sim.decide.fleet import Job, Outcome, SpeedTable, generate, policies, project_speeds, read_trace, simulate
 from vtrain_sim.decide.fleet.elastic import admit, allocate
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.decide.fleet.requests import counts_to_plan
@@ -49,10 +49,10 @@ def traces(draw: st.DrawFn) -> list[Job]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(traces(), st.sampled_from(list(POLICIES)), st.sampled_from([0.0, 5.0, 60.0]))
+@given(traces(), st.sampled_from(policies.names()), st.sampled_from([0.0, 5.0, 60.0]))
 def test_invariants(jobs: list[Job], name: str, restart_s: float) -> None:
-    outcome = simulate(jobs, TABLES, CAPACITY, POLICIES[name], restart_s)
-    again = simulate(jobs, TABLES, CAPACITY, POLICIES[name], restart_s)
+    outcome = simulate(jobs, TABLES, CAPACITY, policies.get(name), restart_s)
+    again = simulate(jobs, TABLES, CAPACITY, policies.get(name), restart_s)
     assert outcome == again
     by_job = defaultdict(list)
     for stretch in outcome.stretches:
@@ -106,7 +106,7 @@ def test_an_admitted_job_is_never_late(
     trace: tuple[list[Job], dict[tuple[str, int], SpeedTable]], restart_s: float
 ) -> None:
     jobs, tables = trace
-    outcome = simulate(jobs, tables, CAPACITY, POLICIES["elastic-plans"], restart_s)
+    outcome = simulate(jobs, tables, CAPACITY, policies.get("elastic-plans"), restart_s)
     for job in jobs:
         if math.isinf(job.deadline_s):
             assert job.job_id in outcome.finished_s
@@ -121,7 +121,7 @@ def test_long_traces_are_never_late(load: float) -> None:
     """Heavy-tailed jobs at and above what the cluster can do; restarts cost five minutes."""
     speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in TABLES.items()}
     jobs = generate(300, 5, speeds, offered_gap_s(speeds, CAPACITY, load, 1.0), 1.0)
-    outcome = simulate(jobs, TABLES, CAPACITY, POLICIES["elastic-plans"], 300.0)
+    outcome = simulate(jobs, TABLES, CAPACITY, policies.get("elastic-plans"), 300.0)
     assert outcome.rejected
     assert [j for j in jobs if outcome.finished_s.get(j.job_id, 0.0) > j.deadline_s] == []
     assert outcome.late == ()
@@ -134,7 +134,9 @@ def shares(jobs: list[tuple[float, float, str]], restart_s: float = 0.0) -> list
     for number, (iterations, deadline, model) in enumerate(jobs):
         table = TABLES[model, 1]
         job = Job(f"x{number}", 0.0, model, 1, 1, 1, deadline)
-        new = Running(job, table, iterations, 1, site.place(table), index=dict(zip(*vars(table).values(), strict=True)))
+        new = Running(
+            job, table, iterations, 1, site.place(table), index=dict(zip(table.gpus, table.seconds, strict=True))
+        )
         if admit(admitted, new, 0.0, site):
             admitted.append(new)
     counts = [0 if place < 0 else int(site.gpus[place]) for r in admitted for place in r.steps]
@@ -175,14 +177,14 @@ def test_faster_plans_end_no_later_on_the_whole() -> None:
     speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in TABLES.items()}
     faster = {kind: SpeedTable(t.gpus, tuple(0.8 * s for s in t.seconds)) for kind, t in TABLES.items()}
     jobs = [Job(**{**vars(j), "deadline_s": math.inf}) for j in generate(60, 3, speeds, 200.0, 0.5)]
-    slow, fast = (simulate(jobs, t, CAPACITY, POLICIES["elastic-plans"], 5.0) for t in (TABLES, faster))
+    slow, fast = (simulate(jobs, t, CAPACITY, policies.get("elastic-plans"), 5.0) for t in (TABLES, faster))
     assert np.mean(fast.completion_s) < np.mean(slow.completion_s)
     assert fast.makespan_s <= slow.makespan_s
 
 
 def test_first_in_first_out_by_hand() -> None:
     jobs = [Job("x", 0.0, "a", 1, 10, 16), Job("y", 1.0, "b", 1, 10, 32), Job("z", 2.0, "a", 1, 10, 4)]
-    outcome: Outcome = simulate(jobs, TABLES, CAPACITY, POLICIES["fifo"], 0.0)
+    outcome: Outcome = simulate(jobs, TABLES, CAPACITY, policies.get("fifo"), 0.0)
     # y waits for all 32 GPUs, and z behind it.
     assert outcome.finished_s == pytest.approx({"x": 12.0, "y": 12.0 + 15.0, "z": 27.0 + 30.0})
     figures = outcome.to_dict(price_per_gpu_hour=3600.0)
@@ -190,7 +192,7 @@ def test_first_in_first_out_by_hand() -> None:
     assert figures["cost_usd"] == pytest.approx(16 * 12 + 32 * 15 + 4 * 30)
     assert figures["deadline_satisfactory_ratio"] is None
     dated = [Job("x", 0.0, "a", 1, 10, 16, 12.0), Job("y", 1.0, "b", 1, 10, 32, 20.0)]
-    outcome = simulate(dated, TABLES, CAPACITY, POLICIES["fifo"], 0.0)
+    outcome = simulate(dated, TABLES, CAPACITY, policies.get("fifo"), 0.0)
     assert (outcome.late, outcome.deadline_satisfactory_ratio) == (("y",), 0.5)
 
 
@@ -230,7 +232,7 @@ def test_malformed_traces_are_one_sentence(tmp_path: Path, text: str, word: str)
 
 def test_jobs_that_can_never_run_are_named() -> None:
     with pytest.raises(UserError, match="'x' can never run"):
-        simulate([Job("x", 0.0, "b", 1, 1, 1, max_gpus=2)], TABLES, CAPACITY, POLICIES["fifo"])
+        simulate([Job("x", 0.0, "b", 1, 1, 1, max_gpus=2)], TABLES, CAPACITY, policies.get("fifo"))
 
 
 def test_command_prints_the_documented_json(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_command_prints_the_documented_json(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.exception
     answer = json.loads(done.stdout)
     assert answer["schema"] == "vtrain.schedule/1"
-    assert set(answer["policies"]) == set(POLICIES)
+    assert set(answer["policies"]) == set(policies.USUAL)
     for figures in answer["policies"].values():
         needed = {"deadline_satisfactory_ratio", "mean_jct_s", "p95_jct_s", "makespan_s", "gpu_utilisation"}
         assert needed <= set(figures)
@@ -299,7 +301,7 @@ def test_the_training_step_of_a_job_is_kept(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "full.sh").write_text(text.replace("--micro", "--recompute-granularity full --micro"))
     read = workloads_of(["train.sh", "full.sh"])
     counts = {("train.sh", 16): (1, 2, 4), ("full.sh", 16): (1, 2, 4)}
-    best, _ = speed_tables(counts, machine_of("dgx-a100-80gb").projector, workloads=read)
+    best = project_speeds(counts, machine_of("dgx-a100-80gb").projector, workloads=read).best
     assert best["full.sh", 16].seconds[-1] > 1.2 * best["train.sh", 16].seconds[-1]
 
 
@@ -346,7 +348,8 @@ def test_numbers_of_gpus_that_are_planned() -> None:
 def test_a_plan_is_replicated_only_where_whole_copies_fill_the_gpus() -> None:
     """On one A100 with 80 GB 6.7 billion parameters do not fit: the smallest layout has several GPUs."""
     kind = ("gpt3-6.7b", 96)
-    best, scaled = speed_tables({kind: (2, 3, 4, 5, 6, 8, 12)}, machine_of("dgx-a100-80gb").projector)
+    speeds = project_speeds({kind: (2, 3, 4, 5, 6, 8, 12)}, machine_of("dgx-a100-80gb").projector)
+    best, scaled = speeds.best, speeds.scaled
     assert {2, 4, 6} <= set(best[kind].gpus)
     assert set(scaled[kind].gpus) <= {2, 4, 6, 8, 12}
     assert 6 in scaled[kind].gpus

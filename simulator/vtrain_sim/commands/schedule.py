@@ -20,6 +20,10 @@ from vtrain_sim.commands.output import (
 )
 
 NAMES = "presets, config.json files, launch scripts, specs, or run:ID with --catalog"
+POLICIES = (
+    "Policies to compare: fifo, srtf, edf, elasticflow, elastic-plans, priority, tiresias, gandiva, pollux, or another "
+    "package's."
+)
 _MODELS = "gpt3-1.3b,gpt3-2.7b,gpt3-6.7b,gpt3-13b,megatron-22b"
 
 
@@ -38,15 +42,37 @@ def schedule(
     load: float = typer.Option(1.0, "--load", help="GPU-seconds requested over those there are, of a random trace."),
     mean_hours: float = typer.Option(12.0, "--mean-hours", help="Mean duration of a job in a random trace."),
     no_deadlines: bool = typer.Option(False, "--no-deadlines", help="Jobs of a random trace have no deadline."),
-    policies: str = typer.Option("fifo,srtf,edf,elasticflow,elastic-plans", "--policies", help="Policies to compare."),
+    policies: str = typer.Option("fifo,srtf,edf,elasticflow,elastic-plans", "--policies", help=POLICIES),
     restart_seconds: float = typer.Option(
-        60.0, "--restart-seconds", help="Checkpoint and restart, on a change of GPUs."
+        None,
+        "--restart-seconds",
+        help="Checkpoint and restart, on a change of GPUs (default: 60; of the model's size with "
+        "--checkpoint-bandwidth or --gpu-mtbf-hours).",
+    ),
+    checkpoint_bandwidth: float = typer.Option(
+        0.0, "--checkpoint-bandwidth", help="GB/s at which one node writes and reads checkpoints (where used: 5)."
     ),
     gpu_counts: str = typer.Option(
         "",
         "--gpu-counts",
         help="Numbers of GPUs that a job may have, beside those requested (default: powers of two, the whole cluster).",
     ),
+    placement: str = typer.Option(
+        "ideal",
+        "--placement",
+        help="On which nodes gangs go: packed, consolidated (wait for as few nodes as hold them), spread; or ideal: "
+        "counted only, as fast as consolidated.",
+    ),
+    migrate: bool = typer.Option(
+        False, "--migrate", help="Gangs on more nodes than needed move, where that saves more than it costs."
+    ),
+    quotas: str = typer.Option(
+        "", "--quotas", help="GPUs that are a tenant's own: a=256,b=128, or a file of such; idle ones are lent."
+    ),
+    gpu_mtbf_hours: float = typer.Option(
+        0.0, "--gpu-mtbf-hours", min=0, help="Mean time between failures of one GPU, which take its node out; 0: none."
+    ),
+    repair_hours: float = typer.Option(4.0, "--repair-hours", help="Until a node that failed is back."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.schedule/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(
@@ -81,7 +107,13 @@ def schedule(
             no_deadlines=no_deadlines,
             policies=policies,
             restart_seconds=restart_seconds,
+            checkpoint_bandwidth=checkpoint_bandwidth,
             gpu_counts=gpu_counts or None,
+            placement=placement,
+            migrate=migrate,
+            quotas=quotas or None,
+            gpu_mtbf_hours=gpu_mtbf_hours,
+            repair_hours=repair_hours,
             catalog=catalog,
             run_script=run_script,
             noted=lambda sentence: name_notes([sentence]),

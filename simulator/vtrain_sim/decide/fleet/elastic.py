@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtrain_sim.decide.fleet.running import Allocation, Running, Site
 
+Ints: TypeAlias = NDArray[np.int64]
 # Relative to the clock: times nearer than this are the same.
 CLOCK = 1e-11
 
@@ -40,10 +42,22 @@ def allocate(jobs: Sequence[Running], now: float, site: Site) -> Allocation:
         return []
     arrays, steps = _arrays(jobs, site), _steps(jobs, now)
     level = np.empty(len(jobs), dtype=np.int64)
-    grow(float(now), site.capacity, site.restart_s, *arrays, *steps, level)
+    grow(float(now), site.capacity, *arrays, *steps, level)
     _keep(jobs, steps)
     counts = site.gpus.tolist()
     return [(r, counts[place]) for r, place in zip(jobs, level.tolist(), strict=True) if place >= 0]
+
+
+def reserve_again(jobs: Sequence[Running], now: float, site: Site) -> None:
+    """The cluster has changed: reserve for each job anew, by deadline. Whose deadline cannot be met any more has no
+    reservation, and is given what is left, as a job without a deadline."""
+    dated = sorted((r for r in jobs if math.isfinite(r.job.deadline_s)), key=_by_deadline)
+    for r in dated:
+        r.steps_s, r.steps = [], []
+    served: list[Running] = []
+    for r in dated:
+        if r.job.deadline_s > now and _reserve([*served, r], len(served), now, site):
+            served.append(r)
 
 
 def next_step(jobs: Sequence[Running]) -> float:
@@ -55,25 +69,35 @@ def _reserve(jobs: Sequence[Running], first: int, now: float, site: Site) -> boo
     from vtrain_sim.decide.fleet.filling import reserve
 
     arrays, steps = _arrays(jobs, site), _steps(jobs, now)
-    served = reserve(first, float(now), site.capacity, site.restart_s, *arrays, *steps)
+    served = reserve(first, float(now), site.capacity, *arrays, *steps)
     if served < len(jobs):
         return False
     _keep(jobs, steps)
     return True
 
 
-def _arrays(jobs: Sequence[Running], site: Site) -> tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any]:
-    """left, deadline, held, resume, started, low, high, gpus, seconds, as the kernels take them."""
+def places(jobs: Sequence[Running]) -> tuple[Ints, Ints, Ints]:
+    """low, high, held: the places in a site's tables that each job can use, and the one that it has (-1: none)."""
+    low = np.array([r.place for r in jobs], dtype=np.int64)
+    high = np.array([r.place + len(r.table.gpus) - 1 for r in jobs], dtype=np.int64)
+    held = np.array([r.place + r.table.gpus.index(r.gpus) if r.gpus else -1 for r in jobs], dtype=np.int64)
+    return low, high, held
+
+
+def _arrays(jobs: Sequence[Running], site: Site) -> tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]:
+    """left, deadline, held, resume, started, low, high, gpus, seconds, pause, as the kernels take them."""
+    low, high, held = places(jobs)
     return (
         np.array([r.remaining for r in jobs]),
         np.array([r.job.deadline_s for r in jobs]),
-        np.array([r.place + r.table.gpus.index(r.gpus) if r.gpus else -1 for r in jobs]),
+        held,
         np.array([r.resume_s for r in jobs]),
         np.array([r.started for r in jobs]),
-        np.array([r.place for r in jobs]),
-        np.array([r.place + len(r.table.gpus) - 1 for r in jobs]),
-        site.gpus,
+        low,
+        high,
+        site.charges,
         site.seconds,
+        site.pause,
     )
 
 

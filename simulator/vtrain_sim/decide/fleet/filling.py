@@ -2,8 +2,9 @@
 
 Time is cut where a job ends, not into slots of one length: a *piece* is a time with the same number of free GPUs.
 ``ends[:pieces]`` and ``free[:pieces]`` are their ends (the first begins now, the last never ends) and free GPUs. A
-*level* is a place in the arrays ``gpus`` and ``seconds`` (per iteration); a job may use the levels ``low`` to
-``high``, where more GPUs are faster. What is reserved for a job are *steps*: until when, on which level (-1: none).
+*level* is a place in the arrays ``gpus``, ``seconds`` (per iteration) and ``pause`` (seconds from a stop until the job
+trains again on these GPUs); a job may use the levels ``low`` to ``high``, where more GPUs are faster. What is reserved
+for a job are *steps*: until when, on which level (-1: none).
 
 Each function leaves arrays that it may not use up to the end; those it writes to are named in its text.
 """
@@ -17,9 +18,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_Ints: TypeAlias = NDArray[np.int64]
-_Floats: TypeAlias = NDArray[np.float64]
-_Booleans: TypeAlias = NDArray[np.bool_]
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Booleans: TypeAlias = NDArray[np.bool_]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 # A job whose GPUs would change more often than this is not reserved that way.
@@ -29,11 +30,12 @@ WORTH = 2.0
 NEVER = 1e300
 
 
-def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compiled when first called, and kept on disk."""
     return cast(Callable[_P, _R], numba.njit(cache=True, nogil=True)(function))
 
 
-@_compiled
+@compiled
 def walk(
     now: float,
     left: float,
@@ -41,23 +43,23 @@ def walk(
     held: int,
     resume: float,
     started: bool,
-    restart: float,
-    toll: float,
+    tolls: float,
     low: int,
     high: int,
-    gpus: _Ints,
-    seconds: _Floats,
-    ends: _Floats,
-    free: _Ints,
+    gpus: Ints,
+    seconds: Floats,
+    pause: Floats,
+    ends: Floats,
+    free: Ints,
     pieces: int,
-    step_end: _Floats,
-    step_level: _Ints,
+    step_end: Floats,
+    step_level: Ints,
 ) -> tuple[int, float]:
     """One job through the free GPUs, on ``high`` or the largest level below it that is free.
 
-    left: iterations; held: the level that it has; resume: when that trains again; restart: seconds that any change
-    costs, toll: those that a growth must save. Writes step_end and step_level. Returns how many steps there are, and
-    the GPU-seconds up to its end; no steps where the job does not end by its deadline.
+    left: iterations; held: the level that it has; resume: when that trains again; tolls: how many times the pause that
+    it costs a growth must save. Writes step_end and step_level. Returns how many steps there are, and the GPU-seconds
+    up to its end; no steps where the job does not end by its deadline.
     """
     steps = 0
     used = 0.0
@@ -72,10 +74,12 @@ def walk(
             chosen -= 1
         if chosen < low:
             chosen = -1
-        if low <= level < chosen and toll + left * (seconds[chosen] - seconds[level]) >= max(0.0, resume - begin):
+        if low <= level < chosen and tolls * pause[chosen] + left * (seconds[chosen] - seconds[level]) >= max(
+            0.0, resume - begin
+        ):
             chosen = level
         if chosen != level and chosen >= 0:
-            resume = begin + restart if started else begin
+            resume = begin + pause[chosen] if started else begin
             started = True
         if steps == 0 or step_level[steps - 1] != chosen:
             if steps == MOST_STEPS:
@@ -97,15 +101,15 @@ def walk(
     return 0, 0.0
 
 
-@_compiled
+@compiled
 def book(
     steps: int,
-    step_end: _Floats,
-    step_level: _Ints,
+    step_end: Floats,
+    step_level: Ints,
     sign: int,
-    gpus: _Ints,
-    ends: _Floats,
-    free: _Ints,
+    gpus: Ints,
+    ends: Floats,
+    free: Ints,
     pieces: int,
 ) -> int:
     """Take the steps of a job out of the free GPUs (sign 1), or give them back (-1). Writes ends and free. Returns
@@ -127,28 +131,28 @@ def book(
     return pieces
 
 
-@_compiled
+@compiled
 def reserve(
     first: int,
     now: float,
     capacity: int,
-    restart: float,
-    left: _Floats,
-    deadline: _Floats,
-    held: _Ints,
-    resume: _Floats,
-    started: _Booleans,
-    low: _Ints,
-    high: _Ints,
-    gpus: _Ints,
-    seconds: _Floats,
-    steps: _Ints,
-    step_end: _Floats,
-    step_level: _Ints,
+    left: Floats,
+    deadline: Floats,
+    held: Ints,
+    resume: Floats,
+    started: Booleans,
+    low: Ints,
+    high: Ints,
+    gpus: Ints,
+    seconds: Floats,
+    pause: Floats,
+    steps: Ints,
+    step_end: Floats,
+    step_level: Ints,
 ) -> int:
     """Give each job from the one at ``first`` on, in the order of the arrays, the level with which it ends in time
-    beside those before it for the fewest GPU-seconds: its minimum satisfactory share (Gu et al., ASPLOS 2023,
-    algorithm 1). Those before ``first`` keep the steps that they have. Writes steps ([jobs]), step_end and step_level
+    beside those before it for the fewest GPU-seconds: its minimum satisfactory share (Gu et al., ASPLOS 2023, admission
+    control). Those before ``first`` keep the steps that they have. Writes steps ([jobs]), step_end and step_level
     ([jobs, MOST_STEPS]). Returns how many jobs are served: the first that cannot be is at that index.
     """
     room = 2 + len(left) - first
@@ -167,8 +171,8 @@ def reserve(
         steps[job] = 0
         for level in range(low[job], high[job] + 1):
             count, used = walk(
-                now, left[job], deadline[job], held[job], resume[job], started[job], restart, restart, low[job], level,
-                gpus, seconds, ends, free, pieces, try_end, try_level,
+                now, left[job], deadline[job], held[job], resume[job], started[job], 1.0, low[job], level, gpus,
+                seconds, pause, ends, free, pieces, try_end, try_level,
             )  # fmt: skip
             if count and (steps[job] == 0 or used < best * (1 - 1e-9)):
                 best = used
@@ -181,28 +185,28 @@ def reserve(
     return len(left)
 
 
-@_compiled
+@compiled
 def grow(
     now: float,
     capacity: int,
-    restart: float,
-    left: _Floats,
-    deadline: _Floats,
-    held: _Ints,
-    resume: _Floats,
-    started: _Booleans,
-    low: _Ints,
-    high: _Ints,
-    gpus: _Ints,
-    seconds: _Floats,
-    steps: _Ints,
-    step_end: _Floats,
-    step_level: _Ints,
-    level: _Ints,
+    left: Floats,
+    deadline: Floats,
+    held: Ints,
+    resume: Floats,
+    started: Booleans,
+    low: Ints,
+    high: Ints,
+    gpus: Ints,
+    seconds: Floats,
+    pause: Floats,
+    steps: Ints,
+    step_end: Floats,
+    step_level: Ints,
+    level: Ints,
 ) -> None:
     """Give the GPUs that are free now: first to jobs that wait, shortest first; then to whom one more adds most of
-    what is left (Gu et al., ASPLOS 2023, algorithm 2). A job with a deadline takes more only where its steps then
-    still end in time beside those of all others, so whatever is given breaks no deadline; a job without one (no
+    what is left (Gu et al., ASPLOS 2023, resource allocation). A job with a deadline takes more only where its steps
+    then still end in time beside those of all others, so whatever is given breaks no deadline; a job without one (no
     steps) has what nobody else needs now. Writes level ([jobs]: from now on; -1: none), steps, step_end, step_level.
     """
     jobs = len(left)
@@ -246,8 +250,8 @@ def grow(
             continue
         pieces = book(steps[job], step_end[job], step_level[job], -1, gpus, ends, free, pieces)
         count, _ = walk(
-            now, left[job], deadline[job], held[job], resume[job], started[job], restart, WORTH * restart, low[job],
-            tried[job], gpus, seconds, ends, free, pieces, try_end, try_level,
+            now, left[job], deadline[job], held[job], resume[job], started[job], WORTH, low[job], tried[job], gpus,
+            seconds, pause, ends, free, pieces, try_end, try_level,
         )  # fmt: skip
         if count and try_level[0] > level[job]:
             steps[job] = count
@@ -258,5 +262,5 @@ def grow(
     for job in range(jobs):
         has = held[job]
         grown = steps[job] == 0 and low[job] <= has < level[job]
-        if grown and left[job] * (seconds[has] - seconds[level[job]]) <= WORTH * restart:
+        if grown and left[job] * (seconds[has] - seconds[level[job]]) <= WORTH * pause[level[job]]:
             level[job] = has

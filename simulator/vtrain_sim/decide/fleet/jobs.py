@@ -2,7 +2,7 @@
 
 A trace is a CSV or Parquet table, one row per job: job_id, arrival_s, model (preset), global_batch_size
 (sequences), iterations, gpus (requested, for policies that do not choose), deadline_s (seconds after the
-start of the trace; empty: none), min_gpus, max_gpus.
+start of the trace; empty: none), min_gpus, max_gpus, tenant, priority (a larger one goes first).
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ COLUMNS = (
     "deadline_s",
     "min_gpus",
     "max_gpus",
+    "tenant",
+    "priority",
 )
-_TEXTS, _SECONDS = ("job_id", "model"), ("arrival_s", "deadline_s")
+_TEXTS, _SECONDS = ("job_id", "model", "tenant"), ("arrival_s", "deadline_s")
 _NEEDED = ("job_id", "arrival_s", "model", "global_batch_size", "iterations", "gpus")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training job. arrival_s, deadline_s: seconds from the start of the trace (deadline_s may be infinite)."""
+    """One training job. arrival_s, deadline_s: seconds from the start of the trace (deadline_s may be infinite).
+    tenant: whose it is. priority: a larger one goes first, under the policy that heeds it."""
 
     job_id: str
     arrival_s: float
@@ -47,6 +50,8 @@ class Job:
     deadline_s: float = math.inf
     min_gpus: int = 1
     max_gpus: int = 1 << 30
+    tenant: str = ""
+    priority: int = 0
 
     def __post_init__(self) -> None:
         what = f"job {self.job_id!r}"
@@ -131,8 +136,8 @@ def generate(
     Arrivals are a Poisson process (mean gap `mean_gap_s`); durations on the GPUs requested are log-normal
     with a standard deviation of 1.0 in the logarithm (heavy-tailed, as in Microsoft's Philly trace, Jeon et
     al. 2019); the GPUs requested are one of the counts at which the job runs; the deadline comes `tightness`
-    times the duration after the arrival, uniform, as ElasticFlow draws it (Gu et al., ASPLOS 2023,
-    section 6.1). seconds_per_iteration: by (model, global batch), by GPUs.
+    times the duration after the arrival, uniform, as ElasticFlow draws it (Gu et al., ASPLOS
+    2023). seconds_per_iteration: by (model, global batch), by GPUs.
     """
     random = np.random.default_rng(seed)
     kinds = sorted(seconds_per_iteration)

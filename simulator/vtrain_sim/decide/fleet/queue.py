@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heapreplace, merge
 from typing import TypeAlias
 
@@ -11,37 +11,72 @@ from vtrain_sim.decide.fleet.running import Running
 
 Key: TypeAlias = tuple[float | str, ...]
 _Entry: TypeAlias = tuple[Key, Running]
+_Group: TypeAlias = tuple[str, int]  # tenant, GPUs requested
 
 
 class Queue:
-    """Jobs that wait, by the GPUs that they request and in order. key: the order; it ends with the job's id, and stays
-    the same while a job waits."""
+    """Jobs that wait, by the GPUs that they request (and by tenant, where tenants have quotas) and in order.
 
-    def __init__(self, key: Callable[[Running], Key]) -> None:
-        self._key = key
-        self._by_gpus: dict[int, list[_Entry]] = {}
+    key: the order; it ends with the job's id, and stays the same while a job waits. quotas: GPUs of each tenant.
+    """
+
+    def __init__(self, key: Callable[[Running], Key], quotas: Mapping[str, int] | None = None) -> None:
+        self._key, self._quotas = key, quotas or {}
+        self._groups: dict[_Group, list[_Entry]] = {}
+        self._length = 0
 
     def add(self, r: Running) -> None:
         """A job that came, or lost its GPUs."""
-        insort(self._by_gpus.setdefault(r.requested, []), (self._key(r), r))
+        insort(self._groups.setdefault(self._group(r), []), (self._key(r), r))
+        self._length += 1
 
     def remove(self, r: Running) -> None:
         """A job that waits no longer."""
-        entries = self._by_gpus[r.requested]
+        entries = self._groups[self._group(r)]
         del entries[bisect_left(entries, (self._key(r),))]
+        self._length -= 1
 
     def __iter__(self) -> Iterator[Running]:
         """All, in no order."""
-        return (r for entries in self._by_gpus.values() for _, r in entries)
+        return (r for entries in self._groups.values() for _, r in entries)
 
-    def first(self, running: Iterable[Running], free: int, blocking: bool) -> list[Running]:
+    def __len__(self) -> int:
+        return self._length
+
+    def fewest(self) -> int:
+        """The fewest GPUs that one of them requests; 0 where none waits."""
+        return min((gpus for (_, gpus), entries in self._groups.items() if entries), default=0)
+
+    def first(
+        self, running: Iterable[Running], free: int, blocking: bool, running_first: bool = False
+    ) -> list[Running]:
         """Of these that run and those that wait, in order, each that fits into the free GPUs left by those before it.
-        blocking: none after one that does not fit."""
-        by_gpus: dict[int, list[_Entry]] = {gpus: [] for gpus, entries in self._by_gpus.items() if entries}
+
+        blocking: none after one that does not fit. running_first: those that run are before those that wait. Where
+        tenants have quotas, jobs that fit into what is left of their tenant's quota come first; those after them borrow
+        what no tenant uses.
+        """
+        groups: dict[_Group, list[_Entry]] = {group: [] for group, entries in self._groups.items() if entries}
         for r in running:
-            by_gpus.setdefault(r.requested, []).append((self._key(r), r))
-        streams = [merge(sorted(own), self._by_gpus.get(gpus, ())) for gpus, own in by_gpus.items()]
-        heads = [(*next(stream), stream) for stream in streams]
+            groups.setdefault(self._group(r), []).append((self._key(r), r))
+        if not self._quotas:
+            return self._fitting(groups, free, blocking, running_first, set())
+        chosen: list[Running] = []
+        taken: set[int] = set()
+        for tenant, quota in self._quotas.items():
+            own = {group: entries for group, entries in groups.items() if group[0] == tenant}
+            within = self._fitting(own, min(quota, free), blocking, running_first, taken)
+            free -= sum(r.requested for r in within)
+            taken.update(map(id, within))
+            chosen += within
+        return chosen + self._fitting(groups, free, blocking, running_first, taken)
+
+    def _fitting(
+        self, groups: Mapping[_Group, list[_Entry]], free: int, blocking: bool, running_first: bool, taken: set[int]
+    ) -> list[Running]:
+        """As `first`, of these groups (of each, those that run), without those taken."""
+        streams = [self._stream(group, own, running_first, taken) for group, own in groups.items()]
+        heads = [(*head, stream) for stream in streams if (head := next(stream, None))]
         heapify(heads)
         chosen = []
         while heads and free:
@@ -59,3 +94,17 @@ class Queue:
             else:
                 heappop(heads)
         return chosen
+
+    def _stream(self, group: _Group, own: list[_Entry], running_first: bool, taken: set[int]) -> Iterator[_Entry]:
+        """A group in order: those that run and those that wait."""
+        waiting = self._groups.get(group, ())
+        stream: Iterator[_Entry]
+        if running_first:
+            ordered = [((0, *key), r) for key, r in sorted(own)]
+            stream = merge(ordered, (((1, *key), r) for key, r in waiting))
+        else:
+            stream = merge(sorted(own), waiting)
+        return (entry for entry in stream if id(entry[1]) not in taken) if taken else stream
+
+    def _group(self, r: Running) -> _Group:
+        return (r.job.tenant if self._quotas else ""), r.requested

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from vtrain_sim.decide.fleet import policies
 from vtrain_sim.decide.fleet.jobs import Job
-from vtrain_sim.decide.fleet.policies import POLICIES
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
 
@@ -38,7 +38,7 @@ def usable(job: Job, table: SpeedTable, capacity: int) -> SpeedTable:
             f"job {job.job_id!r} can never run: {job.model} runs on {fits} GPUs, the job takes {job.min_gpus} to "
             f"{min(job.max_gpus, capacity)}"
         )
-    return SpeedTable(tuple(table.gpus[i] for i in places), tuple(table.seconds[i] for i in places)).improving()
+    return table.only(places).improving()
 
 
 def granted(job: Job, table: SpeedTable) -> int:
@@ -48,12 +48,12 @@ def granted(job: Job, table: SpeedTable) -> int:
 
 def check_requests(jobs: Sequence[Job], names: Sequence[str], capacity: int) -> None:
     """Raise `UserError` for a job that requests more GPUs than there are, where a policy gives what is requested."""
-    rigid = [name for name in names if POLICIES[name].as_requested]
+    rigid = [name for name in names if policies.get(name).as_requested]
     if not rigid:
         return
     for job in jobs:
         if job.gpus > capacity:
-            others = ",".join(name for name, policy in POLICIES.items() if not policy.as_requested)
+            others = ",".join(name for name in policies.names() if not policies.get(name).as_requested)
             raise UserError(
                 f"job {job.job_id!r} requests {job.gpus:,} GPUs, the cluster has {capacity:,} (--num-gpus), and "
                 f"{', '.join(rigid)} would give what is requested: give more, or --policies {others}, which choose"
@@ -62,7 +62,7 @@ def check_requests(jobs: Sequence[Job], names: Sequence[str], capacity: int) -> 
 
 def unlike_requests(jobs: Sequence[Job], names: Sequence[str], tables: Mapping[Kind, SpeedTable], capacity: int) -> str:
     """A sentence on the jobs that train on other numbers of GPUs than they request; empty where none does."""
-    rigid = [name for name in names if POLICIES[name].as_requested]
+    rigid = [name for name in names if policies.get(name).as_requested]
     unlike = []
     for job in jobs if rigid else ():
         gpus = granted(job, usable(job, tables[job.model, job.global_batch_size], capacity))

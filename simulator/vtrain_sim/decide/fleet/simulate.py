@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
-from vtrain_sim.decide.fleet.elastic import CLOCK, admit, next_step
+from vtrain_sim.decide.fleet.breakdowns import Repairs
+from vtrain_sim.decide.fleet.checkpoints import Checkpoints
+from vtrain_sim.decide.fleet.conditions import Conditions
+from vtrain_sim.decide.fleet.elastic import CLOCK
 from vtrain_sim.decide.fleet.jobs import Job
-from vtrain_sim.decide.fleet.policies import Policy
+from vtrain_sim.decide.fleet.outcome import Hardware, Outcome, Stretch
+from vtrain_sim.decide.fleet.placement import Gang, Nodes
+from vtrain_sim.decide.fleet.placing import Placer
+from vtrain_sim.decide.fleet.policies import ClusterPolicy
 from vtrain_sim.decide.fleet.queue import Queue
 from vtrain_sim.decide.fleet.requests import granted, usable
-from vtrain_sim.decide.fleet.running import Running, Site
+from vtrain_sim.decide.fleet.running import Allocation, Running, Site
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
-from vtrain_sim.results import Document
 from vtrain_sim.specs.checks import finite, positive
 
 # Iterations left, and seconds left relative to the clock, that are rounding: more than that by which times of steps
@@ -25,92 +27,30 @@ _NOTHING = 1e-6
 _NO_TIME = 100 * CLOCK
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """One job on the same GPUs from start_s to end_s; it trains from resume_s on (a restart before it)."""
-
-    job_id: str
-    gpus: int
-    start_s: float
-    resume_s: float
-    end_s: float
-    iterations: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of all jobs. finished_s: by job, of those that ended. rejected: not admitted on arrival."""
-
-    jobs: tuple[Job, ...]
-    capacity: int
-    stretches: tuple[Stretch, ...]
-    finished_s: dict[str, float]
-    rejected: tuple[str, ...]
-
-    @property
-    def late(self) -> tuple[str, ...]:
-        """Jobs that ended after their deadline."""
-        return tuple(j.job_id for j in self.jobs if self.finished_s.get(j.job_id, 0.0) > j.deadline_s * (1 + 1e-9))
-
-    @property
-    def deadline_satisfactory_ratio(self) -> float | None:
-        """Share of the jobs with a deadline that met it; None where no job has one."""
-        dated = {j.job_id for j in self.jobs if math.isfinite(j.deadline_s)}
-        met = len(dated & self.finished_s.keys()) - len(self.late)
-        return met / len(dated) if dated else None
-
-    @property
-    def completion_s(self) -> list[float]:
-        """From arrival to end, of the jobs that ended."""
-        return [self.finished_s[j.job_id] - j.arrival_s for j in self.jobs if j.job_id in self.finished_s]
-
-    @property
-    def makespan_s(self) -> float:
-        """From the first arrival to the last end; 0 where no job ended."""
-        if not self.finished_s:
-            return 0.0
-        return max(self.finished_s.values()) - min(j.arrival_s for j in self.jobs)
-
-    @property
-    def gpu_seconds(self) -> float:
-        """GPU-seconds in use, restarts included."""
-        return sum(s.gpus * (s.end_s - s.start_s) for s in self.stretches)
-
-    def to_dict(self, price_per_gpu_hour: float) -> Document:
-        """One policy in the machine-readable result, schema vtrain.schedule/1."""
-        times = self.completion_s
-        return {
-            "jobs": len(self.jobs),
-            "finished": len(self.finished_s),
-            "late": len(self.late),
-            "rejected": len(self.rejected),
-            "deadline_satisfactory_ratio": self.deadline_satisfactory_ratio,
-            "mean_jct_s": float(np.mean(times)) if times else None,
-            "p95_jct_s": float(np.quantile(times, 0.95)) if times else None,
-            "makespan_s": self.makespan_s,
-            "gpu_utilisation": self.gpu_seconds / (self.capacity * self.makespan_s) if self.makespan_s else 0.0,
-            "cost_usd": self.gpu_seconds / 3600 * price_per_gpu_hour,
-        }
-
-
 def simulate(
     jobs: Sequence[Job],
     tables: dict[Kind, SpeedTable],
     capacity: int,
-    policy: Policy,
+    policy: ClusterPolicy,
     restart_s: float = 60.0,
     progress: Callable[[int, int], None] = lambda done, running: None,
+    conditions: Conditions | None = None,
 ) -> Outcome:
     """Run all jobs through a policy.
 
     restart_s: seconds from a change of a running job's GPUs until it trains again (checkpoint and
-    restart); nothing that was trained is lost. Raises `UserError` for a job that can never run.
+    restart), where conditions say nothing of it; nothing that was trained is lost but by failures. Raises `UserError`
+    for a job that can never run.
     """
     positive("GPUs of the cluster", capacity)
     finite("--restart-seconds", restart_s)
-    site = Site(capacity, restart_s)
-    arriving = _arriving(jobs, tables, site)
-    fleet = _Fleet(site, policy)
+    conditions = conditions or Conditions(Checkpoints(restart_s))
+    conditions.check(capacity)
+    nodes = conditions.nodes(capacity)
+    whole = nodes is not None and policy.whole_nodes
+    site = Site(nodes.whole_gpus if nodes is not None and whole else capacity, restart_s, conditions.quotas)
+    arriving = _arriving(jobs, tables, site, policy, conditions, conditions.unit(capacity) if whole else 1)
+    fleet = _Fleet(site, policy, conditions, arriving, nodes)
     arrived = 0
     while arrived < len(arriving) or fleet.active:
         arrival = arriving[arrived].job.arrival_s if arrived < len(arriving) else math.inf
@@ -120,20 +60,38 @@ def simulate(
             arrived += 1
         fleet.allocate()
         progress(len(fleet.finished) + len(fleet.rejected), fleet.active)
-    stretches = sorted(fleet.stretches, key=lambda s: (s.start_s, s.job_id))
-    jobs_in_order = tuple(a.job for a in arriving)
-    return Outcome(jobs_in_order, capacity, tuple(stretches), fleet.finished, tuple(fleet.rejected))
+    return Outcome(
+        tuple(a.job for a in arriving),
+        capacity,
+        tuple(sorted(fleet.stretches, key=lambda s: (s.start_s, s.job_id))),
+        fleet.finished,
+        tuple(fleet.rejected),
+        fleet.hardware(),
+        nodes.size if nodes else 0,
+        dict(conditions.quotas),
+    )
 
 
 class _Fleet:
     """The cluster and its jobs at one time: those that run, and those that wait. active: how many both are."""
 
-    def __init__(self, site: Site, policy: Policy) -> None:
-        self._site, self._policy = site, policy
+    def __init__(
+        self,
+        site: Site,
+        policy: ClusterPolicy,
+        conditions: Conditions,
+        jobs: Sequence[Running],
+        nodes: Nodes | None,
+    ) -> None:
+        self._site, self._policy, self._conditions = site, policy, conditions
+        self._scheduler = policy.scheduler(site, jobs)
         self._running: dict[str, Running] = {}
-        self._waiting = Queue(policy.order)
+        self._waiting = Queue(self._scheduler.key, site.quotas)
         self._begun: dict[str, float] = {}
-        self._next_step_s = math.inf
+        self._wakes_s = math.inf
+        self._placer = Placer(nodes, policy, conditions) if nodes is not None else None
+        breakdowns = conditions.breakdowns
+        self._repairs = Repairs(breakdowns, nodes.sizes) if breakdowns is not None and nodes is not None else None
         self.active = 0
         self.now = 0.0
         self.stretches: list[Stretch] = []
@@ -141,81 +99,168 @@ class _Fleet:
         self.rejected: list[str] = []
 
     def advance(self, arrival: float) -> None:
-        """Train up to the next arrival, end of a job or change of what is reserved, and let go of those that end."""
+        """Train up to what happens next, an arrival, an end, what the policy waits for, or a failure; and let go of the
+        jobs that end."""
         end = min((_end(r, self.now) for r in self._running.values()), default=math.inf)
-        following = min(arrival, end, self._next_step_s)
+        breakdown = self._repairs.next_s if self._repairs else math.inf
+        following = min(arrival, end, self._wakes_s, breakdown)
         if math.isinf(following):
             stuck = min((r.job.arrival_s, r.job.job_id) for r in self._waiting)[1]
             raise UserError(f"job {stuck!r} never gets GPUs under this policy: it requests more than are ever free")
+        passed = following - self.now
         for r in self._running.values():
             r.remaining = max(0.0, r.remaining - _trained(r, self.now, following))
+            r.served += r.gpus * passed
+        if self._placer:
+            self._placer.pass_time(passed)
         self.now = following
         for r in [r for r in self._running.values() if r.resume_s <= self.now and _is_done(r, self.now)]:
             self._end_stretch(r)
             self.finished[r.job.job_id] = self.now
-            del self._running[r.job.job_id]
+            self._give_back(r)
+            self._leave(r)
             self.active -= 1
+        if breakdown <= self.now:
+            self._break_down()
 
     def admit(self, job: Running) -> None:
         """A job arrives."""
-        if self._policy.admission and not admit((*self._running.values(), *self._waiting), job, self.now, self._site):
-            self.rejected.append(job.job.job_id)
-        else:
+        job.last_s = self.now
+        if self._scheduler.admit((*self._running.values(), *self._waiting), job, self.now):
             self._waiting.add(job)
             self.active += 1
+        else:
+            self.rejected.append(job.job.job_id)
 
     def allocate(self) -> None:
         """Give each job the GPUs that the policy says."""
-        given = self._policy.allocate(self._running, self._waiting, self.now, self._site)
-        keep = {r.job.job_id for r, _ in given}
-        for name, r in [(name, r) for name, r in self._running.items() if name not in keep]:
-            self._end_stretch(r)
-            r.gpus = 0
-            del self._running[name]
-            self._waiting.add(r)
-        for r, gpus in given:
-            if gpus != r.gpus:
-                self._change(r, gpus)
-        if self._policy.admission:
-            self._next_step_s = next_step((*self._running.values(), *self._waiting))
+        given = self._scheduler.allocate(self._running, self._waiting, self.now)
+        if self._placer:
+            self._place(self._placer, given)
+        else:
+            keep = {r.job.job_id for r, _ in given}
+            for r in [r for name, r in self._running.items() if name not in keep]:
+                self._stop(r)
+            for r, gpus in given:
+                if gpus != r.gpus:
+                    self._change(r, gpus, None)
+        self._wakes_s = self._scheduler.wakes(self._running, self._waiting, self.now)
 
-    def _change(self, r: Running, gpus: int) -> None:
+    def hardware(self) -> Hardware | None:
+        """What the nodes did; None where gangs are only counted."""
+        if self._placer is None:
+            return None
+        failures = self._repairs.failures if self._repairs else 0
+        return Hardware(self._placer.stranded_gpu_s, self._placer.down_gpu_s, failures, self._placer.migrations)
+
+    def _place(self, placer: Placer, given: Allocation) -> None:
+        stopped, started = placer.place(self._running, given)
+        for r in stopped:
+            self._stop(r)
+        for r, gpus, gang in started:
+            self._change(r, gpus, gang)
+        for r, gang in placer.migrations_now(self._running.values(), self.now):
+            self._change(r, r.gpus, gang)
+        placer.count_stranded(self._waiting.fewest())
+
+    def _break_down(self) -> None:
+        """A node fails, with all jobs on it, or is back."""
+        repairs, placer = self._repairs, self._placer
+        assert repairs is not None
+        assert placer is not None
+        while repairs.next_s <= self.now:
+            node, fails = repairs.happen()
+            if fails:
+                for r in placer.on_node(self._running.values(), node):
+                    self._fail(r)
+                placer.nodes.fail(node)
+            else:
+                placer.nodes.repair(node)
+        whole = self._policy.whole_nodes
+        self._site.capacity = placer.nodes.whole_gpus if whole else placer.nodes.working_gpus
+        self._scheduler.changed((*self._running.values(), *self._waiting), self.now)
+
+    def _fail(self, r: Running) -> None:
+        """A job loses its GPUs, and what it trained since its last checkpoint."""
+        interval, write = self._conditions.interval_s((r.job.model, r.job.global_batch_size), r.gpus)
+        trained = max(0.0, self.now - max(self._begun[r.job.job_id], r.resume_s))
+        lost = trained % (interval + write) / r.pace
+        self._end_stretch(r, lost)
+        r.remaining += lost
+        r.failed = True
+        self._give_back(r)
+        self._leave(r)
+        self._waiting.add(r)
+
+    def _stop(self, r: Running) -> None:
+        """A job is suspended, with a checkpoint; its GPUs are given back already."""
+        self._end_stretch(r)
+        self._leave(r)
+        self._waiting.add(r)
+
+    def _give_back(self, r: Running) -> None:
+        if self._placer and r.gang:
+            self._placer.nodes.release(r.gang)
+
+    def _leave(self, r: Running) -> None:
+        r.gpus, r.gang, r.last_s = 0, None, self.now
+        del self._running[r.job.job_id]
+
+    def _change(self, r: Running, gpus: int, gang: Gang | None) -> None:
+        """A job goes on with these GPUs. The gang is taken already, and the one that it had given back."""
         if r.gpus:
             self._end_stretch(r)
         else:
             self._waiting.remove(r)
             self._running[r.job.job_id] = r
-        r.resume_s = self.now + (self._site.restart_s if r.started else 0.0)
-        r.started = True
-        r.gpus = gpus
+        pause = 0.0
+        if r.started:
+            costs, kind = self._conditions.checkpoints, (r.job.model, r.job.global_batch_size)
+            pause = costs.recovery_s(kind, gpus) if r.failed else costs.pause_s(kind, gpus)
+            r.restarts += 1
+        r.resume_s = self.now + pause
+        r.started, r.failed = True, False
+        r.gpus, r.gang = gpus, gang
+        r.pace = self._placer.pace(r, gpus, gang) if self._placer and gang else r.seconds(gpus)
         self._begun[r.job.job_id] = self.now
 
-    def _end_stretch(self, r: Running) -> None:
+    def _end_stretch(self, r: Running, lost: float = 0.0) -> None:
         start = self._begun[r.job.job_id]
         resume = min(max(start, r.resume_s), self.now)
         if self.now > start:
-            iterations = (self.now - resume) / r.seconds(r.gpus)
-            self.stretches.append(Stretch(r.job.job_id, r.gpus, start, resume, self.now, iterations))
+            iterations = (self.now - resume) / r.pace
+            self.stretches.append(Stretch(r.job.job_id, r.gpus, start, resume, self.now, iterations, lost, r.gang))
 
 
-def _arriving(jobs: Sequence[Job], tables: Mapping[Kind, SpeedTable], site: Site) -> list[Running]:
-    """The jobs, by arrival."""
+def _arriving(
+    jobs: Sequence[Job],
+    tables: Mapping[Kind, SpeedTable],
+    site: Site,
+    policy: ClusterPolicy,
+    conditions: Conditions,
+    unit: int,
+) -> list[Running]:
+    """The jobs, by arrival. unit: GPUs are given in multiples of it."""
     usable_of: dict[tuple[str, int, int, int], tuple[SpeedTable, int, dict[int, float]]] = {}
     arriving = []
     for job in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id)):
         like = job.model, job.global_batch_size, job.min_gpus, job.max_gpus
         if like not in usable_of:
-            table = usable(job, tables[job.model, job.global_batch_size], site.capacity)
-            usable_of[like] = table, site.place(table), dict(zip(table.gpus, table.seconds, strict=True))
+            kind = like[:2]
+            table = conditions.slowed(kind, usable(job, tables[kind], site.capacity))
+            index = dict(zip(table.gpus, table.seconds, strict=True))
+            if unit > 1:
+                table = conditions.promised(table, unit, site.capacity)
+            pauses = tuple(conditions.checkpoints.pause_s(kind, gpus) for gpus in table.gpus)
+            usable_of[like] = table, site.place(table, pauses, unit), index
         table, place, index = usable_of[like]
-        arriving.append(Running(job, table, float(job.iterations), granted(job, table), place, index=index))
+        requested = granted(job, table) if policy.as_requested else -(-table.gpus[0] // unit) * unit
+        arriving.append(Running(job, table, float(job.iterations), requested, place, index=index))
     return arriving
 
 
 def _trained(r: Running, since: float, until: float) -> float:
-    if not r.gpus:
-        return 0.0
-    return max(0.0, until - max(since, r.resume_s)) / r.seconds(r.gpus)
+    return max(0.0, until - max(since, r.resume_s)) / r.pace
 
 
 def _is_done(r: Running, now: float) -> bool:
@@ -224,4 +269,4 @@ def _is_done(r: Running, now: float) -> bool:
 
 
 def _end(r: Running, now: float) -> float:
-    return max(now, r.resume_s) + r.remaining * r.seconds(r.gpus)
+    return max(now, r.resume_s) + r.remaining * r.pace

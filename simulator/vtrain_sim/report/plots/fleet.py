@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vtrain_sim.decide.fleet import POLICIES, FleetResult
+from vtrain_sim.decide.fleet import FleetResult
+from vtrain_sim.decide.fleet import policies as cluster_policies
 from vtrain_sim.report.plots.drawing import pictures
 from vtrain_sim.report.plots.figure import new_figure
 from vtrain_sim.report.stacking import stacked
@@ -25,6 +26,6 @@ def draw_fleet(result: FleetResult) -> Figure:
             colour = f"C{order[stretch.job_id] % 10}"
             hours = (stretch.start_s / 3600, (stretch.end_s - stretch.start_s) / 3600)
             axes.broken_barh([hours], (floor, stretch.gpus), facecolors=colour, edgecolor="white", linewidth=0.3)
-        axes.set(ylabel="GPUs", ylim=(0, outcome.capacity), title=f"{name}: {POLICIES[name].says}")
+        axes.set(ylabel="GPUs", ylim=(0, outcome.capacity), title=f"{name}: {cluster_policies.get(name).says}")
     panels[-1].set_xlabel("hours")
     return figure

@@ -6,42 +6,86 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from vtrain_sim.decide.fleet import POLICIES, FleetResult
+from vtrain_sim.decide.fleet import FleetResult
+from vtrain_sim.decide.fleet import policies as cluster_policies
 from vtrain_sim.report import amounts
-from vtrain_sim.report.tables import counted, said_once
+from vtrain_sim.report.fleet_words import counts_said, gpus_of, said
+from vtrain_sim.report.tables import percent, said_once
 from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
 
+# Columns that are all 0 where gangs do not move, or nothing fails.
+_SELDOM = ("migrations", "failures", "lost GPU-h")
+_NODES_SAID = (
+    "fragmented: of the GPU time in use, on more nodes than hold the gang; stranded: of all GPU time, free while gangs "
+    "wait of which none fits on as few nodes as hold it"
+)
 # Columns of times, each in one unit.
 _TIMES = {"mean_jct_s": "mean completion", "p95_jct_s": "p95 completion", "makespan_s": "makespan"}
 
 
 @printers.register(FleetResult)
 def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> None:
-    """One line per policy; figures of several traces with their standard deviation."""
+    """One line per policy; figures of several traces with their standard deviation. Then nodes, and tenants."""
     policies = result.to_dict()["policies"]
     times = {name: amounts.in_one_unit([figures[name] for figures in policies.values()]) for name in _TIMES}
     lines = [
         _line(name, figures, {title: times[key][place] for key, title in _TIMES.items()})
         for place, (name, figures) in enumerate(policies.items())
     ]
-    console.print(f"{counted(result.num_gpus, 'GPUs')} of {result.cluster}; speeds are projected (modelled)")
-    counts = ", ".join(f"{count:,}" for count in result.counts)
-    console.print(
-        f"a job has one of these numbers of GPUs, none between: {counts} (where it fits, and is faster than on fewer)"
-    )
+    console.print(f"{gpus_of(result)}; speeds are projected (modelled)")
+    console.print(counts_said(result))
+    for sentence in said(result):
+        console.print(sentence)
     console.print(said_once("policies", lines, ("jobs", "rejected"), {"rejected": 0}))
+    if result.conditions.placement is not None:
+        nodes = [_on_nodes(name, figures) for name, figures in policies.items()]
+        console.print(said_once("nodes", nodes, _SELDOM, dict.fromkeys(_SELDOM, 0)))
+        console.print(_NODES_SAID)
+    tenants = result.tenants().rows()
+    if tenants:
+        console.print(said_once("tenants of the last trace", [_tenant(row) for row in tenants], (), left=2))
     price = amounts.price(result.cluster, result.price_per_gpu_hour)
     console.print(
         f"mean and 95th percentile of completion: from a job's arrival to its end; dollars: of the GPU-hours in use, "
         f"{f'at {price}' if price else 'but no price is known: give a cluster file that says it'}"
     )
     for name in policies:
-        console.print(f"{name}: {POLICIES[name].says}")
+        console.print(f"{name}: {cluster_policies.get(name).says}")
     one, all_plans = policies.get("elasticflow"), policies.get("elastic-plans")
     if one and all_plans and one["deadline_satisfactory_ratio"] and all_plans["deadline_satisfactory_ratio"]:
         ratio = all_plans["deadline_satisfactory_ratio"] / one["deadline_satisfactory_ratio"]
         console.print(f"deadlines met with plans over ElasticFlow's: {ratio:.2f}x")
+
+
+def _on_nodes(name: str, figures: Row) -> dict[str, object]:
+    """What became of a policy's gangs on nodes, by column."""
+    return {
+        "policy": name,
+        "fragmented": percent(figures["fragmented_share"]),
+        "stranded": percent(figures["stranded_share"]),
+        "restarts": round(figures["restarts"]),
+        "restart GPU-h": round(figures["restart_gpu_hours"]),
+        "migrations": round(figures["migrations"]),
+        "failures": round(figures["failures"]),
+        "lost GPU-h": round(figures["lost_gpu_hours"]),
+        "out of service": percent(figures["down_share"]) if figures["down_share"] else None,
+    }
+
+
+def _tenant(row: Row) -> dict[str, object]:
+    """A tenant under a policy, by column."""
+    mean, borrowed, ratio = row["mean_jct_s"], row["borrowed_gpu_hours"], row["deadline_satisfactory_ratio"]
+    return {
+        "policy": row["policy"],
+        "tenant": row["tenant"] or "(none)",
+        "quota": row["quota"],
+        "jobs": row["jobs"],
+        "deadlines met": percent(ratio),
+        "mean completion": amounts.in_one_unit([mean])[0],
+        "GPU-h": f"{row['gpu_hours']:,.0f}",
+        "borrowed": None if borrowed is None else f"{borrowed:,.0f}",
+    }
 
 
 def _line(name: str, figures: Row, times: Mapping[str, str | None]) -> dict[str, object]:

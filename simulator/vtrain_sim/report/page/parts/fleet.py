@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vtrain_sim.decide.fleet import POLICIES, FleetResult
+from vtrain_sim.decide.fleet import FleetResult
+from vtrain_sim.decide.fleet import policies as cluster_policies
 from vtrain_sim.report import amounts
 from vtrain_sim.report.page.document import pages
 from vtrain_sim.report.page.model import Figure, Page, Section
@@ -17,7 +18,8 @@ _FIGURES = ("deadline_satisfactory_ratio", "mean_jct_s", "p95_jct_s", "makespan_
 def page_of_fleet(result: FleetResult) -> Page:
     """A bar per policy for each figure, and the stretches of the last trace."""
     rows: list[Row] = [
-        {"policy": row["policy"], "what it does": POLICIES[row["policy"]].says, **row} for row in result.rows()
+        {"policy": row["policy"], "what it does": cluster_policies.get(row["policy"]).says, **row}
+        for row in result.rows()
     ]
     traces = max((len(outcomes) for outcomes in result.outcomes.values()), default=0)
     gpus = counted(result.num_gpus, "GPUs")

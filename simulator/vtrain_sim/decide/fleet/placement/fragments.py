@@ -1,0 +1,45 @@
+"""The network that a gang sees which has few GPUs on each node, or nodes in more racks than hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vtrain_sim.specs import ClusterSpec
+
+
+@dataclass(frozen=True, order=True)
+class Fragment:
+    """How a gang lies on nodes. chunk: GPUs on one node. scattered: neighbouring nodes are in different racks."""
+
+    chunk: int
+    scattered: bool = False
+
+
+def rack_gpus(cluster: ClusterSpec) -> int:
+    """GPUs under one switch of the level above nodes; 0: that level connects the whole cluster."""
+    return cluster.inter_node.gpus
+
+
+def fragmented(cluster: ClusterSpec, fragment: Fragment) -> ClusterSpec:
+    """The cluster as seen by a gang that lies so: nodes have so few GPUs, with their part of what a node's GPUs share
+    of the network; scattered: what is between nodes goes over the next level."""
+    part = fragment.chunk / cluster.gpus_per_node
+    levels = [
+        replace(
+            level,
+            gpus=round(level.gpus * part),
+            node_bandwidth=level.node_bandwidth * part,
+            p2p_node_bandwidth=level.p2p_node_bandwidth * part,
+        )
+        for level in cluster.levels[1:]
+    ]
+    if fragment.scattered and len(levels) > 1:
+        levels = levels[1:]
+    inner = replace(cluster.levels[0], gpus=fragment.chunk, segment=min(cluster.levels[0].segment, fragment.chunk))
+    return replace(
+        cluster,
+        gpus_per_node=fragment.chunk,
+        intra_node=replace(inner, gpus=0),
+        inter_node=levels[0],
+        outer=tuple(levels[1:]),
+    )
