@@ -9,6 +9,7 @@ from pathlib import Path
 from vtrain_sim.api.lists import Names, Numbers, names, some
 from vtrain_sim.api.machine import machine_of
 from vtrain_sim.api.schedule_conditions import Quotas, check_quotas, conditions_of, projectors_of, with_sizes
+from vtrain_sim.api.schedule_trace import jobs_given
 from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import (
     ClusterPolicy,
@@ -20,7 +21,6 @@ from vtrain_sim.decide.fleet import (
     SpeedTable,
     generate,
     project_speeds,
-    read_trace,
     simulate,
 )
 from vtrain_sim.decide.fleet import policies as cluster_policies
@@ -28,6 +28,7 @@ from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.decide.fleet.placement import IDEAL
 from vtrain_sim.decide.fleet.policies import USUAL
 from vtrain_sim.decide.fleet.requests import check_requests, counts_to_plan, unlike_requests
+from vtrain_sim.decide.fleet.traces.mapping import jobs_of
 from vtrain_sim.errors import UserError
 from vtrain_sim.progress import Progress, unwatched
 from vtrain_sim.specs.checks import Range, positive, whole
@@ -44,6 +45,7 @@ def schedule(
     cluster: str | Path,
     num_gpus: int,
     trace: str | Path | None = None,
+    trace_format: str = "",
     jobs: int = 0,
     seeds: Numbers = 1,
     models: Names = MODELS,
@@ -67,12 +69,15 @@ def schedule(
 ) -> FleetResult:
     """Simulate a trace of jobs under several policies; speeds come from the best plan at each GPU count.
 
-    trace: a .csv or .parquet file of jobs; or jobs: make a random trace of so many, one per seed (figures are means
-    over the seeds), of these models and global batches (sequences per step; default: the job's own, or 512); load:
-    GPU-seconds requested over those there are; mean_hours: mean duration of a job. gpu_counts: numbers of GPUs that a
-    job may have, beside those that jobs of a trace request (default: powers of two and the whole cluster). A model is a
-    preset, a ``config.json``, or a job whose training step is kept: a launch script (run_script: bash may run it), a
-    spec, or ``run:ID`` of a captured run of the catalog. noted: called with what there is to say about files.
+    trace: a .csv or .parquet file of jobs, or a published trace of a cluster (trace_format: ``philly``, ``helios``,
+    ``acme``, ``alibaba-2020``, ``alibaba-2023``; default: as its columns tell), whose jobs train the largest of the
+    models that fits on their GPUs, for as long as they took; or jobs: make a random trace of so many, one per seed
+    (figures are means over the seeds), of these models and global batches (sequences per step; default: the job's own,
+    or 512); load: GPU-seconds requested over those there are; mean_hours: mean duration of a job. gpu_counts: numbers
+    of GPUs that a job may have, beside those that jobs of a trace request (default: powers of two and the whole
+    cluster). A model is a preset, a ``config.json``, or a job whose training step is kept: a launch script (run_script:
+    bash may run it), a spec, or ``run:ID`` of a captured run of the catalog. noted: called with what there is to say
+    about files.
 
     restart_seconds: checkpoint and restart on a change of GPUs; default: 60, or from the bytes of the model's state
     where checkpoint_bandwidth (GB/s at which one node writes and reads them; default 5) or failures are given.
@@ -107,7 +112,7 @@ def schedule(
     )
     conditions.check(num_gpus)
     check_quotas(conditions.quotas, chosen)
-    given = read_trace(Path(trace)) if trace is not None else []
+    given, recording = jobs_given(trace, trace_format)
     check_requests(given, tuple(chosen), num_gpus)
     batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
     read = workloads_of([j.model for j in given] or names(models), catalog, run_script, noted)
@@ -115,10 +120,14 @@ def schedule(
         (model, batch) for model, workload in read.items() for batch in workload.batches(batches, _BATCHES)
     }
     others = () if gpu_counts is None else some("--gpu-counts", gpu_counts, 1)
-    counts = counts_to_plan(kinds, given, num_gpus, others)
+    requested = {job.gpus for job in recording.jobs} if recording else ()
+    counts = counts_to_plan(kinds, given, num_gpus, others, requested)
     fragments = projectors_of(machine, conditions.fragments(num_gpus))
-    speeds = project_speeds(counts, machine.projector, progress, read, fragments)
+    speeds = project_speeds(counts, machine.projector, progress, read, fragments, may_fit_nowhere=bool(recording))
     conditions = with_sizes(conditions, speeds)
+    notes: list[str] = []
+    if recording:
+        given, notes = jobs_of(recording, speeds, num_gpus)
     if unlike := unlike_requests(given, tuple(chosen), speeds.best, num_gpus):
         noted(unlike)
     if given:
@@ -131,7 +140,9 @@ def schedule(
     outcomes = _outcomes(traces, chosen_seeds, speeds, num_gpus, chosen, conditions)
     planned = tuple(sorted({n for named in counts.values() for n in named}))
     price = machine.cluster.price_per_gpu_hour
-    return FleetResult(machine.cluster.name, num_gpus, price, conditions, outcomes, tuple(traces[-1]), planned)
+    return FleetResult(
+        machine.cluster.name, num_gpus, price, conditions, outcomes, tuple(traces[-1]), planned, tuple(notes)
+    )
 
 
 def _outcomes(

@@ -30,12 +30,19 @@ _MODELS = "gpt3-1.3b,gpt3-2.7b,gpt3-6.7b,gpt3-13b,megatron-22b"
 def schedule(
     cluster: str = typer.Option(..., "--cluster", help="Cluster preset, or a TOML or YAML file."),
     num_gpus: int = typer.Option(..., "--num-gpus", min=1, help="GPUs of the cluster."),
-    trace: Path = typer.Option(None, "--trace", help="Jobs: a .csv or .parquet file."),
+    trace: Path = typer.Option(
+        None, "--trace", help="Jobs: a .csv or .parquet file, or a published trace of a cluster."
+    ),
+    trace_format: str = typer.Option(
+        "",
+        "--trace-format",
+        help="Of a published trace: philly, helios, acme, alibaba-2020, alibaba-2023 (default: as its columns tell).",
+    ),
     jobs: int = typer.Option(0, "--jobs", min=0, max=1_000_000, help="Make a random trace of so many jobs instead."),
     seeds: str = typer.Option("1", "--seeds", help="Seeds of random traces, several: 1,2,3 (figures are means)."),
-    models: str = typer.Option(_MODELS, "--models", help=f"Models of a random trace: {NAMES}."),
+    models: str = typer.Option(_MODELS, "--models", help=f"Models of a random or published trace: {NAMES}."),
     global_batch_size: str = typer.Option(
-        "", "--global-batch-size", help="Global batches of a random trace (default: the job's own, or 512)."
+        "", "--global-batch-size", help="Global batches of these models (default: the job's own, or 512)."
     ),
     catalog: Path = typer.Option(None, "--catalog", help="Catalog of the captured runs among the models (run:ID)."),
     run_script: bool = RUN_SCRIPT,
@@ -98,6 +105,7 @@ def schedule(
             cluster=cluster,
             num_gpus=num_gpus,
             trace=trace,
+            trace_format=trace_format,
             jobs=jobs,
             seeds=seeds,
             models=models,

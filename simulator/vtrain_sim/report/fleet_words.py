@@ -9,8 +9,8 @@ from vtrain_sim.report.tables import counted
 
 
 def said(result: FleetResult) -> list[str]:
-    """Placement, tenants, failures and restarts, each where there is something to say."""
-    return [s for s in (_placed(result), _shared(result), _failing(result), _restarting(result)) if s]
+    """The trace, placement, tenants, failures and restarts, each where there is something to say."""
+    return [s for s in (*result.notes, _placed(result), _shared(result), _failing(result), _restarting(result)) if s]
 
 
 def _placed(result: FleetResult) -> str:

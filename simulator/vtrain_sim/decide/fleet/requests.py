@@ -11,14 +11,17 @@ from vtrain_sim.errors import UserError
 
 
 def counts_to_plan(
-    kinds: Iterable[Kind], jobs: Sequence[Job], capacity: int, others: Sequence[int]
+    kinds: Iterable[Kind], jobs: Sequence[Job], capacity: int, others: Sequence[int], requested: Iterable[int] = ()
 ) -> dict[Kind, tuple[int, ...]]:
     """The numbers of GPUs at which to plan each kind, ascending: the others, or powers of two and the whole cluster;
-    and what its jobs request, at least and at most too. Raises `UserError` for more than there are."""
+    and what its jobs request, at least and at most too. requested: by jobs of any kind. Raises `UserError` for more
+    than there are."""
     for count in others:
         if count > capacity:
             raise UserError(f"--gpu-counts has {count:,}, more than the {capacity:,} GPUs of the cluster (--num-gpus)")
-    counts = {kind: {*others} or {*_powers_of_two(capacity), capacity} for kind in kinds}
+    always = {*others} or {*_powers_of_two(capacity), capacity}
+    always |= {n for n in requested if n <= capacity}
+    counts = {kind: set(always) for kind in kinds}
     for job in jobs:
         named = (job.gpus, job.min_gpus, job.max_gpus)
         counts[job.model, job.global_batch_size].update(n for n in named if n <= capacity)

@@ -25,6 +25,7 @@ class FleetResult(Result):
 
     conditions: placement, tenants, failures and restarts. outcomes: by policy, one per trace. jobs: of the last trace.
     counts: the numbers of GPUs at which speeds are projected, ascending: a job has one of them.
+    notes: what became of a published trace.
 
     >>> import vtrain as vt
     >>> result = vt.schedule(
@@ -41,6 +42,7 @@ class FleetResult(Result):
     outcomes: dict[str, list[Outcome]]
     jobs: tuple[Job, ...]
     counts: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> Document:
         """The machine-readable result, schema vtrain.schedule/1: figures are means over the traces, with their
@@ -54,6 +56,7 @@ class FleetResult(Result):
             "gpu_counts": list(self.counts),
             "policies": {name: self._figures(outcomes) for name, outcomes in self.outcomes.items()},
             "tenants": self.tenants().rows(),
+            "notes": list(self.notes),
         }
 
     def _conditions(self) -> Row:

@@ -1,0 +1,41 @@
+"""Formats of traces by name: those that come with vtrain, those that were registered, and those of other packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vtrain_sim.decide.fleet.traces.base import TraceFormat
+from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.extensions import Registry
+from vtrain_sim.text_file import check_kind
+
+ENTRY_POINTS = "vtrain.trace_formats"
+_formats: Registry[TraceFormat] = Registry(ENTRY_POINTS, "trace format")
+register = _formats.register
+names = _formats.names
+# So much of a file tells its format.
+_HEAD = 1 << 16
+
+
+def get(name: str) -> TraceFormat:
+    """The format of a name; raises `UserError` if there is none."""
+    found = _formats.find(name)
+    if found is None:
+        known = names()
+        raise UserError(f"--trace-format is {name!r}{nearest(name, known)}: it takes {', '.join(known)}")
+    return found
+
+
+def detect(path: Path) -> TraceFormat | None:
+    """The one format that a file's beginning is of; None where it is of none, or of several. Raises `UserError` for
+    what cannot be read."""
+    if path.suffix == ".parquet":
+        return None
+    check_kind(path)
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as stream:
+            head = stream.read(_HEAD)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    found = [f for name in names() if (f := get(name)).recognises(head)]
+    return found[0] if len(found) == 1 else None
