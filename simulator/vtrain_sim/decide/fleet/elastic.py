@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vtrain_sim.decide.fleet.running import Allocation, Running, Site
+from vtrain_sim.decide.fleet.running import Allocation, Ints, Running, Site
 
-Ints: TypeAlias = NDArray[np.int64]
 # Relative to the clock: times nearer than this are the same.
 CLOCK = 1e-11
 

@@ -12,21 +12,17 @@ Each function leaves arrays that it may not use up to the end; those it writes t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeAlias, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
-Ints: TypeAlias = NDArray[np.int64]
-Floats: TypeAlias = NDArray[np.float64]
-Booleans: TypeAlias = NDArray[np.bool_]
+from vtrain_sim.decide.fleet.running import WORTH, Booleans, Floats, Ints
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 # A job whose GPUs would change more often than this is not reserved that way.
 MOST_STEPS = 64
-# Growing beyond the reserved share must save this many times the restart that it costs.
-WORTH = 2.0
 NEVER = 1e300
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from vtrain_sim.decide.fleet.conditions import Conditions, lying
-from vtrain_sim.decide.fleet.filling import WORTH
 from vtrain_sim.decide.fleet.placement import Gang, Nodes
 from vtrain_sim.decide.fleet.placement.gangs import CONSOLIDATED
 from vtrain_sim.decide.fleet.policies import ClusterPolicy
-from vtrain_sim.decide.fleet.running import Allocation, Running
+from vtrain_sim.decide.fleet.running import WORTH, Allocation, Running
 
 
 class Placer:

@@ -43,6 +43,15 @@ class Queue:
     def __len__(self) -> int:
         return self._length
 
+    def leading(self, free: int, since: Key = ()) -> list[Running]:
+        """Of each number of GPUs requested, those that are before `since` in the order, and of the others the first
+        that would all fit into so many free GPUs: no more of them can start, however the free GPUs are shared out."""
+        chosen: list[Running] = []
+        for (_, gpus), entries in self._groups.items():
+            last = bisect_left(entries, (since,)) + free // gpus
+            chosen += [r for _, r in entries[:last]]
+        return chosen
+
     def fewest(self) -> int:
         """The fewest GPUs that one of them requests; 0 where none waits."""
         return min((gpus for (_, gpus), entries in self._groups.items() if entries), default=0)

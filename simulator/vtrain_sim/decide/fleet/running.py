@@ -13,6 +13,12 @@ from vtrain_sim.decide.fleet.jobs import Job
 from vtrain_sim.decide.fleet.placement import Gang
 from vtrain_sim.decide.fleet.speeds import SpeedTable
 
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Booleans: TypeAlias = NDArray[np.bool_]
+# A change of GPUs that no deadline asks for must save this many times the pause that it costs.
+WORTH = 2.0
+
 
 @dataclass
 class Running:
@@ -64,10 +70,10 @@ class Site:
     def __init__(self, capacity: int, restart_s: float, quotas: Mapping[str, int] | None = None) -> None:
         self.capacity, self.restart_s = capacity, restart_s
         self.quotas = dict(quotas or {})
-        self.gpus: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.charges: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.seconds: NDArray[np.float64] = np.zeros(0)
-        self.pause: NDArray[np.float64] = np.zeros(0)
+        self.gpus: Ints = np.zeros(0, dtype=np.int64)
+        self.charges: Ints = np.zeros(0, dtype=np.int64)
+        self.seconds: Floats = np.zeros(0)
+        self.pause: Floats = np.zeros(0)
         self._places: dict[tuple[SpeedTable, tuple[float, ...]], int] = {}
 
     def place(self, table: SpeedTable, pauses: Sequence[float] = (), unit: int = 1) -> int:

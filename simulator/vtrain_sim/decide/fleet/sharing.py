@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vtrain_sim.decide.fleet.filling import Floats, Ints, compiled
+from vtrain_sim.decide.fleet.filling import compiled
+from vtrain_sim.decide.fleet.running import Floats, Ints
 
 
 @compiled

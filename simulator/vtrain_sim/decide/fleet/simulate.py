@@ -126,7 +126,7 @@ class _Fleet:
     def admit(self, job: Running) -> None:
         """A job arrives."""
         job.last_s = self.now
-        if self._scheduler.admit((*self._running.values(), *self._waiting), job, self.now):
+        if self._scheduler.admit(self._running, self._waiting, job, self.now):
             self._waiting.add(job)
             self.active += 1
         else:
@@ -178,7 +178,7 @@ class _Fleet:
                 placer.nodes.repair(node)
         whole = self._policy.whole_nodes
         self._site.capacity = placer.nodes.whole_gpus if whole else placer.nodes.working_gpus
-        self._scheduler.changed((*self._running.values(), *self._waiting), self.now)
+        self._scheduler.changed(self._running, self._waiting, self.now)
 
     def _fail(self, r: Running) -> None:
         """A job loses its GPUs, and what it trained since its last checkpoint."""

@@ -29,7 +29,7 @@ class Scheduler(ABC):
         """The order in which jobs wait; it ends with the job's id, and stays the same while a job waits."""
         return by_arrival(r)
 
-    def admit(self, jobs: Sequence[Running], new: Running, now: float) -> bool:
+    def admit(self, running: Jobs, waiting: Queue, new: Running, now: float) -> bool:
         """Whether a job that arrives is taken on."""
         return True
 
@@ -42,7 +42,7 @@ class Scheduler(ABC):
         """When it decides next, if nothing happens until then; seconds, infinite: it need not."""
         return math.inf
 
-    def changed(self, jobs: Sequence[Running], now: float) -> None:
+    def changed(self, running: Jobs, waiting: Queue, now: float) -> None:
         """The cluster has fewer GPUs, or more: a node failed, or was repaired."""
         return
 

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 from vtrain_sim.decide.fleet import elastic
 from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler, by_arrival
-from vtrain_sim.decide.fleet.queue import Queue
+from vtrain_sim.decide.fleet.queue import Key, Queue
 from vtrain_sim.decide.fleet.running import Allocation, Running
+
+# In the order of jobs that wait, those with a deadline are before this.
+_UNDATED: Key = (1,)
 
 
 class ElasticFlow(Scheduler):
     """As `vtrain_sim.decide.fleet.elastic`: what is reserved, and what is left to whom it helps most."""
 
-    _next_step_s = float("inf")
+    _next_step_s = math.inf
 
-    def admit(self, jobs: Sequence[Running], new: Running, now: float) -> bool:
+    def key(self, r: Running) -> Key:
+        """Those with a deadline, then those without, each by the GPU time left on the fewest GPUs."""
+        least = r.remaining * float(self.site.seconds[r.place]) * int(self.site.charges[r.place])
+        return int(math.isinf(r.job.deadline_s)), least, r.job.arrival_s, r.job.job_id
+
+    def admit(self, running: Jobs, waiting: Queue, new: Running, now: float) -> bool:
         """Only with GPUs reserved to its deadline."""
-        return elastic.admit(jobs, new, now, self.site)
+        if math.isinf(new.job.deadline_s):
+            return True
+        return elastic.admit((*running.values(), *waiting.leading(0, _UNDATED)), new, now, self.site)
 
     def allocate(self, running: Jobs, waiting: Queue, now: float) -> Allocation:
-        """The GPUs reserved until the next step of any job, and the free ones."""
-        jobs = sorted((*running.values(), *waiting), key=by_arrival)
+        """The GPUs reserved until the next step of any job, and the free ones, which of the jobs without a deadline
+        only so many can begin to use."""
+        first = waiting.leading(self.site.capacity, _UNDATED)
+        jobs = sorted((*running.values(), *first), key=by_arrival)
         given = elastic.allocate(jobs, now, self.site)
         self._next_step_s = elastic.next_step(jobs)
         return given
@@ -30,9 +42,9 @@ class ElasticFlow(Scheduler):
         """When what is reserved changes next."""
         return self._next_step_s
 
-    def changed(self, jobs: Sequence[Running], now: float) -> None:
+    def changed(self, running: Jobs, waiting: Queue, now: float) -> None:
         """Reserve anew; who can no longer be promised its deadline has what is left."""
-        elastic.reserve_again(jobs, now, self.site)
+        elastic.reserve_again((*running.values(), *waiting.leading(0, _UNDATED)), now, self.site)
 
 
 _SOURCE = "Gu et al., ASPLOS 2023"

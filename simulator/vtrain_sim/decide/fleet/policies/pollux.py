@@ -20,7 +20,7 @@ import numpy as np
 from vtrain_sim.decide.fleet.elastic import places
 from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler, by_arrival
 from vtrain_sim.decide.fleet.queue import Queue
-from vtrain_sim.decide.fleet.running import Allocation, Running
+from vtrain_sim.decide.fleet.running import Allocation, Floats, Ints, Running
 
 # A better allocation that its restarts do not repay yet is tried again after so many seconds, if nothing happens.
 _AGAIN_S = 600.0
@@ -35,13 +35,13 @@ class Goodput(Scheduler):
         """The best shares, or those that are, with the jobs that fit beside them."""
         from vtrain_sim.decide.fleet.sharing import share
 
-        jobs = sorted((*running.values(), *waiting), key=by_arrival)
+        jobs = sorted((*running.values(), *waiting.leading(self.site.capacity)), key=by_arrival)
         self._again_s = math.inf
         if not jobs:
             return []
         site = self.site
         low, high, held = places(jobs)
-        fair = self._fair_seconds(jobs, low, high)
+        fair = self._fair_seconds(low, high, self.site.capacity / (len(running) + len(waiting)))
         arrays = (low, high, site.gpus, site.seconds, fair)
         kept, best = held.copy(), np.full(len(jobs), -1, dtype=np.int64)
         share(site.capacity, *arrays, kept, False)
@@ -59,30 +59,26 @@ class Goodput(Scheduler):
         """Later, where a better allocation does not pay yet."""
         return self._again_s
 
-    def _fair_seconds(self, jobs: list[Running], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    def _fair_seconds(self, low: Ints, high: Ints, equal: float) -> Floats:
         """Seconds of an iteration of each job on an equal share of the cluster, or on the fewest GPUs that it takes."""
-        equal = self.site.capacity / len(jobs)
-        at = [
-            max(first, first + int(np.searchsorted(self.site.gpus[first : last + 1], equal, side="right")) - 1)
-            for first, last in zip(low.tolist(), high.tolist(), strict=True)
-        ]
-        return np.asarray(self.site.seconds[at])
+        gpus = self.site.gpus
+        at = {
+            (first, last): max(first, first + int(np.searchsorted(gpus[first : last + 1], equal, side="right")) - 1)
+            for first, last in set(zip(low.tolist(), high.tolist(), strict=True))
+        }
+        each = [at[pair] for pair in zip(low.tolist(), high.tolist(), strict=True)]
+        return np.asarray(self.site.seconds[each])
 
-    def _worth(
-        self, jobs: list[Running], level: np.ndarray, held: np.ndarray, fair: np.ndarray, now: float
-    ) -> tuple[int, float]:
-        """How many jobs run, and minus the mean of their inverse speedups, those of restarted jobs reduced."""
-        total, count = 0.0, 0
-        for row in np.flatnonzero(level >= 0).tolist():
-            count += 1
-            inverse = self.site.seconds[level[row]] / fair[row]
-            r = jobs[row]
-            if level[row] != held[row] and r.started:
-                age, pause = now - r.job.arrival_s, float(self.site.pause[level[row]])
-                useful = (age - r.restarts * pause) / (age + pause) if age + pause > 0 else 1.0
-                inverse = inverse / useful if useful > 0 else math.inf
-            total += inverse
-        return count, -total
+    def _worth(self, jobs: list[Running], level: Ints, held: Ints, fair: Floats, now: float) -> tuple[int, float]:
+        """How many jobs run, and minus the sum of their inverse speedups, those of restarted jobs reduced."""
+        runs = level >= 0
+        inverse = np.where(runs, self.site.seconds[level] / fair, 0.0)
+        for row in np.flatnonzero(runs & (held >= 0) & (level != held)).tolist():
+            r, pause = jobs[row], float(self.site.pause[level[row]])
+            age = now - r.job.arrival_s
+            useful = (age - r.restarts * pause) / (age + pause) if age + pause > 0 else 1.0
+            inverse[row] = inverse[row] / useful if useful > 0 else math.inf
+        return int(np.count_nonzero(runs)), -float(inverse.sum())
 
 
 POLLUX = ClusterPolicy(
