@@ -8,7 +8,14 @@ from pathlib import Path
 
 from vtrain_sim.api.lists import Names, Numbers, names, some
 from vtrain_sim.api.machine import machine_of
-from vtrain_sim.api.schedule_conditions import Quotas, check_quotas, conditions_of, projectors_of, with_sizes
+from vtrain_sim.api.schedule_conditions import (
+    Quotas,
+    check_quotas,
+    check_tenants,
+    conditions_of,
+    projectors_of,
+    with_sizes,
+)
 from vtrain_sim.api.schedule_trace import jobs_given
 from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import (
@@ -61,7 +68,7 @@ def schedule(
     migrate: bool = False,
     quotas: Quotas | None = None,
     gpu_mtbf_hours: float = 0.0,
-    repair_hours: float = 4.0,
+    repair_hours: float | None = None,
     catalog: str | Path | None = None,
     run_script: bool = True,
     progress: Progress = unwatched,
@@ -84,7 +91,8 @@ def schedule(
     placement: ``ideal`` (gangs are counted, each as fast as on as few nodes as hold it), or on which nodes gangs go:
     ``packed``, ``consolidated``, ``spread``. migrate: gangs move to fewer nodes where that saves more than it costs.
     quotas: GPUs that are a tenant's own, by tenant: a mapping, ``"a=256,b=128"``, or a file of such lines.
-    gpu_mtbf_hours: mean time between failures of one GPU; 0: nothing fails; repair_hours: until its node is back.
+    gpu_mtbf_hours: mean time between failures of one GPU; 0: nothing fails; repair_hours: until its node is back
+    (default: 4).
     Raises `UserError`.
 
     >>> import vtrain as vt
@@ -114,6 +122,7 @@ def schedule(
     check_quotas(conditions.quotas, chosen)
     given, recording = jobs_given(trace, trace_format)
     check_requests(given, tuple(chosen), num_gpus)
+    check_tenants(conditions.quotas, recording.jobs if recording else given)
     batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
     read = workloads_of([j.model for j in given] or names(models), catalog, run_script, noted)
     kinds = {(j.model, j.global_batch_size) for j in given} or {

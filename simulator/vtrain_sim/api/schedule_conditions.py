@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from vtrain_sim.api.machine import Machine
-from vtrain_sim.decide.fleet import ClusterPolicy, Conditions, Speeds, placement
+from vtrain_sim.decide.fleet import ClusterPolicy, Conditions, Job, Speeds, placement
 from vtrain_sim.decide.fleet.breakdowns import Breakdowns
 from vtrain_sim.decide.fleet.checkpoints import NODE_BYTES_PER_S, Checkpoints
 from vtrain_sim.decide.fleet.placement.fragments import Fragment, fragmented, rack_gpus
-from vtrain_sim.errors import UserError
+from vtrain_sim.decide.fleet.traces import Recorded
+from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ClusterSpec
 from vtrain_sim.specs.checks import Range
@@ -20,6 +21,8 @@ from vtrain_sim.text_file import read_text
 _RESTART, _BANDWIDTH = Range(0.0, 1e6), Range(1e-3, 1e6, or_zero=True)
 # Seconds of a restart where nothing is said of it.
 RESTART_S = 60.0
+# Hours until a node is back, likewise.
+REPAIR_HOURS = 4.0
 
 Quotas = str | Path | Mapping[str, int]
 
@@ -30,7 +33,7 @@ def conditions_of(
     migrate: bool,
     quotas: Quotas | None,
     gpu_mtbf_hours: float,
-    repair_hours: float,
+    repair_hours: float | None,
     restart_seconds: float | None,
     checkpoint_bandwidth: float,
 ) -> Conditions:
@@ -38,7 +41,15 @@ def conditions_of(
     if restart_seconds is not None:
         _RESTART.check("--restart-seconds", restart_seconds)
     _BANDWIDTH.check("--checkpoint-bandwidth", checkpoint_bandwidth)
-    breakdowns = Breakdowns(gpu_mtbf_hours, repair_hours) if gpu_mtbf_hours else None
+    if repair_hours is not None and not gpu_mtbf_hours:
+        raise UserError("--repair-hours needs --gpu-mtbf-hours: without failures nothing is repaired")
+    if restart_seconds is not None and checkpoint_bandwidth and not gpu_mtbf_hours:
+        raise UserError(
+            "--restart-seconds and --checkpoint-bandwidth both say how long a restart takes: give one (with "
+            "--gpu-mtbf-hours the bandwidth is also that of the checkpoints between failures)"
+        )
+    repair = REPAIR_HOURS if repair_hours is None else repair_hours
+    breakdowns = Breakdowns(gpu_mtbf_hours, repair) if gpu_mtbf_hours else None
     derived = bool(checkpoint_bandwidth or breakdowns)
     restart = RESTART_S if restart_seconds is None and not derived else restart_seconds
     node_bytes = checkpoint_bandwidth * 1e9 or NODE_BYTES_PER_S
@@ -62,6 +73,15 @@ def check_quotas(quotas: Mapping[str, int], policies: Mapping[str, ClusterPolicy
             f"--quotas are kept by policies that give jobs the GPUs that they request, and {', '.join(elastic)} choose "
             f"their own: give --policies {known or 'fifo,srtf,edf,priority'}"
         )
+
+
+def check_tenants(quotas: Mapping[str, int], jobs: Iterable[Job | Recorded]) -> None:
+    """Raise `UserError` for quotas of tenants of whom no job is."""
+    tenants = {job.tenant for job in jobs}
+    for tenant in quotas:
+        if tenant not in tenants:
+            known = ", ".join(sorted(tenants - {""})[:8]) or "no tenants: a trace with a column tenant would"
+            raise UserError(f"--quotas has tenant {tenant!r}{nearest(tenant, tenants - {''})}: the jobs have {known}")
 
 
 def with_sizes(conditions: Conditions, speeds: Speeds) -> Conditions:

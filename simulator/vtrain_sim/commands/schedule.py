@@ -79,7 +79,7 @@ def schedule(
     gpu_mtbf_hours: float = typer.Option(
         0.0, "--gpu-mtbf-hours", min=0, help="Mean time between failures of one GPU, which take its node out; 0: none."
     ),
-    repair_hours: float = typer.Option(4.0, "--repair-hours", help="Until a node that failed is back."),
+    repair_hours: float = typer.Option(None, "--repair-hours", help="Until a node that failed is back (default: 4)."),
     as_json: bool = typer.Option(False, "--json", help="Print vtrain.schedule/1 as JSON."),
     form: str = FORMAT,
     table_file: Path = typer.Option(

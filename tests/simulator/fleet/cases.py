@@ -66,12 +66,13 @@ def fleets(draw: st.DrawFn, most_jobs: int = 20) -> tuple[list[Job], dict[tuple[
 def conditions(draw: st.DrawFn, failing: bool = False) -> Conditions:
     """Gangs on nodes of four GPUs, in racks or not."""
     name = draw(st.sampled_from(placement.names()))
+    racks = draw(st.sampled_from([0, RACK]))
     return Conditions(
         Checkpoints(draw(st.sampled_from([0.0, 3.0, 60.0]))),
         placement.get(name),
         NODE,
-        draw(st.sampled_from([0, RACK])),
-        draw(st.booleans()),
+        racks,
+        draw(st.booleans()) and (racks > 0 or name != "consolidated"),
         breakdowns=Breakdowns(draw(st.sampled_from([2.0, 20.0])), 0.05, draw(st.integers(0, 9))) if failing else None,
     )
 

@@ -30,7 +30,7 @@ class Breakdowns:
 
 
 class Repairs:
-    """Failures and repairs of a cluster's nodes, one after the other. failures: how many there were.
+    """Failures and repairs of a cluster's nodes, one after the other.
 
     Each GPU fails as a Poisson process, and takes its node with it; what happens to a node that is out is not counted.
     """
@@ -42,7 +42,6 @@ class Repairs:
         self._ends = np.cumsum(node_gpus)
         self._down: list[tuple[float, int]] = []
         self._failing = (0.0, -1)
-        self.failures = 0
         self._draw()
 
     @property
@@ -56,7 +55,6 @@ class Repairs:
             return self._down.pop(0)[1], False
         time, node = self._failing
         self._down.append((time + self._repair_s, node))
-        self.failures += 1
         self._draw()
         return node, True
 

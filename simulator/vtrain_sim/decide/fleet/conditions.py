@@ -11,6 +11,7 @@ from vtrain_sim.decide.fleet.breakdowns import Breakdowns
 from vtrain_sim.decide.fleet.checkpoints import Checkpoints
 from vtrain_sim.decide.fleet.placement import Nodes, Placement
 from vtrain_sim.decide.fleet.placement.fragments import Fragment
+from vtrain_sim.decide.fleet.placement.gangs import CONSOLIDATED
 from vtrain_sim.decide.fleet.speeds import Kind, SpeedTable
 from vtrain_sim.errors import UserError
 
@@ -44,6 +45,10 @@ class Conditions:
             raise UserError("--gpu-mtbf-hours needs --placement packed, consolidated or spread: a failure is of a node")
         if self.placement is None and self.migrate:
             raise UserError("--migrate needs --placement packed or spread: gangs that are only counted cannot move")
+        if self.migrate and self.placement == CONSOLIDATED and not self.rack_gpus:
+            raise UserError(
+                "--migrate does nothing with --placement consolidated: no gang is on more nodes than needed"
+            )
         if sum(self.quotas.values()) > capacity:
             raise UserError(
                 f"--quotas are {sum(self.quotas.values()):,} GPUs together, more than the {capacity:,} of the cluster "

@@ -66,12 +66,14 @@ def nodes_text(gang: Gang) -> str:
 class Hardware:
     """What the cluster did. stranded_gpu_s: GPU-seconds free while a job waited, where no gang that waited fits on as
     few nodes as hold it. down_gpu_s: of nodes out of service. failures: of nodes, until the last job ended.
-    migrations: gangs that moved to fewer nodes."""
+    migrations: gangs that moved to fewer nodes. outages: nodes that were out of service, from when until when, seconds.
+    """
 
     stranded_gpu_s: float = 0.0
     down_gpu_s: float = 0.0
     failures: int = 0
     migrations: int = 0
+    outages: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,22 @@ class Placer:
         self.stranded_gpu_s = 0.0
         self.down_gpu_s = 0.0
         self.migrations = 0
+        self._outages: list[tuple[int, float, float]] = []
+        self._failed_s: dict[int, float] = {}
+
+    def fail(self, node: int, now: float) -> None:
+        """A node fails; no job is on it any more."""
+        self.nodes.fail(node)
+        self._failed_s[node] = now
+
+    def repair(self, node: int, now: float) -> None:
+        """A node is back."""
+        self.nodes.repair(node)
+        self._outages.append((node, self._failed_s.pop(node), now))
+
+    def outages(self, now: float) -> tuple[tuple[int, float, float], ...]:
+        """Nodes that were out of service up to now."""
+        return (*self._outages, *((node, since, now) for node, since in self._failed_s.items()))
 
     def place(
         self, running: Mapping[str, Running], given: Allocation
@@ -65,7 +81,7 @@ class Placer:
         return r.seconds(gpus) if fragment is None else r.table.seconds_on(gpus, fragment)
 
     def migrations_now(self, running: Iterable[Running], now: float) -> Iterator[tuple[Running, Gang]]:
-        """Jobs that are on more nodes than hold them and move to as few, where that saves more than it costs."""
+        """Jobs that train on more nodes than hold them and move to as few, where that saves more than it costs."""
         if not self._conditions.migrate:
             return
         for r in list(running):
@@ -74,7 +90,7 @@ class Placer:
                 continue
             saved = r.remaining * (r.pace - r.seconds(r.gpus))
             kind = r.job.model, r.job.global_batch_size
-            if now < r.resume_s or saved <= WORTH * self._conditions.checkpoints.pause_s(kind, r.gpus):
+            if now <= r.resume_s or saved <= WORTH * self._conditions.checkpoints.pause_s(kind, r.gpus):
                 continue
             self.nodes.release(gang)
             better = CONSOLIDATED.place(self.nodes, r.gpus)

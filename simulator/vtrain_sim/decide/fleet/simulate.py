@@ -150,8 +150,8 @@ class _Fleet:
         """What the nodes did; None where gangs are only counted."""
         if self._placer is None:
             return None
-        failures = self._repairs.failures if self._repairs else 0
-        return Hardware(self._placer.stranded_gpu_s, self._placer.down_gpu_s, failures, self._placer.migrations)
+        placer, outages = self._placer, self._placer.outages(self.now)
+        return Hardware(placer.stranded_gpu_s, placer.down_gpu_s, len(outages), placer.migrations, outages)
 
     def _place(self, placer: Placer, given: Allocation) -> None:
         stopped, started = placer.place(self._running, given)
@@ -173,9 +173,9 @@ class _Fleet:
             if fails:
                 for r in placer.on_node(self._running.values(), node):
                     self._fail(r)
-                placer.nodes.fail(node)
+                placer.fail(node, self.now)
             else:
-                placer.nodes.repair(node)
+                placer.repair(node, self.now)
         whole = self._policy.whole_nodes
         self._site.capacity = placer.nodes.whole_gpus if whole else placer.nodes.working_gpus
         self._scheduler.changed(self._running, self._waiting, self.now)

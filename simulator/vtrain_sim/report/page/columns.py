@@ -24,6 +24,7 @@ _PLAIN = ((0.0, 1.0, ""),)
 _SHARES = {
     *("mfu", "hfu", "share", "error", "mape", "median_ape", "bias", "p90", "coverage", "regret", "memory_mape"),
     *("deadline_satisfactory_ratio", "gpu_utilisation", "pairwise_order", "idle_share", "change"),
+    *("fragmented_share", "stranded_share", "down_share"),
 }
 # Endings of names: the scale of such numbers, and what one is in the scale's own unit. The first that fits counts.
 _ENDINGS = (

@@ -15,10 +15,10 @@ from vtrain_sim.report.terminal.printing import printers
 from vtrain_sim.results import Row
 
 # Columns that are all 0 where gangs do not move, or nothing fails.
-_SELDOM = ("migrations", "failures", "lost GPU-h")
+_SELDOM = ("moves", "failures", "lost GPU-h")
 _NODES_SAID = (
     "fragmented: of the GPU time in use, on more nodes than hold the gang; stranded: of all GPU time, free while gangs "
-    "wait of which none fits on as few nodes as hold it"
+    "wait of which none fits on as few nodes as hold it; down: of all GPU time, out of service"
 )
 # Columns of times, each in one unit.
 _TIMES = {"mean_jct_s": "mean completion", "p95_jct_s": "p95 completion", "makespan_s": "makespan"}
@@ -44,7 +44,9 @@ def print_fleet(result: FleetResult, console: Console, rows: bool = True) -> Non
         console.print(_NODES_SAID)
     tenants = result.tenants().rows()
     if tenants:
-        console.print(said_once("tenants of the last trace", [_tenant(row) for row in tenants], (), left=2))
+        means = amounts.in_one_unit([row["mean_jct_s"] for row in tenants])
+        own = [_tenant(row, mean) for row, mean in zip(tenants, means, strict=True)]
+        console.print(said_once("tenants of the last trace", own, (), left=2))
     price = amounts.price(result.cluster, result.price_per_gpu_hour)
     console.print(
         f"mean and 95th percentile of completion: from a job's arrival to its end; dollars: of the GPU-hours in use, "
@@ -65,24 +67,23 @@ def _on_nodes(name: str, figures: Row) -> dict[str, object]:
         "fragmented": percent(figures["fragmented_share"]),
         "stranded": percent(figures["stranded_share"]),
         "restarts": round(figures["restarts"]),
-        "restart GPU-h": round(figures["restart_gpu_hours"]),
-        "migrations": round(figures["migrations"]),
+        "moves": round(figures["migrations"]),
         "failures": round(figures["failures"]),
         "lost GPU-h": round(figures["lost_gpu_hours"]),
-        "out of service": percent(figures["down_share"]) if figures["down_share"] else None,
+        "down": percent(figures["down_share"]) if figures["down_share"] else None,
     }
 
 
-def _tenant(row: Row) -> dict[str, object]:
-    """A tenant under a policy, by column."""
-    mean, borrowed, ratio = row["mean_jct_s"], row["borrowed_gpu_hours"], row["deadline_satisfactory_ratio"]
+def _tenant(row: Row, mean: str | None) -> dict[str, object]:
+    """A tenant under a policy, by column. mean: its mean completion, as text."""
+    borrowed, ratio = row["borrowed_gpu_hours"], row["deadline_satisfactory_ratio"]
     return {
         "policy": row["policy"],
         "tenant": row["tenant"] or "(none)",
         "quota": row["quota"],
         "jobs": row["jobs"],
         "deadlines met": percent(ratio),
-        "mean completion": amounts.in_one_unit([mean])[0],
+        "mean completion": mean,
         "GPU-h": f"{row['gpu_hours']:,.0f}",
         "borrowed": None if borrowed is None else f"{borrowed:,.0f}",
     }
