@@ -63,12 +63,21 @@ def fleets(draw: st.DrawFn, most_jobs: int = 20) -> tuple[list[Job], dict[tuple[
 
 
 @st.composite
+def restarts(draw: st.DrawFn) -> Checkpoints:
+    """Of the same length, or of checkpoints that the nodes of a job write and read, up to 20 s on one."""
+    if draw(st.booleans()):
+        return Checkpoints(draw(st.sampled_from([0.0, 3.0, 60.0])))
+    sizes = {(model, 1): draw(st.floats(0, 2e10)) for model in "xyz"}
+    return Checkpoints(None, sizes, 1e9, NODE, draw(st.sampled_from([0.0, 5.0])))
+
+
+@st.composite
 def conditions(draw: st.DrawFn, failing: bool = False) -> Conditions:
     """Gangs on nodes of four GPUs, in racks or not."""
     name = draw(st.sampled_from(placement.names()))
     racks = draw(st.sampled_from([0, RACK]))
     return Conditions(
-        Checkpoints(draw(st.sampled_from([0.0, 3.0, 60.0]))),
+        draw(restarts()),
         placement.get(name),
         NODE,
         racks,

@@ -138,13 +138,31 @@ def test_a_gang_moves_where_it_pays() -> None:
 
 def test_a_preemption_that_finds_no_nodes_is_not_made() -> None:
     """Stopping a job of two GPUs frees half a node: a gang of four that must be on one waits, and the job goes on."""
-    jobs = [*leftovers()[:4], Job("low", 12.0, "x", 1, 100, 2, priority=-1), Job("g", 20.0, "x", 1, 10, 4)]
+    jobs = [replace(j, priority=5) for j in leftovers()[:4]]
+    jobs += [Job("low", 12.0, "x", 1, 100, 2, priority=-1), Job("g", 20.0, "x", 1, 10, 4)]
     kept = simulate(jobs, ONE, 8, policies.get("priority"), conditions=on("consolidated"))
     assert [(s.start_s, s.end_s) for s in by_job(kept)["low"]] == [(12.0, 212.0)]
     assert kept.finished_s["g"] == pytest.approx(1010.0)
     # On any nodes, it gives way.
     packed = simulate(jobs, ONE, 8, policies.get("priority"), conditions=on("packed"))
     assert [(s.start_s, s.end_s) for s in by_job(packed)["low"]] == [(12.0, 20.0), (40.0, 232.0)]
+
+
+def test_a_gang_goes_before_those_later_in_the_order() -> None:
+    """The two jobs that run leave half of each node: the later one of them moves, for a gang of larger priority."""
+    jobs = [replace(j, priority=1 if j.job_id == "a" else 0) for j in leftovers()[:4]]
+    jobs.append(Job("g", 20.0, "x", 1, 10, 4, priority=2))
+    outcome = simulate(jobs, ONE, 8, policies.get("priority"), conditions=on("consolidated", restart_s=5.0))
+    assert outcome.finished_s["g"] == pytest.approx(30.0)
+    assert {s.job_id: nodes_text(s.gang) for s in outcome.stretches if s.gang and s.start_s == 20.0} == {
+        "c": "0:2",
+        "g": "1:4",
+    }
+    assert outcome.finished_s["c"] == pytest.approx(1000.0 + 5.0)
+    assert outcome.finished_s["a"] == pytest.approx(1000.0)
+    # First in, first out takes nothing from a job that runs.
+    fifo = simulate(jobs, ONE, 8, policies.get("fifo"), conditions=on("consolidated", restart_s=5.0))
+    assert fifo.finished_s["g"] == pytest.approx(1010.0)
 
 
 def test_whole_nodes_are_promised_at_the_speed_of_any_racks() -> None:

@@ -46,21 +46,22 @@ class Placer:
     ) -> tuple[list[Running], list[tuple[Running, int, Gang]]]:
         """The jobs that stop, whose GPUs are given back, and those that go on with other GPUs: how many, and which.
 
-        A gang for which there are no nodes waits. Where that happens, a job that would have stopped goes on if nobody
-        has its GPUs: stopping it did not help.
+        A gang for which there are no nodes takes those of jobs that come later in the order, or waits. Where one waits,
+        a job that would have stopped goes on if nobody has its GPUs: stopping it did not help.
         """
         gives = {r.job.job_id: gpus for r, gpus in given}
-        had = {name: r.gang for name, r in running.items() if gives.get(name) != r.gpus}
+        had = {name: r.gang for name, r in running.items() if r.gang and gives.get(name) != r.gpus}
         for gang in had.values():
-            if gang is not None:
-                self.nodes.release(gang)
+            self.nodes.release(gang)
         started: list[tuple[Running, int, Gang]] = []
-        failed, closed = False, False
-        for r, gpus in given:
+        failed = closed = False
+        for position, (r, gpus) in enumerate(given):
             name = r.job.job_id
-            if gpus == r.gpus:
+            if gpus == r.gpus and name not in had:
                 continue
-            taken = None if closed and not r.gpus else self._take(self.nodes, gpus)
+            taken = None
+            if not closed or r.gpus:
+                taken = self._take(self.nodes, gpus) or self._make_room(gpus, given[position + 1 :], had)
             if taken is not None:
                 started.append((r, gpus, taken))
                 had.pop(name, None)
@@ -69,11 +70,34 @@ class Placer:
                 closed = closed or self._blocking
         stopped = []
         for name, old in had.items():
-            if failed and old is not None and self.nodes.are_free(old):
+            if failed and self.nodes.are_free(old):
                 self.nodes.retake(old)
             else:
                 stopped.append(running[name])
         return stopped, started
+
+    def _make_room(self, gpus: int, later: Allocation, had: dict[str, Gang]) -> Gang | None:
+        """A gang on the nodes of jobs that come later in the policy's order, from the last on; None where that does not
+        help, and for a policy that takes nothing from those that run. Those that lose their GPUs are added to `had`, and
+        are placed anew in their turn."""
+        if self._blocking:
+            return None
+        moved: list[tuple[str, Gang]] = []
+        taken = None
+        for r, same in reversed(later):
+            if r.gang is None or same != r.gpus or r.job.job_id in had:
+                continue
+            self.nodes.release(r.gang)
+            moved.append((r.job.job_id, r.gang))
+            taken = self._take(self.nodes, gpus)
+            if taken is not None:
+                break
+        for name, gang in moved:
+            if self.nodes.are_free(gang):
+                self.nodes.retake(gang)
+            else:
+                had[name] = gang
+        return taken
 
     def pace(self, r: Running, gpus: int, gang: Gang) -> float:
         """Seconds of an iteration of a job on this gang."""
