@@ -36,6 +36,13 @@ _ROWS = (
     "small,A100-SXM4-80GB,8,1600,8,24,2048,8192,16,2048,50304,1,1,8,1,16,bf16,1.0",
     "impossible,A100-SXM4-80GB,8,1600,8,24,2048,8192,16,2048,50304,3,1,8,1,16,bf16,1.0",
 )
+# Jobs of two tenants.
+_JOB_COLUMNS = "job_id,arrival_s,model,global_batch_size,iterations,gpus,tenant,priority"
+_JOBS = (
+    "a,0,gpt3-1.3b,64,5000,8,research,0",
+    "b,10,gpt3-1.3b,64,3000,8,research,0",
+    "c,20,gpt3-1.3b,64,2000,4,product,1",
+)
 
 
 def furnish(place: Path) -> None:
@@ -44,6 +51,7 @@ def furnish(place: Path) -> None:
     (place / "job.yaml").write_text(SPEC)
     (place / "study.toml").write_text(STUDY)
     (place / "measured.csv").write_text("\n".join([_COLUMNS, *_ROWS]))
+    (place / "tenants.csv").write_text("\n".join([_JOB_COLUMNS, *_JOBS]))
     sizes = [1 << bits for bits in range(16, 30, 2)]
     rows = [f"all_reduce,{gpus},1,{size},{40 + 2e6 * size / 2e11}" for gpus in (4, 8) for size in sizes]
     (place / "collectives.csv").write_text("\n".join(["collective,gpus,nodes,bytes,duration_us", *rows]))

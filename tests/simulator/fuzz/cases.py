@@ -162,6 +162,7 @@ def decide(r: Random, place: Path) -> list[str]:
         size = ["--num-gpus", gpus, "--days", days, "--global-batch-size", r.choice(("8", "16", "x"))]
         return ["vtrain-sim", "size", *_CLUSTER, *size, *(options if r.random() < 0.3 else []), "--json"]
     options = ["--seeds", "--load", "--mean-hours", "--policies", "--restart-seconds", "--global-batch-size"]
+    options += ["--placement", "--quotas", "--gpu-mtbf-hours", "--repair-hours", "--checkpoint-bandwidth"]
     more = [word for _ in range(r.randrange(3)) for word in (r.choice(options), r.choice(("1", "1e5", "0.1", *WORDS)))]
     jobs = ["--jobs", r.choice(("1", "3", "20", "-1")), "--models", r.choice(("gpt3-1.3b", "gpt3-1.3b", "x"))]
     return ["vtrain-sim", "schedule", *_CLUSTER, "--num-gpus", r.choice(("1", "4", "8")), *jobs, *more, "--json"]

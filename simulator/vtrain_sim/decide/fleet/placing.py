@@ -78,8 +78,8 @@ class Placer:
 
     def _make_room(self, gpus: int, later: Allocation, had: dict[str, Gang]) -> Gang | None:
         """A gang on the nodes of jobs that come later in the policy's order, from the last on; None where that does not
-        help, and for a policy that takes nothing from those that run. Those that lose their GPUs are added to `had`, and
-        are placed anew in their turn."""
+        help, and for a policy that takes nothing from those that run. Those that lose their GPUs are added to `had`,
+        and are placed anew in their turn."""
         if self._blocking:
             return None
         moved: list[tuple[str, Gang]] = []
