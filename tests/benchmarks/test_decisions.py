@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 import resource
+from dataclasses import replace
+
+import pytest
 
 from benchmarks.timing import in_turn, seconds
 from simulator.test_plan import projector
 from vtrain_sim.decide import Request, plan
 from vtrain_sim.decide.executors import Workers
-from vtrain_sim.decide.fleet import POLICIES, SpeedTable, generate, simulate
+from vtrain_sim.decide.fleet import Conditions, Job, SpeedTable, generate, placement, policies, simulate
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.decide.study import read_study, run_study
 from vtrain_sim.inputs import presets
 
-# How many times less a plan costs than projecting it from scratch.
-FASTER_THAN_PROJECTIONS = 4
 # How many times more processor time a study takes in two processes.
 PROCESSES_COST = 1.6
+# How many times less a plan costs than projecting it from scratch.
+FASTER_THAN_PROJECTIONS = 4
 
 
 def test_plans_of_mt_nlg(benchmark) -> None:
@@ -48,6 +52,16 @@ def test_plans_of_mt_nlg(benchmark) -> None:
     assert long_s < 4 * short_s * many / few
 
 
+TABLES = {
+    ("a", 1): SpeedTable((8, 16, 32, 64, 128), (10.0, 5.5, 3.0, 1.8, 1.2)),
+    ("b", 1): SpeedTable((32, 64, 128, 256, 512), (8.0, 4.2, 2.4, 1.5, 1.0)),
+}
+SPEEDS = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in TABLES.items()}
+GPUS = 1024
+# Times more jobs take no more than so many times the time that their number would.
+LINEAR = 2.0
+
+
 def test_a_study_in_processes(benchmark, tmp_path) -> None:
     """What processes cost: processor time of a study in two of them, their start included, over that in this one."""
     study = tmp_path / "study.toml"
@@ -68,23 +82,45 @@ def test_a_study_in_processes(benchmark, tmp_path) -> None:
     assert two_s < PROCESSES_COST * here_s
 
 
-def test_jobs_on_one_cluster(benchmark) -> None:
-    """Seconds of simulation by number of jobs and policy."""
-    tables = {
-        ("a", 1): SpeedTable((8, 16, 32, 64, 128), (10.0, 5.5, 3.0, 1.8, 1.2)),
-        ("b", 1): SpeedTable((32, 64, 128, 256, 512), (8.0, 4.2, 2.4, 1.5, 1.0)),
-    }
-    speeds = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in tables.items()}
-    gap = offered_gap_s(speeds, 1024, 1.0, 12.0)
-    print("\npolicy            " + "".join(f"{n:>9,} jobs" for n in (1000, 3000, 10_000)))
-    for name, policy in POLICIES.items():
-        times = []
-        for count in (1000, 3000, 10_000):
-            jobs = generate(count, 1, speeds, gap)
-            times.append(seconds(lambda jobs=jobs, policy=policy: simulate(jobs, tables, 1024, policy, 60.0)))
-        print(f"{name:18}" + "".join(f"{t:12.2f} s" for t in times))
-        # From 3,000 jobs to 10,000, which wait in the same queue: as their number, not as its square.
-        assert times[2] < 2 * (10 / 3) * times[1]
-    benchmark.pedantic(
-        simulate, args=(generate(1000, 1, speeds, gap), tables, 1024, POLICIES["elastic-plans"]), rounds=1
-    )
+def _jobs(count: int, load: float, dated: bool = True) -> list[Job]:
+    jobs = generate(count, 1, SPEEDS, offered_gap_s(SPEEDS, GPUS, load, 12.0))
+    return jobs if dated else [replace(job, deadline_s=math.inf) for job in jobs]
+
+
+def _grows(name: str, counts: tuple[int, int, int], conditions: Conditions, load: float, dated: bool) -> None:
+    """Seconds by number of jobs, which grow as it."""
+    times = []
+    for count in counts:
+        jobs = _jobs(count, load, dated)
+        policy = policies.get(name)
+        times.append(
+            seconds(lambda jobs=jobs, policy=policy: simulate(jobs, TABLES, GPUS, policy, 60.0, conditions=conditions))
+        )
+    print(f"{name:18}" + "".join(f"{t:12.2f} s" for t in times))
+    assert times[2] < LINEAR * counts[2] / counts[1] * times[1]
+
+
+@pytest.mark.parametrize(
+    ("placed", "load", "dated"), [("ideal", 1.0, True), ("packed", 1.0, True), ("ideal", 4.0, False)]
+)
+def test_jobs_on_one_cluster(placed: str, load: float, dated: bool) -> None:
+    """Seconds of simulation by number of jobs and policy: in a queue that empties, on nodes, and in one that grows."""
+    conditions = Conditions(placement=placement.get(placed), gpus_per_node=8)
+    counts = (1000, 3000, 10_000)
+    print(f"\n{placed}, load {load:g}  " + "".join(f"{n:>9,} jobs" for n in counts))
+    for name in policies.names():
+        _grows(name, counts, conditions, load, dated)
+
+
+def test_many_jobs_on_one_cluster(benchmark) -> None:
+    """100,000 jobs under the five usual policies; baseline: a tenth of them."""
+    few, many = _jobs(10_000, 1.0), _jobs(100_000, 1.0)
+
+    def all_of(jobs: list[Job]) -> None:
+        for name in policies.USUAL:
+            simulate(jobs, TABLES, GPUS, policies.get(name), 60.0)
+
+    few_s, many_s = seconds(lambda: all_of(few)), seconds(lambda: all_of(many))
+    print(f"\n10,000 jobs x 5 policies {few_s:.1f} s, 100,000 jobs {many_s:.1f} s")
+    benchmark.pedantic(all_of, args=(few[:1000],), rounds=1)
+    assert many_s < LINEAR * 10 * few_s
