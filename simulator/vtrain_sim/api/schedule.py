@@ -33,6 +33,7 @@ from vtrain_sim.decide.fleet import (
 from vtrain_sim.decide.fleet import policies as cluster_policies
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
 from vtrain_sim.decide.fleet.placement import IDEAL
+from vtrain_sim.decide.fleet.placement.fragments import of_segments
 from vtrain_sim.decide.fleet.policies import USUAL
 from vtrain_sim.decide.fleet.requests import check_requests, counts_to_plan, unlike_requests
 from vtrain_sim.decide.fleet.traces.mapping import jobs_of
@@ -108,6 +109,8 @@ def schedule(
     _HOURS.check("--mean-hours", mean_hours)
     chosen_seeds = some("--seeds", seeds, 0)
     machine = machine_of(cluster)
+    if placement != IDEAL:
+        machine = replace(machine, cluster=of_segments(machine.cluster))
     conditions = conditions_of(
         machine.cluster,
         placement,

@@ -116,6 +116,10 @@ def test_failures_that_leave_no_time_to_train_are_refused() -> None:
     tables = {("x", 1): SpeedTable((4,), (1.0,))}
     with pytest.raises(UserError, match=r"x would not get on with --gpu-mtbf-hours 0\.01: on 4 GPUs"):
         simulate(jobs, tables, 4, policies.get("fifo"), conditions=failing(0, 0.01, 1e11))
+    # A hundred nodes, of which twenty are out at any time.
+    wide = {("x", 1): SpeedTable((400,), (1.0,))}
+    with pytest.raises(UserError, match="on 400 GPUs so many of the 400 are hardly ever in service together"):
+        simulate(jobs, wide, 400, policies.get("fifo"), conditions=failing(0, 20.0))
     ideal = Conditions(breakdowns=Breakdowns(10.0))
     with pytest.raises(UserError, match="--gpu-mtbf-hours needs --placement"):
         simulate(jobs, tables, 4, policies.get("fifo"), conditions=ideal)

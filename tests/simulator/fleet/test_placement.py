@@ -15,7 +15,7 @@ from vtrain_sim.decide.fleet import Conditions, Job, SpeedTable, placement, poli
 from vtrain_sim.decide.fleet.checkpoints import Checkpoints
 from vtrain_sim.decide.fleet.outcome import nodes_text
 from vtrain_sim.decide.fleet.placement import Gang, Nodes, Placement
-from vtrain_sim.decide.fleet.placement.fragments import Fragment, fragmented
+from vtrain_sim.decide.fleet.placement.fragments import Fragment, fragmented, of_segments
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
 from vtrain_sim.specs import ClusterSpec, NetworkLevel
@@ -187,8 +187,23 @@ def test_a_fragment_of_a_cluster() -> None:
     levels = [*dgx.levels[:1], NetworkLevel("leaf", 2e10, 1e-5, gpus=64), spine]
     racked = ClusterSpec.of_levels("racked", dgx.device, levels)
     assert fragmented(racked, Fragment(2)).inter_node.gpus == 16
+    # Jobs of several NVLink domains of 72 GPUs take 64 of each, whose links the level above has.
+    nvl72 = of_segments(presets.cluster("gb200-nvl72"))
+    assert (nvl72.gpus_per_node, nvl72.intra_node.segment) == (64, 0)
+    assert nvl72.inter_node == presets.cluster("gb200-nvl72").inter_node
+    assert of_segments(dgx) is dgx
     scattered = fragmented(racked, Fragment(8, True))
     assert (scattered.inter_node.name, scattered.outer) == ("spine", ())
+
+
+def test_on_nvlink_domains_gangs_are_as_fast_as_planned() -> None:
+    """A gang of two segments of 64 GPUs."""
+    machine = machine_of("gb200-nvl72")
+    kind = ("gpt3-6.7b", 128)
+    whole = project_speeds({kind: (64, 128)}, machine.projector).best[kind]
+    near = pytest.approx(whole.seconds, rel=0.005)
+    segments = replace(machine, cluster=of_segments(machine.cluster))
+    assert project_speeds({kind: (64, 128)}, segments.projector).best[kind].seconds == near
 
 
 def test_projected_speeds_fall_with_the_parts_of_nodes() -> None:

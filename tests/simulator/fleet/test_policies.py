@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.fleet.cases import ALL, DEADLINES_KEPT, by_job, check_counts, check_gangs, check_jobs, conditions, fleets
-from vtrain_sim.decide.fleet import ClusterPolicy, Conditions, Job, SpeedTable, policies, simulate
+from vtrain_sim.decide.fleet import ClusterPolicy, Conditions, Job, SpeedTable, elastic, policies, simulate
+from vtrain_sim.decide.fleet.policies import Jobs, by_arrival
+from vtrain_sim.decide.fleet.policies.elastic_flow import ElasticFlow
 from vtrain_sim.decide.fleet.policies.in_order import FirstInFirstOut
+from vtrain_sim.decide.fleet.queue import Queue
+from vtrain_sim.decide.fleet.running import Allocation
 from vtrain_sim.errors import UserError
 
 ONE = {("x", 1): SpeedTable((4, 8), (2.0, 1.0))}
@@ -49,6 +54,26 @@ def test_deadlines_are_kept_wherever_gangs_are_placed(fleet, name: str, given_co
     for job in jobs:
         if job.job_id not in outcome.rejected and math.isfinite(job.deadline_s):
             assert outcome.finished_s[job.job_id] <= job.deadline_s * (1 + 1e-12)
+
+
+class _All(ElasticFlow):
+    """Looks at all jobs that wait."""
+
+    def allocate(self, running: Jobs, waiting: Queue, now: float) -> Allocation:
+        jobs = sorted((*running.values(), *waiting), key=by_arrival)
+        given = elastic.allocate(jobs, now, self.site)
+        self._next_step_s = elastic.next_step(jobs)
+        return given
+
+
+@settings(max_examples=150, deadline=None)
+@given(fleets(40), st.sampled_from([0.0, 5.0, 60.0]), st.booleans())
+def test_jobs_that_could_not_start_need_not_be_looked_at(fleet, restart_s: float, dated: bool) -> None:
+    jobs, tables, capacity = fleet
+    jobs = jobs if dated else [replace(job, deadline_s=math.inf) for job in jobs]
+    usual = policies.get("elastic-plans")
+    outcome = simulate(jobs, tables, capacity, usual, restart_s)
+    assert outcome == simulate(jobs, tables, capacity, replace(usual, name="all", scheduler=_All), restart_s)
 
 
 def test_largest_priority_first_by_hand() -> None:

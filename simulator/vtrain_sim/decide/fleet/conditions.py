@@ -19,6 +19,8 @@ from vtrain_sim.errors import UserError
 _SHORTEST_S = 1e-3
 # A job that failures and checkpoints make longer than this many times never ends.
 _MOST_STRETCH = 50.0
+# Nor does one whose GPUs are in service together for less than this part of the time.
+_LEAST_THERE = 0.01
 
 
 @dataclass(frozen=True)
@@ -93,19 +95,36 @@ class Conditions:
             return math.inf, 0.0
         return failures.best_interval_s(self._exposed(gpus)), failures.checkpoint_s
 
-    def slowed(self, kind: Kind, table: SpeedTable) -> SpeedTable:
-        """Speeds with the checkpoints that failures call for, on the counts where a job gets on at all in spite of
-        them. Raises `UserError` where there is none."""
+    def slowed(self, kind: Kind, table: SpeedTable, capacity: int) -> SpeedTable:
+        """Speeds with the checkpoints that failures call for, on the counts on which a job gets on in spite of them.
+        Raises `UserError` where there is none."""
         if self.breakdowns is None:
             return table
         lasting = [i for i, n in enumerate(table.gpus) if self._stretch(kind, n) <= _MOST_STRETCH]
-        if not lasting:
+        there = [i for i in lasting if self._there(table.gpus[i], capacity) >= _LEAST_THERE]
+        if not there:
+            why = "failures undo more than is trained between them"
+            if lasting:
+                why = f"so many of the {capacity:,} are hardly ever in service together"
             raise UserError(
                 f"{kind[0]} would not get on with --gpu-mtbf-hours {self.breakdowns.gpu_mtbf_hours:g}: on "
-                f"{table.gpus[0]:,} GPUs failures undo more than is trained between them"
+                f"{table.gpus[0]:,} GPUs {why}"
             )
-        pairs = [self.interval_s(kind, table.gpus[i]) for i in lasting]
-        return table.only(lasting).times([1 + write / interval for interval, write in pairs]).improving()
+        pairs = [self.interval_s(kind, table.gpus[i]) for i in there]
+        return table.only(there).times([1 + write / interval for interval, write in pairs]).improving()
+
+    def _there(self, gpus: int, capacity: int) -> float:
+        """The part of the time that so many GPUs are in service: nodes that are out are as many as come in the time of
+        a repair, a Poisson distribution."""
+        if self.breakdowns is None:
+            return 1.0
+        out = capacity * self.breakdowns.repair_hours / self.breakdowns.gpu_mtbf_hours
+        spare = (capacity - gpus) // self.gpus_per_node
+        term = total = math.exp(-out)
+        for count in range(1, min(spare, 10_000) + 1):
+            term *= out / count
+            total += term
+        return total
 
     def promised(self, table: SpeedTable, unit: int, capacity: int) -> SpeedTable:
         """Speeds that gangs on whole nodes have at least, in whatever racks these are; of the counts that take the same

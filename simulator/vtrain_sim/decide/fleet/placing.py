@@ -19,6 +19,8 @@ class Placer:
         placement = CONSOLIDATED if policy.whole_nodes or conditions.placement is None else conditions.placement
         self._take = placement.place
         self._blocking = policy.blocking
+        # A move that nothing was reserved for could break a promise.
+        self._migrates = conditions.migrate and not policy.whole_nodes
         self._total = int(nodes.sizes.sum())
         self._stranded = 0
         self.stranded_gpu_s = 0.0
@@ -106,7 +108,7 @@ class Placer:
 
     def migrations_now(self, running: Iterable[Running], now: float) -> Iterator[tuple[Running, Gang]]:
         """Jobs that train on more nodes than hold them and move to as few, where that saves more than it costs."""
-        if not self._conditions.migrate:
+        if not self._migrates:
             return
         for r in list(running):
             gang = r.gang

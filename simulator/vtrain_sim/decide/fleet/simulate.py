@@ -49,7 +49,7 @@ def simulate(
     nodes = conditions.nodes(capacity)
     whole = nodes is not None and policy.whole_nodes
     site = Site(nodes.whole_gpus if nodes is not None and whole else capacity, restart_s, conditions.quotas)
-    arriving = _arriving(jobs, tables, site, policy, conditions, conditions.unit(capacity) if whole else 1)
+    arriving = _arriving(jobs, tables, site, policy, conditions, capacity, conditions.unit(capacity) if whole else 1)
     fleet = _Fleet(site, policy, conditions, arriving, nodes)
     arrived = 0
     while arrived < len(arriving) or fleet.active:
@@ -238,16 +238,17 @@ def _arriving(
     site: Site,
     policy: ClusterPolicy,
     conditions: Conditions,
+    capacity: int,
     unit: int,
 ) -> list[Running]:
-    """The jobs, by arrival. unit: GPUs are given in multiples of it."""
+    """The jobs, by arrival. capacity: GPUs of the cluster; unit: GPUs are given in multiples of it."""
     usable_of: dict[tuple[str, int, int, int], tuple[SpeedTable, int, dict[int, float]]] = {}
     arriving = []
     for job in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id)):
         like = job.model, job.global_batch_size, job.min_gpus, job.max_gpus
         if like not in usable_of:
             kind = like[:2]
-            table = conditions.slowed(kind, usable(job, tables[kind], site.capacity))
+            table = conditions.slowed(kind, usable(job, tables[kind], site.capacity), capacity)
             index = dict(zip(table.gpus, table.seconds, strict=True))
             if unit > 1:
                 table = conditions.promised(table, unit, site.capacity)

@@ -20,14 +20,20 @@ def rack_gpus(cluster: ClusterSpec) -> int:
     return cluster.inter_node.gpus
 
 
+def of_segments(cluster: ClusterSpec) -> ClusterSpec:
+    """The cluster with nodes of what jobs of several NVLink domains take of each (64 of 72 GPUs), if that is less."""
+    segment = cluster.intra_node.segment
+    return fragmented(cluster, Fragment(segment)) if segment else cluster
+
+
 def fragmented(cluster: ClusterSpec, fragment: Fragment) -> ClusterSpec:
     """The cluster as seen by a gang that lies so: nodes have so few GPUs, with their part of what a node's GPUs share
     of the network; scattered: what is between nodes goes over the next level."""
-    part = fragment.chunk / cluster.gpus_per_node
+    part = fragment.chunk / (cluster.intra_node.segment or cluster.gpus_per_node)
     levels = [
         replace(
             level,
-            gpus=round(level.gpus * part),
+            gpus=level.gpus // cluster.gpus_per_node * fragment.chunk,
             node_bandwidth=level.node_bandwidth * part,
             p2p_node_bandwidth=level.p2p_node_bandwidth * part,
         )
@@ -35,11 +41,10 @@ def fragmented(cluster: ClusterSpec, fragment: Fragment) -> ClusterSpec:
     ]
     if fragment.scattered and len(levels) > 1:
         levels = levels[1:]
-    inner = replace(cluster.levels[0], gpus=fragment.chunk, segment=min(cluster.levels[0].segment, fragment.chunk))
     return replace(
         cluster,
         gpus_per_node=fragment.chunk,
-        intra_node=replace(inner, gpus=0),
+        intra_node=replace(cluster.intra_node, gpus=0, segment=0),
         inter_node=levels[0],
         outer=tuple(levels[1:]),
     )

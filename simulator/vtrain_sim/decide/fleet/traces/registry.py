@@ -27,9 +27,9 @@ def get(name: str) -> TraceFormat:
 
 
 def detect(path: Path) -> TraceFormat | None:
-    """The one format that a file's beginning is of; None where it is of none, or of several. Raises `UserError` for
-    what cannot be read."""
-    if path.suffix == ".parquet":
+    """The one format that a file's beginning is of; None where it is of none or of several, and for a pipe, which is
+    read once. Raises `UserError` for what cannot be read."""
+    if path.suffix == ".parquet" or not path.is_file():
         return None
     check_kind(path)
     try:
