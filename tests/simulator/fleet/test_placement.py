@@ -183,7 +183,7 @@ def test_a_fragment_of_a_cluster() -> None:
     assert half.gpus_per_node == 4
     assert half.inter_node.node_bandwidth == dgx.inter_node.node_bandwidth / 2
     assert half.inter_node.bandwidth == dgx.inter_node.bandwidth
-    spine = NetworkLevel("spine", 5e9, 1e-5)
+    spine = NetworkLevel("spine", 5e9, 1e-5, node_bandwidth=6.4e11)
     levels = [*dgx.levels[:1], NetworkLevel("leaf", 2e10, 1e-5, gpus=64), spine]
     racked = ClusterSpec.of_levels("racked", dgx.device, levels)
     assert fragmented(racked, Fragment(2)).inter_node.gpus == 16
@@ -194,6 +194,9 @@ def test_a_fragment_of_a_cluster() -> None:
     assert of_segments(dgx) is dgx
     scattered = fragmented(racked, Fragment(8, True))
     assert (scattered.inter_node.name, scattered.outer) == ("spine", ())
+    # An eighth of what the eight nodes of a rack share, and half of that for half a node.
+    assert (scattered.inter_node.bandwidth, scattered.inter_node.node_bandwidth) == (5e9, 8e10)
+    assert fragmented(racked, Fragment(4, True)).inter_node.node_bandwidth == 4e10
 
 
 def test_on_nvlink_domains_gangs_are_as_fast_as_planned() -> None:

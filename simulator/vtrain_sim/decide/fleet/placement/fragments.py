@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.specs import ClusterSpec, NetworkLevel
 
 
 @dataclass(frozen=True, order=True)
@@ -28,19 +28,17 @@ def of_segments(cluster: ClusterSpec) -> ClusterSpec:
 
 def fragmented(cluster: ClusterSpec, fragment: Fragment) -> ClusterSpec:
     """The cluster as seen by a gang that lies so: nodes have so few GPUs, with their part of what a node's GPUs share
-    of the network; scattered: what is between nodes goes over the next level."""
+    of the network; scattered: what is between nodes goes over the level above racks, with a node's part of what the
+    GPUs of a rack share of it."""
     part = fragment.chunk / (cluster.intra_node.segment or cluster.gpus_per_node)
     levels = [
-        replace(
-            level,
-            gpus=level.gpus // cluster.gpus_per_node * fragment.chunk,
-            node_bandwidth=level.node_bandwidth * part,
-            p2p_node_bandwidth=level.p2p_node_bandwidth * part,
-        )
+        replace(_of_part(level, part), gpus=level.gpus // cluster.gpus_per_node * fragment.chunk)
         for level in cluster.levels[1:]
     ]
     if fragment.scattered and len(levels) > 1:
-        levels = levels[1:]
+        rack, above, *further = levels
+        above = _of_part(above, cluster.gpus_per_node / cluster.inter_node.gpus)
+        levels = [_no_faster(above, rack), *further]
     return replace(
         cluster,
         gpus_per_node=fragment.chunk,
@@ -48,3 +46,18 @@ def fragmented(cluster: ClusterSpec, fragment: Fragment) -> ClusterSpec:
         inter_node=levels[0],
         outer=tuple(levels[1:]),
     )
+
+
+def _of_part(level: NetworkLevel, part: float) -> NetworkLevel:
+    """A level of which the GPUs below share only a part."""
+    return replace(
+        level, node_bandwidth=level.node_bandwidth * part, p2p_node_bandwidth=level.p2p_node_bandwidth * part
+    )
+
+
+def _no_faster(level: NetworkLevel, other: NetworkLevel) -> NetworkLevel:
+    """A level behind another one: no bandwidth is larger than that one's."""
+    names = ("bandwidth", "p2p_bandwidth", "node_bandwidth", "p2p_node_bandwidth")
+    # 0: not limited.
+    known = {name: [rate for rate in (getattr(level, name), getattr(other, name)) if rate] for name in names}
+    return replace(level, **{name: min(rates) for name, rates in known.items() if rates})

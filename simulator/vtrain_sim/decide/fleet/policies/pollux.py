@@ -5,8 +5,8 @@ counts most. A speedup is the rate of a job over that on an equal share of the c
 throughput times statistical efficiency, which it fits while a job trains, choosing the batch; here the global batch is
 fixed, so the efficiency is constant and cancels, and throughput is that of the best plan of each number of GPUs. GPUs
 are added where they reduce the mean of the inverse speedups most, instead of by a genetic search. Another
-allocation is taken only if its mean is better with the speedups of the jobs that would restart reduced: by the part of
-their life that restarts take, as in the paper. Who finds no GPUs waits, in order of arrival.
+allocation is taken only if its mean is better with the speedups of the jobs that would restart reduced, by the part of
+their life that restarts take (the paper has a penalty for restarts, too). Who finds no GPUs waits, in order of arrival.
 
 Left out, beside the choice of the batch: avoiding of interference, and growing the cluster.
 """
