@@ -39,7 +39,9 @@ def schedule(
         help="Of a published trace: philly, helios, acme, alibaba-2020, alibaba-2023 (default: as its columns tell).",
     ),
     jobs: int = typer.Option(0, "--jobs", min=0, max=1_000_000, help="Make a random trace of so many jobs instead."),
-    seeds: str = typer.Option("1", "--seeds", help="Seeds of random traces, several: 1,2,3 (figures are means)."),
+    seeds: str = typer.Option(
+        "1", "--seeds", help="Seeds of random traces and of failures, several: 1,2,3 (figures are means)."
+    ),
     models: str = typer.Option(_MODELS, "--models", help=f"Models of a random or published trace: {NAMES}."),
     global_batch_size: str = typer.Option(
         "", "--global-batch-size", help="Global batches of these models (default: the job's own, or 512)."

@@ -12,8 +12,8 @@ from vtrain_sim.decide.fleet.checkpoints import Checkpoints
 from vtrain_sim.errors import UserError
 
 ONE = {("x", 1): SpeedTable((4, 8), (2.0, 1.0))}
-# These decide at once; the slices of another end first.
-PROMPT = ("srtf", "edf", "priority", "tiresias")
+# These decide at once; the slices of another end first. The first blocks those of a tenant after one that waits.
+PROMPT = ("fifo", "srtf", "edf", "priority", "tiresias")
 
 
 def of(quotas: dict[str, int], restart_s: float = 0.0) -> Conditions:
@@ -39,10 +39,15 @@ def test_no_job_waits_for_its_own_quota(fleet, name: str, shares: list[int], dat
         for stretch in outcome.stretches:
             if stretch.start_s <= moment < stretch.end_s:
                 held[whose[stretch.job_id]] += stretch.gpus
-        for job in jobs:
-            waits = job.arrival_s <= moment < outcome.finished_s[job.job_id] and job.job_id not in running
-            if waits and moment < own[job.job_id][-1].start_s:
-                assert held[job.tenant] + wants[job.job_id] > quotas[job.tenant]
+        for tenant in TENANTS:
+            waiting = [
+                job
+                for job in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))
+                if job.tenant == tenant and job.arrival_s <= moment < own[job.job_id][-1].start_s
+                if job.job_id not in running
+            ]
+            for job in waiting[:1] if name == "fifo" else waiting:
+                assert held[tenant] + wants[job.job_id] > quotas[tenant]
 
 
 def test_idle_quota_is_borrowed_and_reclaimed_by_hand() -> None:

@@ -83,6 +83,9 @@ def samples(place: Path) -> dict[str, Callable[[], vt.Report]]:
         "plan": lambda: vt.report(planned(), cluster=CLUSTER),
         "study": lambda: vt.report(vt.study(place / "study.toml", place / "out")),
         "schedule": lambda: vt.report(vt.schedule(cluster=CLUSTER, **fleet)),
+        "placed-schedule": lambda: vt.report(
+            vt.schedule(cluster=CLUSTER, **fleet, placement="packed", gpu_mtbf_hours=100.0)
+        ),
         "size": lambda: vt.report(
             vt.size(cluster=CLUSTER, num_gpus=16, days=10, global_batch_size=256), cluster=CLUSTER
         ),

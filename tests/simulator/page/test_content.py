@@ -22,8 +22,17 @@ from vtrain_sim.report.page.columns import table
 from vtrain_sim.report.page.document import document, json_text
 
 NAMES = (
-    *("project", "sweep", "plan", "study", "schedule", "size", "validate", "compare", "run", "collectives"),
-    *("difference", "sensitivity", "calibrate", "query", "hostile-projection", "hostile-table", "hostile-sweep"),
+    *("project", "sweep", "plan", "study", "schedule", "placed-schedule", "size", "validate", "compare", "run"),
+    *(
+        "collectives",
+        "difference",
+        "sensitivity",
+        "calibrate",
+        "query",
+        "hostile-projection",
+        "hostile-table",
+        "hostile-sweep",
+    ),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from vtrain_sim.text_file import check_kind
 # Why a job of a trace is not one here.
 WITHOUT_GPUS, FRACTION, FAILED = "no GPU", "a part of a GPU", "failed"
 UNSTARTED, RUNNING, EMPTY = "never started", "still running at the end of the trace", "no duration"
+# Rows that are held at once: a trace may have millions.
+_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class TraceFormat(ABC):
         return bool(self.columns) and self.columns <= header
 
 
-def rows_of(path: Path, columns: list[str], header: list[str] | None = None) -> list[dict[str, str | None]]:
+def rows_of(path: Path, columns: list[str], header: list[str] | None = None) -> Iterator[dict[str, str | None]]:
     """Rows of a CSV file as text, those columns only. header: the columns of a file that has no line of them.
 
     Raises `UserError` for what is no such table.
@@ -86,7 +89,9 @@ def rows_of(path: Path, columns: list[str], header: list[str] | None = None) -> 
         if missing := [column for column in columns if column not in names]:
             raise UserError(f"{path} has no column {', '.join(missing)}")
         places = [names.index(column) for column in columns]
-        return [dict(zip(columns, (row[p] for p in places), strict=True)) for row in relation.fetchall()]
+        while rows := relation.fetchmany(_AT_ONCE):
+            for row in rows:
+                yield dict(zip(columns, (row[p] for p in places), strict=True))
     except duckdb.Error as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
 
