@@ -32,6 +32,21 @@ def test_work_is_conserved_under_failures(fleet, name: str, given_conditions: Co
     check_gangs(outcome, capacity)
 
 
+@settings(max_examples=200, deadline=None)
+@given(fleets(30), st.sampled_from(DEADLINES_KEPT), conditions(failing=True))
+def test_what_is_promised_after_the_last_failure_is_kept(fleet, name: str, given_conditions: Conditions) -> None:
+    """Nodes that are repaired later break no promise."""
+    jobs, tables, capacity = fleet
+    if capacity % NODE and any(min(t.gpus) > capacity - NODE for t in tables.values()):
+        return
+    outcome = simulate(jobs, tables, capacity, policies.get(name), conditions=given_conditions)
+    assert outcome.hardware is not None
+    last = max((since for _, since, _ in outcome.hardware.outages), default=-1.0)
+    for job in jobs:
+        if job.arrival_s > last and math.isfinite(job.deadline_s) and job.job_id not in outcome.rejected:
+            assert outcome.finished_s[job.job_id] <= job.deadline_s * (1 + 1e-12)
+
+
 def failing(seed: int, mtbf_hours: float = 40.0, state: float = 0.0, restart_s: float | None = 30.0) -> Conditions:
     checkpoints = Checkpoints(restart_s, {("x", 1): state}, 1e9, NODE)
     return Conditions(checkpoints, PACKED, NODE, breakdowns=Breakdowns(mtbf_hours, 1.0, seed))

@@ -46,16 +46,19 @@ def allocate(jobs: Sequence[Running], now: float, site: Site) -> Allocation:
     return [(r, counts[place]) for r, place in zip(jobs, level.tolist(), strict=True) if place >= 0]
 
 
-def reserve_again(jobs: Sequence[Running], now: float, site: Site) -> None:
-    """The cluster has changed: reserve for each job anew, by deadline. Whose deadline cannot be met any more has no
-    reservation, and is given what is left, as a job without a deadline."""
+def reserve_again(jobs: Sequence[Running], now: float, site: Site, failed: bool) -> None:
+    """The cluster has changed. failed: it has lost GPUs, and jobs what they trained: reserve anew, by deadline, for
+    those that had a reservation. Then, and where GPUs came back, for those that had none any more. Whose deadline
+    cannot be met has no reservation, and is given what is left, as a job without a deadline."""
     dated = sorted((r for r in jobs if math.isfinite(r.job.deadline_s)), key=_by_deadline)
-    for r in dated:
-        r.steps_s, r.steps = [], []
-    served: list[Running] = []
-    for r in dated:
-        if r.job.deadline_s > now and _reserve([*served, r], len(served), now, site):
-            served.append(r)
+    promised, others = [r for r in dated if r.steps], [r for r in dated if not r.steps]
+    if failed:
+        for r in promised:
+            r.steps_s, r.steps = [], []
+        promised, others = [], [*promised, *others]
+    for r in others:
+        if r.job.deadline_s > now and _reserve([*promised, r], len(promised), now, site):
+            promised.append(r)
 
 
 def next_step(jobs: Sequence[Running]) -> float:

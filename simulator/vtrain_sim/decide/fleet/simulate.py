@@ -168,8 +168,10 @@ class _Fleet:
         repairs, placer = self._repairs, self._placer
         assert repairs is not None
         assert placer is not None
+        failed = False
         while repairs.next_s <= self.now:
             node, fails = repairs.happen()
+            failed = failed or fails
             if fails:
                 for r in placer.on_node(self._running.values(), node):
                     self._fail(r)
@@ -178,7 +180,7 @@ class _Fleet:
                 placer.repair(node, self.now)
         whole = self._policy.whole_nodes
         self._site.capacity = placer.nodes.whole_gpus if whole else placer.nodes.working_gpus
-        self._scheduler.changed(self._running, self._waiting, self.now)
+        self._scheduler.changed(self._running, self._waiting, self.now, failed)
 
     def _fail(self, r: Running) -> None:
         """A job loses its GPUs, and what it trained since its last checkpoint."""

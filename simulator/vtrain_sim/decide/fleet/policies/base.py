@@ -42,8 +42,8 @@ class Scheduler(ABC):
         """When it decides next, if nothing happens until then; seconds, infinite: it need not."""
         return math.inf
 
-    def changed(self, running: Jobs, waiting: Queue, now: float) -> None:
-        """The cluster has fewer GPUs, or more: a node failed, or was repaired."""
+    def changed(self, running: Jobs, waiting: Queue, now: float, failed: bool) -> None:
+        """The cluster has other GPUs: nodes failed, or were only repaired."""
         return
 
 

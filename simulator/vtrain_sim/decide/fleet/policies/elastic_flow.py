@@ -42,9 +42,9 @@ class ElasticFlow(Scheduler):
         """When what is reserved changes next."""
         return self._next_step_s
 
-    def changed(self, running: Jobs, waiting: Queue, now: float) -> None:
+    def changed(self, running: Jobs, waiting: Queue, now: float, failed: bool) -> None:
         """Reserve anew; who can no longer be promised its deadline has what is left."""
-        elastic.reserve_again((*running.values(), *waiting.leading(0, _UNDATED)), now, self.site)
+        elastic.reserve_again((*running.values(), *waiting.leading(0, _UNDATED)), now, self.site, failed)
 
 
 _SOURCE = "Gu et al., ASPLOS 2023"
