@@ -199,6 +199,22 @@ def test_a_fragment_of_a_cluster() -> None:
     assert fragmented(racked, Fragment(4, True)).inter_node.node_bandwidth == 4e10
 
 
+def test_projected_speeds_fall_with_racks() -> None:
+    """Under a slow spine scattered gangs are slower; smaller parts of nodes in one rack are not as slow as those."""
+    dgx = presets.cluster("dgx-a100-80gb")
+    leaf = replace(dgx.inter_node, name="leaf", gpus=32)
+    spine = NetworkLevel("spine", 2e9, 1e-4, node_bandwidth=8e9)
+    racked = ClusterSpec.of_levels("racked", dgx.device, [dgx.levels[0], leaf, spine])
+    machine = replace(machine_of("dgx-a100-80gb"), cluster=racked)
+    conditions = Conditions(placement=placement.get("packed"), gpus_per_node=8, rack_gpus=32)
+    kind = ("gpt3-6.7b", 64)
+    fragments = conditions.fragments(64)
+    assert Fragment(8, True) in fragments
+    table = project_speeds({kind: (16,)}, machine.projector, fragments=projectors_of(machine, fragments)).best[kind]
+    together, scattered = table.seconds_on(16, Fragment(4)), table.seconds_on(16, Fragment(8, True))
+    assert table.seconds[0] <= together < scattered <= table.seconds_on(16, Fragment(4, True))
+
+
 def test_on_nvlink_domains_gangs_are_as_fast_as_planned() -> None:
     """A gang of two segments of 64 GPUs."""
     machine = machine_of("gb200-nvl72")

@@ -146,14 +146,14 @@ def _table(
 ) -> SpeedTable:
     gpus = tuple(sorted(chosen))
     seconds = _seconds([chosen[n] for n in gpus], projector)
-    apart = [(f, _seconds([chosen[n] for n in gpus], fragments[f])) for f in sorted(fragments, reverse=True)]
-    # Where the cost model has a gang no slower on smaller parts of nodes, it is as fast as on larger ones.
-    slowest = np.array(seconds)
-    slower = []
-    for fragment, there in apart:
-        slowest = np.maximum(slowest, there)
-        slower.append((fragment, tuple(slowest.tolist())))
-    return SpeedTable(gpus, seconds, tuple(slower)).improving()
+    alone = {f: _seconds([chosen[n] for n in gpus], projector) for f, projector in fragments.items()}
+    # Where the cost model has a gang faster in smaller parts of nodes, or in more racks, it is as fast as in larger
+    # parts and fewer racks.
+    apart = [
+        (f, tuple(np.max([seconds, *(alone[other] for other in alone if f.is_no_better(other))], axis=0).tolist()))
+        for f in sorted(fragments, reverse=True)
+    ]
+    return SpeedTable(gpus, seconds, tuple(apart)).improving()
 
 
 def _seconds(configurations: Sequence[Configuration], projector: Projector) -> tuple[float, ...]:

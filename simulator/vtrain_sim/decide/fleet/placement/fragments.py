@@ -14,6 +14,10 @@ class Fragment:
     chunk: int
     scattered: bool = False
 
+    def is_no_better(self, other: Fragment) -> bool:
+        """Whether the other one has no smaller parts of nodes, and no more racks."""
+        return self.chunk <= other.chunk and self.scattered >= other.scattered
+
 
 def rack_gpus(cluster: ClusterSpec) -> int:
     """GPUs under one switch of the level above nodes; 0: that level connects the whole cluster."""

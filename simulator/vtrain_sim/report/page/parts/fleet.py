@@ -32,8 +32,9 @@ OUT_OF_SERVICE = "(node out of service)"
 def page_of_fleet(result: FleetResult) -> Page:
     """A bar per policy for each figure, what became of nodes and tenants, and the stretches of the last trace."""
     rows: list[Row] = [
-        {"policy": row["policy"], "what it does": cluster_policies.get(row["policy"]).says, **row}
+        {"policy": policy.name, "what it does": policy.says, "source": policy.source, **row}
         for row in result.rows()
+        for policy in (cluster_policies.get(row["policy"]),)
     ]
     traces = max((len(outcomes) for outcomes in result.outcomes.values()), default=0)
     gpus = counted(result.num_gpus, "GPUs")
