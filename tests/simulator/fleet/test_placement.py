@@ -243,7 +243,7 @@ def test_projected_speeds_fall_with_the_parts_of_nodes() -> None:
     assert speeds.state_bytes[kind] == pytest.approx(12.85e9 * 14, rel=0.01)
 
 
-def test_names_and_a_placement_of_another_package() -> None:
+def test_names() -> None:
     assert placement.get("ideal") is None
     with pytest.raises(UserError, match=r"--placement is 'paked'.*it takes ideal, packed, consolidated, spread"):
         placement.get("paked")

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.fleet.cases import ALL, DEADLINES_KEPT, by_job, check_counts, check_gangs, check_jobs, conditions, fleets
-from vtrain_sim.decide.fleet import ClusterPolicy, Conditions, Job, SpeedTable, elastic, policies, simulate
+from vtrain_sim.decide.fleet import Conditions, Job, SpeedTable, elastic, policies, simulate
 from vtrain_sim.decide.fleet.policies import Jobs, by_arrival
 from vtrain_sim.decide.fleet.policies.elastic_flow import ElasticFlow
-from vtrain_sim.decide.fleet.policies.in_order import FirstInFirstOut
 from vtrain_sim.decide.fleet.queue import Queue
 from vtrain_sim.decide.fleet.running import Allocation
 from vtrain_sim.errors import UserError
@@ -128,15 +127,8 @@ def test_the_power_mean_gives_more_to_whom_it_helps() -> None:
     assert {s.job_id: s.gpus for s in nine.stretches if s.start_s == 0.0} == {"a": 8, "b": 1}
 
 
-def test_names_and_a_policy_of_another_package() -> None:
+def test_names() -> None:
     assert ALL[:5] == policies.USUAL
     assert all(policies.get(name).says and policies.get(name).source for name in ALL)
     with pytest.raises(UserError, match=r"--policies has 'fifi'.*did you mean 'fifo'"):
         policies.get("fifi")
-    own = policies.register(ClusterPolicy("mine", "as fifo", "a test", FirstInFirstOut))
-    try:
-        assert policies.get("mine") is own
-        jobs = [Job("a", 0.0, "x", 1, 10, 8), Job("b", 0.0, "x", 1, 10, 8)]
-        assert simulate(jobs, ONE, 8, own, 0.0).finished_s == {"a": 10.0, "b": 20.0}
-    finally:
-        policies.registry._policies._items.pop("mine")
