@@ -170,6 +170,18 @@ def shape() -> None:
     assert 112 <= model.hidden_size / model.num_layers <= 130
 
 
+def search_choice() -> None:
+    """A search that names the choice makes it."""
+    import vtrain as vt
+
+    def losses(search: str) -> set[str]:
+        result = vt.plan("gpt3-1.3b", cluster="dgx-h100", num_gpus=8, global_batch_size=64, search=search, top=100)
+        return {plan.projection.configuration.train.cross_entropy_fusion for plan in result.plans}
+
+    assert losses("default") == {""}
+    assert "te" in losses("sharding,fused-loss")
+
+
 def argument() -> None:
     """One is left out, one is read."""
     from vtrain_sim.inputs.megatron_flags import parse_flags
@@ -199,6 +211,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "A verb": verb,
     "A scaling law": scaling_law,
     "A shape": shape,
+    "A choice of the plan search": search_choice,
     "A Megatron argument": argument,
     "A kernel-name rule": kernel_rule,
 }

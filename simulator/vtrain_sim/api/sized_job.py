@@ -11,7 +11,7 @@ from vtrain_sim.api.job import machine_of_runs
 from vtrain_sim.api.machine import Machine, machine_of
 from vtrain_sim.decide import Bounds
 from vtrain_sim.decide.search_space import search_space
-from vtrain_sim.decide.sizing import GPT, Shape
+from vtrain_sim.decide.sizing import GPT, SIZED, Shape
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.lookup import find_model
 from vtrain_sim.inputs.megatron_emit import all_flags
@@ -76,7 +76,7 @@ def sized_job(flags: Sequence[str], model: str, wanted: Wanted, max_tp: int, sha
         usual = replace(usual, max_position_embeddings=0, **{name: getattr(base, name) for name in _KEPT})
     _check_agreement(kept, said, base, wanted)
     asked = _asked_flags(wanted, usual=not any(name in said for name in _PRECISION))
-    like, step, bounds = search_space([*asked, *kept.flags], usual, Bounds(max_tp=max_tp, max_cp=1))
+    like, step, bounds = search_space([*asked, *kept.flags], usual, replace(SIZED, max_tp=max_tp))
     if like.seq_length > _LONG and step.attention_kernel == "flash":
         bounds = replace(bounds, max_cp=Bounds.max_cp)
     if "recompute_granularity" not in dict(bounds.fixed):

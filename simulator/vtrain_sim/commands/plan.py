@@ -28,7 +28,7 @@ from vtrain_sim.errors import UserError
 _SEARCH = (
     "What to choose beside sizes and schedules, several with commas: expert-tp, tp-overlap, moe-overlap, "
     "recompute-modules, recompute-layers, sharding (these are the default), dispatcher, precision, cuda-graphs, "
-    "offload, optimizer-state, optimizer-offload, gradients, buckets; default, all, none."
+    "offload, cp-comm, optimizer-state, optimizer-offload, gradients, buckets; default, all, none."
 )
 
 

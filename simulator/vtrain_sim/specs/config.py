@@ -19,7 +19,7 @@ from vtrain_sim.specs.pipeline import LayersSpec, PipelineSpec
 from vtrain_sim.specs.recompute import check_model
 from vtrain_sim.specs.replicas import ReplicaSpec
 from vtrain_sim.specs.shard import ShardSpec
-from vtrain_sim.specs.train import TrainSpec
+from vtrain_sim.specs.train import AUTO, TrainSpec
 
 # Token dispatchers of Megatron-Core that pad what experts get.
 _PADDING_DISPATCHERS = ("alltoall", "hybridep")
@@ -110,6 +110,17 @@ class Configuration:
             raise SpecError(f"{flag} does not go with --recompute-granularity full")
         if model.mtp_num_layers > 1:
             raise SpecError(f"{flag} takes one depth of multi-token prediction: --mtp-num-layers is at most 1 with it")
+        if train.params_dtype == "float32":
+            raise SpecError(f"{flag} needs --bf16 or --fp16")
+        if train.schedule != AUTO:
+            return  # a pipeline of its own
+        if self.parallel.pp > 1 and self.parallel.vpp == 1:
+            raise SpecError(
+                f"{flag} takes an interleaved pipeline, or none: give --num-layers-per-virtual-pipeline-stage with "
+                "--pipeline-model-parallel-size of 2 or more"
+            )
+        if self.parallel.pp == 1 and model.mtp_num_layers:
+            raise SpecError(f"{flag} with --mtp-num-layers needs --pipeline-model-parallel-size of 2 or more")
 
     def _check_mamba(self) -> None:
         model, parallel = self.model, self.parallel

@@ -66,6 +66,11 @@ def check_layout(parallel: ParallelSpec) -> None:
         divides(f"the first of {_SIZES}", inner, _CP, parallel.cp)
 
 
+def usual_comm_type(model: ModelSpec) -> str:
+    """Megatron's default, or what attention with windows or an offset in its softmax takes instead."""
+    return A2A if model.window_size or model.softmax_type != "vanilla" else P2P
+
+
 def check_model(model: ModelSpec, parallel: ParallelSpec) -> None:
     """Raise `SpecError` where attention has what the kind of exchange does not do."""
     if parallel.cp == 1 or (model.symbols and ATTENTION not in model.symbols):

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from vtrain_sim.errors import UserError
 from vtrain_sim.extensions import Registry
 from vtrain_sim.specs import ModelSpec, TrainSpec
+from vtrain_sim.specs.context_parallel import A2A, ALL_GATHER, P2P
 from vtrain_sim.specs.parallel import ParallelSpec
 
 Level: TypeAlias = Literal["layer", "pipeline", "optimizer"]
@@ -167,6 +168,13 @@ def _dispatchers(at: Situation) -> Sequence[Setting]:
     if at.sizes.ep == 1:
         return (AS_IT_IS,)
     return tuple(Setting.of(moe_token_dispatcher=name) for name in ("alltoall", "allgather", "deepep", "hybridep"))
+
+
+@_choice("cp-comm", "layer", "how context parallel ranks exchange", "cp_comm_type cp_a2a_size", by_default=False)
+def _cp_exchanges(at: Situation) -> Sequence[Setting]:
+    if at.sizes.cp == 1:
+        return (AS_IT_IS,)
+    return tuple(Setting.of(cp_comm_type=kind) for kind in (P2P, A2A, ALL_GATHER))
 
 
 def _selective(modules: Sequence[str]) -> Setting:

@@ -32,6 +32,7 @@ from vtrain_sim.errors import UserError
 from vtrain_sim.frozen import computed
 from vtrain_sim.model.chunks import contents_of
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
+from vtrain_sim.specs.context_parallel import P2P, usual_comm_type
 from vtrain_sim.specs.pipeline import PipelineSpec
 from vtrain_sim.specs.train import AUTO
 
@@ -240,25 +241,23 @@ class Space:
         """Whether layers run so in a pipeline."""
         if pipeline.order.splits_backward != option.splits:
             return False
-        key = (option.setting, pipeline.setting, option.splits)
+        key = (option.setting, pipeline.setting, pipeline.schedule, pipeline.pp == 1)
         valid = self._valid.get(key)
         if valid is None:
-            valid = self._valid[key] = self._agree(pipeline.setting, option)
+            valid = self._valid[key] = self._agree(pipeline, option)
         return valid
 
-    def _agree(self, setting: Setting, option: LayerOption) -> bool:
-        own, other = option.setting.values, setting.values
+    def _agree(self, pipeline: PipelineOption, option: LayerOption) -> bool:
+        own, other = option.setting.values, pipeline.setting.values
         if any(name in own and own[name] != value for name, value in other.items()):
             return False
         granularity = {**own, **other}.get("recompute_granularity", self.base.recompute_granularity)
         if "recompute_granularity" not in self.fixed and granularity not in self.bounds.recompute:
             return False
-        blocks: dict[str, Any] = {name: value for name, value in setting.train if name != "recompute_num_layers"}
-        try:
-            replace(option.prototype, train=replace(option.prototype.train, **blocks))
-        except UserError:
-            return False
-        return True
+        dp = option.prototype.parallel.dp * option.prototype.parallel.pp
+        # Enough microbatches for any schedule.
+        batch = option.sizes.micro_batch_size * dp * 8 * pipeline.pp
+        return self.configuration(option, pipeline, AS_IT_IS, dp, batch) is not None
 
     # Replicas.
 
@@ -365,12 +364,13 @@ class Space:
             "overlap_grad_reduce": dp * cp > 1,
             "overlap_param_gather": dp * cp > 1 and bool(given.get("distributed_optimizer")),
             "overlap_p2p": vpp > 1,
+            "cp_comm_type": usual_comm_type(self.model) if cp > 1 else P2P,
             # Experts whole on a rank multiply larger matrices than sliced ones.
             "expert_tp": 1 if ep > 1 else 0,
             **given,
             **dict(setting.parallel),
         }
-        _leave_out(values, tp, ep, vpp)
+        _leave_out(values, tp, cp, ep, vpp)
         return ParallelSpec(tp=tp, pp=pp, vpp=vpp, cp=cp, ep=ep, dp=dp, layers=layers, **values)
 
     def step(self, size: int, batch: int, schedule: str, setting: tuple[tuple[str, object], ...]) -> TrainSpec:
@@ -398,11 +398,13 @@ class Space:
         return self._fixed("ep", [e for e in divisors(experts) if e <= self.bounds.max_ep] if experts else [1])
 
 
-def _leave_out(values: dict[str, Any], tp: int, ep: int, vpp: int) -> None:
+def _leave_out(values: dict[str, Any], tp: int, cp: int, ep: int, vpp: int) -> None:
     """What flags fix for all layouts means nothing for those that have nothing of it."""
     if tp == 1:
         values["sequence_parallel"] = False
         values.pop("tp_comm_overlap", None)
+    if cp == 1:
+        values.update(cp_comm_type=P2P, cp_a2a_size=0)
     if ep == 1:
         values.pop("overlap_moe_comm", None)
     if vpp == 1:

@@ -15,6 +15,8 @@ from vtrain_sim.model.step import active_parameters_of, parameters_of
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.specs import ModelSpec, TrainSpec
 
+# What is searched for each of many sizes: modules that run again and large micro batches seldom make a size possible.
+SIZED = Bounds(recompute=("none", "full"), max_cp=1, micro_batches=(1, 2, 4, 8))
 # A plan may leave a few GPUs idle where they do not divide.
 _USED = 0.9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vtrain_sim.decide import Bounds, Failures
-from vtrain_sim.decide.sizing.budget import Budget
+from vtrain_sim.decide.sizing.budget import SIZED, Budget
 from vtrain_sim.decide.sizing.candidates import candidates
 from vtrain_sim.decide.sizing.frontier import frontier
 from vtrain_sim.decide.sizing.laws import get
@@ -59,7 +59,7 @@ def size(
         positive("--num-gpus", count)
     finite("--days", days, 1e-6)
     rule = rule or TokenRule(get("chinchilla-20"))
-    base, bounds = base or TrainSpec(1, 1), bounds or Bounds(recompute=("none", "full"), max_cp=1)
+    base, bounds = base or TrainSpec(1, 1), bounds or SIZED
     counts = tuple(sorted(set(num_gpus)))
     budgets = [Budget(projector, n, days, batches, rule, base, bounds, failures) for n in counts]
     models = candidates(shape, like or shape.usual)
