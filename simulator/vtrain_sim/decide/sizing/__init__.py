@@ -1,5 +1,6 @@
 """The largest compute-optimal model that really trains in the given time."""
 
+from vtrain_sim.decide.sizing.budget import SIZED
 from vtrain_sim.decide.sizing.candidates import candidates
 from vtrain_sim.decide.sizing.laws import find_law
 from vtrain_sim.decide.sizing.result import Candidate, SizeResult
@@ -9,6 +10,7 @@ from vtrain_sim.decide.sizing.tokens import TokenRule
 
 __all__ = [
     "GPT",
+    "SIZED",
     "Candidate",
     "Shape",
     "SizeResult",
