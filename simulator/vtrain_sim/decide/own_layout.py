@@ -19,7 +19,8 @@ class OwnLayout:
     """The layout of the job whose model was planned, projected on the same machine as the plans.
 
     name: of the job. rank: 1 where no plan is better, 2 where one is, ...; None where it cannot be ranked, for the
-    reason that `verdict` says. best: the configuration of the best plan.
+    reason that `verdict` says. at_least: more may be better, as the search left out what is not among its best. best:
+    the configuration of the best plan.
     """
 
     name: str
@@ -27,6 +28,7 @@ class OwnLayout:
     rank: int | None
     verdict: str
     best: Configuration
+    at_least: bool = False
 
     @property
     def changes(self) -> dict[str, tuple[str | None, str | None]]:
@@ -39,6 +41,7 @@ class OwnLayout:
         return {
             "name": self.name,
             "rank": self.rank,
+            "rank_at_least": self.at_least,
             "verdict": self.verdict,
             **self.plan.to_dict(),
             "changes_to_best": changes,

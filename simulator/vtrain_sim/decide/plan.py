@@ -83,7 +83,7 @@ def plan(
         best,
         tuple(planned(index) for index in _pareto(found.configurations, figures)),
         Evaluated.of(best_of_all, figures.pick(every), found.dropped, found.evaluated),
-        _own(request, projector, counts, key[order], best[0], incumbents) if request.own is not None else None,
+        _own(request, projector, counts, key[order], best[0], incumbents, top) if request.own is not None else None,
         interrupted,
         planned(other) if other is not None else None,
     )
@@ -122,7 +122,7 @@ def _checkpoint_interval_s(request: Request, c: Configuration) -> float | None:
 
 
 def _own(
-    request: Request, projector: Projector, counts: Sequence[int], keys: Floats, best: Plan, found: Incumbents
+    request: Request, projector: Projector, counts: Sequence[int], keys: Floats, best: Plan, found: Incumbents, top: int
 ) -> OwnLayout:
     """How the job's own layout ranks. keys: what plans are ranked by, the best first."""
     assert request.own is not None
@@ -145,5 +145,10 @@ def _own(
     sure = probability_of_better(best.projection, projection, request.ratio(key, float(keys[0])))
     plan = Plan(projection, days, float(figures.dollars[0]), sure, _checkpoint_interval_s(request, own))
     return OwnLayout(
-        request.own_name, plan, better + 1 if verdict == FITS else None, verdict, best.projection.configuration
+        request.own_name,
+        plan,
+        better + 1 if verdict == FITS else None,
+        verdict,
+        best.projection.configuration,
+        at_least=not request.exhaustive and better >= top,
     )

@@ -75,7 +75,9 @@ def own_layout(result: PlanResult) -> list[str]:
     if own.rank is None:
         return [f"{layout} {takes}, {beside}; not ranked: {own.verdict}", *_changes(own)]
     sure = f"; the best is better with a probability of {own.plan.best_is_better:.0%}" if own.rank > 1 else ""
-    return [f"{layout} {takes}, {beside}: it is number {own.rank:,} of {result.feasible:,}{sure}", *_changes(own)]
+    others = f"of {counted(result.candidates, 'candidates')}"
+    place = f"at least {own.rank - 1:,} {others} are better" if own.at_least else f"it is number {own.rank:,} {others}"
+    return [f"{layout} {takes}, {beside}: {place}{sure}", *_changes(own)]
 
 
 def _changes(own: OwnLayout) -> list[str]:
