@@ -242,3 +242,19 @@ def test_unlike_steps_are_searched_where_they_are_asked_for() -> None:
     assert best("default,precision").train.fp8
     assert best("none").train == replace(best("none").train, recompute_granularity="none")
     assert TrainSpec(1, 1).fp8 == ""
+
+
+def test_nothing_is_projected_twice_and_the_share_that_is_done_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are so many candidates that some are projected before all of them are known."""
+    from vtrain_sim.decide.search import branch_and_bound
+
+    monkeypatch.setattr(branch_and_bound, "_GATHERED", 50)
+    monkeypatch.setattr(branch_and_bound, "CHUNK", 8)
+    shares: list[float] = []
+    request = Request(MIXTURE, (64,), 1e10, num_gpus=(8, 16), bounds=Bounds(micro_batches=(1, 2)))
+    few = plan(request, machine("dgx-h100"), top=50, progress=lambda done, feasible, share: shares.append(share))
+    assert len(set(few.every.configurations)) == len(few.every.configurations) == few.evaluated
+    assert shares == sorted(shares)
+    assert 0.8 <= shares[-1] <= 1
+    monkeypatch.undo()
+    assert [p.days for p in plan(request, machine("dgx-h100"), top=50).plans] == [p.days for p in few.plans]

@@ -78,12 +78,22 @@ class Search:
         bounder = Bounder(self._space, counts, cluster, objective, self._allow_tight)
         self._bounders.append(bounder)
         plain = {int(number) for block in bounder.blocks for number in np.unique(bounder.parents[block.lanes.option])}
+        # The shares of a search that its parts take are about these.
         self._time(bounder, sorted(plain), alone, 0.5)
-        self._evaluate(bounder, self._gather(bounder, again=False))
-        self._refine(bounder, self._gather(bounder, again=True), alone)
+        candidates = self._gather(bounder, again=False)
+        self._reach(0.6)
+        self._evaluate(bounder, candidates)
+        self._reach(0.7)
+        candidates = self._gather(bounder, again=True)
+        self._reach(0.8)
+        self._refine(bounder, candidates, alone)
+
+    def _reach(self, share: float) -> None:
+        self._share = max(self._share, share)
+        self._report()
 
     def _time(self, bounder: Bounder, options: Sequence[int], alone: bool, share: float = 0.0) -> None:
-        """Time layers. share: of the search that this is."""
+        """Time layers. share: of the search, which this is the first part of; 0: no part of its own."""
         costs = self._projector.evaluator.costs_of(alone)
         for done, number in enumerate(options):
             if number not in bounder.table:
@@ -92,8 +102,7 @@ class Search:
                 except UserError as error:
                     self._errors.append(error)
             if done % _TIMED == 0:
-                self._share = max(self._share, share * done / len(options))
-                self._report()
+                self._reach(share * done / len(options))
 
     def _gather(self, bounder: Bounder, again: bool) -> Candidates:
         """Candidates that may matter; counts all. again: those whose layers run modules again, bounded by the layers
@@ -111,7 +120,9 @@ class Search:
                 # What is best so far cuts what follows.
                 whole = Candidates.joined(gathered)
                 if not again:
-                    self._evaluate(bounder, whole.pick(np.argsort(whole.seconds)[: 4 * CHUNK]))
+                    order = np.argsort(whole.seconds, kind="stable")
+                    self._evaluate(bounder, whole.pick(order[: 4 * CHUNK]))
+                    whole = whole.pick(order[4 * CHUNK :])
                 gathered = [self._promising(bounder, whole)]
                 size = len(gathered[0].option)
         return Candidates.joined(gathered)
@@ -150,7 +161,9 @@ class Search:
 
     def _refine(self, bounder: Bounder, promising: Candidates, alone: bool) -> None:
         """Candidates whose layers run modules again, the most promising layers first."""
+        whole = len(promising.option)
         while len(promising.option):
+            self._reach(1 - 0.2 * len(promising.option) / whole)
             options, of_option = np.unique(promising.option, return_inverse=True)
             least = np.full(len(options), np.inf)
             key = self._incumbents.objective.key(bounder.least(promising)[0])
