@@ -75,6 +75,8 @@ def samples(place: Path) -> dict[str, Callable[[], vt.Report]]:
             global_batch_size=64,
             train_tokens=1e9,
             deadline_days=0.3,
+            search="sharding",
+            exhaustive=True,
         )
 
     return {
