@@ -239,7 +239,7 @@ def test_a_captured_profile_is_compared_with_itself(tmp_path: Path) -> None:
 
 def test_commands(traced: tuple[Catalog, Configuration], tmp_path: Path) -> None:
     catalog, _ = traced
-    (tmp_path / "args.sh").write_text("torchrun --nproc-per-node 2 pretrain_gpt.py " + " ".join(FLAGS))
+    (tmp_path / "args.sh").write_text("torchrun --nproc-per-node 2 pretrain_gpt.py --bf16 " + " ".join(FLAGS))
     where = [
         "--run",
         "job",
