@@ -163,8 +163,13 @@ def test_what_megatron_captures_is_not_refused() -> None:
 
 def test_exchanges_beside_another_microbatch_take_no_full_recomputation_and_one_depth() -> None:
     overlap = "--expert-model-parallel-size 2 --data-parallel-size 2 --overlap-moe-expert-parallel-comm"
-    assert read(f"{overlap} --mtp-num-layers 1").parallel.overlap_moe_comm
-    for flags in ("--recompute-granularity full", "--mtp-num-layers 2"):
+    staged = "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 2"
+    assert read(f"{overlap} {staged} --mtp-num-layers 1").parallel.overlap_moe_comm
+    for flags, named in (
+        ("--recompute-granularity full", "--recompute-granularity full"),
+        ("--recompute-granularity selective --recompute-modules moe", "--recompute-modules moe"),
+        ("--mtp-num-layers 2", "--mtp-num-layers"),
+    ):
         assert read(flags)
-        with pytest.raises(UserError, match=f"--overlap-moe-expert-parallel-comm .*{flags.split()[0]}"):
+        with pytest.raises(UserError, match=f"--overlap-moe-expert-parallel-comm .*{named}"):
             read(f"{overlap} {flags}")

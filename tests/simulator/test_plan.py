@@ -124,6 +124,13 @@ def test_the_whole_space_is_there() -> None:
         ({c.schedule for c in space}, {"1f1b", "interleaved"}),
     ):
         assert values == expected
+    predicting = replace(moe, mtp_num_layers=1)
+    overlapped = {
+        (c.parallel.pp > 1, c.parallel.vpp > 1)
+        for c in configurations(predicting, 16, (64,), Bounds(micro_batches=(1,)), TrainSpec(1, 1))
+        if c.parallel.overlap_moe_comm
+    }
+    assert overlapped == {(True, True)}
     zero_bubble = Bounds(schedules=("zb-h1", "zb-h2"), recompute=("none",))
     found = configurations(SMALL.model, 8, (64,), zero_bubble, TrainSpec(1, 1))
     assert {"zb-h1", "zb-h2"} <= {c.schedule for c in found}

@@ -108,6 +108,9 @@ class Configuration:
             return
         if train.recompute_granularity == "full":
             raise SpecError(f"{flag} does not go with --recompute-granularity full")
+        if "moe" in train.recomputed_modules:
+            # Experts that run again would dispatch their tokens again.
+            raise SpecError(f"{flag} does not go with --recompute-modules moe")
         if model.mtp_num_layers > 1:
             raise SpecError(f"{flag} takes one depth of multi-token prediction: --mtp-num-layers is at most 1 with it")
         if train.params_dtype == "float32":

@@ -170,9 +170,10 @@ class Space:
     def prototype(self, option: LayerOption) -> Configuration:
         """A configuration with these layers on its number of GPUs. Raises `UserError`."""
         ranks = option.world // (option.sizes.tp * option.sizes.cp)
-        if not option.splits:
+        if not option.splits and not self._needs_stages(option):
             return self._on_stages(option, 1, ranks, AUTO)
-        schedule = next(name for name in self.bounds.schedules if schedules.get(name).splits_backward)
+        splitting = (name for name in self.bounds.schedules if schedules.get(name).splits_backward)
+        schedule = next(splitting) if option.splits else "interleaved"
         stages = [pp for pp in divisors(ranks) if 1 < pp <= self.model.num_layers] or [2]
         # Experts may not divide over the ranks of a stage of all of them.
         experts = option.sizes.ep * self._expert_tp(option)
@@ -185,8 +186,13 @@ class Space:
         vpp, layers = next(((vpp, layers) for vpp, layers in cuts(self.model, pp) if takes(vpp)), (1, ()))
         parallel = self._parallel(option.sizes, pp, vpp, layers, dp, option.setting)
         # Enough microbatches for any schedule.
-        train = self.step(mbs, mbs * dp * 8 * pp, schedule, option.setting.train)
+        train = self.step(mbs, mbs * dp * 8 * pp, _named(schedule), option.setting.train)
         return Configuration(self._routed(option.sizes.ep), parallel, train)
+
+    def _needs_stages(self, option: LayerOption) -> bool:
+        """Whether such layers take a pipeline: exchanges beside another microbatch with multi-token prediction."""
+        overlaps = {**self.fixed, **dict(option.setting.parallel)}.get("overlap_moe_comm")
+        return bool(overlaps and option.sizes.ep > 1 and self.model.mtp_num_layers)
 
     def _routed(self, ep: int) -> ModelSpec:
         # The busiest of few ranks has at most all tokens.
