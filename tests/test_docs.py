@@ -44,7 +44,7 @@ APPS = {"vtrain": vtrain.app, "vtrain-sim": sim.app, "vtrain-catalog": catalog.a
 RUN_HERE = (
     *("README.md", "docs/install.md", "docs/quickstart.md", "docs/demo.md", "docs/profiling.md", "docs/projection.md"),
     *("docs/inputs.md", "docs/compare.md", "docs/timelines.md", "docs/validating.md", "docs/pages.md"),
-    *("docs/decisions.md", "docs/how-it-works.md", "docs/sql.md"),
+    *("docs/decisions.md", "docs/published-plans.md", "docs/how-it-works.md", "docs/sql.md"),
 )
 # Pages whose outputs are those of their commands; `make docs` renews them.
 SHOWN = ("docs/quickstart.md", "docs/sql.md")
