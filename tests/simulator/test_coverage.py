@@ -23,6 +23,7 @@ from vtrain_sim.model import (
     operators_of,
 )
 from vtrain_sim.model.attention import attention_block
+from vtrain_sim.model.chunks import PartName
 from vtrain_sim.model.shard import Shard
 from vtrain_sim.simulate.batch import Evaluator
 from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, SpecError, TrainSpec
@@ -253,7 +254,9 @@ def test_eight_bit_products() -> None:
     kinds = {i.name: i.operator.dtype for i in layer(c).forward if isinstance(i, Compute)}
     assert {kinds[n] for n in ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")} == {"float8"}
     assert kinds["core_attention"] == kinds["activation"] == "bfloat16"
-    assert [i.operator.dtype for i in Parts(c.shard).head().forward if isinstance(i, Compute)] == ["bfloat16"] * 3
+    assert [i.operator.dtype for i in Parts(c.shard).program(PartName("head")).forward if isinstance(i, Compute)] == [
+        "bfloat16"
+    ] * 3
     # Inputs of three products take a byte less; that of the fourth is a copy of what attention keeps anyway.
     plain = layer(replace(c, train=STEP))
     assert plain.saved_bytes - layer(c).saved_bytes == S * (2 * H + FFN) - S * H

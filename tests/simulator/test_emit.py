@@ -23,6 +23,7 @@ PIPELINE = "--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-r
 HYBRID = "--hybrid-layer-pattern M-M*-M*-"
 LATENT = "--multi-latent-attention --kv-lora-rank 32 --qk-head-dim 16 --qk-pos-emb-head-dim 8 --v-head-dim 24"
 ZERO = "--use-distributed-optimizer --overlap-grad-reduce"
+CURRENT_SCALING = "--fp8-format hybrid --fp8-recipe tensorwise"
 PRECISION_AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
 TWO_LEVELS = "--cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes"
 SEQUENCE = "--tensor-model-parallel-size 2 --sequence-parallel"
@@ -129,10 +130,10 @@ EXAMPLES = {
     "overlap_moe_comm": f"{MOE} --expert-model-parallel-size 2 --data-parallel-size 2 --overlap-moe-expert-parallel-comm",
     "fp8_recipe": "--fp8-format e4m3 --fp8-recipe mxfp8",
     "fp4": "--fp4-format e2m1",
-    "fp8_param_gather": "--fp8-format hybrid --fp8-param-gather",
-    "first_last_layers_bf16": "--fp8-format hybrid --first-last-layers-bf16",
-    "num_layers_at_start_in_bf16": "--fp8-format hybrid --first-last-layers-bf16 --num-layers-at-start-in-bf16 0",
-    "num_layers_at_end_in_bf16": "--fp8-format hybrid --first-last-layers-bf16 --num-layers-at-end-in-bf16 3",
+    "fp8_param_gather": f"--fp8-format hybrid --fp8-param-gather {ZERO}",
+    "first_last_layers_bf16": f"{CURRENT_SCALING} --first-last-layers-bf16",
+    "num_layers_at_start_in_bf16": f"{CURRENT_SCALING} --first-last-layers-bf16 --num-layers-at-start-in-bf16 0",
+    "num_layers_at_end_in_bf16": f"{CURRENT_SCALING} --first-last-layers-bf16 --num-layers-at-end-in-bf16 3",
     "use_precision_aware_optimizer": PRECISION_AWARE,
     "optimizer": "--optimizer muon",
     "muon_num_ns_steps": "--optimizer muon --muon-num-ns-steps 6",

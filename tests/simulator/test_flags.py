@@ -233,7 +233,7 @@ def test_a_switch_of_what_is_not_there_has_no_effect(flags: str) -> None:
     ("flag", "base"),
     [
         ("--sequence-parallel", "--tensor-model-parallel-size 2"),
-        ("--first-last-layers-bf16", "--bf16 --fp8-format hybrid"),
+        ("--first-last-layers-bf16", "--bf16 --fp8-format hybrid --fp8-recipe tensorwise"),
     ],
 )
 def test_a_switch_that_goes_with_a_captured_run_has_an_effect(flag: str, base: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
 from vtrain_sim.model import Parts, build_step
+from vtrain_sim.model.chunks import PartName
 from vtrain_sim.model.layers import logits_bytes
 from vtrain_sim.simulate.memory import parameter_terms
 from vtrain_sim.specs import Configuration
@@ -82,7 +83,7 @@ def test_a_fused_loss_keeps_no_copy_of_the_logits() -> None:
     fused = "--cross-entropy-loss-fusion --cross-entropy-fusion-impl"
     sizes = [logits_bytes(Parts(read(flags).shard).shard) for flags in ("", f"{fused} native", f"{fused} te")]
     assert sizes == [256 * 1024 * 10, 256 * 1024 * 10, 256 * 1024 * 2]
-    head = Parts(read(f"{fused} te").shard).head()
+    head = Parts(read(f"{fused} te").shard).program(PartName("head"))
     (loss,) = [item for item in head.forward if item.name == "loss"]
     assert loss.operator.bytes() == 256 * 1024 * 2 * 3
     assert read("--cross-entropy-fusion-impl te").train.cross_entropy_fusion == ""

@@ -175,7 +175,7 @@ def test_layers_at_both_ends_may_stay_in_16_bits() -> None:
     """Megatron's --first-last-layers-bf16: one layer at each end unless other numbers are given."""
     layers = 8
     model = replace(MODEL, num_layers=layers)
-    narrow = Configuration(model, ParallelSpec(), TrainSpec(1, 8, fp8="hybrid"))
+    narrow = Configuration(model, ParallelSpec(), TrainSpec(1, 8, fp8="hybrid", fp8_recipe="tensorwise"))
 
     def products(**train: object) -> list[str]:
         configuration = replace(narrow, train=replace(narrow.train, first_last_layers_bf16=True, **train))

@@ -21,7 +21,7 @@ from vtrain_sim.specs.moe_pattern import write_pattern
 from vtrain_sim.specs.optimizer import WIDE
 from vtrain_sim.specs.parallel import ParallelSpec, default_bucket_size
 from vtrain_sim.specs.pipeline_layout import parse_layout, uneven
-from vtrain_sim.specs.precision import FP8_RECIPES
+from vtrain_sim.specs.precision import DELAYED
 from vtrain_sim.specs.recompute import DEFAULT, check_modules
 from vtrain_sim.specs.train import TrainSpec
 from vtrain_sim.specs.windows import read_window
@@ -306,7 +306,7 @@ def _fp8_format(run: Run, config: CapturedConfig) -> str:
 def _fp8_recipe(config: CapturedConfig) -> str:
     """Empty where it is Megatron-Core's default, which it writes also without 8-bit products."""
     recipe = str(config.transformer.get("fp8_recipe") or "")
-    return "" if recipe == FP8_RECIPES[0] else recipe
+    return "" if recipe == DELAYED else recipe
 
 
 def _graphs(config: CapturedConfig) -> SpecFields:

@@ -95,6 +95,15 @@ class Configuration:
                 "--moe-pad-expert-input-to-capacity needs --moe-token-dispatcher-type alltoall, or flex with "
                 "--moe-flex-dispatcher-backend hybridep"
             )
+        if model.add_bias_linear and parallel.etp > 1:
+            raise SpecError(
+                f"--expert-tensor-parallel-size is {parallel.etp}: it is 1 for experts with biases, which "
+                "--disable-bias-linear leaves out"
+            )
+        if self.train.moe_router_padding and parallel.moe_token_dispatcher == "allgather":
+            raise SpecError(
+                "--moe-router-padding-for-quantization does not go with --moe-token-dispatcher-type allgather"
+            )
         if model.moe_latent_size and parallel.moe_shared_expert_overlap:
             raise SpecError("--moe-latent-size does not go with --moe-shared-expert-overlap")
         if parallel.tp > 1 and not parallel.sequence_parallel:
@@ -113,6 +122,9 @@ class Configuration:
             raise SpecError(f"{flag} does not go with --recompute-modules moe")
         if model.mtp_num_layers > 1:
             raise SpecError(f"{flag} takes one depth of multi-token prediction: --mtp-num-layers is at most 1 with it")
+        if model.symbols:
+            raise SpecError(f"{flag} takes transformer layers alone: leave it out with --hybrid-layer-pattern")
+        graphs.check_exchange_overlap(flag, train.cuda_graph_impl, train.graphed)
         if train.params_dtype == "float32":
             raise SpecError(f"{flag} needs --bf16 or --fp16")
         if train.schedule != AUTO:
@@ -215,6 +227,8 @@ class Configuration:
         graphs.check_model(train.graphed, model.num_experts > 1, model.has_dense_blocks, padded)
         if train.use_precision_aware_optimizer and not (parallel.distributed_optimizer or parallel.fsdp):
             raise SpecError("--use-precision-aware-optimizer needs --use-distributed-optimizer")
+        if train.fp8_param_gather and not (parallel.distributed_optimizer or parallel.fsdp):
+            raise SpecError("--fp8-param-gather needs --use-distributed-optimizer, or full sharding")
         if train.optimizer == MUON and parallel.fsdp:
             raise SpecError("--optimizer muon does not go with fully sharded data parallelism")
         if train.deepspeed_zero and not parallel.distributed_optimizer:

@@ -85,3 +85,13 @@ def check_recomputation(
         )
     if implementation == _TRANSFORMER_ENGINE and "moe" in recomputed_modules and "moe_router" in scopes:
         raise SpecError(f"{FLAG} moe_router does not go with --recompute-modules moe")
+
+
+def check_exchange_overlap(flag: str, implementation: str, scopes: Sequence[str]) -> None:
+    """Raises `SpecError` where Megatron-Core does not exchange tokens beside another microbatch in what is captured.
+
+    flag: of that overlap. scopes: as `graphed` gives them.
+    """
+    of_blocks = [name for name in ("mlp", "moe") if name in scopes]
+    if implementation == _TRANSFORMER_ENGINE and of_blocks:
+        raise SpecError(f"{FLAG} {of_blocks[0]} does not go with {flag}: attn, moe_router and moe_preprocess do")

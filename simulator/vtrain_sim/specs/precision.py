@@ -17,7 +17,10 @@ from vtrain_sim.extensions import load_extensions
 from vtrain_sim.specs.checks import SpecError, one_of
 
 # Values of Megatron's --fp8-recipe, the default first.
-FP8_RECIPES = ("delayed", "tensorwise", "blockwise", "mxfp8")
+DELAYED = "delayed"
+FP8_RECIPES = (DELAYED, "tensorwise", "blockwise", "mxfp8")
+# Values of Megatron's --fp8-format.
+FP8_FORMATS = ("hybrid", "e4m3")
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def precision_of(params_dtype: str, fp8_format: str = "", fp8_recipe: str = "", 
 
     Raises `SpecError`.
     """
-    recipe = "" if fp8_recipe == FP8_RECIPES[0] else fp8_recipe
+    recipe = "" if fp8_recipe == DELAYED else fp8_recipe
     key = (params_dtype, fp8_format, recipe, fp4_format)
     known = _with_key(key)
     if known is None:
@@ -169,7 +172,7 @@ def precision_of(params_dtype: str, fp8_format: str = "", fp8_recipe: str = "", 
         raise SpecError("--fp8-recipe needs --fp8-format")
     if recipe and not fp8_format:
         raise SpecError("--fp8-recipe needs --fp8-format")
-    one_of("--fp8-recipe", fp8_recipe or FP8_RECIPES[0], FP8_RECIPES)
+    one_of("--fp8-recipe", fp8_recipe or DELAYED, FP8_RECIPES)
     formats = [
         p.fp8_format
         for p in _PRECISIONS.values()

@@ -36,3 +36,11 @@ def check_model(modules: Sequence[str], experts: bool, latent: bool, shared_over
         raise SpecError(f"{FLAG} moe_act does not go with --no-moe-grouped-gemm")
     if "shared_experts" in modules and shared_overlap:
         raise SpecError(f"{FLAG} shared_experts does not go with --moe-shared-expert-overlap")
+
+
+def check_delayed_scaling(modules: Sequence[str]) -> None:
+    """Raises `SpecError` for modules that Megatron-Core does not run again with delayed scaling of 8-bit operands: they
+    would count their maxima twice."""
+    twice = [name for name in ("layernorm", "moe_act") if name in modules]
+    if twice:
+        raise SpecError(f"{FLAG} {twice[0]} does not go with --fp8-recipe delayed, the default: another recipe would")

@@ -10,8 +10,8 @@ from vtrain_sim.specs.checks import Range, SpecError, divides, one_of, positive,
 from vtrain_sim.specs.graphs import NONE, check_recomputation, check_scopes, graphed
 from vtrain_sim.specs.offload import check_modules as check_offload_modules
 from vtrain_sim.specs.optimizer import ADAM, MUON, WIDE, MuonSpec, OptimizerTypes
-from vtrain_sim.specs.precision import Precision, precision_of
-from vtrain_sim.specs.recompute import DEFAULT, check_modules
+from vtrain_sim.specs.precision import DELAYED, FP8_FORMATS, Precision, precision_of
+from vtrain_sim.specs.recompute import DEFAULT, check_delayed_scaling, check_modules
 
 # Tokens to train on: more than were ever written.
 TOKENS = Range(0.0, 1e18)
@@ -117,12 +117,18 @@ class TrainSpec:
         whole("--num-layers-at-end-in-bf16", self.num_layers_at_end_in_bf16, 0)
         if self.first_last_layers_bf16 and not self.precision.casts_inputs:
             raise SpecError("--first-last-layers-bf16 needs --fp8-format or --fp4-format")
+        if self.delayed_scaling:
+            check_delayed_scaling(self.recomputed_modules)
+            if self.first_last_layers_bf16:
+                raise SpecError(f"--first-last-layers-bf16 needs another --fp8-recipe than {DELAYED}, the default")
 
     def _check_offloading(self) -> None:
         object.__setattr__(self, "offload_modules", check_offload_modules(self.offload_modules))
         whole("--min-offloaded-tensor-size", self.min_offloaded_tensor_size, 0)
         if self.fine_grained_offloading and not self.offload_modules:
             raise SpecError("--fine-grained-activation-offloading needs --offload-modules")
+        if self.cpu_offload_layers and self.graphed:
+            raise SpecError("--cpu-offloading-num-layers does not go with CUDA graphs (--cuda-graph-impl)")
         if self.fine_grained_offloading and self.cpu_offload_layers:
             raise SpecError(
                 "--fine-grained-activation-offloading and --cpu-offloading-num-layers exclude each other: give one"
@@ -147,6 +153,11 @@ class TrainSpec:
     def recomputed_modules(self) -> tuple[str, ...]:
         """Modules that run again in the backward pass, where recomputation is selective."""
         return self.recompute_modules if self.recompute_granularity == "selective" else ()
+
+    @property
+    def delayed_scaling(self) -> bool:
+        """Whether operands in 8 bits are scaled by the maxima of earlier steps: where the flags name no recipe, too."""
+        return self.fp8 in FP8_FORMATS and self.fp8_recipe in ("", DELAYED)
 
     @property
     def graphed(self) -> tuple[str, ...]:

@@ -150,7 +150,9 @@ def test_ops_and_roles_exist_and_one_rank_says_nothing(name: str, routing: Routi
 
 
 def test_an_all_to_all_layer_says_what_its_dispatcher_says() -> None:
-    model = ModelSpec(2, 1024, 8, 512, 1024, num_experts=8, moe_router_topk=2, moe_ffn_hidden_size=512)
+    model = ModelSpec(
+        2, 1024, 8, 512, 1024, num_experts=8, moe_router_topk=2, moe_ffn_hidden_size=512, add_bias_linear=False
+    )
     parallel = ParallelSpec(tp=2, dp=4, ep=4, expert_tp=2, sequence_parallel=True)
     shard = Shard(Configuration(model, parallel, TrainSpec(2, 8)).shard)
     routing = replace(ROUTING, tokens=shard.local_tokens)

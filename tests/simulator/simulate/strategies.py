@@ -114,6 +114,8 @@ def models(draw: st.DrawFn, num_layers: int, moe: bool) -> ModelSpec:
         swiglu=draw(st.booleans()),
         qk_layernorm=draw(st.booleans()),
         dropout=draw(st.booleans()),
+        # Experts have biases where they are whole on a rank.
+        add_bias_linear=not moe,
         normalization=draw(st.sampled_from(["LayerNorm", "RMSNorm"])),
         untie_embeddings_and_output_weights=draw(st.booleans()),
         mtp_use_repeated_layer=depths > 0 and draw(st.booleans()),
@@ -237,6 +239,8 @@ def configurations(draw: st.DrawFn, schedule: str = "1f1b") -> Configuration:
         micro_batch_size,
         micro_batch_size * parallel.dp * microbatches,
         fp8=fp8,
+        # Delayed scaling goes neither with layers in 16 bits nor with all modules that run again.
+        fp8_recipe="tensorwise" if fp8 else "",
         first_last_layers_bf16=bool(fp8) and draw(st.booleans()),
         num_layers_at_start_in_bf16=0,
         num_layers_at_end_in_bf16=draw(st.integers(0, num_layers)),
