@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vtrain_sim.errors import UserError
@@ -92,6 +94,19 @@ def test_the_costliest_matrices_are_given_out_first() -> None:
     assert busiest([(Matrix(64, 32, 1, False), 1), (Matrix(64, 60, -1, False), 1)], 2, 2) == (
         (Matrix(64, 32, 1, False), 1),
     )
+
+
+def test_memory_is_that_of_a_rank_with_an_even_share_at_least() -> None:
+    """A square matrix takes more work than two narrow ones with four times as many parameters, on the other rank."""
+    configuration = read("--data-parallel-size 2 --use-distributed-optimizer")
+    (stage,) = build_step(configuration).stages
+    square, narrow = Matrix(64, 64, -1, False), Matrix(8, 1024, -1, False)
+    matrices = ((square, 1), (narrow, 2))
+    assert busiest(matrices, 2, 1) == ((square, 1),)
+    holding = replace(stage.holding, matrices=matrices)
+    # A main copy and two moments of each parameter, one of those of matrices.
+    expected = 12 * holding.owned(configuration.replicas) - 4 * (square.size + 2 * narrow.size) / 2
+    assert parameter_terms(configuration.replicas, holding, 0).optimizer == expected
 
 
 @pytest.mark.parametrize(("flags", "ranks"), [("", 1), ("--data-parallel-size 2 --use-distributed-optimizer", 2)])

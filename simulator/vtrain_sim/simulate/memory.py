@@ -225,9 +225,10 @@ def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> P
     step = owned * optimizer.step_bytes_per_parameter(precision, replicas.main_grads_dtype)
     if optimizer.muon is not None:
         matrices = holding.own_matrices(replicas)
-        size = sum(matrix.size * count for matrix, count in matrices)
-        # Whole matrices instead of an even share of them, without a second moment.
+        # Whole matrices instead of an even share of them, without a second moment. Of the ranks, some have no less than
+        # that share, also where the one with most work has less.
         even = _even_share(replicas, holding)
+        size = max(even, sum(matrix.size * count for matrix, count in matrices))
         state += (size - even) * optimizer.bytes_per_parameter(precision) - size * dtype_bytes(optimizer.exp_avg_sq)
         step += step_bytes(matrices, optimizer.muon, replicas.tp.size, replicas.expert_tp.size)
     if replicas.fully_sharded:

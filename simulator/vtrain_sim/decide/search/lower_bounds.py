@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 # Bounds and evaluations sum the same numbers in another order.
 _ROUNDING = 1 - 1e-9
+# An evaluation counts whole parameters: those that the host updates are rounded. Bytes of one with its states.
+_OF_A_PARAMETER = 24
 # Microbatches for each stage beyond which no more are in flight, or are not counted.
 _FILLED = 2
 
@@ -175,7 +177,7 @@ class PipelineRows:
             again = np.where(self._layers[:, :, None], table.of("again"), 0.0).max(axis=1)
             kept = self._activations(table, columns, microbatches) * (1 + sharing.waste)
             of_stage = of_stage + kept + again[:, columns] + table.working[columns]
-        most: Floats = (of_stage.max(axis=0) + sharing.runtime_bytes) * _ROUNDING
+        most: Floats = (of_stage.max(axis=0) + sharing.runtime_bytes) * _ROUNDING - _OF_A_PARAMETER
         return most
 
     def _activations(self, table: PartTable, columns: Integers, microbatches: Integers) -> Floats:
