@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vtrain_sim.specs import Configuration
 
 # Sums of the same times in another order differ by less than this share.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 
 def best_first(configurations: Sequence[Configuration], *keys: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -26,7 +26,7 @@ def best_first(configurations: Sequence[Configuration], *keys: NDArray[np.float6
 
 def equal(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which values are the same but for rounding."""
-    same: NDArray[np.bool_] = np.abs(ones - others) <= _ROUNDING * np.abs(others)
+    same: NDArray[np.bool_] = np.abs(ones - others) <= ROUNDING * np.abs(others)
     return same
 
 

@@ -90,17 +90,20 @@ def plan(
 
 
 def _evaluate_all(space: Space, incumbents: Incumbents, progress: Progress) -> Outcome:
-    """Evaluate every candidate."""
+    """Evaluate every candidate. Raises `UserError` where all of them have a cost that is not known."""
     everything, found = space.configurations(), incumbents.record
+    errors: list[UserError] = []
     try:
         while chunk := list(islice(everything, _CHUNK)):
-            incumbents.add(chunk)
+            errors += incumbents.add(chunk)
             progress(found.evaluated, len(found.configurations), 0.0)
     except KeyboardInterrupt:
         if not found.configurations:
             raise
         return Outcome(found.evaluated, True)
-    return Outcome(found.evaluated, False)
+    if errors and not found.evaluated:
+        raise errors[0]
+    return Outcome(found.evaluated + len(errors), False)
 
 
 def _pareto(configurations: Sequence[Configuration], figures: Figures) -> list[int]:

@@ -147,17 +147,7 @@ class Search:
             self._report()
 
     def _add(self, configurations: Sequence[Configuration | None]) -> None:
-        chunk = [c for c in configurations if c is not None]
-        if not chunk:
-            return
-        try:
-            self._incumbents.add(chunk)
-        except UserError as error:
-            if len(chunk) == 1:
-                self._errors.append(error)
-            else:
-                for one in chunk:
-                    self._add([one])
+        self._errors += self._incumbents.add([c for c in configurations if c is not None])
 
     def _refine(self, bounder: Bounder, promising: Candidates, alone: bool) -> None:
         """Candidates whose layers run modules again, the most promising layers first."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from vtrain_sim.decide.evaluated import Booleans, Dropped, Figures, Floats
 from vtrain_sim.decide.objective import Objective
-from vtrain_sim.decide.order import equal
+from vtrain_sim.decide.order import ROUNDING, equal
+from vtrain_sim.errors import UserError
 from vtrain_sim.simulate.batch import Evaluation
 from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import peak_of
@@ -70,8 +71,20 @@ class Incumbents:
         self._best_keys: Floats = np.zeros(0)
         self._front: tuple[Floats, Floats] = np.zeros(0), np.zeros(0)
 
-    def add(self, chunk: Sequence[Configuration]) -> None:
-        """Evaluate candidates. Raises `UserError` where a cost is not known."""
+    def add(self, chunk: Sequence[Configuration]) -> list[UserError]:
+        """Evaluate candidates. Those with a cost that is not known are left out: what is not known of each of them."""
+        if not chunk:
+            return []
+        try:
+            self._add(chunk)
+        except UserError as error:
+            if len(chunk) == 1:
+                return [error]
+            half = len(chunk) // 2
+            return self.add(chunk[:half]) + self.add(chunk[half:])
+        return []
+
+    def _add(self, chunk: Sequence[Configuration]) -> None:
         arrays = self._projector.evaluate(chunk)
         figures = self.figures(chunk, arrays)
         record = self.record
@@ -121,7 +134,9 @@ class Incumbents:
         best_kind = min(self._best_of_kind, key=self._best_of_kind.__getitem__, default=None)
         if best_kind is None:
             return matters
-        others = [value for one, value in self._best_of_kind.items() if one != best_kind]
+        # A kind that is as good may have twins of the best alone, which are not listed.
+        best = self._best_of_kind[best_kind]
+        others = [value for value in self._best_of_kind.values() if abs(value - best) > ROUNDING * abs(best)]
         matters |= (kind != best_kind) & (key <= min(others, default=math.inf))
         days, cost = self._front
         if len(days) and self.objective.tokens:
