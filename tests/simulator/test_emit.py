@@ -231,6 +231,17 @@ def test_what_megatron_lacks_is_a_note_and_no_flag(flags: str) -> None:
     assert bool(notes) == bool(own)
 
 
+def test_full_sharding_is_megatrons_own() -> None:
+    """PyTorch's FSDP2 trains no experts on several ranks (--expert-model-parallel-size), Megatron-FSDP does."""
+    flags = emit_flags(read(f"{MOE} --expert-model-parallel-size 2 --data-parallel-size 4 --use-torch-fsdp2"))
+    words = " ".join(flags)
+    assert "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params" in words
+    assert {"--use-distributed-optimizer", "--ckpt-format"} <= set(flags)
+    assert "--overlap-param-gather" not in flags
+    overlapped = emit_flags(read("--data-parallel-size 4 --use-torch-fsdp2 --overlap-grad-reduce"))
+    assert {"--overlap-param-gather", "--overlap-grad-reduce"} <= set(overlapped)
+
+
 def test_experts_that_are_projected_together_are_launched_so() -> None:
     assert "--moe-grouped-gemm" in emit_flags(read(MOE))
     assert "--moe-grouped-gemm" not in emit_flags(read(f"{MOE} --no-moe-grouped-gemm"))

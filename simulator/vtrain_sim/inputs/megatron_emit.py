@@ -14,6 +14,15 @@ from vtrain_sim.specs.train import TrainSpec
 
 # Megatron trains in fp32 where no flag says else.
 _PRECISION = {"bfloat16": ["--bf16"], "float16": ["--fp16"], "float32": []}
+# Megatron's own full sharding: PyTorch's takes neither expert parallelism nor tied embeddings nor fused gradients. It
+# needs a format of checkpoints, and the distributed optimizer with its switches, which mean nothing else here.
+_FULL_SHARDING = [
+    "--use-megatron-fsdp",
+    "--data-parallel-sharding-strategy",
+    "optim_grads_params",
+    "--ckpt-format",
+    "fsdp_dtensor",
+]
 _STATE_WORDS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}
 
 
@@ -194,16 +203,16 @@ def _parallel(model: ModelSpec, parallel: ParallelSpec) -> list[str]:
         *_switches(
             no_overlap_p2p_communication=parallel.vpp > 1 and not parallel.overlap_p2p,
             sequence_parallel=parallel.sequence_parallel,
-            use_distributed_optimizer=parallel.distributed_optimizer,
+            use_distributed_optimizer=parallel.distributed_optimizer or parallel.fsdp,
             overlap_grad_reduce=parallel.overlap_grad_reduce,
             no_align_grad_reduce=not parallel.align_grad_reduce,
-            overlap_param_gather=parallel.overlap_param_gather,
-            use_torch_fsdp2=parallel.fsdp,
+            overlap_param_gather=parallel.overlap_param_gather or (parallel.fsdp and parallel.overlap_grad_reduce),
             tp_comm_overlap=parallel.tp_comm_overlap,
             no_async_tensor_model_parallel_allreduce=not parallel.async_tp_allreduce,
             overlap_moe_expert_parallel_comm=parallel.overlap_moe_comm,
             moe_shared_expert_overlap=parallel.moe_shared_expert_overlap,
         ),
+        *(_FULL_SHARDING if parallel.fsdp else []),
     ]
 
 
