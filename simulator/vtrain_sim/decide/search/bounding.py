@@ -175,7 +175,7 @@ class Bounder:
         key = (like, sharing)
         known = self._of_setting.get(key)
         if known is None:
-            train = self.space.step(1, 1, layer.prototype.train.schedule, layer.setting.and_(sharing).train)
+            train = self.space.step(1, 1, layer.prototype.train.schedule, layer.setting.and_(sharing))
             fully = bool(sharing.values.get("fsdp", self.space.fixed.get("fsdp")))
             each = memory.least_per_parameter(train.precision, train.optimizer_types, train.main_grads_dtype, fully)
             known = self._of_setting[key] = (each.held, each.owned, self._peak(train))

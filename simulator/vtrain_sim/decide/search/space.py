@@ -8,15 +8,15 @@ in what order its passes run (`PipelineOption`), how replicas share the optimize
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from vtrain_sim import schedules
-from vtrain_sim.decide.search.bounds import SIZES, Bounds
+from vtrain_sim.decide.search.assembly import Assembly
+from vtrain_sim.decide.search.bounds import Bounds
 from vtrain_sim.decide.search.choices import (
     AS_IT_IS,
     RECOMPUTE_MODULES,
@@ -31,8 +31,7 @@ from vtrain_sim.decide.search.options import Integers, Lanes, LayerOption, Pipel
 from vtrain_sim.errors import UserError
 from vtrain_sim.frozen import computed
 from vtrain_sim.model.chunks import contents_of
-from vtrain_sim.specs import Configuration, ModelSpec, ParallelSpec, TrainSpec
-from vtrain_sim.specs.context_parallel import P2P, usual_comm_type
+from vtrain_sim.specs import Configuration, ModelSpec, TrainSpec
 from vtrain_sim.specs.pipeline import PipelineSpec
 from vtrain_sim.specs.train import AUTO
 
@@ -74,6 +73,7 @@ class Space:
         self.model, self.batches, self.bounds, self.base = model, batches, bounds, base
         self.part = part
         self.fixed: dict[str, Any] = dict(bounds.fixed)
+        self._assembly = Assembly(model, base, self.fixed)
         self.counts = self._filled(counts)
         self._choices = tuple(choice for choice in chosen(bounds.choices) if self._is_allowed(choice.name))
         self.options: list[LayerOption] = []
@@ -181,22 +181,15 @@ class Space:
         return self._on_stages(option, pp, max(1, ranks // pp), schedule)
 
     def _on_stages(self, option: LayerOption, pp: int, dp: int, schedule: str) -> Configuration:
-        mbs = option.sizes.micro_batch_size
         takes = schedules.get("1f1b" if schedule == AUTO else schedule).takes_chunks
         vpp, layers = next(((vpp, layers) for vpp, layers in cuts(self.model, pp) if takes(vpp)), (1, ()))
-        parallel = self._parallel(option.sizes, pp, vpp, layers, dp, option.setting)
-        # Enough microbatches for any schedule.
-        train = self.step(mbs, mbs * dp * 8 * pp, _named(schedule), option.setting.train)
-        return Configuration(self._routed(option.sizes.ep), parallel, train)
+        batch = _enough(option.sizes, pp, dp)
+        return self._assembly.make(option.sizes, pp, vpp, layers, schedule, dp, batch, option.setting)
 
     def _needs_stages(self, option: LayerOption) -> bool:
         """Whether such layers take a pipeline: exchanges beside another microbatch with multi-token prediction."""
         overlaps = {**self.fixed, **dict(option.setting.parallel)}.get("overlap_moe_comm")
         return bool(overlaps and option.sizes.ep > 1 and self.model.mtp_num_layers)
-
-    def _routed(self, ep: int) -> ModelSpec:
-        # The busiest of few ranks has at most all tokens.
-        return _with_imbalance(self.model, min(self.model.moe_imbalance_factor, float(ep)))
 
     # Pipelines.
 
@@ -231,15 +224,11 @@ class Space:
         self, pp: int, vpp: int, layers: Layers, schedule: str, setting: Setting, layer: LayerOption
     ) -> PipelineSpec | None:
         """The pipeline that layers like these are laid over; None where Megatron refuses it."""
-        kept = {name: value for name, value in layer.setting.train if name not in dict(setting.train)}
         ranks = layer.prototype.parallel.dp * layer.prototype.parallel.pp
-        # Enough microbatches for any schedule.
-        batch = layer.sizes.micro_batch_size * ranks * 8 * pp
+        batch = _enough(layer.sizes, pp, ranks)
+        both = layer.setting.and_(setting)
         try:
-            parallel = self._parallel(layer.sizes, pp, vpp, layers, ranks, layer.setting)
-            settings = (*kept.items(), *setting.train)
-            train = self.step(layer.sizes.micro_batch_size, batch, _named(schedule), settings)
-            return Configuration(self._routed(layer.sizes.ep), parallel, train).pipeline
+            return self._assembly.make(layer.sizes, pp, vpp, layers, schedule, ranks, batch, both).pipeline
         except UserError:
             return None
 
@@ -261,8 +250,7 @@ class Space:
         if "recompute_granularity" not in self.fixed and granularity not in self.bounds.recompute:
             return False
         dp = option.prototype.parallel.dp * option.prototype.parallel.pp
-        # Enough microbatches for any schedule.
-        batch = option.sizes.micro_batch_size * dp * 8 * pipeline.pp
+        batch = _enough(option.sizes, pipeline.pp, dp)
         return self.configuration(option, pipeline, AS_IT_IS, dp, batch) is not None
 
     # Replicas.
@@ -326,10 +314,9 @@ class Space:
     ) -> Configuration | None:
         """A candidate; None where Megatron refuses it."""
         setting = option.setting.and_(pipeline.setting).and_(sharing)
+        pp, vpp, layers, schedule = pipeline.pp, pipeline.vpp, pipeline.layers, pipeline.schedule
         try:
-            parallel = self._parallel(option.sizes, pipeline.pp, pipeline.vpp, pipeline.layers, dp, setting)
-            train = self.step(option.sizes.micro_batch_size, batch, _named(pipeline.schedule), setting.train)
-            return Configuration(self._routed(option.sizes.ep), parallel, train)
+            return self._assembly.make(option.sizes, pp, vpp, layers, schedule, dp, batch, setting)
         except UserError:
             return None
 
@@ -356,32 +343,9 @@ class Space:
         train = option.prototype.train
         return train.wide_layers, train.cpu_offload_layers, bool(train.offloaded_modules)
 
-    def _parallel(
-        self, sizes: LayerSizes, pp: int, vpp: int, layers: Layers, dp: int, setting: Setting
-    ) -> ParallelSpec:
-        tp, cp, ep, _ = sizes
-        given = {
-            name: value
-            for name, value in self.fixed.items()
-            if name in ParallelSpec.__dataclass_fields__ and name not in (*SIZES, "layers")
-        }
-        values: dict[str, Any] = {
-            "sequence_parallel": tp > 1,
-            "overlap_grad_reduce": dp * cp > 1,
-            "overlap_param_gather": dp * cp > 1 and bool(given.get("distributed_optimizer")),
-            "overlap_p2p": vpp > 1,
-            "cp_comm_type": usual_comm_type(self.model) if cp > 1 else P2P,
-            # Experts whole on a rank multiply larger matrices than sliced ones.
-            "expert_tp": 1 if ep > 1 else 0,
-            **given,
-            **dict(setting.parallel),
-        }
-        _leave_out(values, tp, cp, ep, vpp)
-        return ParallelSpec(tp=tp, pp=pp, vpp=vpp, cp=cp, ep=ep, dp=dp, layers=layers, **values)
-
-    def step(self, size: int, batch: int, schedule: str, setting: tuple[tuple[str, object], ...]) -> TrainSpec:
-        """The training step with a micro batch, a batch, a schedule and fields that a setting has."""
-        return _train(self.base, size, batch, schedule, setting)
+    def step(self, size: int, batch: int, schedule: str, setting: Setting) -> TrainSpec:
+        """The training step with a micro batch, a batch, a schedule and a setting."""
+        return self._assembly.step(size, batch, schedule, setting)
 
     # Sizes.
 
@@ -404,35 +368,9 @@ class Space:
         return self._fixed("ep", [e for e in divisors(experts) if e <= self.bounds.max_ep] if experts else [1])
 
 
-def _leave_out(values: dict[str, Any], tp: int, cp: int, ep: int, vpp: int) -> None:
-    """What flags fix for all layouts means nothing for those that have nothing of it."""
-    if tp == 1:
-        values["sequence_parallel"] = False
-        values.pop("tp_comm_overlap", None)
-    if cp == 1:
-        values.update(cp_comm_type=P2P, cp_a2a_size=0)
-    if ep == 1:
-        values.pop("overlap_moe_comm", None)
-    if vpp == 1:
-        values.pop("microbatch_group_size", None)
-        values["overlap_p2p"] = False
-    if not values.get("distributed_optimizer") or not values["overlap_grad_reduce"]:
-        values["overlap_param_gather"] = False
-
-
-def _named(schedule: str) -> str:
-    """Megatron-Core chooses its own two by the number of chunks."""
-    return AUTO if schedule in ("1f1b", "interleaved") else schedule
-
-
-@lru_cache(maxsize=1 << 10)
-def _with_imbalance(model: ModelSpec, factor: float) -> ModelSpec:
-    return model if model.moe_imbalance_factor == factor else replace(model, moe_imbalance_factor=factor)
-
-
-@lru_cache(maxsize=1 << 14)
-def _train(base: TrainSpec, size: int, batch: int, schedule: str, setting: tuple[tuple[str, Any], ...]) -> TrainSpec:
-    return replace(base, micro_batch_size=size, global_batch_size=batch, schedule=schedule, **dict(setting))
+def _enough(sizes: LayerSizes, pp: int, dp: int) -> int:
+    """A global batch of enough microbatches for any schedule."""
+    return sizes.micro_batch_size * dp * 8 * pp
 
 
 def configurations(
