@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,3 +281,41 @@ def test_evaluating_everything_leaves_out_what_the_device_does_not_multiply() ->
     assert everything.candidates > everything.evaluated == everything.feasible
     assert [p.days for p in searched.plans] == pytest.approx([p.days for p in everything.plans])
     assert everything.plans[0].projection.configuration.train.fp8
+
+
+@pytest.mark.parametrize("flag", ["--use-precision-aware-optimizer", "--fp8-format hybrid --fp8-param-gather"])
+def test_what_needs_the_distributed_optimizer_has_it_also_on_one_replica(flag: str) -> None:
+    import vtrain as vt
+
+    flags = ["--bf16", *flag.split()]
+    result = vt.plan("gpt3-1.3b", cluster="dgx-h100", num_gpus=8, global_batch_size=64, top=1000, flags=flags)
+    found = [p.projection.configuration.parallel for p in result.plans]
+    assert all(parallel.distributed_optimizer or parallel.fsdp for parallel in found)
+    (alone,) = vt.plan("gpt3-1.3b", cluster="dgx-h100", num_gpus=1, global_batch_size=64, top=1, flags=flags).plans
+    assert alone.projection.configuration.parallel.distributed_optimizer
+
+
+def test_the_optimizer_of_one_gpu_may_be_on_the_host() -> None:
+    """Of 6.7 billion parameters, 18 bytes each are more than 80 GB; 6 are not."""
+    import vtrain as vt
+
+    job: dict[str, Any] = {"cluster": "dgx-a100-80gb", "num_gpus": 1, "global_batch_size": 64, "flags": ["--bf16"]}
+    with pytest.raises(UserError, match="layouts fits"):
+        vt.plan("gpt3-6.7b", **job)
+    result = vt.plan("gpt3-6.7b", search="default,optimizer-offload", **job)
+    assert result.plans[0].projection.configuration.train.optimizer_cpu_offload
+
+
+def test_with_delayed_scaling_norms_do_not_run_again() -> None:
+    bounds = Bounds(max_tp=2, max_pp=1, fixed=(("fp8", "hybrid"),))
+    space = Space(DENSE, (8,), (64,), bounds, TrainSpec(1, 1, fp8="hybrid"))
+    again = {c.train.recomputed_modules for c in space.configurations()}
+    assert again == {(), ("mlp",)}
+
+
+def test_experts_with_biases_are_whole_on_a_rank() -> None:
+    biased = replace(MIXTURE, add_bias_linear=True)
+    space = Space(biased, (8,), (64,), Bounds(max_tp=4, max_pp=1), TrainSpec(1, 1))
+    found = {(c.parallel.tp, c.parallel.ep > 1, c.parallel.etp) for c in space.configurations()}
+    assert {(tp, etp) for tp, _, etp in found} == {(1, 1), (2, 1), (4, 1)}
+    assert {several for _, several, _ in found} == {False, True}

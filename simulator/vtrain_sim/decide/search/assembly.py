@@ -52,6 +52,14 @@ class Assembly:
         """The training step with a micro batch, a batch, a schedule and a setting. Raises `UserError`."""
         return _train(self._base, size, batch, schedule, setting.train)
 
+    def usual_expert_tp(self, ep: int) -> int:
+        """Tensor parallel size of the experts where nothing says it; 0: that of the rest of a layer.
+
+        Experts whole on a rank multiply larger matrices than sliced ones, and they alone have biases.
+        """
+        biased = self._model.num_experts > 0 and self._model.add_bias_linear
+        return 1 if ep > 1 or biased else 0
+
     def _routed(self, ep: int) -> ModelSpec:
         # The busiest of few ranks has at most all tokens.
         return _with_imbalance(self._model, min(self._model.moe_imbalance_factor, float(ep)))
@@ -66,8 +74,7 @@ class Assembly:
             "overlap_param_gather": dp * cp > 1 and bool(self._given.get("distributed_optimizer")),
             "overlap_p2p": vpp > 1,
             "cp_comm_type": usual_comm_type(self._model) if cp > 1 else P2P,
-            # Experts whole on a rank multiply larger matrices than sliced ones.
-            "expert_tp": 1 if ep > 1 else 0,
+            "expert_tp": self.usual_expert_tp(ep),
             **self._given,
             **dict(setting.parallel),
         }

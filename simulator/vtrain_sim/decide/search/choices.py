@@ -46,6 +46,10 @@ class Setting:
             tuple(sorted({**dict(self.train), **dict(other.train)}.items())),
         )
 
+    def goes_with(self, fixed: Mapping[str, object]) -> bool:
+        """Whether no field is fixed at another value."""
+        return all(fixed.get(name, value) == value for name, value in (*self.parallel, *self.train))
+
     @property
     def values(self) -> dict[str, object]:
         """All fields."""
@@ -117,11 +121,13 @@ def chosen(names: Sequence[str]) -> tuple[Choice, ...]:
 def settings_of(
     choices: Sequence[Choice], level: Level, situation: Situation, fixed: Mapping[str, object]
 ) -> list[Setting]:
-    """Every combination of the settings of a level, each once. fixed: fields that flags have said."""
+    """Every combination of the settings of a level that contradicts no flag, each once. fixed: fields that flags have
+    said."""
     combined = [AS_IT_IS]
     for choice in choices:
         if choice.level == level and not any(name in fixed for name in choice.fields):
-            combined = [one.and_(other) for one in combined for other in choice.settings(situation)]
+            possible = [one for one in choice.settings(situation) if one.goes_with(fixed)]
+            combined = [one.and_(other) for one in combined for other in possible]
     return list(dict.fromkeys(combined))
 
 
@@ -142,7 +148,7 @@ _RECOMPUTATION = "recompute_granularity recompute_method recompute_num_layers re
 
 @_choice("expert-tp", "layer", "tensor parallel size of the experts: 1, or that of the rest", "expert_tp")
 def _expert_tp(at: Situation) -> Sequence[Setting]:
-    if at.sizes.ep == 1:
+    if at.sizes.ep == 1 or at.model.add_bias_linear:
         return (AS_IT_IS,)
     # Experts whole on a rank multiply larger matrices than sliced ones, which in turn send fewer tokens around.
     sliced = (Setting.of(expert_tp=at.sizes.tp),) if at.sizes.tp > 1 else ()
@@ -177,6 +183,11 @@ def _cp_exchanges(at: Situation) -> Sequence[Setting]:
     return tuple(Setting.of(cp_comm_type=kind) for kind in (P2P, A2A, ALL_GATHER))
 
 
+def _where_alone(at: Situation) -> dict[str, object]:
+    """Fields of the distributed optimizer where there is one replica; of several, it is a choice of its own."""
+    return {} if at.replicated else _DISTRIBUTED.values
+
+
 def _selective(modules: Sequence[str]) -> Setting:
     return Setting.of(recompute_granularity="selective", recompute_modules=tuple(modules))
 
@@ -185,6 +196,8 @@ def _selective(modules: Sequence[str]) -> Setting:
 def _recompute_modules(at: Situation) -> Sequence[Setting]:
     """From what costs least time for its memory on: norms and activations, then up-projections, then whole blocks."""
     cheap = ["layernorm"] + (["moe_act"] if at.model.num_experts and at.base.moe_grouped_gemm else [])
+    if at.base.delayed_scaling:
+        cheap = []
     if at.base.attention_kernel == "unfused":
         # Its scores are what takes most memory.
         cheap = ["core_attn", *cheap]
@@ -196,7 +209,7 @@ def _recompute_modules(at: Situation) -> Sequence[Setting]:
     if at.model.num_experts:
         rest = [name for name in sets[-1] if name != "moe_act"]
         sets.append([*rest, "moe", *(["mlp"] if at.model.has_dense_blocks else [])])
-    return (AS_IT_IS, *dict.fromkeys(_selective(modules) for modules in sets))
+    return (AS_IT_IS, *dict.fromkeys(_selective(modules) for modules in sets if modules))
 
 
 @_choice("recompute-layers", "pipeline", "layers that run again: none, some, all", _RECOMPUTATION)
@@ -207,13 +220,23 @@ def _recompute_layers(at: Situation) -> Sequence[Setting]:
     return (AS_IT_IS, *block, Setting.of(recompute_granularity="full"))
 
 
+# Megatron-Core has some optimizers in its distributed one alone, also where there is one replica.
+_DISTRIBUTED = Setting.of(distributed_optimizer=True)
+
+
+def needed_sharing(base: TrainSpec, fixed: Mapping[str, object]) -> Setting:
+    """What a training step needs in any case, unless it is fixed. fixed: fields that flags have said."""
+    needs = base.use_precision_aware_optimizer or base.fp8_param_gather
+    return _DISTRIBUTED if needs and "distributed_optimizer" not in fixed and not fixed.get("fsdp") else AS_IT_IS
+
+
 @_choice("sharding", "optimizer", "distributed optimizer (ZeRO-1), or FSDP", "distributed_optimizer fsdp")
 def _sharding(at: Situation) -> Sequence[Setting]:
     if not at.replicated:
-        return (AS_IT_IS,)
+        return (needed_sharing(at.base, {}),)
     # Parameters that are fetched for each layer are fetched for each microbatch: Megatron has no pipeline of them.
     fully = (Setting.of(fsdp=True),) if at.pp == 1 else ()
-    return (AS_IT_IS, Setting.of(distributed_optimizer=True, overlap_param_gather=True), *fully)
+    return (AS_IT_IS, _DISTRIBUTED.and_(Setting.of(overlap_param_gather=True)), *fully)
 
 
 @_choice("precision", "layer", "products in 16, 8 and 4 bits", "fp8 fp8_recipe fp4 fp8_param_gather", by_default=False)
@@ -238,7 +261,7 @@ def _precisions(at: Situation) -> Sequence[Setting]:
 def _optimizer_state(at: Situation) -> Sequence[Setting]:
     if at.base.params_dtype != "bfloat16" or at.base.optimizer != TrainSpec.optimizer:
         return (AS_IT_IS,)
-    aware = {"use_precision_aware_optimizer": True}
+    aware = {"use_precision_aware_optimizer": True, **_where_alone(at)}
     return (
         AS_IT_IS,
         Setting.of(**aware),
@@ -284,7 +307,8 @@ def _offloading(at: Situation) -> Sequence[Setting]:
 def _optimizer_offload(at: Situation) -> Sequence[Setting]:
     if at.base.optimizer != TrainSpec.optimizer:
         return (AS_IT_IS,)
-    offloaded = {"use_precision_aware_optimizer": True, "optimizer_cpu_offload": True, "overlap_cpu_optimizer": True}
+    aware = {"use_precision_aware_optimizer": True, **_where_alone(at)}
+    offloaded = {**aware, "optimizer_cpu_offload": True, "overlap_cpu_optimizer": True}
     return (AS_IT_IS, *(Setting.of(**offloaded, optimizer_offload_fraction=part) for part in (0.5, 1.0)))
 
 

@@ -24,6 +24,7 @@ from vtrain_sim.decide.search.choices import (
     Setting,
     Situation,
     chosen,
+    needed_sharing,
     settings_of,
 )
 from vtrain_sim.decide.search.cuts import Layers, cuts, divisors, stage_counts
@@ -74,6 +75,8 @@ class Space:
         self.part = part
         self.fixed: dict[str, Any] = dict(bounds.fixed)
         self._assembly = Assembly(model, base, self.fixed)
+        # How the optimizer is shared where replicas do not matter: in no way, if the step allows it.
+        self._needed = needed_sharing(base, self.fixed)
         self.counts = self._filled(counts)
         self._choices = tuple(choice for choice in chosen(bounds.choices) if self._is_allowed(choice.name))
         self.options: list[LayerOption] = []
@@ -184,7 +187,9 @@ class Space:
         takes = schedules.get("1f1b" if schedule == AUTO else schedule).takes_chunks
         vpp, layers = next(((vpp, layers) for vpp, layers in cuts(self.model, pp) if takes(vpp)), (1, ()))
         batch = _enough(option.sizes, pp, dp)
-        return self._assembly.make(option.sizes, pp, vpp, layers, schedule, dp, batch, option.setting)
+        return self._assembly.make(
+            option.sizes, pp, vpp, layers, schedule, dp, batch, self._needed.and_(option.setting)
+        )
 
     def _needs_stages(self, option: LayerOption) -> bool:
         """Whether such layers take a pipeline: exchanges beside another microbatch with multi-token prediction."""
@@ -226,7 +231,7 @@ class Space:
         """The pipeline that layers like these are laid over; None where Megatron refuses it."""
         ranks = layer.prototype.parallel.dp * layer.prototype.parallel.pp
         batch = _enough(layer.sizes, pp, ranks)
-        both = layer.setting.and_(setting)
+        both = self._needed.and_(layer.setting).and_(setting)
         try:
             return self._assembly.make(layer.sizes, pp, vpp, layers, schedule, ranks, batch, both).pipeline
         except UserError:
@@ -251,7 +256,7 @@ class Space:
             return False
         dp = option.prototype.parallel.dp * option.prototype.parallel.pp
         batch = _enough(option.sizes, pipeline.pp, dp)
-        return self.configuration(option, pipeline, AS_IT_IS, dp, batch) is not None
+        return self.configuration(option, pipeline, self._needed, dp, batch) is not None
 
     # Replicas.
 
@@ -305,7 +310,7 @@ class Space:
 
     def _expert_tp(self, option: LayerOption) -> int:
         given = int(str(option.setting.values.get("expert_tp", self.fixed.get("expert_tp", 0))))
-        return given or (1 if option.sizes.ep > 1 else option.sizes.tp)
+        return given or self._assembly.usual_expert_tp(option.sizes.ep) or option.sizes.tp
 
     # Candidates.
 
