@@ -205,6 +205,15 @@ def test_prediction_that_is_added_is_not_left_out(name: str) -> None:
     assert left_out(name, replace(model, mtp_num_layers=1)) == ()
 
 
+def test_latent_attention_switches_overlapped_tensor_parallelism_off() -> None:
+    latent = "--multi-latent-attention --kv-lora-rank 32 --tensor-model-parallel-size 2 --sequence-parallel"
+    both = f"{latent} --tp-comm-overlap"
+    assert read(both).parallel.tp_comm_overlap
+    assert read(both).shard == read(latent).shard
+    (sentence,) = without_effect(both.split(), read(both).model)
+    assert "--tp-comm-overlap has no effect: Megatron-Core switches it off" in sentence
+
+
 def test_megatron_fsdp_alone_shards_nothing() -> None:
     alone, sharded = "--use-megatron-fsdp", "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params"
     assert not read(alone).parallel.fsdp

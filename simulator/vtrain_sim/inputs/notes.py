@@ -64,6 +64,9 @@ def without_effect(flags: Sequence[str], model: ModelSpec, job: Configuration | 
         sentences += _sentence(read, _EXPERTS, "the model has no experts (--num-experts)")
     if not model.multi_latent_attention:
         sentences += _sentence(read, _LATENT, "the model has no latent attention (--multi-latent-attention)")
+    elif read.values.get("tp_comm_overlap"):
+        why = "Megatron-Core switches it off for latent attention (--multi-latent-attention)"
+        sentences += _sentence(read, ["tp_comm_overlap"], why)
     if tp == 1 and read.values.get("sequence_parallel"):
         sentences += _sentence(read, ["sequence_parallel"], "--tensor-model-parallel-size is 1")
     for field in ("ramp_up", "final_batch"):

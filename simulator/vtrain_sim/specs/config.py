@@ -97,8 +97,7 @@ class Configuration:
             )
         if model.add_bias_linear and parallel.etp > 1:
             raise SpecError(
-                f"--expert-tensor-parallel-size is {parallel.etp}: it is 1 for experts with biases, which "
-                "--disable-bias-linear leaves out"
+                f"--expert-tensor-parallel-size is {parallel.etp}: it is 1 for experts with biases (--disable-bias-linear)"
             )
         if self.train.moe_router_padding and parallel.moe_token_dispatcher == "allgather":
             raise SpecError(
@@ -313,7 +312,8 @@ class Configuration:
             fused_experts=t.moe_grouped_gemm and t.use_transformer_engine_op_fuser,
             splits_backward=self.schedule_object.splits_backward,
             sequence_parallel=p.sequence_parallel,
-            tp_comm_overlap=p.tp_comm_overlap,
+            # Megatron-Core switches it off for latent attention (TELinear in extensions/transformer_engine.py).
+            tp_comm_overlap=p.tp_comm_overlap and not self.model.multi_latent_attention,
             async_tp_allreduce=p.async_tp_allreduce,
             moe_shared_expert_overlap=p.moe_shared_expert_overlap,
             moe_token_dispatcher=p.moe_token_dispatcher,

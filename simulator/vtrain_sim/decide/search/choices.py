@@ -157,14 +157,15 @@ def _expert_tp(at: Situation) -> Sequence[Setting]:
 
 @_choice("tp-overlap", "layer", "tensor parallel communication beside its products", "tp_comm_overlap")
 def _tp_overlap(at: Situation) -> Sequence[Setting]:
-    if at.sizes.tp == 1:
+    # Megatron-Core switches it off for latent attention, whose projections have no buffers in Transformer Engine.
+    if at.sizes.tp == 1 or at.model.multi_latent_attention:
         return (AS_IT_IS,)
     return (AS_IT_IS, Setting.of(tp_comm_overlap=True))
 
 
 @_choice("moe-overlap", "layer", "token exchanges beside another microbatch", "overlap_moe_comm")
 def _moe_overlap(at: Situation) -> Sequence[Setting]:
-    if at.sizes.ep == 1 or at.model.mtp_num_layers > 1:
+    if at.sizes.ep == 1 or at.model.mtp_num_layers > 1 or at.model.symbols:
         return (AS_IT_IS,)
     return (AS_IT_IS, Setting.of(overlap_moe_comm=True))
 
