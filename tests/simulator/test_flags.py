@@ -206,7 +206,10 @@ def test_prediction_that_is_added_is_not_left_out(name: str) -> None:
 
 
 def test_latent_attention_switches_overlapped_tensor_parallelism_off() -> None:
-    latent = "--multi-latent-attention --kv-lora-rank 32 --tensor-model-parallel-size 2 --sequence-parallel"
+    latent = (
+        "--multi-latent-attention --kv-lora-rank 32 --qk-head-dim 16 --qk-pos-emb-head-dim 8 --v-head-dim 24 "
+        "--tensor-model-parallel-size 2 --sequence-parallel"
+    )
     both = f"{latent} --tp-comm-overlap"
     assert read(both).parallel.tp_comm_overlap
     assert read(both).shard == read(latent).shard

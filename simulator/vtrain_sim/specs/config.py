@@ -96,9 +96,7 @@ class Configuration:
                 "--moe-flex-dispatcher-backend hybridep"
             )
         if model.add_bias_linear and parallel.etp > 1:
-            raise SpecError(
-                f"--expert-tensor-parallel-size is {parallel.etp}: it is 1 for experts with biases (--disable-bias-linear)"
-            )
+            raise SpecError(f"--expert-tensor-parallel-size is {parallel.etp}: it is 1 for experts with biases")
         if self.train.moe_router_padding and parallel.moe_token_dispatcher == "allgather":
             raise SpecError(
                 "--moe-router-padding-for-quantization does not go with --moe-token-dispatcher-type allgather"
