@@ -232,6 +232,14 @@ def test_order_by_keys_then_by_context_tensor_and_pipeline_parallelism() -> None
     falling = np.arange(len(some), 0, -1.0)
     assert list(best_first(some, falling)) == list(reversed(range(len(some))))
     assert list(best_first(some, equal, falling)) == list(reversed(range(len(some))))
+    # Whoever found them in whatever order: the parts of a search give what the whole gives.
+    twins = [
+        replace(c, parallel=replace(c.parallel, vpp=1, fsdp=fsdp, pp=1, layers=()))
+        for c in some[:1]
+        for fsdp in (True, False)
+    ]
+    assert [twins[i].parallel.fsdp for i in best_first(twins, np.ones(2))] == [False, True]
+    assert [twins[::-1][i].parallel.fsdp for i in best_first(twins[::-1], np.ones(2))] == [False, True]
 
 
 def test_emitted_arguments_are_the_plan() -> None:

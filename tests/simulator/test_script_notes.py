@@ -33,7 +33,7 @@ def run(where: Path, command: str, *options: str, script: str = SCRIPT) -> Resul
 
 def test_a_model_has_the_name_of_its_script(tmp_path: Path) -> None:
     assert run(tmp_path, "project").stdout.startswith("pretrain-ours.sh, bf16")
-    assert " candidates of pretrain-ours.sh on dgx-h100 " in run(tmp_path, "plan").stdout
+    assert " candidates of pretrain-ours.sh on dgx-h100, " in run(tmp_path, "plan").stdout
 
 
 @pytest.mark.parametrize("command", ["project", "plan"])

@@ -16,12 +16,19 @@ ROUNDING = 1e-9
 def best_first(configurations: Sequence[Configuration], *keys: NDArray[np.float64]) -> NDArray[np.intp]:
     """Indices that sort by the keys, the first one first, the smallest value first.
 
-    Where all keys are equal but for rounding, the least context, tensor and pipeline parallelism comes first.
-    keys: [configurations] each, finite.
+    Where all keys are equal but for rounding, the least context, tensor, pipeline and expert parallelism comes first,
+    the fewest chunks and the smallest micro batch: in whatever order they are given. keys: [configurations] each,
+    finite.
     """
-    sizes = np.array([(c.parallel.pp, c.parallel.tp, c.parallel.cp) for c in configurations], dtype=np.int64)
+    sizes = np.array([_sizes(c) for c in configurations], dtype=np.int64)
     # lexsort's last key is its first criterion.
     return np.lexsort((*sizes.T, *(_places(key) for key in reversed(keys))))
+
+
+def _sizes(c: Configuration) -> tuple[int, ...]:
+    """What is compared of two that are equally good, the last one first."""
+    p = c.parallel
+    return c.train.micro_batch_size, p.fsdp, p.vpp, p.ep, p.pp, p.tp, p.cp
 
 
 def equal(ones: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
