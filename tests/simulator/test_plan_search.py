@@ -319,3 +319,21 @@ def test_experts_with_biases_are_whole_on_a_rank() -> None:
     found = {(c.parallel.tp, c.parallel.ep > 1, c.parallel.etp) for c in space.configurations()}
     assert {(tp, etp) for tp, _, etp in found} == {(1, 1), (2, 1), (4, 1)}
     assert {several for _, several, _ in found} == {False, True}
+
+
+@pytest.mark.parametrize("schedules", [("dualpipe", "1f1b"), ("zb-v", "1f1b"), ("gpipe", "1f1b"), ("1f1b", "gpipe")])
+def test_the_order_of_schedules_loses_no_plan(schedules: tuple[str, ...]) -> None:
+    """On one stage too: what runs on several of them alone, or holds more there, stands in nobody's way."""
+    bounds = Bounds(choices=("none",), schedules=schedules)
+    request = Request(presets.model("gpt3-1.3b"), (16,), num_gpus=(1,), bounds=bounds)
+    assert plan(request, machine("dgx-h100"), top=1).plans[0].projection.configuration.pipeline.schedule.name == "1f1b"
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_layers_of_split_passes_on_one_stage_are_timed_on_their_own_ranks(gpus: int) -> None:
+    bounds = Bounds(choices=("none",), schedules=("dualpipev", "zb-h1"), max_pp=1)
+    space = Space(replace(TIED, num_layers=2), (gpus,), (12,), bounds, TrainSpec(1, 1))
+    found = list(space.configurations())
+    assert found
+    assert {option.prototype.parallel.world_size for option in space.options} == {gpus}
+    assert {c.shard for c in found} <= {option.shard for option in space.options}

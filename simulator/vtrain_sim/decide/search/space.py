@@ -175,13 +175,22 @@ class Space:
         ranks = option.world // (option.sizes.tp * option.sizes.cp)
         if not option.splits and not self._needs_stages(option):
             return self._on_stages(option, 1, ranks, AUTO)
-        splitting = (name for name in self.bounds.schedules if schedules.get(name).splits_backward)
-        schedule = next(splitting) if option.splits else "interleaved"
-        stages = [pp for pp in divisors(ranks) if 1 < pp <= self.model.num_layers] or [2]
+        stages = [pp for pp in divisors(ranks) if 1 < pp <= self.model.num_layers] or [1]
         # Experts may not divide over the ranks of a stage of all of them.
         experts = option.sizes.ep * self._expert_tp(option)
         pp = next((pp for pp in stages if ranks // pp * option.sizes.tp * option.sizes.cp % experts == 0), stages[0])
-        return self._on_stages(option, pp, max(1, ranks // pp), schedule)
+        splitting = [name for name in self.bounds.schedules if schedules.get(name).splits_backward]
+        *others, last = splitting if option.splits else ["interleaved"]
+        # One may need several stages, or several chunks of each, where another one does not.
+        tried = (self._tried(option, pp, ranks // pp, schedule) for schedule in others)
+        found = next((prototype for prototype in tried if prototype is not None), None)
+        return found or self._on_stages(option, pp, ranks // pp, last)
+
+    def _tried(self, option: LayerOption, pp: int, dp: int, schedule: str) -> Configuration | None:
+        try:
+            return self._on_stages(option, pp, dp, schedule)
+        except UserError:
+            return None
 
     def _on_stages(self, option: LayerOption, pp: int, dp: int, schedule: str) -> Configuration:
         takes = schedules.get("1f1b" if schedule == AUTO else schedule).takes_chunks
@@ -209,13 +218,11 @@ class Space:
         for vpp, layers in cuts(self.model, pp, self.bounds.cut):
             if self.fixed.get("vpp", vpp) != vpp:
                 continue
-            for schedule in self._schedules(pp, vpp):
-                found += self._again(pp, vpp, layers, schedule, layer)
+            for schedule in self.bounds.schedules:
+                # On one stage too they differ: in what is in flight, and in whether backward passes are whole.
+                if schedules.get(schedule).takes_chunks(vpp):
+                    found += self._again(pp, vpp, layers, schedule, layer)
         return found
-
-    def _schedules(self, pp: int, vpp: int) -> list[str]:
-        names = [name for name in self.bounds.schedules if schedules.get(name).takes_chunks(vpp)]
-        return names[:1] if pp == 1 else names
 
     def _again(self, pp: int, vpp: int, layers: Layers, schedule: str, layer: LayerOption) -> Iterator[PipelineOption]:
         most = max(layers) if layers else self.model.num_layers // (pp * vpp)
