@@ -222,12 +222,25 @@ HEADER = "job_id,arrival_s,model,global_batch_size,iterations,gpus,deadline_s"
         (f"{HEADER}\nx,1,a,many,1,4,\n", "row 1: global_batch_size is .many.: it takes a whole number"),
         (f"{HEADER}\nx,soon,a,1,1,4,\n", "row 1: arrival_s is .soon.: it takes a number"),
         (f"{HEADER}\nx,1,a,1,1.5,4,\n", "row 1: iterations is .1.5.: it takes a whole number"),
+        (f"{HEADER}\nx,1,a,1,true,4,\n", "row 1: iterations is .true.: it takes a whole number"),
+        (f"{HEADER}\nx,1,a,1,1e300,4,\n", "row 1: job 'x': iterations is 1e.300: it takes a whole number from 1 to"),
+        (f"{HEADER}\nx,1e300,a,1,1,4,\n", "row 1: job 'x': arrival_s is 1e.300: it takes a number from 0 to"),
+        (f"{HEADER}\nx,inf,a,1,1,4,\n", "row 1: job 'x': arrival_s is inf: it takes a number from 0 to"),
+        (f"{HEADER},priority\nx,1,a,1,1,4,,1e300\n", "row 1: job 'x': priority is 1e.300: it takes a whole number"),
+        (f"{HEADER[:-2]}\nx,1,a,1,1,4,5\n", "has a column deadline: did you mean deadline_s"),
     ],
 )
 def test_malformed_traces_are_one_sentence(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=word):
         read_trace(tmp_path / "t.csv")
+
+
+def test_cells_of_a_trace_are_read_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"{HEADER}\n007,1,a,1,1e2,4.0,inf\n7,2,a,1,10,4,\n")
+    first, second = read_trace(tmp_path / "t.csv")
+    assert (first.job_id, first.iterations, first.gpus, first.deadline_s) == ("007", 100, 4, math.inf)
+    assert second.job_id == "7"
 
 
 def test_jobs_that_can_never_run_are_named() -> None:

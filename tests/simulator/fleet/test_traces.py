@@ -182,6 +182,7 @@ def test_jobs_train_the_largest_model_that_fits() -> None:
     [
         ("helios", HELIOS.replace("gpu_num", "gpus"), "has no column gpu_num"),
         ("helios", HELIOS.replace(",1,1,1,COMPLETED", ",one,1,1,COMPLETED"), "gpu_num is 'one': it takes a number"),
+        ("helios", HELIOS.replace(",1,1,1,COMPLETED", ",nan,1,1,COMPLETED"), "gpu_num is 'nan': it takes a number"),
         ("helios", HELIOS.replace("2020-06-09 18:41:27", "yesterday"), "submit_time is 'yesterday': it takes a time"),
         ("philly", PHILLY[:500], "is not a cluster_job_log of Philly"),
         ("alibaba-2020", "a,b,c\n", "has 3 columns: it takes 10"),

@@ -7,6 +7,7 @@ start of the trace; empty: none), min_gpus, max_gpus, tenant, priority (a larger
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Row
+from vtrain_sim.specs.checks import LARGEST, Range
 from vtrain_sim.text_file import check_kind
 
 COLUMNS = (
@@ -34,6 +36,12 @@ COLUMNS = (
 )
 _TEXTS, _SECONDS = ("job_id", "model", "tenant"), ("arrival_s", "deadline_s")
 _NEEDED = ("job_id", "arrival_s", "model", "global_batch_size", "iterations", "gpus")
+_COUNTS = ("global_batch_size", "iterations", "gpus", "min_gpus", "max_gpus")
+# A name as close as this to that of a column that is not there is that one, written wrong.
+_ALIKE = 0.88
+# Three thousand years: of more, the clock of a simulation could not tell steps apart.
+LONGEST_S = 1e11
+_ARRIVAL = Range(0.0, LONGEST_S)
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,11 @@ class Job:
 
     def __post_init__(self) -> None:
         what = f"job {self.job_id!r}"
-        if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
-            raise UserError(f"{what}: arrival_s is {self.arrival_s}: it takes a time of 0 or more")
-        for name in ("global_batch_size", "iterations", "gpus", "min_gpus", "max_gpus"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{what}: {name} is {getattr(self, name)}: it must be 1 or more")
+        _ARRIVAL.check(f"{what}: arrival_s", self.arrival_s)
+        for name, least in (*((count, 1) for count in _COUNTS), ("priority", -LARGEST)):
+            value = getattr(self, name)
+            if not least <= value <= LARGEST:
+                raise UserError(f"{what}: {name} is {value:.15g}: it takes a whole number from {least} to {LARGEST}")
         if math.isnan(self.deadline_s) or self.deadline_s <= self.arrival_s:
             raise UserError(f"{what}: its deadline ({self.deadline_s} s) is not after its arrival ({self.arrival_s} s)")
         if self.min_gpus > self.max_gpus:
@@ -79,9 +87,10 @@ def read_trace(path: Path) -> list[Job]:
     if not path.exists():
         raise UserError(f"there is no file {path}")
     check_kind(path)
-    reader = "read_csv" if path.suffix == ".csv" else "read_parquet"
+    # As text: what looks like a day or a truth value is none, and an id keeps its zeros.
+    reader = "read_csv(?, all_varchar=true, header=true)" if path.suffix == ".csv" else "read_parquet(?)"
     try:
-        result = duckdb.connect().execute(f"SELECT * FROM {reader}(?)", [str(path)])
+        result = duckdb.connect().execute(f"SELECT * FROM {reader}", [str(path)])
         names = [d[0] for d in result.description or []]
         rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     except duckdb.Error as error:
@@ -89,12 +98,21 @@ def read_trace(path: Path) -> list[Job]:
     missing = [name for name in _NEEDED if name not in names]
     if missing:
         raise UserError(f"{path} is not a job trace: it has no column {', '.join(missing)}")
+    _check_names(path, names)
     if not rows:
         raise UserError(f"{path} has no jobs")
     jobs = [_job(path, number, row) for number, row in enumerate(rows, 1)]
     if len({j.job_id for j in jobs}) < len(jobs):
         raise UserError(f"{path} has two jobs with the same job_id")
     return sorted(jobs, key=lambda j: (j.arrival_s, j.job_id))
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Raise `UserError` for a column that stands for one of the others, which is not there."""
+    absent = [name for name in COLUMNS if name not in names]
+    for name in names:
+        if name not in COLUMNS and (meant := difflib.get_close_matches(name, absent, 1, _ALIKE)):
+            raise UserError(f"{path} has a column {name}: did you mean {meant[0]}? Rename it, or leave it out")
 
 
 def _job(path: Path, number: int, row: Row) -> Job:
@@ -113,10 +131,12 @@ def _cell(name: str, value: Any) -> Any:
     if name in _TEXTS:
         return str(value)
     try:
+        number = float(value)
         if name in _SECONDS:
-            return float(value)
-        if int(value) == float(value):
-            return int(value)
+            return number
+        if number == int(number):
+            # Not by way of a float, which has no odd numbers from 2**53 on.
+            return int(value) if str(value).isdecimal() else int(number)
     except (TypeError, ValueError, OverflowError):
         pass
     takes = "number" if name in _SECONDS else "whole number"

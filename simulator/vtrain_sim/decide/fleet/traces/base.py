@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -97,11 +98,14 @@ def rows_of(path: Path, columns: list[str], header: list[str] | None = None) -> 
 
 
 def number(where: str, name: str, cell: Any) -> float:
-    """A cell as a number. Raises `UserError` for one that is none."""
+    """A cell as a finite number. Raises `UserError` for one that is none."""
     try:
-        return float(cell)
+        value = float(cell)
     except (TypeError, ValueError):
-        raise UserError(f"{where}: {name} is {str(cell)!r}: it takes a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {name} is {str(cell)!r}: it takes a number")
+    return value
 
 
 def seconds(where: str, name: str, cell: Any) -> float | None:
