@@ -16,7 +16,7 @@ from vtrain_sim.api.schedule_conditions import (
     projectors_of,
     with_sizes,
 )
-from vtrain_sim.api.schedule_trace import jobs_given
+from vtrain_sim.api.schedule_trace import check_unheeded, jobs_given
 from vtrain_sim.api.workloads import Noted, unnoted, workloads_of
 from vtrain_sim.decide.fleet import (
     ClusterPolicy,
@@ -46,6 +46,7 @@ MODELS = ("gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "megatron-22b")
 _BATCHES = (512,)
 # Mean duration of a job: longer ones than eleven years are none.
 _LOAD, _HOURS = Range(1e-3, 1e3), Range(1e-3, 1e5)
+_USUAL_LOAD, _USUAL_HOURS = 1.0, 12.0
 
 
 def schedule(
@@ -58,8 +59,8 @@ def schedule(
     seeds: Numbers = 1,
     models: Names = MODELS,
     global_batch_size: Numbers | None = None,
-    load: float = 1.0,
-    mean_hours: float = 12.0,
+    load: float = _USUAL_LOAD,
+    mean_hours: float = _USUAL_HOURS,
     no_deadlines: bool = False,
     policies: Names = USUAL,
     restart_seconds: float | None = None,
@@ -105,6 +106,7 @@ def schedule(
         raise UserError("give either --trace FILE or --jobs N: the jobs to schedule")
     whole("--jobs", jobs, 0)
     positive("--num-gpus", num_gpus)
+    check_unheeded(trace, load != _USUAL_LOAD, mean_hours != _USUAL_HOURS, no_deadlines)
     _LOAD.check("--load", load)
     _HOURS.check("--mean-hours", mean_hours)
     chosen_seeds = some("--seeds", seeds, 0)
@@ -124,6 +126,8 @@ def schedule(
     conditions.check(num_gpus)
     check_quotas(conditions.quotas, chosen)
     given, recording = jobs_given(trace, trace_format)
+    if given and (tuple(names(models)) != MODELS or global_batch_size is not None):
+        raise UserError("--models and --global-batch-size are of a random or published trace: the jobs of this one say")
     check_requests(given, tuple(chosen), num_gpus)
     check_tenants(conditions.quotas, recording.jobs if recording else given)
     batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
@@ -147,7 +151,7 @@ def schedule(
         traces = [given] * (len(chosen_seeds) if conditions.breakdowns else 1)
     else:
         traces = _random_traces(speeds.scaled, num_gpus, jobs, chosen_seeds, load, mean_hours)
-    if no_deadlines and not given:
+    if no_deadlines:
         traces = [[replace(job, deadline_s=float("inf")) for job in t] for t in traces]
     outcomes = _outcomes(traces, chosen_seeds, speeds, num_gpus, chosen, conditions)
     planned = tuple(sorted({n for named in counts.values() for n in named}))

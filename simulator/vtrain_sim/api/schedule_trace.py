@@ -9,6 +9,14 @@ from vtrain_sim.decide.fleet.traces import Recording
 from vtrain_sim.errors import UserError
 
 
+def check_unheeded(trace: str | Path | None, load: bool, mean_hours: bool, no_deadlines: bool) -> None:
+    """Raise `UserError` for what is said of random traces beside one that is given: whether each is."""
+    said = {"--load": load, "--mean-hours": mean_hours, "--no-deadlines": no_deadlines}
+    flags = [flag for flag, given in said.items() if given]
+    if trace is not None and flags:
+        raise UserError(f"{' and '.join(flags)} say how a random trace is made: give --jobs N instead of --trace")
+
+
 def jobs_given(trace: str | Path | None, trace_format: str) -> tuple[list[Job], Recording | None]:
     """Jobs, or what a cluster recorded, which need models first; neither where there is no trace. Raises `UserError`
     for a file that is no trace."""

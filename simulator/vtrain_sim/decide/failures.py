@@ -57,9 +57,16 @@ class Failures:
 
 
 def failures_given(mtbf_hours: float, checkpoint_s: float, restart_s: float, interval_s: float) -> Failures | None:
-    """Failures, where the time between them is given. Raises `UserError` for an interval without it."""
+    """Failures, where the time between them is given. Raises `UserError` for what they cost without it."""
     if mtbf_hours:
         return Failures(mtbf_hours, checkpoint_s, restart_s, interval_s)
-    if interval_s:
-        raise UserError("--checkpoint-interval needs --gpu-mtbf-hours: without failures no checkpoint is written")
+    for flag, given, usual in (
+        ("--checkpoint-interval", interval_s, Failures.interval_s),
+        ("--checkpoint-seconds", checkpoint_s, Failures.checkpoint_s),
+        ("--restart-seconds", restart_s, Failures.restart_s),
+    ):
+        if given != usual:
+            raise UserError(
+                f"{flag} needs --gpu-mtbf-hours: without failures no checkpoint is written, and nothing starts again"
+            )
     return None

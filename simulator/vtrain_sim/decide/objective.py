@@ -11,6 +11,7 @@ from vtrain_sim.decide.evaluated import Booleans, Figures, Floats
 from vtrain_sim.decide.failures import Failures
 from vtrain_sim.simulate.result import days_to_train, dollars, share_of_peak
 from vtrain_sim.specs import ClusterSpec
+from vtrain_sim.specs.checks import SpecError
 
 RANKINGS = ("days", "dollars", "time", "mfu")
 
@@ -24,6 +25,13 @@ class Objective:
     tokens: float = 0.0
     deadline_days: float = 0.0
     failures: Failures | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank_by == "dollars" and not self.cluster.price_per_gpu_hour:
+            raise SpecError(
+                "--rank-by dollars needs the price of a GPU-hour, of which nothing is known: --price-per-gpu-hour says "
+                "it, or price_per_gpu_hour of the cluster"
+            )
 
     def figures(
         self, gpus: Floats, tokens: Floats, model_flops: Floats, peak_flops: Floats, seconds: Floats, nbytes: Floats

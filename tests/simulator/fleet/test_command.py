@@ -121,6 +121,8 @@ def test_quotas_are_words_or_a_file(tmp_path: Path) -> None:
         (["--quotas", "research=4", "--policies", "fifo,pollux"], "pollux choose their own: give --policies fifo"),
         (["--policies", "fifo,tiresia"], "--policies has 'tiresia'.*did you mean 'tiresias'"),
         (["--trace-format", "philly"], "is not a cluster_job_log of Philly"),
+        (["--no-deadlines", "--load", "2"], "--load and --no-deadlines say how a random trace is made"),
+        (["--models", "gpt3-1.3b"], "the jobs of this one say"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(trace: Path, words: list[str], message: str) -> None:
