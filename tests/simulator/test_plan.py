@@ -24,7 +24,7 @@ from vtrain_sim.commands.sim import app
 from vtrain_sim.costs import CollectiveCosts, OperatorCosts
 from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
 from vtrain_sim.decide import Bounds, Failures, Request, configurations, plan
-from vtrain_sim.decide.order import best_first
+from vtrain_sim.decide.order import best_first, without_twins
 from vtrain_sim.decide.search.bounds import gpu_counts
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs import presets
@@ -426,3 +426,11 @@ def test_a_search_takes_the_model_of_a_script_and_searches_its_layout(tmp_path: 
     fixed = json.loads(CliRunner().invoke(app, [*command, "--tensor-model-parallel-size", "2"]).stdout)["plans"]
     assert {plan["tp"] for plan in fixed} == {2}
     assert isinstance(CliRunner().invoke(app, ["plan", "--megatron-args", str(script)]).exception, UserError)
+
+
+def test_plans_that_take_the_same_are_listed_once_wherever_they_are() -> None:
+    order = np.array([3, 0, 1, 2, 4])
+    times = np.array([1.0, 1.0, 1.0, 1.0, 2.0])
+    memory = np.array([5.0, 7.0, 5.0 + 1e-14, 7.0, 5.0])
+    assert list(without_twins(order, times, memory)) == [3, 0, 4]
+    assert not len(without_twins(np.zeros(0, dtype=np.intp), np.zeros(0)))
