@@ -11,15 +11,19 @@ import pytest
 
 from benchmarks.timing import in_turn, seconds
 from simulator.test_plan import projector
-from vtrain_sim.decide import Request, plan
+from vtrain_sim.decide import Bounds, Request, plan
 from vtrain_sim.decide.executors import Workers
 from vtrain_sim.decide.fleet import Conditions, Job, SpeedTable, generate, placement, policies, simulate
 from vtrain_sim.decide.fleet.jobs import offered_gap_s
+from vtrain_sim.decide.search.space import Space
 from vtrain_sim.decide.study import read_study, run_study
 from vtrain_sim.inputs import presets
+from vtrain_sim.specs import TrainSpec
 
 # How many times more processor time a study takes in two processes.
 PROCESSES_COST = 1.6
+# How many times less a candidate of a search costs than evaluating it.
+SEARCHED_FASTER = 10
 # How many times less a plan costs than projecting it from scratch.
 FASTER_THAN_PROJECTIONS = 4
 
@@ -30,19 +34,19 @@ def test_plans_of_mt_nlg(benchmark) -> None:
     for gpus in (840, 1680, 3360):
         request = Request(presets.model("mt-nlg-530b"), (1920,), 270e9, max_gpus=gpus)
         chosen = plan(request, projector())
-        lines.append((gpus, chosen.evaluated, chosen.feasible, chosen.elapsed_s))
+        lines.append((gpus, chosen.candidates, chosen.evaluated, chosen.elapsed_s))
     benchmark.pedantic(lambda: None, rounds=1)
     configuration = chosen.plans[0].projection.configuration
     whole_s, twenty_s = in_turn(
         lambda: plan(request, projector()), lambda: [projector().project(configuration) for _ in range(20)], rounds=1
     )
-    each_s, one_s = whole_s / chosen.evaluated, twenty_s / 20
+    each_s, one_s = whole_s / chosen.candidates, twenty_s / 20
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("\nGPUs up to  evaluated  feasible  seconds")
+    print("\nGPUs up to  candidates  projected  seconds")
     for line in lines:
-        print("{:10,} {:10,} {:9,} {:8.2f}".format(*line))
+        print("{:10,} {:11,} {:10,} {:8.2f}".format(*line))
     print(
-        f"{each_s * 1e6:.0f} us a plan, {one_s / each_s:.0f} times faster than projecting each from scratch; "
+        f"{each_s * 1e6:.0f} us a candidate, {one_s / each_s:.0f} times faster than projecting each from scratch; "
         f"peak {memory:.0f} MiB"
     )
     assert one_s > FASTER_THAN_PROJECTIONS * each_s
@@ -60,6 +64,28 @@ SPEEDS = {kind: dict(zip(t.gpus, t.seconds, strict=True)) for kind, t in TABLES.
 GPUS = 1024
 # Times more jobs take no more than so many times the time that their number would.
 LINEAR = 2.0
+
+
+def test_a_million_candidates_of_deepseek_v3(benchmark) -> None:
+    """A search by bounds, against evaluating a part of its candidates: seconds for each of them."""
+    bounds = Bounds(choices=("default", "optimizer-state"))
+    base = TrainSpec(1, 1, params_dtype="bfloat16")
+    request = Request(presets.model("deepseek-v3"), (15360,), num_gpus=(2048,), bounds=bounds, base=base)
+    cold, evaluating = projector("dgx-h100"), projector("dgx-h100")
+    chosen = plan(request, cold, top=10)
+    space = Space(request.model, (2048,), request.batches, bounds, base)
+    some = list(itertools.islice(space.configurations(), 3000))
+    some_s = seconds(lambda: evaluating.evaluate(some))
+    benchmark.pedantic(lambda: None, rounds=1)
+    each_s, evaluated_s = chosen.elapsed_s / chosen.candidates, some_s / len(some)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"\n{chosen.candidates:,} candidates in {chosen.elapsed_s:.1f} s ({chosen.evaluated:,} projected): "
+        f"{each_s * 1e6:.0f} us each, {evaluated_s / each_s:.0f} times less than evaluating them "
+        f"({evaluated_s * 1e6:.0f} us); peak {memory:.0f} MiB"
+    )
+    assert chosen.candidates > 1_000_000
+    assert evaluated_s > SEARCHED_FASTER * each_s
 
 
 def test_a_study_in_processes(benchmark, tmp_path) -> None:
