@@ -86,6 +86,19 @@ def test_what_nobody_foresaw_is_a_sentence_too(
     assert err.startswith("Traceback (most recent call last)")
 
 
+@pytest.mark.parametrize("ended", [KeyboardInterrupt(), typer.Abort()])
+def test_ctrl_c_is_a_sentence_and_a_shells_exit_code(
+    ended: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise ended
+
+    monkeypatch.setattr("vtrain_sim.api.project.project", interrupted)
+    code, out, err = call(f"vtrain-sim project {SMALL} --json", capsys)
+    assert code == json.loads(out)["exit_code"] == errors.INTERRUPTED == 130
+    assert err == "vtrain-sim: interrupted; what is in files already stays\n"
+
+
 def test_a_full_disk_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")

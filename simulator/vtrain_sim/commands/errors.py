@@ -21,6 +21,9 @@ from vtrain_sim.errors import Notice, UserError, nearest_flag
 SCHEMA = "vtrain.error/1"
 # Exit codes: bad input, as typer has it for malformed options; what should not happen, as sysexits.h has it.
 REFUSED, INTERNAL = 2, 70
+# Of what Ctrl-C ended, as a shell has it.
+INTERRUPTED = 130
+_ENDED = "interrupted; what is in files already stays"
 # Any value but an empty one: print the traceback before the sentence.
 TRACEBACK = "VTRAIN_TRACEBACK"
 # What a value is not, and what it is then.
@@ -41,6 +44,9 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning, name, set())
             # Commands return nothing; where one leaves early, this is its exit code.
             code = int(app(words, prog_name=name, standalone_mode=False) or 0)
+        if code == INTERRUPTED:
+            # Some versions of typer make an exit code of it.
+            raise KeyboardInterrupt
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
@@ -57,6 +63,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _say(name, f"{where}{error.strerror or error}", words, REFUSED)
+    except KeyboardInterrupt:
+        code = _say(name, _ENDED, words, INTERRUPTED)
     except MemoryError:
         code = _say(name, "there is not enough memory for this", words, REFUSED)
     except Exception as error:
@@ -88,7 +96,7 @@ def _leave(name: str, error: Exception, words: Sequence[str]) -> int:
         print(error)
         return REFUSED
     if type(error).__name__ == "Abort":
-        return _say(name, "interrupted", words, 130)
+        return _say(name, _ENDED, words, INTERRUPTED)
     # Some versions of typer bring a click of their own, whose exceptions have no public name.
     said = getattr(error, "format_message", None)
     if said is None:

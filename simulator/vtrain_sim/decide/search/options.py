@@ -65,11 +65,12 @@ class PipelineOption:
 
     def takes(self, microbatches: int) -> bool:
         """Whether its schedule runs so many microbatches."""
-        return _takes(self.order, PipelineShape(self.pp, self.vpp, microbatches))
+        return takes(self.order, PipelineShape(self.pp, self.vpp, microbatches))
 
 
 @lru_cache(maxsize=1 << 16)
-def _takes(order: Schedule, shape: PipelineShape) -> bool:
+def takes(order: Schedule, shape: PipelineShape) -> bool:
+    """Whether a schedule runs a pipeline of this shape."""
     try:
         order.check(shape)
     except UserError:

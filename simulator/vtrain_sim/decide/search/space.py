@@ -28,10 +28,11 @@ from vtrain_sim.decide.search.choices import (
     settings_of,
 )
 from vtrain_sim.decide.search.cuts import Layers, cuts, divisors, stage_counts
-from vtrain_sim.decide.search.options import Integers, Lanes, LayerOption, PipelineOption
+from vtrain_sim.decide.search.options import Integers, Lanes, LayerOption, PipelineOption, takes
 from vtrain_sim.errors import UserError
 from vtrain_sim.frozen import computed
 from vtrain_sim.model.chunks import contents_of
+from vtrain_sim.schedules import PipelineShape
 from vtrain_sim.specs import Configuration, ModelSpec, TrainSpec
 from vtrain_sim.specs.pipeline import PipelineSpec
 from vtrain_sim.specs.train import AUTO
@@ -180,21 +181,20 @@ class Space:
         experts = option.sizes.ep * self._expert_tp(option)
         pp = next((pp for pp in stages if ranks // pp * option.sizes.tp * option.sizes.cp % experts == 0), stages[0])
         splitting = [name for name in self.bounds.schedules if schedules.get(name).splits_backward]
-        *others, last = splitting if option.splits else ["interleaved"]
-        # One may need several stages, or several chunks of each, where another one does not.
-        tried = (self._tried(option, pp, ranks // pp, schedule) for schedule in others)
-        found = next((prototype for prototype in tried if prototype is not None), None)
-        return found or self._on_stages(option, pp, ranks // pp, last)
+        # The first may need several stages, or several chunks of each, where another one does not.
+        running = (name for name in splitting if self._runs(name, pp))
+        schedule = next(running, splitting[0]) if option.splits else "interleaved"
+        return self._on_stages(option, pp, ranks // pp, schedule)
 
-    def _tried(self, option: LayerOption, pp: int, dp: int, schedule: str) -> Configuration | None:
-        try:
-            return self._on_stages(option, pp, dp, schedule)
-        except UserError:
-            return None
+    def _runs(self, schedule: str, pp: int) -> bool:
+        """Whether a schedule runs on so many stages of the model, as `_on_stages` cuts it."""
+        order = schedules.get(schedule)
+        chunks = (vpp for vpp, _ in cuts(self.model, pp) if order.takes_chunks(vpp))
+        return any(takes(order, PipelineShape(pp, vpp, 8 * pp)) for vpp in chunks)
 
     def _on_stages(self, option: LayerOption, pp: int, dp: int, schedule: str) -> Configuration:
-        takes = schedules.get("1f1b" if schedule == AUTO else schedule).takes_chunks
-        vpp, layers = next(((vpp, layers) for vpp, layers in cuts(self.model, pp) if takes(vpp)), (1, ()))
+        order = schedules.get("1f1b" if schedule == AUTO else schedule)
+        vpp, layers = next(((vpp, layers) for vpp, layers in cuts(self.model, pp) if order.takes_chunks(vpp)), (1, ()))
         batch = _enough(option.sizes, pp, dp)
         return self._assembly.make(
             option.sizes, pp, vpp, layers, schedule, dp, batch, self._needed.and_(option.setting)
