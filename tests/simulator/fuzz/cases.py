@@ -147,7 +147,10 @@ def plan(r: Random, place: Path) -> list[str]:
     """Any bounds of a search."""
     options = ["--train-tokens", "--max-tp", "--max-pp", "--max-dp", "--max-cp", "--max-ep", "--deadline-days", "--top"]
     options += ["--price-per-gpu-hour", "--rank-by", "--schedules", "--gpu-mtbf-hours", "--checkpoint-interval"]
+    options += ["--checkpoint-seconds", "--restart-seconds", "--processes", "--executor"]
     more = [word for _ in range(r.randrange(4)) for word in (r.choice(options), r.choice(WORDS))]
+    choices = ["none", "sharding", "offload", "buckets", "cp-comm", "precision", "", "x"]
+    more += r.choice(([], [], ["--search", ",".join(r.choices(choices, k=2))], ["--exhaustive", "--search", "none"]))
     gpus = [r.choice(("--num-gpus", "--max-gpus")), r.choice(("1", "2", "4", "0", "-1", "1,2", "x", "1e9", ""))]
     batch = ["--global-batch-size", r.choice(("8", "16", "7", "0", "4,8", "x"))]
     return ["vtrain-sim", "plan", *_CLUSTER, *_MODEL, *gpus, *batch, *_arguments(r, 4), *more, "--json"]
@@ -163,7 +166,10 @@ def decide(r: Random, place: Path) -> list[str]:
         return ["vtrain-sim", "size", *_CLUSTER, *size, *(options if r.random() < 0.3 else []), "--json"]
     options = ["--seeds", "--load", "--mean-hours", "--policies", "--restart-seconds", "--global-batch-size"]
     options += ["--placement", "--quotas", "--gpu-mtbf-hours", "--repair-hours", "--checkpoint-bandwidth"]
+    options += ["--gpu-counts", "--trace-format"]
     more = [word for _ in range(r.randrange(3)) for word in (r.choice(options), r.choice(("1", "1e5", "0.1", *WORDS)))]
+    placed = ["--placement", r.choice(("packed", "spread", "consolidated", "ideal")), *r.choice(([], ["--migrate"]))]
+    more += placed if r.random() < 0.3 else []
     jobs = ["--jobs", r.choice(("1", "3", "20", "-1")), "--models", r.choice(("gpt3-1.3b", "gpt3-1.3b", "x"))]
     return ["vtrain-sim", "schedule", *_CLUSTER, "--num-gpus", r.choice(("1", "4", "8")), *jobs, *more, "--json"]
 
