@@ -137,10 +137,10 @@ RUNS = (
         2048,
         f"--global-batch-size 15360 {_V3}",
         _DUALPIPE,
-        "--tensor-model-parallel-size 4 --expert-tensor-parallel-size 1 --expert-model-parallel-size 64 "
+        "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 1 --expert-model-parallel-size 128 "
         "--pipeline-model-parallel-size 4 --pipeline-model-parallel-layout "
-        "'Ett|(ttt|)*12tttt|tttt|ttt|tttt|tttt|tttt|mL' --overlap-moe-expert-parallel-comm --micro-batch-size 2 "
-        f"{_OVERLAPPED} {_AGAIN} layernorm mla_up_proj moe_act",
+        "'Etttt|(tttt|)*12ttttt|tttt|mL' --overlap-moe-expert-parallel-comm --micro-batch-size 1 "
+        f"{_SHARED} {_AGAIN} layernorm mla_up_proj moe_act",
         19.9,
     ),
     PublishedRun(
@@ -153,7 +153,7 @@ RUNS = (
         "--schedule dualpipe --tensor-model-parallel-size 2 --expert-tensor-parallel-size 1 "
         "--expert-model-parallel-size 64 --pipeline-model-parallel-size 16 --pipeline-model-parallel-layout "
         "'Ettt|(tttt|)*14ttmL' --overlap-moe-expert-parallel-comm --micro-batch-size 1 "
-        f"{_OVERLAPPED} {_AGAIN} layernorm mla_up_proj moe_act",
+        f"{_SHARED} {_AGAIN} layernorm mla_up_proj moe_act",
         19.9,
         "--schedules 1f1b,interleaved,dualpipe,dualpipev",
         True,
