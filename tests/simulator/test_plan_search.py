@@ -266,6 +266,22 @@ def test_unlike_steps_are_searched_where_they_are_asked_for() -> None:
     assert TrainSpec(1, 1).fp8 == ""
 
 
+def test_a_search_that_is_stopped_at_once_has_a_plan_too() -> None:
+    """While it times its first layers nothing is evaluated yet: then what looks best of a few is."""
+    request = Request(MIXTURE, (64,), num_gpus=(16,))
+
+    stops = iter([True])
+
+    def stop(evaluated: int, feasible: int, share: float) -> None:
+        if next(stops, False):
+            raise KeyboardInterrupt
+
+    stopped = plan(request, machine("dgx-h100"), progress=stop)
+    assert stopped.interrupted
+    assert 0 < stopped.evaluated <= 96
+    assert all(p.projection.memory.fits for p in stopped.plans)
+
+
 def test_nothing_is_projected_twice_and_the_share_that_is_done_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there are so many candidates that some are projected before all of them are known."""
     from vtrain_sim.decide.search import branch_and_bound

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vtrain_sim.decide.evaluated import Floats
 from vtrain_sim.decide.search.bounding import Bounder, Candidates
 from vtrain_sim.decide.search.incumbents import Incumbents
 from vtrain_sim.decide.search.options import Lanes
@@ -48,35 +49,61 @@ class Search:
                 if counts:
                     self._run(counts, alone)
         except KeyboardInterrupt:
+            self.interrupted = True
+            self.glimpse()
             if not self._incumbents.record.configurations:
                 raise
-            self.interrupted = True
         if not self._incumbents.record.configurations:
             for bounder in self._bounders:
                 self._nearest(bounder)
         if not self._incumbents.record.evaluated and self._errors:
             raise self._errors[0]
 
+    def glimpse(self) -> None:
+        """Where nothing that fits was evaluated: evaluate what looks best of the layers that were timed, or of a few.
+
+        A search that is stopped while it times layers has no candidate yet.
+        """
+        if self._incumbents.record.configurations:
+            return
+        counts = [n for n in self._space.counts if not self._projector.evaluator.is_alone(n)] or self._space.counts
+        alone = self._projector.evaluator.is_alone(counts[0])
+        bounder = self._bounders[-1] if self._bounders else self._bounder(counts)
+        if not any(number in bounder.table for number in bounder.parents.tolist()):
+            every = np.unique(bounder.parents)
+            self._time(bounder, every[:: max(1, len(every) // _TIMED)].tolist(), alone)
+        whole, needs = self._all_bounded(bounder)
+        fitting = np.flatnonzero(bounder.fits(needs))
+        fastest = fitting[np.argsort(whole.seconds[fitting], kind="stable")[:CHUNK]]
+        self._add([bounder.configuration(whole, int(row)) for row in fastest])
+
+    def _bounder(self, counts: Sequence[int]) -> Bounder:
+        objective = self._incumbents.objective
+        bounder = Bounder(self._space, counts, self._projector.cluster, objective, self._allow_tight)
+        self._bounders.append(bounder)
+        return bounder
+
     def _nearest(self, bounder: Bounder) -> None:
         """Evaluate candidates that need least memory, and those that may fit and take least time: what is missing."""
-        every, sizes = [], []
-        for block in bounder.blocks:
-            for number, lanes, sharings in bounder.candidates(block, again=False):
-                for candidates, nbytes in bounder.bounded(number, lanes, sharings, relaxed=False):
-                    every.append(candidates)
-                    sizes.append(nbytes)
-        if not every:
-            return
-        whole, needs = Candidates.joined(every), np.concatenate(sizes)
+        whole, needs = self._all_bounded(bounder)
         smallest = np.argsort(needs, kind="stable")[:CHUNK]
         fitting = np.flatnonzero(bounder.fits(needs))
         fastest = fitting[np.argsort(whole.seconds[fitting], kind="stable")[:CHUNK]]
         self._add([bounder.configuration(whole, int(row)) for row in {*smallest.tolist(), *fastest.tolist()}])
 
+    def _all_bounded(self, bounder: Bounder) -> tuple[Candidates, Floats]:
+        """All candidates whose layers were timed, but for those that run modules again, and the bytes that they need at
+        least."""
+        every, sizes = [], [np.zeros(0)]
+        for block in bounder.blocks:
+            for number, lanes, sharings in bounder.candidates(block, again=False):
+                for candidates, nbytes in bounder.bounded(number, lanes, sharings, relaxed=False):
+                    every.append(candidates)
+                    sizes.append(nbytes)
+        return Candidates.joined(every), np.concatenate(sizes)
+
     def _run(self, counts: Sequence[int], alone: bool) -> None:
-        cluster, objective = self._projector.cluster, self._incumbents.objective
-        bounder = Bounder(self._space, counts, cluster, objective, self._allow_tight)
-        self._bounders.append(bounder)
+        bounder = self._bounder(counts)
         plain = {int(number) for block in bounder.blocks for number in np.unique(bounder.parents[block.lanes.option])}
         # The shares of a search that its parts take are about these.
         self._time(bounder, sorted(plain), alone, 0.5)

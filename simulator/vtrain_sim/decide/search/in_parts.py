@@ -57,6 +57,7 @@ def search(
             errors += [error] if error else []
             progress(found.record.evaluated, len(found.record.configurations), done / len(parts))
     except KeyboardInterrupt:
+        Search(space, projector, found, progress, request.allow_tight).glimpse()
         if not found.record.configurations:
             raise
         return Outcome(candidates, True)
