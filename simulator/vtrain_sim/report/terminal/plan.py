@@ -32,13 +32,7 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     request = result.request
     # Without a number of tokens the days of a training are those of one step.
     ranked_by = "time" if request.rank_by == "days" and not request.tokens else request.rank_by
-    console.print(
-        f"{counted(result.candidates, 'candidates')} of {request.model.name or 'the model'} on {result.cluster}, "
-        f"searched in {result.elapsed_s:.1f} s: {_projected(result)}, {result.feasible:,} feasible; ranked by "
-        f"{ranked_by} ({_where_from(result)})"
-    )
-    if result.interrupted:
-        console.print("the search was interrupted: these are the best of what it had projected")
+    console.print(f"{_searched(result)}, {result.feasible:,} feasible; ranked by {ranked_by} ({_where_from(result)})")
     _print_plans("best plans", result.plans, request.tokens > 0, console)
     if request.tokens and len(result.pareto) > 1:
         _print_plans("Pareto front of days and dollars", result.pareto, True, console)
@@ -60,12 +54,16 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
     console.out(shlex.join(best.to_dict()["megatron_args"]), highlight=False)
 
 
-def _projected(result: PlanResult) -> str:
-    """How many candidates were projected, and why not the others."""
+def _searched(result: PlanResult) -> str:
+    """How many candidates there are, and which of them were projected."""
+    job, took = f"{result.request.model.name or 'the model'} on {result.cluster}", f"{result.elapsed_s:.1f} s"
+    if result.interrupted:
+        return f"search for plans of {job} stopped after {took}, the best of {result.evaluated:,} that were projected"
+    whole = f"{counted(result.candidates, 'candidates')} of {job}, searched in {took}"
     if result.evaluated == result.candidates:
-        return "all projected"
+        return f"{whole}: all projected"
     others = "Megatron refuses the others" if result.request.exhaustive else "no other can be better"
-    return f"{result.evaluated:,} projected ({others})"
+    return f"{whole}: {result.evaluated:,} projected ({others})"
 
 
 def _money(plan: Plan) -> str:

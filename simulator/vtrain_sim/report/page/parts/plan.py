@@ -33,7 +33,7 @@ def page_of_plan(result: PlanResult) -> Page:
     best = result.plans[0]
     searched = Figure(
         "Search",
-        f"{result.candidates:,} candidates",
+        "stopped" if result.interrupted else f"{result.candidates:,} candidates",
         f"{result.evaluated:,} projected, {result.feasible:,} feasible; {result.elapsed_s:.1f} s; all modelled",
     )
     cluster = best.projection.cluster
@@ -64,7 +64,7 @@ def _notes(result: PlanResult) -> tuple[str, ...]:
         notes.append(
             f"{kept:,} of {result.every.total:,} evaluated plans are listed: the best, and some that were dropped."
         )
-    if result.candidates > result.evaluated:
+    if result.candidates > result.evaluated and not result.interrupted:
         notes.append("Candidates that cannot be among the best, by lower bounds of time and memory, are not listed.")
     notes += [memory_margin(result), *certainty(result)]
     return tuple(notes)
