@@ -39,11 +39,11 @@ def memory_margin(result: PlanResult) -> str:
     )
 
 
-def certainty(result: PlanResult) -> list[str]:
-    """How sure it is that the best is the best, and the best of another kind."""
+def certainty(result: PlanResult, column: str) -> list[str]:
+    """How sure it is that the best is the best, and the best of another kind. column: that says it of each plan."""
     words = []
     if len(result.plans) > 1:
-        words.append("sure: probability that the best is better than this one; errors that both have cancel out")
+        words.append(f"{column}: probability that the best is better than this one; errors that both have cancel out")
     other, best = result.runner_up, result.plans[0]
     if other is not None:
         p = other.projection.configuration.parallel

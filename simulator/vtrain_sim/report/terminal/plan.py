@@ -44,7 +44,7 @@ def print_plans(result: PlanResult, console: Console, rows: bool = True) -> None
         f"the best takes {duration(step.iteration_time_s)} a step, {BAND_PROBABILITY:.0%} band "
         f"{duration(step.iteration_time_low_s)} to {duration(step.iteration_time_high_s)}"
     )
-    for sentence in (memory_margin(result), *certainty(result)):
+    for sentence in (memory_margin(result), *certainty(result, "sure")):
         console.print(sentence)
     if best.checkpoint_interval_s is not None:
         console.print(f"checkpoint every {duration(best.checkpoint_interval_s)} (days and dollars include failures)")

@@ -66,8 +66,8 @@ def _notes(result: PlanResult) -> tuple[str, ...]:
         )
     if result.candidates > result.evaluated and not result.interrupted:
         notes.append("Candidates that cannot be among the best, by lower bounds of time and memory, are not listed.")
-    notes += [memory_margin(result), *certainty(result)]
-    return tuple(notes)
+    notes += [memory_margin(result), *certainty(result, "best is better")]
+    return tuple(note[:1].upper() + note[1:] for note in notes)
 
 
 def _front(result: PlanResult) -> Section:
