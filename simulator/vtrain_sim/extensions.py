@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Generic, Protocol, TypeVar
 
+from vtrain_sim.errors import UserError, nearest
+
 
 class Named(Protocol):
     """What is known by a name."""
@@ -32,11 +34,13 @@ def load_extensions(group: str, register: Callable[[Extension], object]) -> None
 class Registry(Generic[Item]):
     """Objects by name: those that were registered, and those of other packages.
 
-    group: of the entry points of other packages. what: one of them is, for messages.
+    group: of the entry points of other packages. what: one of them is, for messages. unknown: the sentence on a name
+    that is none, with {name}, {names} and {sorted} (names in alphabetical order); error: what it is raised as.
     """
 
-    def __init__(self, group: str, what: str) -> None:
+    def __init__(self, group: str, what: str, unknown: str = "", error: type[UserError] = UserError) -> None:
         self._group, self._what = group, what
+        self._unknown, self._error = unknown or f"there is no {what} {{name}}: there are {{names}}", error
         self._items: dict[str, Item] = {}
 
     def register(self, item: Item) -> Item:
@@ -50,6 +54,15 @@ class Registry(Generic[Item]):
         if name not in self._items:
             load_extensions(self._group, self.register)
         return self._items.get(name)
+
+    def get(self, name: str) -> Item:
+        """The object of a name; raises `UserError`, or the error of its own, if there is none."""
+        item = self.find(name)
+        if item is None:
+            known = self.names()
+            listed = {"names": ", ".join(known), "sorted": ", ".join(sorted(known))}
+            raise self._error(self._unknown.format(name=f"{name!r}{nearest(name, known)}", **listed))
+        return item
 
     def names(self) -> tuple[str, ...]:
         """All names, other packages' included."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from vtrain_sim.errors import SpecError, nearest
+from vtrain_sim.errors import SpecError
 from vtrain_sim.extensions import Registry
 from vtrain_sim.schedules.base import Schedule
 
 ENTRY_POINTS = "vtrain.schedules"
-_schedules: Registry[Schedule] = Registry(ENTRY_POINTS, "schedule")
+_schedules: Registry[Schedule] = Registry(
+    ENTRY_POINTS, "schedule", "--schedule is {name}: there are {sorted}", SpecError
+)
 register = _schedules.register
 names = _schedules.names
-
-
-def get(name: str) -> Schedule:
-    """The schedule of a name; raises `SpecError` if there is none."""
-    found = _schedules.find(name)
-    if found is None:
-        known = names()
-        raise SpecError(f"--schedule is {name!r}{nearest(name, known)}: there are {', '.join(sorted(known))}")
-    return found
+get = _schedules.get

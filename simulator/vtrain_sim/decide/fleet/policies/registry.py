@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from vtrain_sim.decide.fleet.policies.base import ClusterPolicy
-from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.extensions import Registry
 
 ENTRY_POINTS = "vtrain.cluster_policies"
-_policies: Registry[ClusterPolicy] = Registry(ENTRY_POINTS, "cluster policy")
+_policies: Registry[ClusterPolicy] = Registry(ENTRY_POINTS, "cluster policy", "--policies has {name}: it takes {names}")
 register = _policies.register
 names = _policies.names
-
-
-def get(name: str) -> ClusterPolicy:
-    """The policy of a name; raises `UserError` if there is none."""
-    found = _policies.find(name)
-    if found is None:
-        known = names()
-        raise UserError(f"--policies has {name!r}{nearest(name, known)}: it takes {', '.join(known)}")
-    return found
+get = _policies.get

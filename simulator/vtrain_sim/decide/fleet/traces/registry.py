@@ -5,25 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from vtrain_sim.decide.fleet.traces.base import TraceFormat
-from vtrain_sim.errors import UserError, nearest
+from vtrain_sim.errors import UserError
 from vtrain_sim.extensions import Registry
 from vtrain_sim.text_file import check_kind
 
 ENTRY_POINTS = "vtrain.trace_formats"
-_formats: Registry[TraceFormat] = Registry(ENTRY_POINTS, "trace format")
+_formats: Registry[TraceFormat] = Registry(ENTRY_POINTS, "trace format", "--trace-format is {name}: it takes {names}")
 register = _formats.register
 names = _formats.names
+get = _formats.get
 # So much of a file tells its format.
 _HEAD = 1 << 16
-
-
-def get(name: str) -> TraceFormat:
-    """The format of a name; raises `UserError` if there is none."""
-    found = _formats.find(name)
-    if found is None:
-        known = names()
-        raise UserError(f"--trace-format is {name!r}{nearest(name, known)}: it takes {', '.join(known)}")
-    return found
 
 
 def detect(path: Path) -> TraceFormat | None:
