@@ -132,7 +132,7 @@ def schedule(
     check_tenants(conditions.quotas, recording.jobs if recording else given)
     batches = () if global_batch_size is None else some("--global-batch-size", global_batch_size, 1)
     read = workloads_of([j.model for j in given] or names(models), catalog, run_script, noted)
-    kinds = {(j.model, j.global_batch_size) for j in given} or {
+    kinds = {j.kind for j in given} or {
         (model, batch) for model, workload in read.items() for batch in workload.batches(batches, _BATCHES)
     }
     others = () if gpu_counts is None else some("--gpu-counts", gpu_counts, 1)

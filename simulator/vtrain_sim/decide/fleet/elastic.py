@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vtrain_sim.decide.fleet.queue import by_deadline
 from vtrain_sim.decide.fleet.running import Allocation, Ints, Running, Site
 
 # Relative to the clock: times nearer than this are the same.
@@ -24,12 +25,8 @@ def admit(jobs: Sequence[Running], new: Running, now: float, site: Site) -> bool
     if not math.isfinite(new.job.deadline_s):
         return True
     urgent = [r for r in jobs if r.steps]
-    ordered = sorted((*urgent, new), key=_by_deadline)
+    ordered = sorted((*urgent, new), key=by_deadline)
     return _reserve(ordered, 0, now, site) or _reserve([*urgent, new], len(urgent), now, site)
-
-
-def _by_deadline(r: Running) -> tuple[float, float, str]:
-    return r.job.deadline_s, r.job.arrival_s, r.job.job_id
 
 
 def allocate(jobs: Sequence[Running], now: float, site: Site) -> Allocation:
@@ -50,7 +47,7 @@ def reserve_again(jobs: Sequence[Running], now: float, site: Site, failed: bool)
     """The cluster has changed. failed: it has lost GPUs, and jobs what they trained: reserve anew, by deadline, for
     those that had a reservation. Then, and where GPUs came back, for those that had none any more. Whose deadline
     cannot be met has no reservation, and is given what is left, as a job without a deadline."""
-    dated = sorted((r for r in jobs if math.isfinite(r.job.deadline_s)), key=_by_deadline)
+    dated = sorted((r for r in jobs if math.isfinite(r.job.deadline_s)), key=by_deadline)
     promised, others = [r for r in dated if r.steps], [r for r in dated if not r.steps]
     if failed:
         for r in promised:

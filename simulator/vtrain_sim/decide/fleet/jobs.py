@@ -73,6 +73,11 @@ class Job:
         if self.min_gpus > self.max_gpus:
             raise UserError(f"{what}: min_gpus is {self.min_gpus}, more than max_gpus ({self.max_gpus})")
 
+    @property
+    def kind(self) -> tuple[str, int]:
+        """What its speed depends on: model and global batch size."""
+        return self.model, self.global_batch_size
+
     def to_row(self) -> Row:
         """The job as a row of a trace."""
         row = asdict(self)

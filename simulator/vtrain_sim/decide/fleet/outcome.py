@@ -117,25 +117,31 @@ class Outcome:
     @property
     def gpu_seconds(self) -> float:
         """GPU-seconds in use, restarts included."""
-        return sum(s.gpus * (s.end_s - s.start_s) for s in self.stretches)
+        return sum(s.gpu_seconds for s in self.stretches)
 
     def to_dict(self, price_per_gpu_hour: float) -> Document:
         """One policy in the machine-readable result, schema vtrain.schedule/1."""
-        times = self.completion_s
         return {
             "jobs": len(self.jobs),
             "finished": len(self.finished_s),
             "late": len(self.late),
             "rejected": len(self.rejected),
             "deadline_satisfactory_ratio": self.deadline_satisfactory_ratio,
-            "mean_jct_s": float(np.mean(times)) if times else None,
-            "p95_jct_s": float(np.quantile(times, 0.95)) if times else None,
+            **self._completion(),
             "makespan_s": self.makespan_s,
             "gpu_utilisation": self.gpu_seconds / (self.capacity * self.makespan_s) if self.makespan_s else 0.0,
             "cost_usd": self.gpu_seconds / 3600 * price_per_gpu_hour,
             "restarts": sum(s.resume_s > s.start_s for s in self.stretches),
             "restart_gpu_hours": sum(s.gpus * (s.resume_s - s.start_s) for s in self.stretches) / 3600,
             **self._on_nodes(),
+        }
+
+    def _completion(self) -> Row:
+        """Mean and 95th percentile of the times from arrival to end; None where no job ended."""
+        times = self.completion_s
+        return {
+            "mean_jct_s": float(np.mean(times)) if times else None,
+            "p95_jct_s": float(np.quantile(times, 0.95)) if times else None,
         }
 
     def _on_nodes(self) -> Row:
@@ -157,8 +163,7 @@ class Outcome:
 
     def is_apart(self, stretch: Stretch) -> bool:
         """Whether a gang is on more nodes than would hold it, or in more racks."""
-        gang = stretch.gang
-        return gang is not None and (gang.chunk < min(stretch.gpus, self.size) or gang.scattered)
+        return stretch.gang is not None and stretch.gang.is_apart(stretch.gpus, self.size)
 
     def tenants(self) -> list[Row]:
         """One row per tenant: jobs, times, GPU-hours, and those of them beyond its quota."""
@@ -180,7 +185,6 @@ class Outcome:
                 tuple(r for r in self.rejected if whose[r] == tenant),
             )
             quota = self.quotas.get(tenant, 0) if self.quotas else None
-            times = part.completion_s
             rows.append(
                 {
                     "tenant": tenant,
@@ -189,8 +193,7 @@ class Outcome:
                     "finished": len(part.finished_s),
                     "rejected": len(part.rejected),
                     "deadline_satisfactory_ratio": part.deadline_satisfactory_ratio,
-                    "mean_jct_s": float(np.mean(times)) if times else None,
-                    "p95_jct_s": float(np.quantile(times, 0.95)) if times else None,
+                    **part._completion(),
                     "gpu_hours": part.gpu_seconds / 3600,
                     "borrowed_gpu_hours": None if quota is None else _beyond(own[tenant], quota) / 3600,
                 }

@@ -112,11 +112,10 @@ class Placer:
             return
         for r in list(running):
             gang = r.gang
-            if gang is None or (gang.chunk >= min(r.gpus, self.nodes.size) and not gang.scattered):
+            if gang is None or not gang.is_apart(r.gpus, self.nodes.size):
                 continue
             saved = r.remaining * (r.pace - r.seconds(r.gpus))
-            kind = r.job.model, r.job.global_batch_size
-            if now <= r.resume_s or saved <= WORTH * self._conditions.checkpoints.pause_s(kind, r.gpus):
+            if now <= r.resume_s or saved <= WORTH * self._conditions.checkpoints.pause_s(r.job.kind, r.gpus):
                 continue
             self.nodes.release(gang)
             better = CONSOLIDATED.place(self.nodes, r.gpus)

@@ -14,6 +14,16 @@ _Entry: TypeAlias = tuple[Key, Running]
 _Group: TypeAlias = tuple[str, int]  # tenant, GPUs requested
 
 
+def by_arrival(r: Running) -> Key:
+    """First in, first out."""
+    return r.job.arrival_s, r.job.job_id
+
+
+def by_deadline(r: Running) -> Key:
+    """The nearest deadline first, then the arrival."""
+    return r.job.deadline_s, *by_arrival(r)
+
+
 class Queue:
     """Jobs that wait, by the GPUs that they request (and by tenant, where tenants have quotas) and in order.
 
@@ -73,8 +83,8 @@ class Queue:
         chosen: list[Running] = []
         taken: set[int] = set()
         for tenant, quota in self._quotas.items():
-            own = {group: entries for group, entries in groups.items() if group[0] == tenant}
-            within = self._fitting(own, min(quota, free), blocking, running_first, taken)
+            of_tenant = {group: entries for group, entries in groups.items() if group[0] == tenant}
+            within = self._fitting(of_tenant, min(quota, free), blocking, running_first, taken)
             free -= sum(r.requested for r in within)
             taken.update(map(id, within))
             chosen += within
@@ -84,7 +94,7 @@ class Queue:
         self, groups: Mapping[_Group, list[_Entry]], free: int, blocking: bool, running_first: bool, taken: set[int]
     ) -> list[Running]:
         """As `first`, of these groups (of each, those that run), without those taken."""
-        streams = [self._stream(group, own, running_first, taken) for group, own in groups.items()]
+        streams = [self._stream(group, entries, running_first, taken) for group, entries in groups.items()]
         heads = [(*head, stream) for stream in streams if (head := next(stream, None))]
         heapify(heads)
         chosen = []
@@ -104,15 +114,15 @@ class Queue:
                 heappop(heads)
         return chosen
 
-    def _stream(self, group: _Group, own: list[_Entry], running_first: bool, taken: set[int]) -> Iterator[_Entry]:
+    def _stream(self, group: _Group, running: list[_Entry], running_first: bool, taken: set[int]) -> Iterator[_Entry]:
         """A group in order: those that run and those that wait."""
         waiting = self._groups.get(group, ())
         stream: Iterator[_Entry]
         if running_first:
-            ordered = [((0, *key), r) for key, r in sorted(own)]
+            ordered = [((0, *key), r) for key, r in sorted(running)]
             stream = merge(ordered, (((1, *key), r) for key, r in waiting))
         else:
-            stream = merge(sorted(own), waiting)
+            stream = merge(sorted(running), waiting)
         return (entry for entry in stream if id(entry[1]) not in taken) if taken else stream
 
     def _group(self, r: Running) -> _Group:

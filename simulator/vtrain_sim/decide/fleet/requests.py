@@ -24,7 +24,7 @@ def counts_to_plan(
     counts = {kind: set(always) for kind in kinds}
     for job in jobs:
         named = (job.gpus, job.min_gpus, job.max_gpus)
-        counts[job.model, job.global_batch_size].update(n for n in named if n <= capacity)
+        counts[job.kind].update(n for n in named if n <= capacity)
     return {kind: tuple(sorted(named)) for kind, named in counts.items()}
 
 
@@ -68,7 +68,7 @@ def unlike_requests(jobs: Sequence[Job], names: Sequence[str], tables: Mapping[K
     rigid = [name for name in names if policies.get(name).as_requested]
     unlike = []
     for job in jobs if rigid else ():
-        gpus = granted(job, usable(job, tables[job.model, job.global_batch_size], capacity))
+        gpus = granted(job, usable(job, tables[job.kind], capacity))
         if gpus != job.gpus:
             unlike.append(f"job {job.job_id!r} requests {job.gpus:,} GPUs and trains on {gpus:,}")
     if not unlike:

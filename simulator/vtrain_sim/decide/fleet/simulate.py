@@ -184,7 +184,7 @@ class _Fleet:
 
     def _fail(self, r: Running) -> None:
         """A job loses its GPUs, and what it trained since its last checkpoint."""
-        interval, write = self._conditions.interval_s((r.job.model, r.job.global_batch_size), r.gpus)
+        interval, write = self._conditions.interval_s(r.job.kind, r.gpus)
         trained = max(0.0, self.now - max(self._begun[r.job.job_id], r.resume_s))
         lost = trained % (interval + write) / r.pace
         self._end_stretch(r, lost)
@@ -217,8 +217,8 @@ class _Fleet:
             self._running[r.job.job_id] = r
         pause = 0.0
         if r.started:
-            costs, kind = self._conditions.checkpoints, (r.job.model, r.job.global_batch_size)
-            pause = costs.recovery_s(kind, gpus) if r.failed else costs.pause_s(kind, gpus)
+            costs = self._conditions.checkpoints
+            pause = costs.recovery_s(r.job.kind, gpus) if r.failed else costs.pause_s(r.job.kind, gpus)
             r.restarts += 1
         r.resume_s = self.now + pause
         r.started, r.failed = True, False
@@ -244,12 +244,12 @@ def _arriving(
     unit: int,
 ) -> list[Running]:
     """The jobs, by arrival. capacity: GPUs of the cluster; unit: GPUs are given in multiples of it."""
-    usable_of: dict[tuple[str, int, int, int], tuple[SpeedTable, int, dict[int, float]]] = {}
+    usable_of: dict[tuple[Kind, int, int], tuple[SpeedTable, int, dict[int, float]]] = {}
     arriving = []
     for job in sorted(jobs, key=lambda j: (j.arrival_s, j.job_id)):
-        like = job.model, job.global_batch_size, job.min_gpus, job.max_gpus
+        kind = job.kind
+        like = kind, job.min_gpus, job.max_gpus
         if like not in usable_of:
-            kind = like[:2]
             table = conditions.slowed(kind, usable(job, tables[kind], site.capacity), capacity)
             index = dict(zip(table.gpus, table.seconds, strict=True))
             if unit > 1:

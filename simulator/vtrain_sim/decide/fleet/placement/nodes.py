@@ -27,6 +27,10 @@ class Gang:
         """How many GPUs it has."""
         return sum(mask.bit_count() for _, mask in self.nodes)
 
+    def is_apart(self, gpus: int, size: int) -> bool:
+        """Whether so many GPUs are on more nodes than would hold them, or in more racks. size: GPUs of a node."""
+        return self.chunk < min(gpus, size) or self.scattered
+
 
 class Nodes:
     """Nodes of the same size, but perhaps the last, in racks of the same size.

@@ -8,15 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vtrain_sim.decide.fleet.queue import Key, Queue
+from vtrain_sim.decide.fleet.queue import Key, Queue, by_arrival
 from vtrain_sim.decide.fleet.running import Allocation, Running, Site
 
 Jobs: TypeAlias = Mapping[str, Running]
-
-
-def by_arrival(r: Running) -> Key:
-    """First in, first out."""
-    return r.job.arrival_s, r.job.job_id
 
 
 class Scheduler(ABC):
@@ -37,6 +32,13 @@ class Scheduler(ABC):
     def allocate(self, running: Jobs, waiting: Queue, now: float) -> Allocation:
         """GPUs of each job that has some from now on, of those that run and those that wait, in the order in which
         they are placed."""
+
+    def beside(self, running: Jobs, waiting: Queue, blocking: bool) -> Allocation:
+        """Those that run keep their GPUs; then who waits, in order, with the GPUs requested. blocking: none after one
+        that does not fit."""
+        kept = [(r, r.gpus) for r in running.values()]
+        started = waiting.first((), self.site.capacity - sum(gpus for _, gpus in kept), blocking)
+        return kept + [(r, r.requested) for r in started]
 
     def wakes(self, running: Jobs, waiting: Queue, now: float) -> float:
         """When it decides next, if nothing happens until then; seconds, infinite: it need not."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from vtrain_sim.decide.fleet import elastic
-from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler, by_arrival
-from vtrain_sim.decide.fleet.queue import Key, Queue
+from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler
+from vtrain_sim.decide.fleet.queue import Key, Queue, by_arrival
 from vtrain_sim.decide.fleet.running import Allocation, Running
 
 # In the order of jobs that wait, those with a deadline are before this.

@@ -41,13 +41,10 @@ class RoundRobin(Scheduler):
 
     def allocate(self, running: Jobs, waiting: Queue, now: float) -> Allocation:
         """A new round where the last one is over; else those that run, and who fits beside them."""
-        capacity = self.site.capacity
         if now >= self._end_s * (1 - 1e-12):
             self._end_s = now + self.round_s
-            return [(r, r.requested) for r in waiting.first(running.values(), capacity, blocking=False)]
-        given = [(r, r.gpus) for r in running.values()]
-        started = waiting.first((), capacity - sum(gpus for _, gpus in given), blocking=False)
-        return given + [(r, r.requested) for r in started]
+            return [(r, r.requested) for r in waiting.first(running.values(), self.site.capacity, blocking=False)]
+        return self.beside(running, waiting, blocking=False)
 
     def wakes(self, running: Jobs, waiting: Queue, now: float) -> float:
         """The end of the round, if any job waits."""

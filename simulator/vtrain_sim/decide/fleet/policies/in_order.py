@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler
-from vtrain_sim.decide.fleet.queue import Key, Queue
+from vtrain_sim.decide.fleet.queue import Key, Queue, by_deadline
 from vtrain_sim.decide.fleet.running import Allocation, Running
 
 
@@ -23,9 +23,7 @@ class FirstInFirstOut(Scheduler):
         if self.site.quotas:
             chosen = waiting.first(running.values(), self.site.capacity, blocking=True, running_first=True)
             return [(r, r.requested) for r in chosen]
-        given = [(r, r.gpus) for r in running.values()]
-        started = waiting.first((), self.site.capacity - sum(gpus for _, gpus in given), blocking=True)
-        return given + [(r, r.requested) for r in started]
+        return self.beside(running, waiting, blocking=True)
 
 
 class ShortestRemaining(Preempting):
@@ -41,7 +39,7 @@ class EarliestDeadline(Preempting):
 
     def key(self, r: Running) -> Key:
         """The deadline, then the arrival."""
-        return r.job.deadline_s, r.job.arrival_s, r.job.job_id
+        return by_deadline(r)
 
 
 class ByPriority(Preempting):

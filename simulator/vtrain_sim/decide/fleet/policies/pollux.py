@@ -18,8 +18,8 @@ import math
 import numpy as np
 
 from vtrain_sim.decide.fleet.elastic import places
-from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler, by_arrival
-from vtrain_sim.decide.fleet.queue import Queue
+from vtrain_sim.decide.fleet.policies.base import ClusterPolicy, Jobs, Scheduler
+from vtrain_sim.decide.fleet.queue import Queue, by_arrival
 from vtrain_sim.decide.fleet.running import Allocation, Floats, Ints, Running
 
 # A better allocation that its restarts do not repay yet is tried again after so many seconds, if nothing happens.
