@@ -15,6 +15,7 @@ import typer
 
 from simulator.api.workplace import furnish
 from vtrain_sim.commands import catalog, errors, examples, sim, vtrain
+from vtrain_sim.decide.search.choices import described
 from vtrain_sim.inputs.flag_groups import flag_groups
 from vtrain_sim.inputs.flag_table import LISTS, SWITCHES, VALUES
 from vtrain_sim.report.tables import FittingTable, console, said_once
@@ -160,6 +161,13 @@ def test_help_lists_megatrons_flags_by_group(capsys: pytest.CaptureFixture[str])
     for title, flags in flag_groups().items():
         assert f"  {title}: {flags[0]}" in out
     assert "--tensor-model-parallel-size" not in call("vtrain-sim size --help", capsys)[1]
+
+
+def test_help_of_plan_names_each_choice_of_its_search(capsys: pytest.CaptureFixture[str]) -> None:
+    words = call("vtrain-sim plan --help", capsys)[1].replace(",", " ").replace(".", " ").split()
+    default, others = " ".join(words).split("(these are the default)")
+    for name, _, by_default in described():
+        assert name in (default if by_default else others).split(), name
 
 
 def test_every_flag_that_is_read_is_in_one_group() -> None:

@@ -25,12 +25,6 @@ from vtrain_sim.commands.output import (
 from vtrain_sim.commands.workers import ADDRESS, EXECUTOR, PROCESSES
 from vtrain_sim.errors import UserError
 
-_SEARCH = (
-    "What to choose beside sizes and schedules, several with commas: expert-tp, tp-overlap, moe-overlap, "
-    "recompute-modules, recompute-layers, sharding (these are the default), dispatcher, precision, cuda-graphs, "
-    "offload, cp-comm, optimizer-state, optimizer-offload, gradients, buckets; default, all, none."
-)
-
 
 @with_groups
 def plan(
@@ -55,7 +49,7 @@ def plan(
         "--schedules",
         help="To try: 1f1b, interleaved, zb-h1, zb-h2, zb-v, dualpipe, dualpipev, gpipe.",
     ),
-    search: str = typer.Option("default", "--search", help=_SEARCH),
+    search: str = typer.Option("default", "--search", help="Choices beside sizes and schedules, by name."),
     exhaustive: bool = typer.Option(False, "--exhaustive", help="Project all candidates, also those that cannot win."),
     processes: int = PROCESSES,
     executor: str = EXECUTOR,
@@ -77,6 +71,10 @@ def plan(
     is searched, on the run's own machine or on --cluster with its measured times, and the run's own layout is ranked.
     Megatron's flags, where given, are kept as they are: the model's sizes, kernels and precision, and any parallel size
     or micro batch that is not to be searched.
+
+    Choices of --search, several with commas: expert-tp, tp-overlap, moe-overlap, recompute-modules, recompute-layers,
+    sharding (these are the default), dispatcher, precision, cuda-graphs, offload, cp-comm, optimizer-state,
+    optimizer-offload, gradients, buckets.
     """
     from vtrain_sim.api import plan as api
     from vtrain_sim.api.flag_files import Given
