@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simulator.test_plan import projector
@@ -114,8 +114,9 @@ def test_no_candidate_takes_less_than_its_bound(drawn: tuple[str, Request], rand
     cluster, request = drawn
     model = machine(cluster)
     counts = [n for n in request.num_gpus if n > 1]
+    assume(counts)
     space = Space(request.model, counts, request.batches, request.bounds, request.base)
-    bounder = Bounder(space, counts, model.cluster, request.objective(model.cluster), request.allow_tight)
+    bounder = Bounder(space, counts, model, request.objective(model.cluster), request.allow_tight)
     costs = model.evaluator.costs_of(False)
     numbers = {int(n) for block in bounder.blocks for n in (*block.lanes.option, *bounder.parents[block.lanes.option])}
     for number in sorted(numbers):
@@ -151,7 +152,7 @@ def test_bounds_are_close_where_nothing_is_exchanged() -> None:
     request = Request(TIED, (1024,), num_gpus=(2,), bounds=Bounds(max_tp=1, max_pp=1, max_cp=1, micro_batches=(2,)))
     model = machine("dgx-h100")
     space = Space(request.model, (2,), request.batches, request.bounds, request.base)
-    bounder = Bounder(space, (2,), model.cluster, request.objective(model.cluster), False)
+    bounder = Bounder(space, (2,), model, request.objective(model.cluster), False)
     (block,) = bounder.blocks
     for number in np.unique(block.lanes.option).tolist():
         bounder.table.add(number, space.options[number].shard, model.evaluator.costs_of(False))

@@ -11,7 +11,7 @@ from vtrain_sim.simulate.memory import MARGIN
 from vtrain_sim.simulate.projection import Projector
 
 
-def why_none(request: Request, projector: Projector, counts: Sequence[int], candidates: int, found: Record) -> str:
+def why_none(request: Request, projector: Projector, counts: Sequence[int], candidates: int, record: Record) -> str:
     """Why no plan is left, and what would help."""
     where = f"{min(counts)} to {max(counts)} GPUs" if len(counts) > 1 else f"{counts[0]} GPUs"
     batches = ", ".join(map(str, request.batches))
@@ -21,23 +21,23 @@ def why_none(request: Request, projector: Projector, counts: Sequence[int], cand
             "sequences: the data parallel size must divide the batch, and the layers and heads must divide over the "
             "rest; a batch that is a multiple of the GPUs, or fewer fixed sizes, would give some"
         )
-    if math.isinf(found.soonest_days) and found.tight and not request.allow_tight:
+    if math.isinf(record.soonest_days) and record.tight and not request.allow_tight:
         return (
-            f"none of {candidates:,} layouts fits with {MARGIN:.0%} of the memory to spare: {found.tight:,} of those "
+            f"none of {candidates:,} layouts fits with {MARGIN:.0%} of the memory to spare: {record.tight:,} of those "
             "that were projected do with less, and may run: --allow-tight ranks them"
         )
-    if found.smallest_bytes > projector.cluster.device.memory_bytes:
+    if record.smallest_bytes > projector.cluster.device.memory_bytes:
         return (
-            f"none of {candidates:,} layouts fits: the smallest needs {found.smallest_bytes / 2**30:.0f} of "
+            f"none of {candidates:,} layouts fits: the smallest needs {record.smallest_bytes / 2**30:.0f} of "
             f"{projector.cluster.device.memory_bytes / 2**30:.0f} GiB; more GPUs (now at most {max(counts)}), a larger "
             "--max-tp or a smaller model would"
         )
-    if request.failures is not None and math.isinf(found.soonest_days):
+    if request.failures is not None and math.isinf(record.soonest_days):
         return (
             f"no plan ever ends: one of {max(counts)} GPUs breaks more often than a checkpoint and a restart last; "
             "--gpu-mtbf-hours, --checkpoint-seconds, --checkpoint-interval and --restart-seconds say so"
         )
     return (
-        f"no plan ends within {request.deadline_days:g} days: the fastest that fits takes {found.soonest_days:.3g} "
+        f"no plan ends within {request.deadline_days:g} days: the fastest that fits takes {record.soonest_days:.3g} "
         f"days; more GPUs (now at most {max(counts)}) or a later --deadline-days would"
     )

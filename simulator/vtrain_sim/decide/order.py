@@ -48,6 +48,14 @@ def without_twins(order: NDArray[np.intp], *figures: NDArray[np.float64]) -> NDA
     return kept
 
 
+def undominated(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of several in an order cost less than all before them, by more than rounding: with the order of another
+    figure, those that no other one beats in both (the Pareto front)."""
+    cheapest = np.minimum.accumulate(np.concatenate([[np.inf], costs]))[:-1]
+    less: NDArray[np.bool_] = costs < cheapest * (1 - ROUNDING)
+    return less
+
+
 def _places(key: NDArray[np.float64]) -> NDArray[np.int64]:
     """The place of each value among all, from 0; values that differ by rounding alone share one."""
     order = np.argsort(key, kind="stable")

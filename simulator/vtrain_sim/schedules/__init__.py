@@ -2,7 +2,7 @@
 microbatches that it keeps, and when its stages are done. Found by name: `get`; many pipelines at once: `run`."""
 
 from vtrain_sim.schedules.base import Schedule
-from vtrain_sim.schedules.batch import run
+from vtrain_sim.schedules.batch import kept_in_flight, run
 from vtrain_sim.schedules.dualpipe import DualPipe
 from vtrain_sim.schedules.dualpipev import DualPipeV
 from vtrain_sim.schedules.gpipe import GPipe
@@ -37,6 +37,7 @@ __all__ = [
     "Send",
     "TransferSpan",
     "get",
+    "kept_in_flight",
     "names",
     "register",
     "run",

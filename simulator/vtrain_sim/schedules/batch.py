@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from vtrain_sim.schedules.base import Schedule
-from vtrain_sim.schedules.times import PassEnds, PassTimes, rows_of
+from vtrain_sim.schedules.placement import PipelineShape
+from vtrain_sim.schedules.times import Floats, PassEnds, PassTimes, rows_of
+
+
+@lru_cache(maxsize=1 << 14)
+def kept_in_flight(schedule: Schedule, shape: PipelineShape) -> Floats:
+    """As `Schedule.in_flight`, once for each pipeline: it is the same for all layers."""
+    return schedule.in_flight(shape)
 
 
 def run(schedules: Sequence[Schedule], batch: PassTimes) -> PassEnds:

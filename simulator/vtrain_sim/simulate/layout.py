@@ -6,7 +6,7 @@ Columns are named; one row per place (a model chunk on a stage) or per stage.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from vtrain_sim.model.chunks import Contents, Parts, contents_of
 from vtrain_sim.model.once import Holding, once_per_step
 from vtrain_sim.model.step import boundary_bytes, holding_of
-from vtrain_sim.schedules import PipelineShape, Placement, Schedule
+from vtrain_sim.schedules import PipelineShape, Placement, Schedule, kept_in_flight
 from vtrain_sim.simulate import memory
 from vtrain_sim.simulate.cost_model import CostModel, Work
 from vtrain_sim.simulate.passes import ChunkTimer, ChunkTimes
@@ -75,7 +75,7 @@ class Layout:
         if peak is None:
             placement = self.placement
             chunks = placement.chunks // self.schedule.parameter_copies
-            moments = _in_flight(self.schedule, PipelineShape(placement.stages, chunks, microbatches))
+            moments = kept_in_flight(self.schedule, PipelineShape(placement.stages, chunks, microbatches))
             kept = (moments * self.places["kept_bytes"]).reshape(-1, placement.chunks, placement.stages)
             peak = self._activations[microbatches] = kept.sum(axis=1).max(axis=0)
         return peak
@@ -88,11 +88,6 @@ class Layout:
     def holding(self, stage: int) -> Holding:
         """What one rank of a stage holds."""
         return self.holdings[int(self.contents.stage_of[stage])]
-
-
-@lru_cache(maxsize=1 << 12)
-def _in_flight(schedule: Schedule, shape: PipelineShape) -> Floats:
-    return schedule.in_flight(shape)
 
 
 class OnceTimer:

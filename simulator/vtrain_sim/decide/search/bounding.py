@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vtrain_sim.decide.evaluated import Figures, Floats
 from vtrain_sim.decide.objective import Objective
 from vtrain_sim.decide.search.choices import AS_IT_IS, Setting
-from vtrain_sim.decide.search.incumbents import kinds
+from vtrain_sim.decide.search.incumbents import layout_kind
 from vtrain_sim.decide.search.lower_bounds import PartTable, PipelineRows, Sharing
 from vtrain_sim.decide.search.options import Lanes, PipelineOption
 from vtrain_sim.decide.search.space import Space
@@ -21,8 +21,9 @@ from vtrain_sim.model.chunks import PartName, part_names
 from vtrain_sim.model.flops import model_flops
 from vtrain_sim.simulate import memory
 from vtrain_sim.simulate.batch import slowest_of
+from vtrain_sim.simulate.projection import Projector
 from vtrain_sim.simulate.result import peak_of
-from vtrain_sim.specs import ClusterSpec, Configuration, TrainSpec
+from vtrain_sim.specs import Configuration, TrainSpec
 
 Integers = NDArray[np.int64]
 _MOST_TP = 1 << 12
@@ -65,13 +66,14 @@ class Candidates(NamedTuple):
 
 
 class Bounder:
-    """The blocks of a space, and the bounds of their candidates. counts: numbers of GPUs, all of them of one device, or
-    none."""
+    """The blocks of a space, and the bounds of their candidates. counts: numbers of GPUs whose layers run alike.
+    costs: what items of their programs take."""
 
     def __init__(
-        self, space: Space, counts: Sequence[int], cluster: ClusterSpec, objective: Objective, allow_tight: bool
+        self, space: Space, counts: Sequence[int], projector: Projector, objective: Objective, allow_tight: bool
     ) -> None:
-        self.space, self.cluster, self.objective, self._allow_tight = space, cluster, objective, allow_tight
+        self.space, self.cluster, self.objective, self._allow_tight = space, projector.cluster, objective, allow_tight
+        self.costs = projector.evaluator.costs_of(projector.evaluator.is_alone(counts[0]))
         self.pipelines: list[PipelineOption] = []
         self.sharings: list[Setting] = []
         self.blocks = list(self._blocks(counts))
@@ -140,11 +142,10 @@ class Bounder:
             self._rows[number] = PipelineRows(self.pipelines[number], self.table)
         rows, columns = self._rows[number], self.table.columns(keys)
         seconds = rows.seconds(self.table, columns, lanes.microbatches) * slowest_of(lanes.gpus, self.cluster)
+        waste = 0.0 if self._allow_tight else memory.fragmentation(self.space.base)
+        passes = 0.0 if relaxed else rows.passes_bytes(self.table, columns, lanes.microbatches, waste)
         for sharing in sharings.tolist():
-            setting = self.sharings[sharing]
-            nbytes = rows.bytes(
-                self.table, columns, lanes.microbatches, self._sharing(lanes, setting), with_activations=not relaxed
-            )
+            nbytes = rows.bytes(self.table, columns, self._sharing(lanes, self.sharings[sharing]), passes)
             same = np.full(len(keys), number), np.full(len(keys), sharing)
             yield Candidates(lanes.option, *same, lanes.gpus, lanes.dp, lanes.batch, seconds), nbytes
 
@@ -158,11 +159,13 @@ class Bounder:
         each = self._facts(lanes.option, setting)
         tp, cp, ep, _, etp, _ = self.space.sizes[lanes.option].T
         dp = lanes.dp * cp
-        waste = 0.0 if self._allow_tight else memory.fragmentation(self.space.base)
-        sharded = bool(setting.values.get("distributed_optimizer", self.space.fixed.get("distributed_optimizer")))
-        fully = bool(setting.values.get("fsdp", self.space.fixed.get("fsdp")))
+        sharded = self._has(setting, "distributed_optimizer") or self._has(setting, "fsdp")
         runtime = memory.runtime_bytes(self.cluster)
-        return Sharing(each[:, 0], each[:, 1], sharded or fully, dp, dp * tp // (ep * etp), waste, runtime)
+        return Sharing(each[:, 0], each[:, 1], sharded, dp, dp * tp // (ep * etp), runtime)
+
+    def _has(self, sharing: Setting, field: str) -> bool:
+        """Whether replicas share the optimizer so: by the setting, or because a flag fixes it."""
+        return bool(sharing.values.get(field, self.space.fixed.get(field)))
 
     def _facts(self, options: Integers, sharing: Setting) -> Floats:
         """[options, 3] bytes of a parameter held and owned, and peak FLOP/s of a device."""
@@ -176,7 +179,7 @@ class Bounder:
         known = self._of_setting.get(key)
         if known is None:
             train = self.space.step(1, 1, layer.prototype.train.schedule, layer.setting.and_(sharing))
-            fully = bool(sharing.values.get("fsdp", self.space.fixed.get("fsdp")))
+            fully = self._has(sharing, "fsdp")
             each = memory.least_per_parameter(train.precision, train.optimizer_types, train.main_grads_dtype, fully)
             known = self._of_setting[key] = (each.held, each.owned, self._peak(train))
         return known
@@ -192,8 +195,7 @@ class Bounder:
         """What candidates are ranked by at their bounds, and their kinds."""
         tp, cp, ep = self.space.sizes[candidates.option, :3].T
         pp = np.array([pipeline.pp for pipeline in self.pipelines], dtype=np.int64)[candidates.pipeline]
-        fixed = bool(self.space.fixed.get("fsdp"))
-        fully = np.array([bool(s.values.get("fsdp", fixed)) for s in self.sharings], dtype=bool)[candidates.sharing]
+        fully = np.array([self._has(sharing, "fsdp") for sharing in self.sharings], dtype=np.int64)[candidates.sharing]
         pairs, which = np.unique(candidates.batch * _MOST_TP + tp, return_inverse=True)
         flops = np.array([self._model_flops(pair % _MOST_TP, pair // _MOST_TP) for pair in pairs.tolist()])[which]
         peaks = self._facts(candidates.option, AS_IT_IS)[:, 2]
@@ -201,7 +203,7 @@ class Bounder:
         gpus = candidates.gpus.astype(np.float64)
         seconds = candidates.seconds
         figures = self.objective.figures(gpus, tokens, flops, peaks, seconds, np.zeros(len(seconds)))
-        return figures, kinds(tp, cp, ep, pp, fully)
+        return figures, layout_kind(tp, cp, ep, pp, fully)
 
     def _model_flops(self, tp: int, batch: int) -> float:
         flops = self._flops.get((tp, batch))

@@ -44,10 +44,8 @@ class Search:
     def run(self) -> None:
         """Find the best. Raises `UserError` where all candidates have a cost that is not known."""
         try:
-            for alone in (False, True):
-                counts = [n for n in self._space.counts if self._projector.evaluator.is_alone(n) == alone]
-                if counts:
-                    self._run(counts, alone)
+            for counts in self._counts_alike():
+                self._run(self._bounder(counts))
         except KeyboardInterrupt:
             self.interrupted = True
             self.glimpse()
@@ -66,30 +64,29 @@ class Search:
         """
         if self._incumbents.record.configurations:
             return
-        counts = [n for n in self._space.counts if not self._projector.evaluator.is_alone(n)] or self._space.counts
-        alone = self._projector.evaluator.is_alone(counts[0])
-        bounder = self._bounders[-1] if self._bounders else self._bounder(counts)
-        if not any(number in bounder.table for number in bounder.parents.tolist()):
+        bounder = self._bounders[-1] if self._bounders else self._bounder(self._counts_alike()[0])
+        if not len(bounder.table):
             every = np.unique(bounder.parents)
-            self._time(bounder, every[:: max(1, len(every) // _TIMED)].tolist(), alone)
+            self._time(bounder, every[:: max(1, len(every) // _TIMED)].tolist())
         whole, needs = self._all_bounded(bounder)
-        fitting = np.flatnonzero(bounder.fits(needs))
-        fastest = fitting[np.argsort(whole.seconds[fitting], kind="stable")[:CHUNK]]
-        self._add([bounder.configuration(whole, int(row)) for row in fastest])
+        self._add([bounder.configuration(whole, row) for row in _fastest(bounder, whole, needs)])
+
+    def _counts_alike(self) -> list[list[int]]:
+        """Numbers of GPUs whose layers run alike: several, and such that each is the only one of its node."""
+        is_alone = self._projector.evaluator.is_alone
+        alike = ([n for n in self._space.counts if is_alone(n) == alone] for alone in (False, True))
+        return [counts for counts in alike if counts]
 
     def _bounder(self, counts: Sequence[int]) -> Bounder:
-        objective = self._incumbents.objective
-        bounder = Bounder(self._space, counts, self._projector.cluster, objective, self._allow_tight)
+        bounder = Bounder(self._space, counts, self._projector, self._incumbents.objective, self._allow_tight)
         self._bounders.append(bounder)
         return bounder
 
     def _nearest(self, bounder: Bounder) -> None:
         """Evaluate candidates that need least memory, and those that may fit and take least time: what is missing."""
         whole, needs = self._all_bounded(bounder)
-        smallest = np.argsort(needs, kind="stable")[:CHUNK]
-        fitting = np.flatnonzero(bounder.fits(needs))
-        fastest = fitting[np.argsort(whole.seconds[fitting], kind="stable")[:CHUNK]]
-        self._add([bounder.configuration(whole, int(row)) for row in {*smallest.tolist(), *fastest.tolist()}])
+        smallest = np.argsort(needs, kind="stable")[:CHUNK].tolist()
+        self._add([bounder.configuration(whole, row) for row in {*smallest, *_fastest(bounder, whole, needs)}])
 
     def _all_bounded(self, bounder: Bounder) -> tuple[Candidates, Floats]:
         """All candidates whose layers were timed, but for those that run modules again, and the bytes that they need at
@@ -102,30 +99,28 @@ class Search:
                     sizes.append(nbytes)
         return Candidates.joined(every), np.concatenate(sizes)
 
-    def _run(self, counts: Sequence[int], alone: bool) -> None:
-        bounder = self._bounder(counts)
+    def _run(self, bounder: Bounder) -> None:
         plain = {int(number) for block in bounder.blocks for number in np.unique(bounder.parents[block.lanes.option])}
         # The shares of a search that its parts take are about these.
-        self._time(bounder, sorted(plain), alone, 0.5)
+        self._time(bounder, sorted(plain), 0.5)
         candidates = self._gather(bounder, again=False)
         self._reach(0.6)
         self._evaluate(bounder, candidates)
         self._reach(0.7)
         candidates = self._gather(bounder, again=True)
         self._reach(0.8)
-        self._refine(bounder, candidates, alone)
+        self._refine(bounder, candidates)
 
     def _reach(self, share: float) -> None:
         self._share = max(self._share, share)
         self._report()
 
-    def _time(self, bounder: Bounder, options: Sequence[int], alone: bool, share: float = 0.0) -> None:
+    def _time(self, bounder: Bounder, options: Sequence[int], share: float = 0.0) -> None:
         """Time layers. share: of the search, which this is the first part of; 0: no part of its own."""
-        costs = self._projector.evaluator.costs_of(alone)
         for done, number in enumerate(options):
             if number not in bounder.table:
                 try:
-                    bounder.table.add(number, self._space.options[number].shard, costs)
+                    bounder.table.add(number, self._space.options[number].shard, bounder.costs)
                 except UserError as error:
                     self._errors.append(error)
             if done % _TIMED == 0:
@@ -176,7 +171,7 @@ class Search:
     def _add(self, configurations: Sequence[Configuration | None]) -> None:
         self._errors += self._incumbents.add([c for c in configurations if c is not None])
 
-    def _refine(self, bounder: Bounder, promising: Candidates, alone: bool) -> None:
+    def _refine(self, bounder: Bounder, promising: Candidates) -> None:
         """Candidates whose layers run modules again, the most promising layers first."""
         whole = len(promising.option)
         while len(promising.option):
@@ -186,7 +181,7 @@ class Search:
             key = self._incumbents.objective.key(bounder.least(promising)[0])
             np.minimum.at(least, of_option, key)
             chosen = options[np.argsort(least)[:_TIMED]]
-            self._time(bounder, chosen.tolist(), alone)
+            self._time(bounder, chosen.tolist())
             which = np.isin(promising.option, chosen)
             self._evaluate(bounder, self._bound_again(bounder, promising.pick(which)))
             promising = self._promising(bounder, promising.pick(~which))
@@ -206,3 +201,10 @@ class Search:
 
     def _report(self) -> None:
         self._progress(self._incumbents.record.evaluated, len(self._incumbents.record.configurations), self._share)
+
+
+def _fastest(bounder: Bounder, candidates: Candidates, nbytes: Floats) -> list[int]:
+    """The first of the candidates that may fit, by the least that they take. nbytes: that they need at least."""
+    fitting = np.flatnonzero(bounder.fits(nbytes))
+    rows: list[int] = fitting[np.argsort(candidates.seconds[fitting], kind="stable")[:CHUNK]].tolist()
+    return rows

@@ -89,10 +89,10 @@ def cuts(model: ModelSpec, pp: int, given: GivenCut | None = None) -> Iterator[t
             return
         if given is not None:
             cut = given.layers(model.num_layers, pp, vpp)
-            found = [] if cut is None else [() if len(set(cut)) == 1 else cut]
+            several = [] if cut is None else [() if len(set(cut)) == 1 else cut]
         else:
-            found = _of_chunks(model, pp, vpp)
-        for layers in found:
+            several = _of_chunks(model, pp, vpp)
+        for layers in several:
             yield vpp, layers
 
 
@@ -101,8 +101,8 @@ def _of_chunks(model: ModelSpec, pp: int, vpp: int) -> list[Layers]:
         return [()]
     loss = max(1, round(head_in_layers(model)))
     counted = ((0, 0), (0, 1), (1, 1), (0, loss), (1, loss))
-    found = [balanced(model.num_layers, pp, vpp, embedding, head) for embedding, head in counted]
-    return list(dict.fromkeys(() if len(set(layers)) == 1 else layers for layers in found))
+    shapes = [balanced(model.num_layers, pp, vpp, embedding, head) for embedding, head in counted]
+    return list(dict.fromkeys(() if len(set(layers)) == 1 else layers for layers in shapes))
 
 
 def balanced(num_layers: int, pp: int, vpp: int, embedding: int = 0, loss: int = 0) -> Layers:

@@ -32,7 +32,7 @@ def search(
     request: Request,
     space: Space,
     projector: Projector,
-    found: Incumbents,
+    incumbents: Incumbents,
     top: int,
     workers: Workers,
     progress: Progress,
@@ -43,7 +43,7 @@ def search(
     """
     several = workers.elsewhere or (workers.count > 1 and space.layers_to_time > _WORTH_IT)
     if not several:
-        here = Search(space, projector, found, progress, request.allow_tight)
+        here = Search(space, projector, incumbents, progress, request.allow_tight)
         here.run()
         return Outcome(here.candidates, here.interrupted)
     parts = [Part(index, _PARTS * workers.count) for index in range(_PARTS * workers.count)]
@@ -53,15 +53,15 @@ def search(
         for done, (_, answer) in enumerate(workers.map(work, parts), 1):
             counted, record, error = answer
             candidates += counted
-            found.absorb(record)
+            incumbents.absorb(record)
             errors += [error] if error else []
-            progress(found.record.evaluated, len(found.record.configurations), done / len(parts))
+            progress(incumbents.record.evaluated, len(incumbents.record.configurations), done / len(parts))
     except KeyboardInterrupt:
-        Search(space, projector, found, progress, request.allow_tight).glimpse()
-        if not found.record.configurations:
+        Search(space, projector, incumbents, progress, request.allow_tight).glimpse()
+        if not incumbents.record.configurations:
             raise
         return Outcome(candidates, True)
-    if not found.record.evaluated and errors:
+    if not incumbents.record.evaluated and errors:
         raise UserError(errors[0])
     return Outcome(candidates, False)
 
@@ -71,11 +71,11 @@ def _search_part(
 ) -> tuple[int, Record, str]:
     """Candidates of a part, what was evaluated of them, and why nothing could be."""
     space = Space(request.model, counts, request.batches, request.bounds, request.base, part)
-    found = Incumbents(projector, request.objective(projector.cluster), top, request.allow_tight)
-    search = Search(space, projector, found, unwatched, request.allow_tight)
+    incumbents = Incumbents(projector, request.objective(projector.cluster), top, request.allow_tight)
+    search = Search(space, projector, incumbents, unwatched, request.allow_tight)
     try:
         with collection_paused():
             search.run()
     except UserError as error:
-        return search.candidates, found.record, str(error)
-    return search.candidates, found.record, ""
+        return search.candidates, incumbents.record, str(error)
+    return search.candidates, incumbents.record, ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtrain_sim.decide.evaluated import Booleans, Dropped, Figures, Floats
 from vtrain_sim.decide.objective import Objective
-from vtrain_sim.decide.order import ROUNDING, equal
+from vtrain_sim.decide.order import ROUNDING, equal, undominated
 from vtrain_sim.errors import UserError
 from vtrain_sim.simulate.batch import Evaluation
 from vtrain_sim.simulate.projection import Projector
@@ -19,6 +20,7 @@ from vtrain_sim.simulate.result import peak_of
 from vtrain_sim.specs import Configuration
 
 Integers = NDArray[np.int64]
+Sizes = TypeVar("Sizes", int, Integers)
 
 
 def _distinct(ascending: Floats) -> Floats:
@@ -26,17 +28,15 @@ def _distinct(ascending: Floats) -> Floats:
     return ascending[np.concatenate([[True], ~equal(ascending[1:], ascending[:-1])])] if len(ascending) else ascending
 
 
-def kinds(tp: Integers, cp: Integers, ep: Integers, pp: Integers | int, fsdp: NDArray[np.bool_] | bool) -> Integers:
-    """[candidates] a number for each kind of layout: one of other sizes, or fully sharded, is another kind."""
-    number: Integers = ((tp * 1024 + cp) * 4096 + ep) * 65536 + pp * 2 + fsdp
-    return number
+def layout_kind(tp: Sizes, cp: Sizes, ep: Sizes, pp: Sizes, fsdp: Sizes) -> Sizes:
+    """A number for each kind of layout, one or [candidates]: one of other sizes, or fully sharded, is another kind."""
+    return ((tp * 1024 + cp) * 4096 + ep) * 65536 + pp * 2 + fsdp
 
 
 def kind_of(c: Configuration) -> int:
     """The kind of one candidate's layout."""
     p = c.parallel
-    tp, cp, ep, pp, fsdp = (np.array([size], dtype=np.int64) for size in (p.tp, p.cp, p.ep, p.pp, p.fsdp))
-    return int(kinds(tp, cp, ep, pp, fsdp.astype(bool))[0])
+    return layout_kind(p.tp, p.cp, p.ep, p.pp, int(p.fsdp))
 
 
 @dataclass
@@ -157,5 +157,5 @@ class Incumbents:
         days, cost = np.concatenate([self._front[0], figures.days]), np.concatenate([self._front[1], figures.dollars])
         order = np.lexsort((cost, days))
         days, cost = days[order], cost[order]
-        cheaper = cost < np.minimum.accumulate(np.concatenate([[np.inf], cost[:-1]]))
-        self._front = days[cheaper], cost[cheaper]
+        front = undominated(cost)
+        self._front = days[front], cost[front]

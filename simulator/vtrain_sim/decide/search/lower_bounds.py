@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from vtrain_sim.decide.search.options import PipelineOption
 from vtrain_sim.model import Stream
 from vtrain_sim.model.chunks import Contents, PartName, part_names
-from vtrain_sim.schedules import PipelineShape, Schedule
+from vtrain_sim.schedules import PipelineShape, kept_in_flight
 from vtrain_sim.simulate import memory
 from vtrain_sim.simulate.cost_model import CostModel, TimedDirection
 from vtrain_sim.simulate.passes import ChunkTimer
@@ -76,6 +75,9 @@ class PartTable:
         self._logits.append(memory.logits_bytes(timer.parts))
         self._working.append(memory.working_bytes(timer.parts))
         self._stacked = None
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
     def __contains__(self, key: int) -> bool:
         return key in self._of_shard
@@ -162,21 +164,25 @@ class PipelineRows:
         longest: Floats = (once + passes * each).max(axis=0) * _ROUNDING
         return longest
 
-    def bytes(
-        self, table: PartTable, columns: Integers, microbatches: Integers, sharing: Sharing, with_activations: bool
-    ) -> Floats:
-        """[lanes] of the stage that needs most, without or with what is in flight and what runs again."""
+    def passes_bytes(self, table: PartTable, columns: Integers, microbatches: Integers, waste: float) -> Floats:
+        """[rows, lanes] bytes of what is in flight and of what runs again.
+
+        waste: of the activations, what the allocator cannot use.
+        """
+        again = np.where(self._layers[:, :, None], table.of("again"), 0.0).max(axis=1)
+        kept = self._activations(table, columns, microbatches) * (1 + waste)
+        nbytes: Floats = kept + again[:, columns] + table.working[columns]
+        return nbytes
+
+    def bytes(self, table: PartTable, columns: Integers, sharing: Sharing, passes: Floats | float) -> Floats:
+        """[lanes] of the stage that needs most. passes: as `passes_bytes`, or less."""
         shared, experts = (self.whole @ table.of(name) for name in ("shared", "experts"))
         copies = self._order.parameter_copies
         own = shared[:, columns] / (sharing.dp * copies) + experts[:, columns] / (sharing.expert_dp * copies)
-        held = (shared + experts)[:, columns]
+        every = (shared + experts)[:, columns]
         if not sharing.sharded:
-            own = held
-        of_stage = held * sharing.held + own * sharing.owned + self.heads[:, None] * table.logits[columns]
-        if with_activations:
-            again = np.where(self._layers[:, :, None], table.of("again"), 0.0).max(axis=1)
-            kept = self._activations(table, columns, microbatches) * (1 + sharing.waste)
-            of_stage = of_stage + kept + again[:, columns] + table.working[columns]
+            own = every
+        of_stage = every * sharing.held + own * sharing.owned + self.heads[:, None] * table.logits[columns] + passes
         most: Floats = (of_stage.max(axis=0) + sharing.runtime_bytes) * _ROUNDING - _OF_A_PARAMETER
         return most
 
@@ -188,7 +194,7 @@ class PipelineRows:
         result = np.zeros((len(self.stages), len(columns)))
         for count in np.unique(filled).tolist():
             lanes = np.flatnonzero(filled == count)
-            moments = _in_flight(self._order, replace(self._shape, microbatches=count))
+            moments = kept_in_flight(self._order, replace(self._shape, microbatches=count))
             # [moments, chunks, rows]
             there = moments.reshape(len(moments), -1, stages)[:, :, self.stages]
             result[:, lanes] = np.einsum("mcr,rcl->mrl", there, kept[:, :, columns[lanes]]).max(axis=0)
@@ -198,20 +204,14 @@ class PipelineRows:
 @dataclass(frozen=True)
 class Sharing:
     """How replicas share the optimizer: [lanes] bytes of each parameter that every rank holds and that one rank has,
-    and over how many ranks it is sharded. waste: of the activations, what the allocator cannot use."""
+    and over how many ranks it is sharded. runtime_bytes: of a process without tensors."""
 
     held: Floats
     owned: Floats
     sharded: bool
     dp: Integers
     expert_dp: Integers
-    waste: float
     runtime_bytes: float
-
-
-@lru_cache(maxsize=1 << 14)
-def _in_flight(order: Schedule, shape: PipelineShape) -> Floats:
-    return order.in_flight(shape)
 
 
 def _rows(stage_of: Integers) -> Integers:

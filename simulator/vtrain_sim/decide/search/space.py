@@ -99,26 +99,26 @@ class Space:
 
     def options_on(self, gpus: int) -> Integers:
         """Numbers (in `options`) of the layers that fill so many GPUs."""
-        found: list[int] = []
+        numbers: list[int] = []
         for tp, cp in product(self._tensor(), self._context()):
             if gpus % (tp * cp) == 0:
                 for ep in self._experts():
-                    found += self._options(tp, cp, ep, gpus)
-        return np.array(found, dtype=np.int64)
+                    numbers += self._options(tp, cp, ep, gpus)
+        return np.array(numbers, dtype=np.int64)
 
     def _options(self, tp: int, cp: int, ep: int, gpus: int) -> list[int]:
         etps = {1, tp, int(self.fixed.get("expert_tp", 0)) or 1}
         spans = (tp, tp * cp, *sorted(etps), *(ep * etp for etp in sorted(etps)))
         alike = (tp, cp, ep, *(min(_BUNDLES, gpus // span) for span in spans), gpus == 1)
-        found = self._options_of.get(alike)
-        if found is None:
+        numbers = self._options_of.get(alike)
+        if numbers is None:
             first = len(self.options)
             for mbs in self.bounds.micro_batches:
                 if not self.part.has(self._numbers[tp, cp, ep, mbs]):
                     continue
                 self.options += self._of_sizes(LayerSizes(tp, cp, ep, mbs), gpus)
-            found = self._options_of[alike] = list(range(first, len(self.options)))
-        return found
+            numbers = self._options_of[alike] = list(range(first, len(self.options)))
+        return numbers
 
     @computed
     def _numbers(self) -> dict[tuple[int, ...], int]:
@@ -150,16 +150,16 @@ class Space:
 
     def _layer_settings(self, sizes: LayerSizes) -> list[tuple[Setting, Setting | None]]:
         """Settings of a layer, each with the one that it is without modules that run again."""
-        found = self._settings.get(sizes)
-        if found is None:
+        settings = self._settings.get(sizes)
+        if settings is None:
             at = Situation(self.model, self.base, sizes)
             others = [choice for choice in self._choices if choice.name != RECOMPUTE_MODULES]
             modules = [choice for choice in self._choices if choice.name == RECOMPUTE_MODULES]
             again = settings_of(modules, "layer", at, self.fixed)
             plains = settings_of(others, "layer", at, self.fixed)
-            found = [(one.and_(more), None if more == AS_IT_IS else one) for one in plains for more in again]
-            self._settings[sizes] = found
-        return found
+            settings = [(one.and_(more), None if more == AS_IT_IS else one) for one in plains for more in again]
+            self._settings[sizes] = settings
+        return settings
 
     def _is_valid(self, key: object, option: LayerOption) -> bool:
         valid = self._valid.get(key)
@@ -209,20 +209,19 @@ class Space:
 
     def stages(self) -> list[int]:
         """Pipeline sizes."""
-        found = [pp for pp in stage_counts(self.model) if pp <= self.bounds.max_pp]
-        return self._fixed("pp", found)
+        return self._fixed("pp", [pp for pp in stage_counts(self.model) if pp <= self.bounds.max_pp])
 
     def pipelines(self, pp: int, layer: LayerOption) -> list[PipelineOption]:
         """The pipelines of so many stages for layers that run as these do."""
-        found: list[PipelineOption] = []
+        pipelines: list[PipelineOption] = []
         for vpp, layers in cuts(self.model, pp, self.bounds.cut):
             if self.fixed.get("vpp", vpp) != vpp:
                 continue
             for schedule in self.bounds.schedules:
                 # On one stage too they differ: in what is in flight, and in whether backward passes are whole.
                 if schedules.get(schedule).takes_chunks(vpp):
-                    found += self._again(pp, vpp, layers, schedule, layer)
-        return found
+                    pipelines += self._again(pp, vpp, layers, schedule, layer)
+        return pipelines
 
     def _again(self, pp: int, vpp: int, layers: Layers, schedule: str, layer: LayerOption) -> Iterator[PipelineOption]:
         most = max(layers) if layers else self.model.num_layers // (pp * vpp)

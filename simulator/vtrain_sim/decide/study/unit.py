@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isqrt
 from pathlib import Path
 
 from vtrain_sim.costs.surfaces import Surfaces
 from vtrain_sim.decide import Request, plan
+from vtrain_sim.decide.search.cuts import divisors
 from vtrain_sim.decide.study.content import digest, simulator_digest
 from vtrain_sim.errors import UserError
 from vtrain_sim.results import Document
@@ -65,11 +65,7 @@ class Unit:
         """About how much there is to search, in no unit: numbers of GPUs, and ways to cut layers and experts."""
         request, model = self.request, self.request.model
         counts = len(request.num_gpus) or request.max_gpus // self.machine.gpus_per_node + 1
-        return counts * _divisors(model.num_layers) * _divisors(model.num_experts or 1)
-
-
-def _divisors(number: int) -> int:
-    return sum(1 + (part * part < number) for part in range(1, isqrt(number) + 1) if number % part == 0)
+        return counts * len(divisors(model.num_layers)) * len(divisors(model.num_experts or 1))
 
 
 def _label(name: str) -> str:
