@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 SITE_VENV := .venv-site
 SITE_STAMP := $(SITE_VENV)/.installed
 
-.PHONY: demo test e2e lint benchmark docs site clean
+# Processes that run tests, each a file at a time.
+WORKERS ?= auto
+
+.PHONY: demo test random e2e lint benchmark docs site clean
 
 $(STAMP): pyproject.toml requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +22,11 @@ $(STAMP): pyproject.toml requirements-test.txt
 demo: $(STAMP)  ## profile, query, project and check, on this machine's CPU
 	cd tests && ../$(BIN)/python -m e2e.demo --out ../demo-output
 
-test: $(STAMP)  ## everything but the minutes-long comparison with real runs and the GPU tests
-	$(BIN)/python -m pytest -m "not e2e and not gpu" --benchmark-skip
+test: $(STAMP)  ## everything but benchmarks, the minutes-long comparison with real runs and the GPU tests
+	$(BIN)/python -m pytest -m "not e2e and not gpu" --ignore tests/benchmarks -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
+random: $(STAMP)  ## the property tests on examples that are drawn anew
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m "hypothesis and not e2e and not gpu" -n $(WORKERS) --maxprocesses 8
 
 e2e: $(STAMP)  ## projections against real runs
 	$(BIN)/python -m pytest -m e2e -s

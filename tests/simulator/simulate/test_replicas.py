@@ -94,8 +94,8 @@ def test_experts_are_reduced_over_their_own_replicas() -> None:
 def test_every_parameter_is_reduced_once(configuration: Configuration) -> None:
     """Whatever the buckets are; of an empty stage nothing is."""
     parallel = replace(
-        configuration.parallel, fsdp=False, cp=1, ep=1, expert_tp=0, overlap_grad_reduce=True, dp=2,
-        moe_shared_expert_overlap=False,
+        configuration.parallel, fsdp=False, cp=1, cp_comm_type="p2p", cp_a2a_size=0, ep=1, expert_tp=0,
+        overlap_grad_reduce=True, dp=2, moe_shared_expert_overlap=False,
     )  # fmt: skip
     model = ModelSpec(configuration.model.num_layers, 256, 8, 512, 1000)
     train = replace(
