@@ -227,7 +227,7 @@ def test_tuning_finds_the_machine_that_made_the_rows() -> None:
         pytest.skip(f"{path} is not at hand")
     found = [c for c in tuning.coefficients("a100") if c.path[-1] in ("gemm", "unfused attention", "norm/backward")]
     true = [c.value * 1.1 for c in found]
-    samples = samples_of(path)[::4]
+    samples = samples_of(path, "a100")[::4]
     made = [replace(s, measured_s=float(t)) for s, t in zip(samples, tuning.predict(samples, found, true), strict=True)]
     tuned = tuning.tune(made, found)
     errors = [
@@ -241,11 +241,15 @@ def test_rows_that_tuning_leaves_out_are_named_with_the_reason(tmp_path: Path) -
     good = dict(zip(HEADER.split(","), GOOD.split(","), strict=True))
     wide = good | {"id": "wide", "num_gpus": "16", "tensor_model_parallel_size": "16", "data_parallel_size": "1"}
     odd = good | {"id": "odd", "precision": "int4"}
-    path = table(tmp_path / "t.csv", *(",".join(row.values()) for row in (good, wide, odd)))
+    other = good | {"id": "other", "gpu": "H100-SXM5-80GB", "inter_node_gbps_per_node": "3200"}
+    path = table(tmp_path / "t.csv", *(",".join(row.values()) for row in (good, wide, odd, other)))
     lines: list[str] = []
-    samples = samples_of(path, lines.append)
+    samples = samples_of(path, "a100", lines.append)
     assert len(samples) == 1
-    assert len(lines) == 2
+    assert len(lines) == 3
+    assert lines[2].startswith(
+        "t.csv: row other is left out: its GPU is H100-SXM5-80GB, the priors a100 are about A100-"
+    )
     assert "row wide is left out: --tensor-model-parallel-size is 16, more than the 8 GPUs of a node" in lines[0]
     assert lines[1].startswith("t.csv: row odd is left out: precision is 'int4': it takes one of ")
 
@@ -261,7 +265,7 @@ def test_a_measured_time_is_a_positive_finite_number(tmp_path: Path, text: str) 
     assert (bad.measured_s, bad.predicted_s, bad.error) == (None, None, None)
     assert result.mape == abs(good.error)
     said: list[str] = []
-    assert len(samples_of(path, said.append)) == 1
+    assert len(samples_of(path, "a100", said.append)) == 1
     assert "row b is left out: iteration_time_s is" in said[0]
 
 

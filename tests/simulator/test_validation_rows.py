@@ -147,6 +147,18 @@ def test_another_optimizer_is_named_and_another_model_refused() -> None:
     assert sum(linear.linear_layers) == 12
 
 
+def test_interleaved_stages_of_the_papers_do_not_send_beside_their_passes() -> None:
+    """Megatron-LM had no such option before 2023; a column says where it was on."""
+    interleaved = DENSE | {
+        "pipeline_schedule": "interleaved",
+        "virtual_pipeline_chunks": "2",
+        "framework": "Megatron-LM",
+    }
+    assert not configuration_of(interleaved).parallel.overlap_p2p
+    assert configuration_of(interleaved | {"overlap_p2p_communication": "1"}).parallel.overlap_p2p
+    assert configuration_of(interleaved | {"framework": "NeMo/Megatron-Core"}).parallel.overlap_p2p
+
+
 def test_models_that_are_not_simulated_are_refused() -> None:
     with pytest.raises(UserError, match="gated delta net"):
         configuration_of(DENSE | {"hybrid_layer_pattern": "MG" * 16})

@@ -26,7 +26,8 @@ def tune(
 ) -> TuneResult:
     """Find the most probable coefficients given the priors and measured configurations.
 
-    files: CSV tables, as for `validate`. priors: prior file, a100 or h100. rounds: most rounds of the descent.
+    files: CSV tables, as for `validate`; rows of other GPUs and of mixtures of experts are left out. priors: prior
+    file, a100, h100 or blackwell. rounds: most rounds of the descent.
     cross_validate: also tune without each model size and file. start_from_presets: begin at the bundled values
     instead of the priors' expectations. progress: called with a line for each round, and for rows left out.
     Raises `UserError`.
@@ -38,7 +39,7 @@ def tune(
     """
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     coefficients = tuning.coefficients(priors)
-    samples = [s for path in paths for s in samples_of(path, progress)]
+    samples = [s for path in paths for s in samples_of(path, priors, progress)]
     if not samples:
         raise UserError("no row of these tables can be simulated")
     begin = [tuning.preset_value(c, samples) for c in coefficients] if start_from_presets else None

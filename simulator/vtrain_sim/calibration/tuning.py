@@ -70,8 +70,19 @@ def coefficients(name: str) -> list[Coefficient]:
     return collected
 
 
-def check_informative(configuration: Configuration, cluster: str) -> None:
-    """Raises `UserError` for a configuration whose step says little about any layout that one would choose."""
+def devices(name: str) -> frozenset[str]:
+    """The GPUs that a prior file is about, as devices are named."""
+    return frozenset(presets.priors(name)["devices"])
+
+
+def check_informative(configuration: Configuration, cluster: str, priors: str) -> None:
+    """Raises `UserError` for a configuration whose step says little about the coefficients of these priors, or about
+    any layout that one would choose."""
+    device, known = presets.cluster(cluster).device.name, devices(priors)
+    if device not in known:
+        raise UserError(f"its GPU is {device}, the priors {priors} are about {', '.join(sorted(known))}")
+    if configuration.model.num_experts:
+        raise UserError("it is a mixture of experts: no coefficient of priors is about its kernels")
     tp, gpus = configuration.parallel.tp, presets.cluster(cluster).gpus_per_node
     if tp > gpus:
         raise UserError(

@@ -187,7 +187,10 @@ class Layouts:
         nbytes = boundary_bytes(self.shard, self.parts, pipeline.scatter_gather)
         gathered = self.shard.tp if pipeline.scatter_gather else None
         boundaries, which = self.costs.boundaries(placement, pipeline.stage_ranks)
-        seconds = [0.0] + [self.costs.transfer_s(b, nbytes, gathered, pipeline.batch_p2p) for b in boundaries]
+        schedule = pipeline.schedule
+        waits = pipeline.host_waits and (schedule.blocking or schedule.waits_for_sends)
+        sync_s = self.costs.cluster.p2p_sync_s if waits else 0.0
+        seconds = [0.0] + [sync_s + self.costs.transfer_s(b, nbytes, gathered, pipeline.batch_p2p) for b in boundaries]
         transfers: Floats = np.array(seconds)[which]
         return transfers
 

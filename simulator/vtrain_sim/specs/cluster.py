@@ -40,6 +40,7 @@ _OF_CLUSTER = {
     "contention": Range(0.5, 100.0),
     "overlap_slowdown": Range(1.0, 100.0),
     "straggler_sigma": Range(0.0, 2.0),
+    "p2p_sync_s": _SECONDS,
 }
 
 
@@ -159,7 +160,9 @@ class ClusterSpec:
     contention: factor on compute times when all devices of a node work at once. overlap_slowdown:
     factor on the time of communication that runs beside compute, whose cores and memory it shares.
     straggler_sigma: how much nodes differ in speed, standard deviation over the mean: all wait for the
-    slowest. price_per_gpu_hour: US dollars; 0 where unknown.
+    slowest. p2p_sync_s: seconds that an exchange between stages takes beside its transfer where nothing overlaps
+    it: the host waits for the device (Megatron-Core's `batch_p2p_sync`), then launches again. price_per_gpu_hour: US
+    dollars; 0 where unknown.
     """
 
     name: str
@@ -172,6 +175,7 @@ class ClusterSpec:
     contention: float = 1.0
     overlap_slowdown: float = 1.0
     straggler_sigma: float = 0.0
+    p2p_sync_s: float = 0.0
     backend: str = "nccl"
     outer: tuple[NetworkLevel, ...] = ()
 

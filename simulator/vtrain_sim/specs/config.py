@@ -351,6 +351,7 @@ class Configuration:
             stage_ranks=self.groups.stage_ranks,
             scatter_gather=self.parallel.scatter_gather,
             batch_p2p=self.parallel.batch_p2p,
+            host_waits=self.parallel.batch_p2p and not self.parallel.overlap_p2p,
         )
 
     @computed

@@ -45,7 +45,8 @@ class LayersSpec:
 class PipelineSpec:
     """stages, chunks: pipeline parallel size, and model chunks per stage. schedule: the object that orders the passes,
     with its group size. layers: what its virtual stages hold. stage_ranks: ranks of one stage. scatter_gather,
-    batch_p2p: how stages exchange, see `ParallelSpec`.
+    batch_p2p: how stages exchange, see `ParallelSpec`. host_waits: for each exchange that the schedule
+    does not overlap, the host waits for the device.
     """
 
     stages: int
@@ -55,3 +56,4 @@ class PipelineSpec:
     stage_ranks: int
     scatter_gather: bool
     batch_p2p: bool
+    host_waits: bool

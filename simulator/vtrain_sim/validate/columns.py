@@ -48,6 +48,7 @@ MEASUREMENT = (
         "NeMo/Megatron-Core: gradients and parameters overlap with the passes, and tensor parallel "
         "communication with its products, unless columns say else. Megatron-LM, Megatron-DeepSpeed: stages scatter "
         "and gather what they pass on without sequence parallelism; DeepSpeed's stages send and receive in turn. "
+        "Megatron-LM: interleaved stages do not send and receive beside their passes, unless a column says so. "
         "Gradients, where no column says their type: bf16 with NeMo/Megatron-Core, fp32 with a distributed "
         "optimizer; DeepSpeed's take the memory of fp16.",
     ),
@@ -122,6 +123,7 @@ LAYOUT = (
     Column("distributed_optimizer", "", "--use-distributed-optimizer"),
     Column("fsdp", "1: parameters, gradients and optimizer states are sharded (Megatron-FSDP).", "--use-megatron-fsdp"),
     Column("fsdp_sharding_strategy", "Empty: optim_grads_params.", "--data-parallel-sharding-strategy"),
+    Column("overlap_p2p_communication", "Of interleaved stages.", "--overlap-p2p-communication"),
     *_same("num_distributed_optimizer_instances overlap_grad_reduce overlap_param_gather"),
     *_same("overlap_param_gather_with_optimizer_step fp8_param_gather tp_comm_overlap"),
     Column("nccl_ub", "", "--use-nccl-ub"),

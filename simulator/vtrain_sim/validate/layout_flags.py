@@ -45,7 +45,10 @@ def _overlap(cells: Cells) -> list[str]:
     # Full sharding gathers parameters as its layers run: there is nothing to switch.
     gathers = cells.switch("overlap_param_gather", nemo) and cells.switch("distributed_optimizer")
     pieces = cells.switch("tp_comm_overlap", nemo and cells.switch("sequence_parallel"))
+    # An option of Megatron-LM since 2023, and its default since 2024.
+    transfers = cells.switch("overlap_p2p_communication", cells.text("framework") != "Megatron-LM")
     return [
+        *switched("--no-overlap-p2p-communication", not transfers),
         *switched("--overlap-grad-reduce", reduces),
         *switched("--overlap-param-gather", gathers and reduces and not cells.switch("fsdp")),
         *switched("--tp-comm-overlap", pieces and cells.switch("sequence_parallel") and cells.tp > 1),

@@ -108,10 +108,10 @@ def _measured(row: Mapping[str, str], name: str) -> float | None:
     return value
 
 
-def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
+def samples_of(path: Path, priors: str, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
     """The rows of a table to tune to (`vtrain_sim.calibration.tuning`): those that can be simulated and say something.
 
-    report: called with a sentence for each reason to leave rows out.
+    priors: prior file. report: called with a sentence for each reason to leave rows out.
     """
     samples = []
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -119,7 +119,7 @@ def samples_of(path: Path, report: Callable[[str], None] = lambda line: None) ->
         try:
             cluster = cluster_name(row)
             configuration = configuration_of(row)
-            check_informative(configuration, cluster)
+            check_informative(configuration, cluster, priors)
             seconds = _measured(row, _TIME) or math.nan
         except UserError as error:
             left_out[str(error)].append(row["id"])

@@ -18,14 +18,15 @@ from vtrain_sim.specs import ClusterSpec
 from vtrain_sim.specs.groups import Group
 
 
-def cluster(overlap_efficiency: float = 1.0, overlap_slowdown: float = 1.0) -> ClusterSpec:
-    """Nothing but these two decides how communication and compute share the device."""
+def cluster(overlap_efficiency: float = 1.0, overlap_slowdown: float = 1.0, p2p_sync_s: float = 0.0) -> ClusterSpec:
+    """Nothing but these decides how communication, compute and the host share the device."""
     return replace(
         presets.cluster("dgx-a100-80gb"),
         overlap_efficiency=overlap_efficiency,
         overlap_slowdown=overlap_slowdown,
         contention=1.0,
         straggler_sigma=0.0,
+        p2p_sync_s=p2p_sync_s,
     )
 
 
