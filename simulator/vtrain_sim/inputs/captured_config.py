@@ -69,10 +69,7 @@ _ON_WITH_OVERLAP = (
     "tp_comm_split_ag",
     "tp_comm_split_rs",
 )
-_OPTIMIZER = (
-    "overlap_param_gather_with_optimizer_step",
-    "optimizer_cuda_graph",
-)
+_OPTIMIZER = ("optimizer_cuda_graph",)
 _DDP = ("num_distributed_optimizer_instances", "outer_dp_sharding_strategy")
 
 
