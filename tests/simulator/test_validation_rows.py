@@ -246,9 +246,11 @@ def test_a_row_that_cannot_have_run_is_projected_with_the_sizes_of_its_recipe(tm
     )
     assert with_recipe.fits
     assert with_recipe.approximated == ("recipe_match",)
-    # Where the row itself fits, nothing else is taken.
-    (kept,) = validate([table(tmp_path / "u.csv", DENSE | {"recipe_match": "near: the recipe has mbs=2"})])[0].rows
-    assert kept.approximated == ()
+    # Where the row itself fits, nothing else is taken; its settings are a guess all the same.
+    near, exact = (DENSE | {"recipe_match": words} for words in ("near: the recipe has mbs=2", "exact"))
+    kept, sure = validate([table(tmp_path / "u.csv", near, exact)])[0].rows
+    assert kept.predicted_s == sure.predicted_s
+    assert (kept.approximated, sure.approximated) == (("recipe_match",), ())
 
 
 @pytest.mark.parametrize(

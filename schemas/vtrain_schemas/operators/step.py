@@ -58,3 +58,10 @@ register(PerElement("grad_norm", "norm of m gradient elements", bytes_per_elemen
 register(PerElement("grad_clip", "scaling of m gradient elements", bytes_per_element=8.0))
 register(PerElement("optimizer", "parameter update of m elements", bytes_per_element=28.0, flops_per_element=12.0))
 register(OperatorKind("step_overhead", "per-step work outside everything else", Family.CONSTANT))
+register(
+    OperatorKind(
+        "overlap_stall",
+        "what the device waits for the host in a layer of experts that runs beside another microbatch's",
+        Family.CONSTANT,
+    )
+)

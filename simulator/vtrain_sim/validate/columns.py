@@ -55,9 +55,10 @@ MEASUREMENT = (
     Column("confidence", "Of the transcription.", aside=True),
     Column(
         "recipe_match",
-        'Words; "near: the recipe has mbs=1 pp=4": sizes (mbs, pp, vp, ep) in which the recipe of the source is '
-        "another one. Where a row does not fit in memory with its own, its columns contradict each other, and it is "
-        "projected with the recipe's.",
+        'Words: exact, or else what says that the settings are those of another recipe, and a guess. "near: the recipe '
+        'has mbs=1 pp=4": sizes (mbs, pp, vp, ep) in which the recipe of the source is another one. Where such a row '
+        "does not fit in memory with its own, its columns contradict each other, and it is projected with the "
+        "recipe's.",
     ),
     Column(
         "notes",

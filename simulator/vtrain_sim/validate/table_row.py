@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vtrain_sim.errors import UserError
 from vtrain_sim.inputs.megatron_flags import configuration_from_flags
@@ -26,7 +26,7 @@ _MICRO_BATCHES = (1, 2, 4, 8)
 class Described:
     """What a row describes. configurations: more than one where it does not state its micro batch or its chunks.
 
-    approximated: columns with values that nothing models.
+    approximated: columns with values that nothing models; `recipe_match` where settings are those of another recipe.
     """
 
     configurations: tuple[Configuration, ...]
@@ -44,7 +44,8 @@ def described_by(row: Mapping[str, str]) -> Described:
     refused = [read for read in reads if isinstance(read, UserError)]
     if not projected:
         raise refused[0]
-    return Described(tuple(configuration for configuration, _ in projected), projected[0][1])
+    guessed = ("recipe_match",) if row.get("recipe_match", "") not in ("", "exact") else ()
+    return Described(tuple(configuration for configuration, _ in projected), (*projected[0][1], *guessed))
 
 
 def described_by_recipe(row: Mapping[str, str]) -> Described | None:
@@ -53,8 +54,7 @@ def described_by_recipe(row: Mapping[str, str]) -> Described | None:
     sizes = {_RECIPE_SIZES[name]: value for name, _, value in words if name in _RECIPE_SIZES}
     if not sizes:
         return None
-    described = described_by({**row, **sizes})
-    return replace(described, approximated=(*described.approximated, "recipe_match"))
+    return described_by({**row, **sizes})
 
 
 def _read(row: Mapping[str, str], micro_batch: int, chunks: int) -> tuple[Configuration, tuple[str, ...]] | UserError:

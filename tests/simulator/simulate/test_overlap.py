@@ -7,6 +7,9 @@ from hypothesis import HealthCheck, given, settings
 
 from simulator.simulate.machine import costs, seconds_of
 from simulator.simulate.strategies import configurations
+from vtrain_schemas.operators import Operator
+from vtrain_sim.costs.surfaces import DeviceSurface, Surfaces
+from vtrain_sim.inputs import presets
 from vtrain_sim.model import Communication, Compute, Parts
 from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.experts import moe_block
@@ -167,3 +170,20 @@ def test_selective_recomputation_runs_the_scores_again() -> None:
         for g in ("none", "selective")
     ]
     assert times == [16.0, 24.0]
+
+
+@pytest.mark.parametrize(("graphs", "stalls"), [({}, 2), ({"cuda_graph_impl": "full_iteration"}, 0)])
+def test_the_device_waits_for_the_host_where_two_microbatches_run_together(
+    graphs: dict[str, object], stalls: int
+) -> None:
+    """Forward and backward, unless a graph holds the whole iteration; without the overlap nothing waits so."""
+    for overlap, expected in ((True, stalls), (False, 0)):
+        parts = Parts(shard(ParallelSpec(dp=4, ep=4, overlap_moe_comm=overlap), EXPERTS, **graphs).spec)
+        program = parts.layer(LayerKind(mixture=True))
+        assert sum(item.name == "overlap_stall" for item in (*program.forward, *program.backward)) == expected
+
+
+def test_what_the_host_does_while_the_device_waits_takes_both_as_long() -> None:
+    surface = DeviceSurface(presets.cluster("dgx-h100").device, Surfaces(host_s={"overlap_stall": 0.25}))
+    stall = Operator("overlap_stall", "forward")
+    assert surface.seconds(stall) == surface.launch_seconds(stall) == 0.25
