@@ -24,8 +24,8 @@ from vtrain_sim.validate.row_cluster import cluster_of
 from vtrain_sim.validate.table_row import configuration_of
 from vtrain_sim.validate.tables import read_table
 
-_STALL = "overlap_stall"
-FACTORS = ("permute", "chunk_scan/backward", "host", "host of Grace", _STALL)
+_LAUNCH = "overlap_launch"
+FACTORS = ("permute", "chunk_scan/backward", "host", "host of Grace", _LAUNCH)
 # Older containers, and recipes that are only near those of the table, are other software than what the rest tell.
 OLDER, STEPS, MOST = ("25.", "26.02-"), (0.6, 0.8, 0.9, 1.1, 1.25, 1.5), 0.2
 Row = Mapping[str, str]
@@ -45,12 +45,12 @@ def samples(path: Path) -> list[tuple[Row, Configuration]]:
 
 def scaled(surfaces: Surfaces, factors: Sequence[float], grace: bool) -> Surfaces:
     """The coefficients with these factors on them."""
-    permute, scan, host, of_grace, stall = factors
+    permute, scan, host, of_grace, launch = factors
     share = host * (of_grace if grace else 1.0)
     efficiency = dict(surfaces.efficiency)
     efficiency["permute"] *= permute
     efficiency["chunk_scan/backward"] *= scan
-    host_s = {name: (stall if name == _STALL else share) * value for name, value in surfaces.host_s.items()}
+    host_s = {name: (launch if name == _LAUNCH else share) * value for name, value in surfaces.host_s.items()}
     host_each_s = {name: share * value for name, value in surfaces.host_each_s.items()}
     return replace(surfaces, efficiency=efficiency, host_s=host_s, host_each_s=host_each_s)
 

@@ -97,7 +97,7 @@ class Injections:
         for code, calls in counting.counts.items():
             if not only(code.co_filename):
                 continue
-            for call in sorted({1, (calls + 1) // 2, calls}):
+            for call in sorted({1, calls}):
                 self.train(f"{name_of(code)}, call {call} of {calls}", Tracer(code, call))
 
     def disable_everywhere(self) -> None:

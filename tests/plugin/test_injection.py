@@ -20,11 +20,11 @@ SCRIPT = Path(__file__).with_name("injection_script.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "at_least"), [("fail", 400), ("fail-kernels", 5), ("disable", 100)])
+@pytest.mark.parametrize(("what", "at_least"), [("fail", 280), ("fail-kernels", 5), ("disable", 100)])
 def test_training_goes_on_whatever_fails_and_wherever_it_is_switched_off(
     tmp_path: Path, what: str, at_least: int
 ) -> None:
-    """Every function of the plugin that a capture calls fails, at its first, middle and last call."""
+    """Every function of the plugin that a capture calls fails, at its first and last call."""
     done = run_python([str(SCRIPT), str(tmp_path), what])
     trainings = re.search(r"(\d+) trainings, 0 bad", done.stdout)
     assert trainings, done.stdout[-3000:]

@@ -27,7 +27,7 @@ from simulator.fuzz.cases import MAKERS
 from vtrain_sim.commands import catalog, sim
 from vtrain_sim.decide.study import read_study, run_study
 
-CASES = int(os.environ.get("VTRAIN_FUZZ_CASES", "10000"))
+CASES = int(os.environ.get("VTRAIN_FUZZ_CASES", "6000"))
 SEED = int(os.environ.get("VTRAIN_FUZZ_SEED", "0"))
 # Longer than any case takes, on a busy machine too.
 LIMIT_S = 30

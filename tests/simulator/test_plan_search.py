@@ -93,7 +93,7 @@ def careful() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(requests(), st.integers(1, 6))
 def test_a_search_finds_what_evaluating_everything_finds(careful: None, drawn: tuple[str, Request], top: int) -> None:
     cluster, request = drawn
@@ -107,7 +107,7 @@ def test_a_search_finds_what_evaluating_everything_finds(careful: None, drawn: t
         assert searched[2] >= exhaustive[2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(requests(), st.randoms(use_true_random=False))
 def test_no_candidate_takes_less_than_its_bound(drawn: tuple[str, Request], random: object) -> None:
     """Seconds and bytes of candidates are no less than what leaves them out; of some, which are drawn."""

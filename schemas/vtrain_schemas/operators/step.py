@@ -60,8 +60,9 @@ register(PerElement("optimizer", "parameter update of m elements", bytes_per_ele
 register(OperatorKind("step_overhead", "per-step work outside everything else", Family.CONSTANT))
 register(
     OperatorKind(
-        "overlap_stall",
-        "what the device waits for the host in a layer of experts that runs beside another microbatch's",
+        "overlap_launch",
+        "what the host takes beside all else, and the device waits, in a layer of experts that runs with another "
+        "microbatch's",
         Family.CONSTANT,
     )
 )

@@ -119,11 +119,7 @@ class DeviceSurface:
     def seconds(self, operator: Operator) -> float:
         """Duration of one call; 0 for a kind that costs nothing unless measured."""
         overhead = self.surfaces.coefficient(self.surfaces.overhead_s, operator, 0.0)
-        family = kind(operator.kind).family
-        if family is Family.CONSTANT:
-            # What the host does here, the device waits for.
-            return overhead + self._besides(operator, 1.0)
-        formula = self._formulas.get(family)
+        formula = self._formulas.get(kind(operator.kind).family)
         if formula is None or not (operator.flops() or operator.bytes()):
             return overhead
         return overhead + formula(operator)

@@ -5,8 +5,8 @@ tokens of one are exchanged, the other computes (DeepSeek-V3's DualPipe, arXiv:2
 microbatch of a steady state has such a neighbour, a layer's exchanges run beside as much compute as the layer has.
 
 One thread of the host launches both, part by part, each on its own stream. Unless a graph holds the whole iteration,
-the device waits for it: published steps of Qwen3 30B and 235B and of GPT-OSS 120B, on H100, B300 and GB200 and with
-three dispatchers, take 5 to 6 ms longer for each layer and microbatch than what its parts take (docs/accuracy.md).
+that takes the host longer than one microbatch after the other does, and the device waits for it now and then: published
+steps of four models on four kinds of GPU tell how long (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vtrain_sim.frozen import changed
 from vtrain_sim.model.program import Communication, Compute, Item, Stream, Wait
 
 
-def stall(phase: str) -> Compute:
-    """What the device waits for the host in one pass of a layer of experts."""
-    return Compute("overlap_stall", Operator("overlap_stall", phase))
+def launch(phase: str) -> Compute:
+    """What the host takes for one pass of a layer of experts beside everything else, and the device waits."""
+    return Compute("overlap_launch", Operator("overlap_launch", phase))
 
 
 def beside_another_microbatch(items: Sequence[Item]) -> list[Item]:

@@ -9,7 +9,7 @@ from vtrain_schemas.operators import kind as kind_of
 from vtrain_sim.frozen import changed
 from vtrain_sim.model.attention import attention_block
 from vtrain_sim.model.delta_net import delta_net_block
-from vtrain_sim.model.expert_overlap import beside_another_microbatch, stall
+from vtrain_sim.model.expert_overlap import beside_another_microbatch, launch
 from vtrain_sim.model.experts import moe_block
 from vtrain_sim.model.feedforward import mlp_block
 from vtrain_sim.model.graphs import attention_graph, feed_forward_graph, iteration_graph, layer_graph, mamba_graph
@@ -37,7 +37,7 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
     if spec.overlap_moe_comm:
         forward, back = beside_another_microbatch(forward), beside_another_microbatch(back)
         if kind.mixture and ITERATION not in spec.graphed:
-            forward, back = [stall("forward"), *forward], [stall("backward"), *back]
+            forward, back = [launch("forward"), *forward], [launch("backward"), *back]
     forward, back = layer_graph(shard, (forward, back))
     program = Program(
         f"{name}_recomputed" if kind.recomputed else name,
