@@ -41,6 +41,8 @@ SCRIPTS = {
     "comment": "torchrun x.py --a 1 # --b 2\n# torchrun x.py --c\n",
     "pipe": "torchrun x.py --a 1 2>&1 | cat\n",
     "background": "torchrun x.py --a 1&\nwait\n",
+    "after a redirection": "torchrun x.py --a 1 2>&1 --b 2 2>/dev/null --c 2> /dev/null 3</dev/null --d\n",
+    "what looks like a redirection": 'S="a<b c>d" T=">c"\ntorchrun x.py --a $S "$T" \'>d\' "2>&1" \\> --e 2>&1 --f\n',
     "here-document": "cat <<EOF > /dev/null\ntorchrun y.py --b\nEOF\ntorchrun x.py --a 1\n",
     "known branch": 'T=fp8\nif [[ "$T" == "fp8" ]]; then\n A+=" --f"\nelse\n A+=" --g"\nfi\ntorchrun x.py --a $A\n',
     "other branch": 'T=a\nif [ $T = b ]; then A=1; elif [ "$T" = a ]; then A=2; else A=3; fi\ntorchrun x.py --a $A\n',
@@ -269,3 +271,17 @@ def test_a_file_without_a_command_is_said_to_be_empty(tmp_path: Path, text: str,
     path.write_text(text)
     with pytest.raises(UserError, match=word):
         vt.job.from_script(path, cluster="dgx-h100", run_script=run_script)
+
+
+@pytest.mark.parametrize("value", ["<path to data>", '"<PATH TO DATA>"', "$DATA", '"$DATA"'])
+def test_values_that_are_to_be_filled_in_end_no_command(tmp_path: Path, value: str) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text(f'DATA="<Specify path>"\ntorchrun x.py --data-path {value} --bf16 2>&1 --swiglu\n')
+    assert read_launch(script).arguments == ("--data-path", "%placeholder%", "--bf16", "--swiglu")
+
+
+def test_slurm_counts_the_tasks_of_all_nodes(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    batch = "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=8\n"
+    script.write_text(f"{batch}srun python x.py --global-batch-size $((4*${{SLURM_NTASKS:-1}}))\n")
+    assert read_launch(script).arguments == ("--global-batch-size", "64")

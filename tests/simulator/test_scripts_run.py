@@ -394,3 +394,18 @@ def test_variables_of_slurm_are_not_said_to_be_empty(tmp_path: Path) -> None:
     notes = " ".join(read_job_file(script).notes)
     assert "not set, empty in the script as in bash: $DATA" in notes
     assert "SLURM" not in notes
+
+
+def test_a_job_of_slurm_finds_its_variables_and_folders(tmp_path: Path) -> None:
+    """Empty folders are there, and those of its log; what another program says of its input is no error of the script."""
+    (tmp_path / "kept").mkdir()
+    script = tmp_path / "train.sh"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=8\n#SBATCH --output=logs/%j.out\nset -euo pipefail\n"
+        "ln -sf $SLURM_JOBID.out logs/latest.out\ntouch kept/here\nNODES=$SLURM_JOB_NODELIST\n"
+        'echo "awk: line 1: syntax error at or near }" >&2\n'
+        f"srun python pretrain_gpt.py {ARGS} --seed $((1000+SLURM_JOB_ID%50)) --save $SLURM_JOB_NAME/$NODES\n"
+    )
+    launch = read_job_file(script)
+    assert launch.processes == 16
+    assert launch.arguments[-4:] == ("--seed", "1001", "--save", "job/node1")

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtrain_sim.inputs.placeholders import filled_in
 from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_variables, starts_many
 from vtrain_sim.inputs.shell_branches import Script
 from vtrain_sim.inputs.shell_unset import known_from_the_start, notes
 from vtrain_sim.inputs.shell_variables import TooLongError, Variables
-from vtrain_sim.inputs.shell_words import OpenQuoteError
+from vtrain_sim.inputs.shell_words import OpenQuoteError, without_redirections, words_of
 from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
@@ -42,7 +43,6 @@ _NAMING = (
 # PyTorch's settings of its caching allocator, by its old and its new name.
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _LONGEST = 1_000_000
-_REDIRECTIONS = (">", "1>", "2>", "&>", "<")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_launch(path: Path, text: str | None = None, script_arguments: Sequence[
     file cannot be read or has no arguments. text: what the file holds, where it has been read. script_arguments: its
     own.
     """
-    text = read_script(path) if text is None else text
+    text = filled_in(read_script(path) if text is None else text)
     directives = slurm_directives(text)
     start = known_from_the_start(text, script_arguments)
     variables = Variables({**start, **slurm_variables(directives)})
@@ -122,13 +122,15 @@ def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[s
     chosen = False
     sourced = ""
     for words, certain in run:
+        if not words:
+            continue
         if words[0] in ("source", ".") and len(words) > 1 and not prepares_environment(words[1]):
             sourced = words[1]
         command = _whole_commands(words)
         script = script_position(command)
         if script is None:
             continue
-        parts = command[: script + 1], _arguments(command[script + 1 :])
+        parts = command[: script + 1], command[script + 1 :]
         if launched is not None and starts_many(launched[0]) and not starts_many(parts[0]):
             continue  # a tool that is run before or after the training
         if not certain and chosen and launched != parts:
@@ -147,7 +149,7 @@ def _whole_commands(words: Sequence[str]) -> list[str]:
     for word in words:
         if ".py " in word or (word.startswith("--") and " " in word.strip()):
             try:
-                plain += shlex.split(word)
+                plain += (each for raw in without_redirections(words_of(word)) for each in shlex.split(raw))
             except ValueError:
                 plain += word.split()
         else:
@@ -164,11 +166,6 @@ def script_position(words: Sequence[str]) -> int | None:
         return script
     modules = [i + 1 for i, word in enumerate(words[:-1]) if word == "-m"]
     return modules[-1] if modules else None
-
-
-def _arguments(words: Sequence[str]) -> list[str]:
-    end = next((i for i, word in enumerate(words) if word.startswith(_REDIRECTIONS)), len(words))
-    return list(words[:end])
 
 
 def read_list(text: str, path: Path) -> Launch:

@@ -51,8 +51,17 @@ def _long(options: str) -> dict[str, str]:
     return found
 
 
+def log_folders(text: str) -> list[str]:
+    """Folders of the files that ``#SBATCH`` lines name for what a job prints: Slurm makes the files alone."""
+    files = (value for name, value in slurm_directives(text).items() if name in ("--output", "--error"))
+    return sorted({folder for file in files if (folder := file.strip("\"'").rpartition("/")[0]) and "%" not in folder})
+
+
 def slurm_variables(directives: Mapping[str, str]) -> dict[str, str]:
     """The variables that Slurm sets for them."""
+    per_node, nodes = directives.get("--ntasks-per-node", ""), directives.get("--nodes", "1")
+    if "--ntasks" not in directives and per_node.isdecimal() and nodes.isdecimal():
+        directives = {**directives, "--ntasks": str(int(per_node) * int(nodes))}
     return {name: directives[asked] for asked, names in _SLURM.items() if asked in directives for name in names}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vtrain_sim.inputs.shell_variables import Value, Variables
-from vtrain_sim.inputs.shell_words import Command, commands
+from vtrain_sim.inputs.shell_words import Command, commands, without_redirections
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[[^\]]*\])?(\+?)=(.*)$", re.DOTALL)
 _DECLARING = ("export", "local", "declare", "readonly", "typeset")
@@ -120,7 +120,8 @@ class Script:
                     if before.get(name, "") != value:
                         self._variables.values[name] = None
             if words:
-                expanded = [each for word in words for each in self._variables.expand(word)]
+                plain = without_redirections(words)
+                expanded = [each for word in plain for each in self._variables.expand(word)]
                 yield expanded, bool(runs) and all(block.known for block in self._blocks)
 
     def _control(self, command: Command, runs: bool | None) -> list[str]:

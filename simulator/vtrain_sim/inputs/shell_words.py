@@ -7,12 +7,15 @@ of commands. It is no shell: nothing is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # What ends a command; the longer ones first.
 _ENDS = (";;", "&&", "||", "|&", ";", "|", "&", "\n")
 _BLANK = " \t"
+# Of a redirection: the operator, and what may be written before it.
+_OPERATOR = re.compile(r"<<<|<<-?|<>|>\||>>|>&|<&|[<>]")
+_DESCRIPTOR = re.compile(r"\d+|&")
 
 
 class OpenQuoteError(ValueError):
@@ -63,6 +66,45 @@ def commands(text: str) -> Iterator[Command]:
 def words_of(text: str) -> list[str]:
     """The words of a list that goes over several lines: the items of an array. Raises `OpenQuoteError`."""
     return [word for command in commands(text) for word in command.words]
+
+
+def without_redirections(words: Sequence[str]) -> list[str]:
+    """Words of a command as they are written, but operators such as "2>&1" or ">" and the files that they name."""
+    kept: list[str] = []
+    is_file = False
+    for word in words:
+        rest = word
+        while rest:
+            at = _operator_at(rest)
+            before, operator = rest[:at], _OPERATOR.match(rest, at)
+            if is_file:
+                is_file = not before
+            elif operator is None:
+                kept.append(before)
+            elif before and not _DESCRIPTOR.fullmatch(before):
+                kept.append(before.removesuffix("&"))
+            if operator is None:
+                break
+            is_file, rest = True, rest[operator.end() :]
+    return kept
+
+
+def _operator_at(text: str) -> int:
+    """Position of the first redirection that is not in quotation marks; the length of the text if there is none."""
+    position = 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 2
+        elif character in "'\"`":
+            position = closing(text, position)
+        elif text.startswith(("$(", "${", "<(", ">("), position):
+            position = closing(text, position + 1)
+        elif character in "<>":
+            return position
+        else:
+            position += 1
+    return len(text)
 
 
 def closing(text: str, position: int) -> int:

@@ -11,7 +11,10 @@ from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.specs.checks import SpecError
 
 _SOURCED = re.compile(r"^\++ (?:source|\.|builtin source|builtin \.) (\S+)", re.MULTILINE)
-_SYNTAX = re.compile(r"line \d+: .*(?:syntax error|unexpected EOF|unexpected end of file)")
+# Of bash: programs that it starts say so of their own input.
+_SYNTAX = re.compile(
+    r"^(?!\S*(?:awk|sed|perl|jq|bc):).*?(?=line \d+: .*(?:syntax error|unexpected EOF|unexpected end of file))"
+)
 _UNKNOWN = re.compile(r"%unknown_([\w.-]+)%")
 _TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{?([A-Za-z_]\w*)(\}|(?=[^\w:}\-=?+]))")
@@ -29,9 +32,9 @@ def check_sources(path: Path, run: Run) -> None:
     if name := missing_source(run):
         raise SpecError(f"{path} reads {name}, which is not there: run vtrain-sim in the folder that it is meant for")
     for line in run.said.splitlines():
-        if not (broken := _SYNTAX.search(line[:_LONGEST_LINE])):
+        if not (broken := _SYNTAX.match(line[:_LONGEST_LINE])):
             continue
-        what = " ".join(line[broken.start() :].split())[:120]
+        what = " ".join(line[broken.end() :].split())[:120]
         if asked := _UNKNOWN.search(what):
             raise SpecError(f"{path} computes with what {asked[1]} says, which is not run ({what})")
         raise SpecError(f"{path} has an error that bash stops at ({what})")

@@ -15,8 +15,14 @@ from vtrain_sim.inputs.script_run.run import Command, Run, Script, run_script
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
 
-# Of the first process of a job.
+# Of the first process of a job, and of the job.
 _FIRST = ("SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_ARRAY_TASK_ID")
+_JOB = {
+    **dict.fromkeys(("SLURM_JOB_ID", "SLURM_JOBID"), "1"),
+    **dict.fromkeys(("SLURM_JOB_NODELIST", "SLURM_NODELIST"), "node1"),
+    "SLURM_JOB_NAME": "job",
+    "SLURM_SUBMIT_DIR": ".",
+}
 # Jobs that a script hands in, and those that each of these may hand in in turn.
 _MOST_JOBS = (20, 2, 1)
 _FILES = 5
@@ -123,7 +129,8 @@ def _slurm(directives: Mapping[str, str]) -> dict[str, str]:
     """The variables that Slurm sets in the first process of a job."""
     if not directives:
         return {}
-    return {**dict.fromkeys(_FIRST, "0"), "SLURM_JOB_ID": "1", **slurm_variables(directives)}
+    named = {"SLURM_JOB_NAME": directives["--job-name"]} if "--job-name" in directives else {}
+    return {**dict.fromkeys(_FIRST, "0"), **_JOB, **named, **slurm_variables(directives)}
 
 
 def _started(

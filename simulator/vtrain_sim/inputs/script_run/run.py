@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vtrain_sim.inputs.placeholders import filled_in
+from vtrain_sim.inputs.process_count import log_folders
 from vtrain_sim.inputs.script_run import jail, stubs
-from vtrain_sim.inputs.script_run.visible_files import copies, top_of
+from vtrain_sim.inputs.script_run.visible_files import copies, folders, top_of
 
 _SECONDS = 20
 # What a script is stopped beyond, for messages.
@@ -32,8 +34,6 @@ _FOLLOWED_PATH = re.compile(rf"^\++ (/\S*/({'|'.join(map(re.escape, stubs.FOLLOW
 _TESTED_PROGRAM = re.compile(r"^\++ (?:\[\[?|'\['|test) .*-[efrs] ([^\s']+\.py)", re.MULTILINE)
 _ROUNDS = 4
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What is left to be filled in: the value of a variable or of an argument.
-_PLACEHOLDER = re.compile(r"((?<![\w-])(?:[A-Za-z_]\w*=|--[a-z][\w-]*[= ]+)[\"']?)<[A-Za-z][^<>\n|&;$`\"']*>")
 
 
 class NoSandboxError(Exception):
@@ -71,14 +71,15 @@ class Run:
 class Script:
     """A launch script with what it finds whenever it is run, which is read once.
 
-    top: the folder whose files it sees. beside: these, as `visible_files.copies` has them. variables: of the process's
-    environment, those that they name. programs: as `stubs.programs` has them.
+    top: the folder whose files it sees. beside: these, as `visible_files.copies` has them. folders: below it.
+    variables: of the process's environment, those that they name. programs: as `stubs.programs` has them.
     """
 
     path: Path
     text: str
     top: Path
     beside: tuple[tuple[str, str, bool], ...]
+    folders: tuple[str, ...]
     variables: Mapping[str, str]
     programs: tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
@@ -87,8 +88,9 @@ class Script:
         """A script that lies, or is to lie, at a path."""
         path = path.resolve()
         top = top_of(path)
-        beside = tuple((name, _filled_in(each), executable) for name, each, executable in copies(top, path))
-        return cls(path, text, top, beside, passed_variables(each for _, each, _ in beside), stubs.programs())
+        beside = tuple((name, filled_in(each), executable) for name, each, executable in copies(top, path))
+        variables = passed_variables(each for _, each, _ in beside)
+        return cls(path, text, top, beside, tuple(folders(top)), variables, stubs.programs())
 
 
 def run_script(
@@ -165,7 +167,7 @@ def _task(
         "VTRAIN_TOP": str(script.top),
         "VTRAIN_AROUND": "",
     }
-    own_text = _filled_in(script.text)
+    own_text = filled_in(script.text)
     if environment is None:
         environment = {**script.variables, **passed_variables([own_text])}
     files = [
@@ -180,7 +182,7 @@ def _task(
         "argv": [stubs.BASH, str(script.path), *arguments],
         "env": {**environment, **variables, **own},
         "cwd": str(folder),
-        "folders": [str(folder), home],
+        "folders": [str(folder), home, *script.folders, *(str(folder / logs) for logs in log_folders(script.text))],
         "records": stubs.RECORDS,
         "said": f"{stubs.RECORDS}/said",
         "binds": binds,
@@ -189,11 +191,6 @@ def _task(
         "seconds": _SECONDS,
         "processes": 1024 + _processes(),
     }
-
-
-def _filled_in(text: str) -> str:
-    """The text with a value for each ``<path to data>``, which bash takes for redirections."""
-    return _PLACEHOLDER.sub(r"\1%placeholder%", text)
 
 
 def _processes() -> int:

@@ -51,8 +51,20 @@ def copies(top: Path, script: Path) -> list[tuple[str, str, bool]]:
     return list(files.values())
 
 
-def _below(top: Path) -> Iterator[Path]:
-    """Regular files, those of outer folders first; hidden folders are left out."""
+def folders(top: Path) -> list[str]:
+    """Folders below a folder, empty ones too, as far as they are looked into."""
+    end = time.monotonic() + _SECONDS
+    found: list[str] = []
+    for path in _below(top, folders_too=True):
+        if len(found) >= _MOST_FILES or time.monotonic() > end:
+            break
+        if path.is_dir():
+            found.append(str(path))
+    return found
+
+
+def _below(top: Path, folders_too: bool = False) -> Iterator[Path]:
+    """Regular files, those of outer folders first; hidden folders are left out. folders_too: and the folders."""
     folders = deque([(top, 0)])
     while folders:
         folder, depth = folders.popleft()
@@ -64,6 +76,8 @@ def _below(top: Path) -> Iterator[Path]:
             if entry.is_dir(follow_symlinks=False):
                 if depth < _DEEPEST and not entry.name.startswith("."):
                     folders.append((Path(entry.path), depth + 1))
+                    if folders_too:
+                        yield Path(entry.path)
             elif entry.is_file():
                 yield Path(entry.path)
 
