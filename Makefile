@@ -45,7 +45,7 @@ docs: $(STAMP)  ## regenerate the references, and the outputs that pages show
 	$(BIN)/python -m vtrain_sim.validate.columns > docs/validation-tables.md
 	$(BIN)/python -m vtrain_sim.report.flag_reference > docs/flags.md
 	$(BIN)/python -m vtrain_sim.report.preset_reference > docs/presets.md
-	cd tests && ../$(BIN)/python -m support.shown_output ../docs/quickstart.md ../docs/sql.md
+	cd tests && ../$(BIN)/python -m support.shown_output ../docs/quickstart.md ../docs/sql.md ../docs/compare.md ../docs/timelines.md
 
 $(SITE_STAMP): requirements-docs.txt
 	$(PYTHON) -m venv $(SITE_VENV)

@@ -47,7 +47,7 @@ RUN_HERE = (
     *("docs/decisions.md", "docs/published-plans.md", "docs/how-it-works.md", "docs/sql.md"),
 )
 # Pages whose outputs are those of their commands; `make docs` renews them.
-SHOWN = ("docs/quickstart.md", "docs/sql.md")
+SHOWN = ("docs/quickstart.md", "docs/sql.md", "docs/compare.md", "docs/timelines.md")
 TROUBLES = "docs/troubleshooting.md"
 TRACES = "docs/traces.md"
 # The page that tests/simulator/api/test_page.py runs.

@@ -137,9 +137,9 @@ RUNS = (
         2048,
         f"--global-batch-size 15360 {_V3}",
         _DUALPIPE,
-        "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 1 --expert-model-parallel-size 128 "
-        "--pipeline-model-parallel-size 4 --pipeline-model-parallel-layout "
-        "'Etttt|(tttt|)*12ttttt|tttt|mL' --overlap-moe-expert-parallel-comm --micro-batch-size 1 "
+        "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 1 --expert-model-parallel-size 64 "
+        "--pipeline-model-parallel-size 8 --pipeline-model-parallel-layout "
+        "'Ett|ttt|(tt|)*6(ttt|)*14tt|mL' --overlap-moe-expert-parallel-comm --micro-batch-size 1 "
         f"{_SHARED} {_AGAIN} layernorm mla_up_proj moe_act",
         19.9,
     ),
@@ -166,9 +166,9 @@ RUNS = (
         f"--global-batch-size 1024 {_MIXTRAL}",
         "--tensor-model-parallel-size 2 --expert-model-parallel-size 4 --pipeline-model-parallel-size 8 "
         f"--num-virtual-stages-per-pipeline-rank 7 --micro-batch-size 1 {_SHARED}",
-        "--tensor-model-parallel-size 2 --expert-model-parallel-size 8 --expert-tensor-parallel-size 2 "
-        "--pipeline-model-parallel-size 4 --num-virtual-stages-per-pipeline-rank 7 "
-        f"--overlap-moe-expert-parallel-comm --micro-batch-size 1 {_OVERLAPPED} {_AGAIN} layernorm moe_act",
+        "--context-parallel-size 2 --expert-model-parallel-size 8 --pipeline-model-parallel-size 8 "
+        "--num-virtual-stages-per-pipeline-rank 7 --micro-batch-size 1 --use-distributed-optimizer "
+        f"--overlap-grad-reduce --overlap-param-gather {_AGAIN} layernorm",
         16.3,
     ),
     PublishedRun(
@@ -181,10 +181,9 @@ RUNS = (
         "--pipeline-model-parallel-size 8 --num-virtual-stages-per-pipeline-rank 4 "
         "--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split "
         f"--overlap-moe-expert-parallel-comm --delay-wgrad-compute --micro-batch-size 1 {_SHARED}",
-        "--tensor-model-parallel-size 4 --expert-tensor-parallel-size 1 --expert-model-parallel-size 16 "
-        "--pipeline-model-parallel-size 4 --pipeline-model-parallel-layout "
-        "'Ettt|tttt|tttt|tttt|(ttttt|)*15ttttL' --overlap-moe-expert-parallel-comm --micro-batch-size 2 "
-        f"{_OVERLAPPED} {_AGAIN} layernorm moe_act",
+        "--expert-model-parallel-size 8 --pipeline-model-parallel-size 8 --pipeline-model-parallel-layout "
+        "'Et|(t|)*31(tt|)*31L' --micro-batch-size 1 --overlap-grad-reduce --overlap-param-gather "
+        "--recompute-granularity full --recompute-method block --recompute-num-layers 1",
         20.8,
     ),
     PublishedRun(

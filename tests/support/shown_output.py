@@ -1,6 +1,6 @@
 """Outputs that the documentation shows, renewed: ``python -m support.shown_output ../docs/quickstart.md``.
 
-A block of output follows the block of the one command that printed it. Outputs that end with dots are shortened, or
+A block of output follows the block of the command that printed it, the first one of the block. Outputs that end with dots are shortened, or
 have a time in them: they stay as they are.
 """
 
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-_SHOWN = re.compile(r"```console\n\$ ([^\n]+)\n```\n```text\n(.*?)```\n", re.S)
+_SHOWN = re.compile(r"```console\n\$ ([^\n]+)\n((?:\$ [^\n]+\n)*)```\n(\n?)```text\n(.*?)```\n", re.S)
 
 # Not the installed commands: those of the tree that is tested.
 _MODULES = {
@@ -26,9 +26,10 @@ def renewed(text: str, place: Path) -> str:
     """A page with the outputs that its commands print now, run in a folder with the files that they name."""
 
     def output(match: re.Match[str]) -> str:
-        if match[2].endswith("...\n"):
+        command, others, gap, shown = match.groups()
+        if shown.endswith("...\n"):
             return match[0]
-        program, words = match[1].split(" ", 1)
+        program, words = command.split(" ", 1)
         done = subprocess.run(
             f"exec {sys.executable} -m {_MODULES[program]} {words}",
             shell=True,
@@ -37,7 +38,7 @@ def renewed(text: str, place: Path) -> str:
             text=True,
             check=True,
         )
-        return f"```console\n$ {match[1]}\n```\n```text\n{done.stdout.rstrip()}\n```\n"
+        return f"```console\n$ {command}\n{others}```\n{gap}```text\n{done.stdout.rstrip()}\n```\n"
 
     return _SHOWN.sub(output, text)
 
