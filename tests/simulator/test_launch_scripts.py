@@ -42,6 +42,14 @@ SCRIPTS = {
     "pipe": "torchrun x.py --a 1 2>&1 | cat\n",
     "background": "torchrun x.py --a 1&\nwait\n",
     "after a redirection": "torchrun x.py --a 1 2>&1 --b 2 2>/dev/null --c 2> /dev/null 3</dev/null --d\n",
+    "redirections of bash": "torchrun x.py --a 1 2>| /dev/null --b 2>|/dev/null 2 0<&- --c 3<&- &>>/dev/stdout --d\n",
+    "eval of a pipeline": 'CMD="torchrun x.py --a 1 2>&1 | cat"\neval $CMD\n',
+    "here-document in a pipe": "cat <<EOF | cat > /dev/null\ntorchrun y.py --b 2\nEOF\ntorchrun x.py --a 1\n",
+    "here-document of a list": "cat <<EOF > /dev/null && true\ntorchrun y.py --b\nEOF\ntorchrun x.py --a 1\n",
+    "here-document after its file": "cat >/dev/null<<E'O'F\nit's y.py --b\n EOF\ntorchrun y.py --b\nEOF\ntorchrun x.py --a 1\n",
+    "here-document behind tabs": "cat > /dev/null <<-EOF\n\ttorchrun y.py --b\n\tEOF\ntorchrun x.py --a 1\n",
+    "arithmetic that shifts": "N=2\n((N<<2)) && ((N > 1))\nfor ((i=0; i<1; i++)); do A=1; done\ntorchrun x.py --a $((N*4)) --b $((N))\n",
+    "assignment with a redirection": "A=1 2>/dev/null\n[ a = a ] 2>/dev/null && B=2\ntorchrun x.py --a ${A:-3} --b ${B:-3}\n",
     "what looks like a redirection": 'S="a<b c>d" T=">c"\ntorchrun x.py --a $S "$T" \'>d\' "2>&1" \\> --e 2>&1 --f\n',
     "here-document": "cat <<EOF > /dev/null\ntorchrun y.py --b\nEOF\ntorchrun x.py --a 1\n",
     "known branch": 'T=fp8\nif [[ "$T" == "fp8" ]]; then\n A+=" --f"\nelse\n A+=" --g"\nfi\ntorchrun x.py --a $A\n',
@@ -285,3 +293,15 @@ def test_slurm_counts_the_tasks_of_all_nodes(tmp_path: Path) -> None:
     batch = "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=8\n"
     script.write_text(f"{batch}srun python x.py --global-batch-size $((4*${{SLURM_NTASKS:-1}}))\n")
     assert read_launch(script).arguments == ("--global-batch-size", "64")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'bash -c "torchrun x.py --a 1 --b 2>&1 | tee log"',
+        "bash -c 'cd y && torchrun x.py --a 1 --b >log && echo done --x'",
+        'CMD="torchrun x.py --a 1 --b 2>&1 | tee log"\neval $CMD',
+    ],
+)
+def test_the_command_of_a_shell_in_quotation_marks_ends_where_it_ends(tmp_path: Path, line: str) -> None:
+    assert read(tmp_path, f"{line}\n") == ("--a", "1", "--b")

@@ -41,7 +41,7 @@ def tune(
     coefficients = tuning.coefficients(priors)
     samples = [s for path in paths for s in samples_of(path, priors, progress)]
     if not samples:
-        raise UserError("no row of these tables can be simulated")
+        raise UserError("no row of these tables can be tuned to: all are left out, for the reasons above")
     begin = [tuning.preset_value(c, samples) for c in coefficients] if start_from_presets else None
     values = tuning.tune(samples, coefficients, begin, rounds, progress)
     measured = np.array([s.measured_s for s in samples])

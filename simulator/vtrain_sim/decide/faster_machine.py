@@ -86,10 +86,6 @@ def _links(level: NetworkLevel, factor: float) -> NetworkLevel:
     return replace(level, **{name: getattr(level, name) * factor for name in _LINKS}) if level.is_known else level
 
 
-def _restart(cluster: ClusterSpec, factor: float) -> ClusterSpec:
-    return replace(cluster, p2p_sync_s=cluster.p2p_sync_s / factor)
-
-
 def _host(surfaces: Surfaces, factor: float) -> Surfaces:
     def divided(table: Mapping[str, float]) -> dict[str, float]:
         return {name: seconds / factor for name, seconds in table.items()}
@@ -133,5 +129,5 @@ RESOURCES = (
     Resource("memory_bandwidth", "memory bandwidth +10%", 1.1, _memory),
     Resource("inside_node", "links inside a node +10%", 1.1, _inside, inside_node=True),
     Resource("between_nodes", "network between nodes +10%", 1.1, _between, unknown=_unknown_network),
-    Resource("host", "kernel launches, half the time", 2.0, _restart, _host, unknown=_unknown_launches),
+    Resource("host", "kernel launches, half the time", 2.0, surfaces=_host, unknown=_unknown_launches),
 )

@@ -15,7 +15,7 @@ from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_v
 from vtrain_sim.inputs.shell_branches import Script
 from vtrain_sim.inputs.shell_unset import known_from_the_start, notes
 from vtrain_sim.inputs.shell_variables import TooLongError, Variables
-from vtrain_sim.inputs.shell_words import OpenQuoteError, without_redirections, words_of
+from vtrain_sim.inputs.shell_words import OpenQuoteError, commands, without_redirections
 from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
@@ -145,16 +145,33 @@ def _launched(run: Iterable[tuple[list[str], bool]], path: Path) -> tuple[list[s
 
 def _whole_commands(words: Sequence[str]) -> list[str]:
     """Words of a command, those of commands in quotation marks too: of eval, of bash -c."""
+    if words[0] == "eval":
+        return _command_in(" ".join(words[1:]))
     plain: list[str] = []
     for word in words:
-        if ".py " in word or (word.startswith("--") and " " in word.strip()):
-            try:
-                plain += (each for raw in without_redirections(words_of(word)) for each in shlex.split(raw))
-            except ValueError:
-                plain += word.split()
+        if ".py " in word:
+            plain += _command_in(word)
+        elif word.startswith("--") and " " in word.strip():
+            plain += _split(word)
         else:
             plain.append(word)
     return plain
+
+
+def _command_in(text: str) -> list[str]:
+    """Words of the command in a text that runs a script or a module; of the whole text where none does."""
+    for command in commands(text):
+        words = [each for word in without_redirections(command.words) for each in _split(word)]
+        if words and script_position(words) is not None:
+            return words
+    return _split(text)
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
 
 
 def script_position(words: Sequence[str]) -> int | None:

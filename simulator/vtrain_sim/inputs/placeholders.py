@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # The value of a variable or of an argument.
-_OPEN = re.compile(r"((?<![\w-])(?:[A-Za-z_]\w*=|--[a-z][\w-]*[= ]+)[\"']?)<[A-Za-z][^<>\n|&;$`\"']*>")
+_OPEN = re.compile(r"((?<![\w-])(?:[A-Za-z_]\w*=|--[a-z][\w-]*[= ]+)[\"']?)<[A-Za-z][^<>\n|&;$`\"']*(?<![ \t])>")
 
 
 def filled_in(text: str) -> str:

@@ -16,7 +16,7 @@ _TAKE_HOSTS = ("deepspeed", "mpirun", "mpiexec")
 _HOSTS = ("--hostfile", "-hostfile", "--machinefile", "-machinefile")
 _STARTERS = ("srun", "mpirun", "mpiexec", "torchrun", "deepspeed", "accelerate", "ft_launcher")
 _DIRECTIVES = re.compile(r"^#SBATCH[ \t]+(.*)$", re.MULTILINE)
-_DIRECTIVE = re.compile(r"(?<!\S)(--[a-z-]+(?=[=\s])|-[nN](?=[=\s\d]))[=\s]*([^\s#-]\S*)")
+_DIRECTIVE = re.compile(r"(?<!\S)(--[a-z-]+(?=[=\s])|-[nN](?=[=\s\d])|-[oeJ](?=[=\s]))[=\s]*([^\s#-]\S*)")
 _GRES = re.compile(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)")
 _SLOTS = re.compile(r"(?:slots|max_slots)\s*=\s*(\d+)|:(\d+)\s*$")
 _SLURM = {
@@ -39,7 +39,10 @@ def slurm_options(words: Sequence[str]) -> dict[str, str]:
 
 
 def _long(options: str) -> dict[str, str]:
-    short = {"-N": "--nodes", "-n": "--ntasks", "--gres": "--gpus-per-node", "--gpus-on-node": "--gpus-per-node"}
+    short = {
+        "-N": "--nodes", "-n": "--ntasks", "--gres": "--gpus-per-node", "--gpus-on-node": "--gpus-per-node",
+        "-o": "--output", "-e": "--error", "-J": "--job-name",
+    }
     found = {}
     for name, value in _DIRECTIVE.findall(options):
         if name == "--gres":
@@ -47,6 +50,7 @@ def _long(options: str) -> dict[str, str]:
             if gpus is None:
                 continue
             value = gpus[1]
+        value = value.strip("\"'")
         found[short.get(name, name)] = value.rpartition(":")[2] if name == "--gpus-per-node" else value
     return found
 
@@ -54,14 +58,14 @@ def _long(options: str) -> dict[str, str]:
 def log_folders(text: str) -> list[str]:
     """Folders of the files that ``#SBATCH`` lines name for what a job prints: Slurm makes the files alone."""
     files = (value for name, value in slurm_directives(text).items() if name in ("--output", "--error"))
-    return sorted({folder for file in files if (folder := file.strip("\"'").rpartition("/")[0]) and "%" not in folder})
+    return sorted({folder for file in files if (folder := file.rpartition("/")[0]) and "%" not in folder})
 
 
 def slurm_variables(directives: Mapping[str, str]) -> dict[str, str]:
     """The variables that Slurm sets for them."""
-    per_node, nodes = directives.get("--ntasks-per-node", ""), directives.get("--nodes", "1")
-    if "--ntasks" not in directives and per_node.isdecimal() and nodes.isdecimal():
-        directives = {**directives, "--ntasks": str(int(per_node) * int(nodes))}
+    factors = directives.get("--ntasks-per-node", ""), directives.get("--nodes", "1")
+    if "--ntasks" not in directives and all(re.fullmatch(r"\d{1,7}", factor) for factor in factors):
+        directives = {**directives, "--ntasks": str(int(factors[0]) * int(factors[1]))}
     return {name: directives[asked] for asked, names in _SLURM.items() if asked in directives for name in names}
 
 

@@ -85,6 +85,11 @@ class _Asked:
         script.asks(self.holds, self.taken)
 
 
+def _without_redirections(words: list[str]) -> list[str]:
+    """Words of a command without its redirections; in "[[ a < b ]]" there are none."""
+    return words if words[:1] == ["[["] else without_redirections(words)
+
+
 class Script:
     """A script, command by command."""
 
@@ -102,7 +107,7 @@ class Script:
         """
         for command in commands(self._text):
             runs = self._list.reaches(command.after)
-            words = self._control(command, runs)
+            words = _without_redirections(self._control(command, runs))
             if not words:
                 self._list.ended(None)
                 continue
@@ -120,8 +125,7 @@ class Script:
                     if before.get(name, "") != value:
                         self._variables.values[name] = None
             if words:
-                plain = without_redirections(words)
-                expanded = [each for word in plain for each in self._variables.expand(word)]
+                expanded = [each for word in words for each in self._variables.expand(word)]
                 yield expanded, bool(runs) and all(block.known for block in self._blocks)
 
     def _control(self, command: Command, runs: bool | None) -> list[str]:
@@ -195,6 +199,7 @@ class Script:
 
     def _condition(self, words: Sequence[str]) -> bool | None:
         """Whether ``[ ... ]``, ``[[ ... ]]`` or ``test ...`` holds: comparisons of what is known."""
+        words = _without_redirections(list(words))
         if words and words[0] == "test":
             words = ["[", *words[1:], "]"]
         if len(words) < 3 or (words[0], words[-1]) not in (("[", "]"), ("[[", "]]")):

@@ -34,6 +34,7 @@ def commands(text: str) -> Iterator[Command]:
     """The commands of a script, in the order of the text. Raises `OpenQuoteError`."""
     text = text.replace("\r\n", "\n")
     words: list[str] = []
+    line: list[str] = []
     position, after = 0, "\n"
     while position < len(text):
         character = text[position]
@@ -48,8 +49,12 @@ def commands(text: str) -> Iterator[Command]:
                 yield Command(tuple(words), after)
             position += len(end)
             if end == "\n":
-                position = _after_documents(text, position, words)
+                position, line = _after_documents(text, position, line), []
             words, after = [], end
+        elif text.startswith("((", position) and not words:
+            # Arithmetic, in which "<" compares.
+            end_of_word = closing(text, position)
+            words, position = [text[position:end_of_word]], end_of_word
         elif character in "()" and (not words or text.startswith("()", position) or character == ")"):
             # A subshell, the pattern of a case, or a function.
             yield Command(tuple(words), after)
@@ -58,6 +63,7 @@ def commands(text: str) -> Iterator[Command]:
         else:
             end_of_word = _word_end(text, position)
             words.append(text[position:end_of_word])
+            line.append(words[-1])
             position = end_of_word
     if words:
         yield Command(tuple(words), after)
@@ -100,6 +106,8 @@ def _operator_at(text: str) -> int:
             position = closing(text, position)
         elif text.startswith(("$(", "${", "<(", ">("), position):
             position = closing(text, position + 1)
+        elif character == "(":
+            position = closing(text, position)
         elif character in "<>":
             return position
         else:
@@ -164,7 +172,7 @@ def _word_end(text: str, position: int) -> int:
             position = closing(text, position)
         elif text.startswith(("$(", "${"), position):
             position = closing(text, position + 1)
-        elif character in ">&" and text.startswith((">&", "&>"), position):
+        elif text.startswith((">&", "&>", ">|", "<&"), position):
             position += 2
         elif character in _BLANK or character in "()" or _end_at(text, position):
             return position
@@ -180,14 +188,27 @@ def _opens_list(text: str, position: int) -> bool:
 
 def _after_documents(text: str, position: int, words: list[str]) -> int:
     """Position after the here-documents that a line's words begin."""
-    for index, word in enumerate(words):
-        begins = re.match(r"\d?<<-?([^<].*)?$", word, re.DOTALL)
-        if begins is None:
-            continue
-        delimiter = (begins[1] or (words[index + 1] if index + 1 < len(words) else "")).strip("'\"\\")
+    for delimiter, indented in _documents(words):
         while position < len(text):
             end = _line_end(text, position)
-            line, position = text[position:end].strip(), end + 1
-            if line == delimiter:
+            line, position = text[position:end], end + 1
+            if (line.lstrip("\t") if indented else line) == delimiter:
                 break
     return min(position, len(text))
+
+
+def _documents(words: list[str]) -> Iterator[tuple[str, bool]]:
+    """Of each here-document that words begin, the line that ends it, and whether tabs may stand before that."""
+    opened = ""
+    for word in words:
+        rest = word
+        while rest:
+            at = _operator_at(rest)
+            if opened and at:
+                yield re.sub(r"[\\'\"]", "", rest[:at]), opened == "<<-"
+                opened = ""
+            operator = _OPERATOR.match(rest, at)
+            if operator is None:
+                break
+            opened = operator[0] if operator[0] in ("<<", "<<-") else ""
+            rest = rest[operator.end() :]

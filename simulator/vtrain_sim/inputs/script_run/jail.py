@@ -124,7 +124,8 @@ def _fill(task: Mapping[str, Any]) -> None:
     What cannot be there, below a file or in place of a program of the machine, is left out; the script's own file must.
     """
     for folder in task["folders"]:
-        os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
     for target, source in task["links"]:
         with contextlib.suppress(OSError):
             os.makedirs(os.path.dirname(target), exist_ok=True)

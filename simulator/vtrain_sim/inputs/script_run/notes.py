@@ -11,9 +11,9 @@ from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.specs.checks import SpecError
 
 _SOURCED = re.compile(r"^\++ (?:source|\.|builtin source|builtin \.) (\S+)", re.MULTILINE)
-# Of bash: programs that it starts say so of their own input.
+# Of bash, which names the script or itself: programs that it starts say so of their own input.
 _SYNTAX = re.compile(
-    r"^(?!\S*(?:awk|sed|perl|jq|bc):).*?(?=line \d+: .*(?:syntax error|unexpected EOF|unexpected end of file))"
+    r"(?:/[^:]*|bash|environment): (?:[^:]*: )*?(?=line \d+: .*(?:syntax error|unexpected EOF|unexpected end of file))"
 )
 _UNKNOWN = re.compile(r"%unknown_([\w.-]+)%")
 _TESTED = re.compile(r"^\++ (?:\[\[?|'\['|test) (?:'?!'? )?-[defrsx] (\S+)", re.MULTILINE)

@@ -21,7 +21,6 @@ _JOB = {
     **dict.fromkeys(("SLURM_JOB_ID", "SLURM_JOBID"), "1"),
     **dict.fromkeys(("SLURM_JOB_NODELIST", "SLURM_NODELIST"), "node1"),
     "SLURM_JOB_NAME": "job",
-    "SLURM_SUBMIT_DIR": ".",
 }
 # Jobs that a script hands in, and those that each of these may hand in in turn.
 _MOST_JOBS = (20, 2, 1)
@@ -50,10 +49,10 @@ def resolve(path: Path, text: str, script_arguments: Sequence[str] = ()) -> Laun
     directives = slurm_directives(text)
     script = Script.of(path, text)
     run = _best_run(path, script, script_arguments, directives)
-    said = notes(text, run, script_arguments, _slurm(directives))
+    said = notes(text, run, script_arguments, _slurm(directives, Path(run.folder)))
     try:
         if (absent := missing_source(run)) and (names := may_be_set(text, run, absent)):
-            run = _run_without(path, script, script_arguments, _slurm(directives), run, names)
+            run = _run_without(path, script, script_arguments, _slurm(directives, Path(run.folder)), run, names)
             said = (f"the script reads {absent}, which is not there: what that sets is not known", *said)
         else:
             check_sources(path, run)
@@ -93,7 +92,7 @@ def _check_missing(
     path: Path, script: Script, run: Run, chosen: _Started, arguments: Sequence[str], directives: Mapping[str, str]
 ) -> None:
     """Raise `SpecError` where the arguments depend on how much a program prints that is not known."""
-    other = run_script(script, arguments, _slurm(directives), Path(run.folder), unknown_lines=3)
+    other = run_script(script, arguments, _slurm(directives, Path(run.folder)), Path(run.folder), unknown_lines=3)
     again = _training(path, _started(other.commands, directives, path, script, 0))
     if again is None or not _same(chosen, again):
         raise SpecError(
@@ -105,7 +104,7 @@ def _best_run(path: Path, script: Script, arguments: Sequence[str], directives: 
     """The run in the first folder in which all is found that the script reads; else the first."""
     runs = []
     for folder in _folders(script):
-        run = run_script(script, arguments, _slurm(directives), folder)
+        run = run_script(script, arguments, _slurm(directives, folder), folder)
         if run.status is None:
             return run
         if any(command.kind in ("run", "batch") for command in run.commands):
@@ -125,12 +124,13 @@ def _folders(script: Script) -> list[Path]:
     return list(dict.fromkeys([*folders, script.path.parent, script.top]))
 
 
-def _slurm(directives: Mapping[str, str]) -> dict[str, str]:
-    """The variables that Slurm sets in the first process of a job."""
+def _slurm(directives: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The variables that Slurm sets in the first process of a job, which was handed in from a folder."""
     if not directives:
         return {}
     named = {"SLURM_JOB_NAME": directives["--job-name"]} if "--job-name" in directives else {}
-    return {**dict.fromkeys(_FIRST, "0"), **_JOB, **named, **slurm_variables(directives)}
+    own = {**_JOB, "SLURM_SUBMIT_DIR": str(folder), **named}
+    return {**dict.fromkeys(_FIRST, "0"), **own, **slurm_variables(directives)}
 
 
 def _started(
@@ -164,7 +164,7 @@ def _of_job(command: Command, directives: Mapping[str, str], path: Path, script:
     arguments = command.words[position + 1 :] if position else ()
     environment = {k: v for k, v in command.environment.items() if not k.startswith("SLURM_")}
     job = replace(script, text=command.attached)
-    run = run_script(job, arguments, _slurm(asked), Path(command.folder), environment)
+    run = run_script(job, arguments, _slurm(asked, Path(command.folder)), Path(command.folder), environment)
     if run.status is None:
         raise SpecError(f"{path} hands in a job that starts no training: {why_nothing_started(run)}")
     check_sources(path, run)
