@@ -4,7 +4,7 @@
 
 TABLE is a validation table with the columns of docs/validation-tables.md. Rows count by groups (model, GPU, precision,
 graphs, dispatcher, overlap), each with the mean of its errors, so that no recipe counts twice for being published
-twice. Five factors multiply the bundled coefficients of every GPU: 1 means that these are where the search ends.
+twice. Four factors multiply the bundled coefficients of every GPU: 1 means that these are where the search ends.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from vtrain_sim.validate.row_cluster import cluster_of
 from vtrain_sim.validate.table_row import configuration_of
 from vtrain_sim.validate.tables import read_table
 
+# Found in other rows, see docs/accuracy.md.
 _LAUNCH = "overlap_launch"
-FACTORS = ("permute", "chunk_scan/backward", "host", "host of Grace", _LAUNCH)
+FACTORS = ("permute", "chunk_scan/backward", "host", "host of Grace")
 # Older containers, and recipes that are only near those of the table, are other software than what the rest tell.
 OLDER, STEPS, MOST = ("25.", "26.02-"), (0.6, 0.8, 0.9, 1.1, 1.25, 1.5), 0.2
 Row = Mapping[str, str]
@@ -45,12 +46,12 @@ def samples(path: Path) -> list[tuple[Row, Configuration]]:
 
 def scaled(surfaces: Surfaces, factors: Sequence[float], grace: bool) -> Surfaces:
     """The coefficients with these factors on them."""
-    permute, scan, host, of_grace, launch = factors
+    permute, scan, host, of_grace = factors
     share = host * (of_grace if grace else 1.0)
     efficiency = dict(surfaces.efficiency)
     efficiency["permute"] *= permute
     efficiency["chunk_scan/backward"] *= scan
-    host_s = {name: (launch if name == _LAUNCH else share) * value for name, value in surfaces.host_s.items()}
+    host_s = {name: (1.0 if name == _LAUNCH else share) * value for name, value in surfaces.host_s.items()}
     host_each_s = {name: share * value for name, value in surfaces.host_each_s.items()}
     return replace(surfaces, efficiency=efficiency, host_s=host_s, host_each_s=host_each_s)
 

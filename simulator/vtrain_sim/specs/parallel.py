@@ -26,7 +26,8 @@ class ParallelSpec:
     in pieces beside its GEMM (Transformer Engine's user buffers). async_tp_allreduce: the backward
     all-reduce of a column-parallel layer runs beside its weight gradient. scatter_gather: stages send
     each other 1/tp of the activations, gathered again on the other side (Narayanan et al., SC'21,
-    section 4.1). batch_p2p: a stage sends and receives at the same time where its schedule lets it.
+    section 4.1). batch_p2p: a stage sends and receives at the same time where its schedule lets it, and the host
+    waits for it where nothing overlaps it.
     align_grad_reduce: with overlap_grad_reduce, stages begin to reduce at the same time (Megatron's default).
     bucket_size: parameters of a bucket of gradients; 0: Megatron's default. moe_token_dispatcher: how tokens
     reach their experts, by Megatron's name. moe_shared_expert_overlap: shared experts run beside the exchanges.
