@@ -40,8 +40,13 @@ def slurm_options(words: Sequence[str]) -> dict[str, str]:
 
 def _long(options: str) -> dict[str, str]:
     short = {
-        "-N": "--nodes", "-n": "--ntasks", "--gres": "--gpus-per-node", "--gpus-on-node": "--gpus-per-node",
-        "-o": "--output", "-e": "--error", "-J": "--job-name",
+        "-N": "--nodes",
+        "-n": "--ntasks",
+        "--gres": "--gpus-per-node",
+        "--gpus-on-node": "--gpus-per-node",
+        "-o": "--output",
+        "-e": "--error",
+        "-J": "--job-name",
     }
     found = {}
     for name, value in _DIRECTIVE.findall(options):
