@@ -137,9 +137,9 @@ RUNS = (
         2048,
         f"--global-batch-size 15360 {_V3}",
         _DUALPIPE,
-        "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 1 --expert-model-parallel-size 64 "
-        "--pipeline-model-parallel-size 8 --pipeline-model-parallel-layout "
-        "'Ett|ttt|(tt|)*6(ttt|)*14tt|mL' --overlap-moe-expert-parallel-comm --micro-batch-size 1 "
+        "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 1 --expert-model-parallel-size 128 "
+        "--pipeline-model-parallel-size 4 --pipeline-model-parallel-layout "
+        "'Etttt|(ttttt|)*4tttttt|tttttt|ttttt|(tttttt|)*3ttmL' --overlap-moe-expert-parallel-comm --micro-batch-size 1 "
         f"{_SHARED} {_AGAIN} layernorm mla_up_proj moe_act",
         19.9,
     ),

@@ -23,10 +23,13 @@ def launch(phase: str) -> Compute:
     return Compute("overlap_launch", Operator("overlap_launch", phase))
 
 
-def beside_another_microbatch(items: Sequence[Item]) -> list[Item]:
-    """A pass of a layer whose exchanges begin with it and have ended with it, and hold up nothing in between."""
+def beside_another_microbatch(items: Sequence[Item], launched: Sequence[Compute] = ()) -> list[Item]:
+    """A pass of a layer whose exchanges begin with it and have ended with it, and hold up nothing in between.
+
+    launched: what starting its parts takes (`launch`).
+    """
     exchanges = [i for i in items if isinstance(i, Communication) and i.stream is Stream.EP]
     names = {exchange.name for exchange in exchanges}
     rest = [i for i in items if not (i in exchanges or (isinstance(i, Wait) and i.name in names))]
     early = [changed(exchange, blocking=False) for exchange in exchanges]
-    return [*early, *rest, *(Wait(name) for name in sorted(names))]
+    return [*early, *launched, *rest, *(Wait(name) for name in sorted(names))]

@@ -35,9 +35,9 @@ def layer(shard: Shard, kind: LayerKind) -> Program:
     if kind.recomputed:
         back = [*run_again(forward), *back]
     if spec.overlap_moe_comm:
-        forward, back = beside_another_microbatch(forward), beside_another_microbatch(back)
-        if kind.mixture and ITERATION not in spec.graphed:
-            forward, back = [launch("forward"), *forward], [launch("backward"), *back]
+        by_part = kind.mixture and ITERATION not in spec.graphed
+        forward = beside_another_microbatch(forward, [launch("forward")] * by_part)
+        back = beside_another_microbatch(back, [launch("backward")] * by_part)
     forward, back = layer_graph(shard, (forward, back))
     program = Program(
         f"{name}_recomputed" if kind.recomputed else name,
