@@ -15,7 +15,7 @@ from vtrain_sim.inputs.process_count import processes, slurm_directives, slurm_v
 from vtrain_sim.inputs.shell_branches import Script
 from vtrain_sim.inputs.shell_unset import known_from_the_start, notes
 from vtrain_sim.inputs.shell_variables import TooLongError, Variables
-from vtrain_sim.inputs.shell_words import OpenQuoteError, commands, without_redirections
+from vtrain_sim.inputs.shell_words import OpenQuoteError, commands
 from vtrain_sim.inputs.sourced_files import prepares_environment
 from vtrain_sim.inputs.training_programs import other_training, other_work
 from vtrain_sim.specs.checks import SpecError
@@ -161,7 +161,7 @@ def _whole_commands(words: Sequence[str]) -> list[str]:
 def _command_in(text: str) -> list[str]:
     """Words of the command in a text that runs a script or a module; of the whole text where none does."""
     for command in commands(text):
-        words = [each for word in without_redirections(command.words) for each in _split(word)]
+        words = [each for word in command.words for each in _split(word)]
         if words and script_position(words) is not None:
             return words
     return _split(text)

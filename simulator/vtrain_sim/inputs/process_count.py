@@ -25,6 +25,17 @@ _SLURM = {
     "--ntasks-per-node": ("SLURM_NTASKS_PER_NODE",),
     "--gpus-per-node": ("SLURM_GPUS_PER_NODE", "SLURM_GPUS_ON_NODE"),
 }
+_LONG = {
+    "-N": "--nodes",
+    "-n": "--ntasks",
+    "--gres": "--gpus-per-node",
+    "--gpus-on-node": "--gpus-per-node",
+    "-o": "--output",
+    "-e": "--error",
+    "-J": "--job-name",
+}
+# Whose product is the tasks of a job, with what they are where nothing says it.
+_TASKS = {"--ntasks-per-node": "", "--nodes": "1"}
 _MOST = 1 << 24
 
 
@@ -39,15 +50,6 @@ def slurm_options(words: Sequence[str]) -> dict[str, str]:
 
 
 def _long(options: str) -> dict[str, str]:
-    short = {
-        "-N": "--nodes",
-        "-n": "--ntasks",
-        "--gres": "--gpus-per-node",
-        "--gpus-on-node": "--gpus-per-node",
-        "-o": "--output",
-        "-e": "--error",
-        "-J": "--job-name",
-    }
     found = {}
     for name, value in _DIRECTIVE.findall(options):
         if name == "--gres":
@@ -56,7 +58,7 @@ def _long(options: str) -> dict[str, str]:
                 continue
             value = gpus[1]
         value = value.strip("\"'")
-        found[short.get(name, name)] = value.rpartition(":")[2] if name == "--gpus-per-node" else value
+        found[_LONG.get(name, name)] = value.rpartition(":")[2] if name == "--gpus-per-node" else value
     return found
 
 
@@ -68,9 +70,9 @@ def log_folders(text: str) -> list[str]:
 
 def slurm_variables(directives: Mapping[str, str]) -> dict[str, str]:
     """The variables that Slurm sets for them."""
-    factors = directives.get("--ntasks-per-node", ""), directives.get("--nodes", "1")
-    if "--ntasks" not in directives and all(re.fullmatch(r"\d{1,7}", factor) for factor in factors):
-        directives = {**directives, "--ntasks": str(int(factors[0]) * int(factors[1]))}
+    tasks, _ = _product([(name, directives.get(name, one)) for name, one in _TASKS.items()])
+    if tasks and "--ntasks" not in directives:
+        directives = {**directives, "--ntasks": str(tasks)}
     return {name: directives[asked] for asked, names in _SLURM.items() if asked in directives for name in names}
 
 

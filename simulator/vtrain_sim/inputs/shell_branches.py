@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vtrain_sim.inputs.shell_variables import Value, Variables
-from vtrain_sim.inputs.shell_words import Command, commands, without_redirections
+from vtrain_sim.inputs.shell_words import Command, commands
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[[^\]]*\])?(\+?)=(.*)$", re.DOTALL)
 _DECLARING = ("export", "local", "declare", "readonly", "typeset")
@@ -85,11 +85,6 @@ class _Asked:
         script.asks(self.holds, self.taken)
 
 
-def _without_redirections(words: list[str]) -> list[str]:
-    """Words of a command without its redirections; in "[[ a < b ]]" there are none."""
-    return words if words[:1] == ["[["] else without_redirections(words)
-
-
 class Script:
     """A script, command by command."""
 
@@ -107,7 +102,7 @@ class Script:
         """
         for command in commands(self._text):
             runs = self._list.reaches(command.after)
-            words = _without_redirections(self._control(command, runs))
+            words = self._control(command, runs)
             if not words:
                 self._list.ended(None)
                 continue
@@ -199,7 +194,6 @@ class Script:
 
     def _condition(self, words: Sequence[str]) -> bool | None:
         """Whether ``[ ... ]``, ``[[ ... ]]`` or ``test ...`` holds: comparisons of what is known."""
-        words = _without_redirections(list(words))
         if words and words[0] == "test":
             words = ["[", *words[1:], "]"]
         if len(words) < 3 or (words[0], words[-1]) not in (("[", "]"), ("[[", "]]")):

@@ -24,7 +24,8 @@ class OpenQuoteError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    """Words as they are written. after: what is between the command before and this one: "&&" for example."""
+    """Words as they are written, but redirections. after: what is between the command before and this one: "&&" for
+    example."""
 
     words: tuple[str, ...]
     after: str
@@ -46,7 +47,7 @@ def commands(text: str) -> Iterator[Command]:
             position = _line_end(text, position)
         elif end := _end_at(text, position):
             if words or end == ";;":
-                yield Command(tuple(words), after)
+                yield Command(_without_redirections(words), after)
             position += len(end)
             if end == "\n":
                 position, line = _after_documents(text, position, line), []
@@ -57,7 +58,7 @@ def commands(text: str) -> Iterator[Command]:
             words, position = [text[position:end_of_word]], end_of_word
         elif character in "()" and (not words or text.startswith("()", position) or character == ")"):
             # A subshell, the pattern of a case, or a function.
-            yield Command(tuple(words), after)
+            yield Command(_without_redirections(words), after)
             position += 2 if text.startswith("()", position) else 1
             words, after = [], "\n"
         else:
@@ -66,7 +67,7 @@ def commands(text: str) -> Iterator[Command]:
             line.append(words[-1])
             position = end_of_word
     if words:
-        yield Command(tuple(words), after)
+        yield Command(_without_redirections(words), after)
 
 
 def words_of(text: str) -> list[str]:
@@ -74,45 +75,54 @@ def words_of(text: str) -> list[str]:
     return [word for command in commands(text) for word in command.words]
 
 
-def without_redirections(words: Sequence[str]) -> list[str]:
-    """Words of a command as they are written, but operators such as "2>&1" or ">" and the files that they name."""
+def _without_redirections(words: Sequence[str]) -> tuple[str, ...]:
+    """Words of a command, but operators such as "2>&1" or ">" and the files that they name. In "[[ a < b ]]" there are
+    none."""
     kept: list[str] = []
-    is_file = False
+    for part, opener, follower in () if words[:1] == ["[["] else _parts(words):
+        if opener or (follower and (not part or _DESCRIPTOR.fullmatch(part))):
+            continue
+        kept.append(part.removesuffix("&") if follower else part)
+    return tuple(words) if words[:1] == ["[["] else tuple(kept)
+
+
+def _parts(words: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """What stands between redirections: each part with the operator whose file it names, and the one behind it in its
+    word; empty: none."""
+    opener = ""
     for word in words:
         rest = word
         while rest:
             at = _operator_at(rest)
-            before, operator = rest[:at], _OPERATOR.match(rest, at)
-            if is_file:
-                is_file = not before
-            elif operator is None:
-                kept.append(before)
-            elif before and not _DESCRIPTOR.fullmatch(before):
-                kept.append(before.removesuffix("&"))
-            if operator is None:
-                break
-            is_file, rest = True, rest[operator.end() :]
-    return kept
+            operator = _OPERATOR.match(rest, at)
+            follower = operator[0] if operator else ""
+            part, rest = rest[:at], rest[at + len(follower) :]
+            if part or not opener:
+                yield part, opener, follower
+                opener = ""
+            opener = follower or opener
 
 
 def _operator_at(text: str) -> int:
     """Position of the first redirection that is not in quotation marks; the length of the text if there is none."""
     position = 0
     while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-        elif character in "'\"`":
-            position = closing(text, position)
-        elif text.startswith(("$(", "${", "<(", ">("), position):
-            position = closing(text, position + 1)
-        elif character == "(":
-            position = closing(text, position)
-        elif character in "<>":
-            return position
-        else:
+        if text.startswith(("<(", ">("), position):
             position += 1
+        elif text[position] in "<>":
+            return position
+        past = closing(text, position) if text[position] == "(" else _past_quoted(text, position)
+        position = max(past, position + 1)
     return len(text)
+
+
+def _past_quoted(text: str, position: int) -> int:
+    """Position after the escape, the quotation or the substitution that begins there; there, where none does."""
+    if text[position] == "\\":
+        return position + 2
+    if text[position] in "'\"`":
+        return closing(text, position)
+    return closing(text, position + 1) if text.startswith(("$(", "${"), position) else position
 
 
 def closing(text: str, position: int) -> int:
@@ -166,12 +176,10 @@ def _word_end(text: str, position: int) -> int:
         character = text[position]
         if text.startswith("\\\n", position):
             return position
-        if character == "\\":
-            position += 2
-        elif character in "'\"`" or _opens_list(text, position):
+        if (past := _past_quoted(text, position)) > position:
+            position = past
+        elif _opens_list(text, position):
             position = closing(text, position)
-        elif text.startswith(("$(", "${"), position):
-            position = closing(text, position + 1)
         elif text.startswith((">&", "&>", ">|", "<&"), position):
             position += 2
         elif character in _BLANK or character in "()" or _end_at(text, position):
@@ -199,16 +207,6 @@ def _after_documents(text: str, position: int, words: list[str]) -> int:
 
 def _documents(words: list[str]) -> Iterator[tuple[str, bool]]:
     """Of each here-document that words begin, the line that ends it, and whether tabs may stand before that."""
-    opened = ""
-    for word in words:
-        rest = word
-        while rest:
-            at = _operator_at(rest)
-            if opened and at:
-                yield re.sub(r"[\\'\"]", "", rest[:at]), opened == "<<-"
-                opened = ""
-            operator = _OPERATOR.match(rest, at)
-            if operator is None:
-                break
-            opened = operator[0] if operator[0] in ("<<", "<<-") else ""
-            rest = rest[operator.end() :]
+    for part, opener, _ in _parts(words):
+        if opener in ("<<", "<<-"):
+            yield re.sub(r"[\\'\"]", "", part), opener == "<<-"

@@ -49,10 +49,11 @@ def resolve(path: Path, text: str, script_arguments: Sequence[str] = ()) -> Laun
     directives = slurm_directives(text)
     script = Script.of(path, text)
     run = _best_run(path, script, script_arguments, directives)
-    said = notes(text, run, script_arguments, _slurm(directives, Path(run.folder)))
+    variables = _slurm(directives, Path(run.folder))
+    said = notes(text, run, script_arguments, variables)
     try:
         if (absent := missing_source(run)) and (names := may_be_set(text, run, absent)):
-            run = _run_without(path, script, script_arguments, _slurm(directives, Path(run.folder)), run, names)
+            run = _run_without(path, script, script_arguments, variables, run, names)
             said = (f"the script reads {absent}, which is not there: what that sets is not known", *said)
         else:
             check_sources(path, run)

@@ -17,7 +17,7 @@ from typing import Any
 from vtrain_sim.inputs.placeholders import filled_in
 from vtrain_sim.inputs.process_count import log_folders
 from vtrain_sim.inputs.script_run import jail, stubs
-from vtrain_sim.inputs.script_run.visible_files import copies, folders, top_of
+from vtrain_sim.inputs.script_run.visible_files import copies, top_of
 
 _SECONDS = 20
 # What a script is stopped beyond, for messages.
@@ -88,9 +88,10 @@ class Script:
         """A script that lies, or is to lie, at a path."""
         path = path.resolve()
         top = top_of(path)
-        beside = tuple((name, filled_in(each), executable) for name, each, executable in copies(top, path))
+        texts, folders = copies(top, path)
+        beside = tuple((name, filled_in(each), executable) for name, each, executable in texts)
         variables = passed_variables(each for _, each, _ in beside)
-        return cls(path, text, top, beside, tuple(folders(top)), variables, stubs.programs())
+        return cls(path, text, top, beside, tuple(folders), variables, stubs.programs())
 
 
 def run_script(

@@ -34,37 +34,29 @@ def top_of(script: Path) -> Path:
     return here if here in inner else script.parent
 
 
-def copies(top: Path, script: Path) -> list[tuple[str, str, bool]]:
-    """Path, text and whether it can be executed, of what is below a folder, of the script's own folder first.
+def copies(top: Path, script: Path) -> tuple[list[tuple[str, str, bool]], list[str]]:
+    """Path, text and whether it can be executed, of what is below a folder, of the script's own folder first; and the
+    folders there, empty ones too.
 
     A folder with more files than a repository has, or on a slow file system, is not copied to its end.
     """
     files: dict[Path, tuple[str, str, bool]] = {}
+    folders: dict[Path, str] = {}
     size, end = 0, time.monotonic() + _SECONDS
-    for path in (each for start in (script.parent, top) for each in _below(start)):
-        if len(files) >= _MOST_FILES or time.monotonic() > end:
+    for path, is_folder in (each for start in (script.parent, top) for each in _below(start)):
+        if max(len(files), len(folders)) >= _MOST_FILES or time.monotonic() > end:
             break
-        if path not in files:
+        if is_folder:
+            folders[path] = str(path)
+        elif path not in files:
             text = _text(path) if size < _MOST_BYTES and _is_inside(path, top) else ""
             size += len(text)
             files[path] = (str(path), text, os.access(path, os.X_OK))
-    return list(files.values())
+    return list(files.values()), list(folders.values())
 
 
-def folders(top: Path) -> list[str]:
-    """Folders below a folder, empty ones too, as far as they are looked into."""
-    end = time.monotonic() + _SECONDS / 3
-    found: list[str] = []
-    for path in _below(top, folders_too=True):
-        if len(found) >= _MOST_FILES or time.monotonic() > end:
-            break
-        if path.is_dir():
-            found.append(str(path))
-    return found
-
-
-def _below(top: Path, folders_too: bool = False) -> Iterator[Path]:
-    """Regular files, those of outer folders first; hidden folders are left out. folders_too: and the folders."""
+def _below(top: Path) -> Iterator[tuple[Path, bool]]:
+    """Regular files and folders, and which they are, those of outer folders first; hidden folders are left out."""
     folders = deque([(top, 0)])
     while folders:
         folder, depth = folders.popleft()
@@ -76,10 +68,9 @@ def _below(top: Path, folders_too: bool = False) -> Iterator[Path]:
             if entry.is_dir(follow_symlinks=False):
                 if depth < _DEEPEST and not entry.name.startswith("."):
                     folders.append((Path(entry.path), depth + 1))
-                    if folders_too:
-                        yield Path(entry.path)
+                    yield Path(entry.path), True
             elif entry.is_file():
-                yield Path(entry.path)
+                yield Path(entry.path), False
 
 
 def _is_inside(path: Path, top: Path) -> bool:
