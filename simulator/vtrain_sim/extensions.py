@@ -35,11 +35,19 @@ class Registry(Generic[Item]):
     """Objects by name: those that were registered, and those of other packages.
 
     group: of the entry points of other packages. what: one of them is, for messages. unknown: the sentence on a name
-    that is none, with {name}, {names} and {sorted} (names in alphabetical order); error: what it is raised as.
+    that is none, with {name}, {names} and {sorted} (names in alphabetical order); error: what it is raised as. also:
+    names that stand for none of them, and that the sentence lists first.
     """
 
-    def __init__(self, group: str, what: str, unknown: str = "", error: type[UserError] = UserError) -> None:
-        self._group, self._what = group, what
+    def __init__(
+        self,
+        group: str,
+        what: str,
+        unknown: str = "",
+        error: type[UserError] = UserError,
+        also: tuple[str, ...] = (),
+    ) -> None:
+        self._group, self._what, self._also = group, what, also
         self._unknown, self._error = unknown or f"there is no {what} {{name}}: there are {{names}}", error
         self._items: dict[str, Item] = {}
 
@@ -59,7 +67,7 @@ class Registry(Generic[Item]):
         """The object of a name; raises `UserError`, or the error of its own, if there is none."""
         item = self.find(name)
         if item is None:
-            known = self.names()
+            known = (*self._also, *self.names())
             listed = {"names": ", ".join(known), "sorted": ", ".join(sorted(known))}
             raise self._error(self._unknown.format(name=f"{name!r}{nearest(name, known)}", **listed))
         return item

@@ -123,11 +123,11 @@ class CapturedStep:
             parent = parents.get(span_id)
             return 0 if parent is None or parent not in parents else depth(parent) + 1
 
-        found = [(depth(span["span_id"]), _span(span, _waited_for(span, calls))) for span in spans]
+        of_spans = [(depth(span["span_id"]), _span(span, _waited_for(span, calls))) for span in spans]
         blocking = [c for c in calls if c["duration_ns"] and c["exposed_ns"] and c["stream"] is None]
         # Nothing of the rank's own runs inside a call that blocks it.
-        deepest = 1 + max((level for level, _ in found), default=0)
-        return found + [(deepest, _call(call)) for call in blocking]
+        deepest = 1 + max((level for level, _ in of_spans), default=0)
+        return of_spans + [(deepest, _call(call)) for call in blocking]
 
 
 def _call_key(call: Row | None) -> CallKey | None:

@@ -213,11 +213,11 @@ class Catalog:
     @staticmethod
     def _commit(connection: duckdb.DuckDBPyConnection) -> None:
         files = recorded(connection)
-        found = changes(files, remote=False)
-        unusable = found.unusable
+        changed = changes(files, remote=False)
+        unusable = changed.unusable
         lost = [f._replace(problem=unusable[f.path]) for f in files if f.path in unusable and not f.problem]
-        record(connection, (*lost, *found.returned))
-        create_views(connection, found.usable)
+        record(connection, (*lost, *changed.returned))
+        create_views(connection, changed.usable)
         connection.commit()
 
     def _below(self, location: str) -> dict[str, ProfileFile]:

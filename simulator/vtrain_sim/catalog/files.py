@@ -131,7 +131,7 @@ def changes(files: Sequence[ProfileFile], remote: bool = True) -> Changes:
     there = [f for f in files if f.path in now]
     gone = tuple(f for f in files if f.path not in now)
     altered = tuple(
-        found for f in there if now[f.path] != (f.bytes, f.modified_ns) and (found := judge(f.path)) is not None
+        judged for f in there if now[f.path] != (f.bytes, f.modified_ns) and (judged := judge(f.path)) is not None
     )
     returned = tuple(f._replace(problem="") for f in there if f.problem == GONE)
     unusable = {f.path: GONE for f in gone if f.problem in ("", GONE)}

@@ -39,10 +39,10 @@ class Problem:
 def find_problems(connection: duckdb.DuckDBPyConnection, deep: bool, run: str | None = None) -> list[Problem]:
     """All problems of the indexed runs, or of one. deep: read every page of every file and count its rows."""
     files = [f for f in recorded(connection) if run in (None, f.run_id)]
-    found = changes(files)
-    problems = list(file_problems(files, found, connection if deep else None))
+    changed = changes(files)
+    problems = list(file_problems(files, changed, connection if deep else None))
     chosen = "true" if run is None else f"run_id = {quote(run)}"
-    of_ranks = partial(rank_problems, files=files, gone=found.gone)
+    of_ranks = partial(rank_problems, files=files, gone=changed.gone)
     for check in (of_ranks, step_problems, sum_problems, launch_problems):
         problems += _unless_damaged(partial(check, chosen=chosen), connection)
     return problems

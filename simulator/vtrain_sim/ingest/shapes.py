@@ -212,16 +212,16 @@ class Forwards:
     def of(self, sequences: Ints) -> BySequence:
         """Operators of some sequence numbers, in ascending order, with their begins."""
         operators = list(self._numbers)
-        found: BySequence = {}
+        operators_of: BySequence = {}
         for known, start, numbers in self._windows:
             wanted = sequences[(sequences >= known[0]) & (sequences <= known[-1])]
             begin, end = np.searchsorted(known, wanted, "left"), np.searchsorted(known, wanted, "right")
             for sequence, first, last in zip(wanted.tolist(), begin.tolist(), end.tolist(), strict=True):
                 if first < last:
-                    found.setdefault(sequence, []).extend(
+                    operators_of.setdefault(sequence, []).extend(
                         (int(start[i]), operators[numbers[i]]) for i in range(first, last)
                     )
-        return found
+        return operators_of
 
 
 def _earlier(forward: BySequence, sequence: int, at: int, kind: str) -> list[Operator]:

@@ -50,7 +50,7 @@ def slurm_options(words: Sequence[str]) -> dict[str, str]:
 
 
 def _long(options: str) -> dict[str, str]:
-    found = {}
+    asked = {}
     for name, value in _DIRECTIVE.findall(options):
         if name == "--gres":
             gpus = _GRES.search(value)
@@ -58,8 +58,8 @@ def _long(options: str) -> dict[str, str]:
                 continue
             value = gpus[1]
         value = value.strip("\"'")
-        found[_LONG.get(name, name)] = value.rpartition(":")[2] if name == "--gpus-per-node" else value
-    return found
+        asked[_LONG.get(name, name)] = value.rpartition(":")[2] if name == "--gpus-per-node" else value
+    return asked
 
 
 def log_folders(text: str) -> list[str]:

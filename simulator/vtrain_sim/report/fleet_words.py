@@ -30,9 +30,9 @@ def _shared(result: FleetResult) -> str:
     quotas = result.conditions.quotas
     if not quotas:
         return ""
-    own = ", ".join(f"{tenant} {gpus:,}" for tenant, gpus in quotas.items())
+    of_tenants = ", ".join(f"{tenant} {gpus:,}" for tenant, gpus in quotas.items())
     rest = result.num_gpus - sum(quotas.values())
-    return f"quotas, GPUs: {own}" + (f"; {rest:,} are nobody's" if rest else "") + "; what is idle is lent"
+    return f"quotas, GPUs: {of_tenants}" + (f"; {rest:,} are nobody's" if rest else "") + "; what is idle is lent"
 
 
 def _failing(result: FleetResult) -> str:

@@ -18,15 +18,15 @@ _LEAST_SHARE = 0.01
 def sentences(sensitivity: Sensitivity) -> tuple[str, ...]:
     """What binds; the change of the configuration that helps most; the nearest that fits, where it does not."""
     fitting = [e for e in sensitivity.effects if e.of == CONFIGURATION and e.fits]
-    found = [_binding(sensitivity)]
+    said = [_binding(sensitivity)]
     if not sensitivity.projection.memory.fits:
-        found.append(f"it does not fit: {fitting[0].name} would" if fitting else "it does not fit, nor with any change")
+        said.append(f"it does not fit: {fitting[0].name} would" if fitting else "it does not fit, nor with any change")
     faster = [e for e in fitting if (e.change_s or 0.0) < 0]
     if faster:
-        found.append(f"of the changes of the configuration that fit, {_gain(faster[0])}")
+        said.append(f"of the changes of the configuration that fit, {_gain(faster[0])}")
     elif fitting:
-        found.append("no single change of the configuration that fits makes it faster")
-    return tuple(found)
+        said.append("no single change of the configuration that fits makes it faster")
+    return tuple(said)
 
 
 def _binding(sensitivity: Sensitivity) -> str:

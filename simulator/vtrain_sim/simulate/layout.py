@@ -204,8 +204,8 @@ class Layouts:
         before_s, sync_s, update_s = self.once(holding, replicas).seconds
         working_bytes, logits_bytes, gathered = sizes
         terms = memory.parameter_terms(replicas, holding, gathered)
-        held = (terms.parameters, terms.gradients, terms.optimizer, working_bytes + terms.working)
-        return StageTimes(before_s, sync_s, update_s, *held, logits_bytes, terms.step)
+        terms_bytes = (terms.parameters, terms.gradients, terms.optimizer, working_bytes + terms.working)
+        return StageTimes(before_s, sync_s, update_s, *terms_bytes, logits_bytes, terms.step)
 
     def _sizes(self, chunks: tuple[ChunkSpec, ...]) -> tuple[float, float, int]:
         """Of a stage with these chunks: bytes that work needs, bytes of logits, parameters that are whole at

@@ -204,12 +204,12 @@ def least_per_parameter(
 ) -> PerParameter:
     """Bytes of a parameter's weight, gradient and optimizer state that are there in any case: Muon's matrices have no
     second moment. What `parameter_terms` counts is at least this much for each. gradients: type of their buffers."""
-    held = dtype_bytes(precision.params_dtype) + optimizer.gradient_bytes(precision, gradients)
+    on_every_rank = dtype_bytes(precision.params_dtype) + optimizer.gradient_bytes(precision, gradients)
     state = optimizer.bytes_per_parameter(precision)
     if optimizer.muon is not None:
         state -= dtype_bytes(optimizer.exp_avg_sq)
     owned = (1 - optimizer.on_host) * state
-    return PerParameter(0.0, held + owned) if fully_sharded else PerParameter(held, owned)
+    return PerParameter(0.0, on_every_rank + owned) if fully_sharded else PerParameter(on_every_rank, owned)
 
 
 def parameter_terms(replicas: ReplicaSpec, holding: Holding, gathered: int) -> ParameterTerms:

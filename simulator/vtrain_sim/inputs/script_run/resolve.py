@@ -130,8 +130,8 @@ def _slurm(directives: Mapping[str, str], folder: Path) -> dict[str, str]:
     if not directives:
         return {}
     named = {"SLURM_JOB_NAME": directives["--job-name"]} if "--job-name" in directives else {}
-    own = {**_JOB, "SLURM_SUBMIT_DIR": str(folder), **named}
-    return {**dict.fromkeys(_FIRST, "0"), **own, **slurm_variables(directives)}
+    of_job = {**_JOB, "SLURM_SUBMIT_DIR": str(folder), **named}
+    return {**dict.fromkeys(_FIRST, "0"), **of_job, **slurm_variables(directives)}
 
 
 def _started(
@@ -143,19 +143,19 @@ def _started(
     around: tuple[str, ...] = (),
 ) -> list[_Started]:
     """Programs that commands start, those of jobs that they hand in included."""
-    found = []
+    started = []
     jobs = sum(command.kind == "batch" for command in commands)
     if depth < len(_MOST_JOBS) and jobs > _MOST_JOBS[depth]:
         raise SpecError(f"{path} hands in {jobs} jobs: give the script of one of them")
     for command in commands:
         words = (*around, *command.around, *command.words)
         if command.kind == "batch" and depth < len(_MOST_JOBS):
-            found += _of_job(command, directives, path, script, depth)
+            started += _of_job(command, directives, path, script, depth)
         elif command.kind == "run" and (position := script_position(words)) is not None:
             arguments = words[position + 1 :]
             if any(word.startswith("--") for word in arguments):
-                found.append(_Started(words[: position + 1], words[position], arguments, directives, command))
-    return found
+                started.append(_Started(words[: position + 1], words[position], arguments, directives, command))
+    return started
 
 
 def _of_job(command: Command, directives: Mapping[str, str], path: Path, script: Script, depth: int) -> list[_Started]:

@@ -86,9 +86,9 @@ def text(name: str) -> str:
 def programs() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """What is shown of the machine, as (its path, path in the root folder), and links as (path, what it leads to)."""
     places = f"/usr/local/bin:/usr/bin:/bin:{os.defpath}"
-    found = ((name, shutil.which(name, path=places)) for name in REAL)
+    located = ((name, shutil.which(name, path=places)) for name in REAL)
     # Where several names are one program, it looks at the name that it was called by.
-    binds = [(os.path.realpath(path), f"{FOLDER}/{name}") for name, path in found if path is not None]
+    binds = [(os.path.realpath(path), f"{FOLDER}/{name}") for name, path in located if path is not None]
     links: list[tuple[str, str]] = []
     for library in _LIBRARIES:
         if os.path.islink(library):

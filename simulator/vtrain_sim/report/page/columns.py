@@ -109,13 +109,13 @@ def _is_empty(value: object) -> bool:
 def _units(columns: Mapping[str, Sequence[object]]) -> dict[str, Unit]:
     """The unit of each column that has numbers."""
     sizes: dict[Scale, list[float]] = {}
-    found: dict[str, tuple[Scale, float, str]] = {}
+    scales: dict[str, tuple[Scale, float, str]] = {}
     for name, values in columns.items():
         if _has_numbers(values):
-            scale, base, _ = found[name] = _scale(name)
+            scale, base, _ = scales[name] = _scale(name)
             numbers = [base * abs(float(value)) for value in values if value is not None]  # type: ignore[arg-type]
             sizes.setdefault(scale, []).extend(size for size in numbers if 0 < size < math.inf)
-    return {name: _unit(scale, sizes[scale], base, bare) for name, (scale, base, bare) in found.items()}
+    return {name: _unit(scale, sizes[scale], base, bare) for name, (scale, base, bare) in scales.items()}
 
 
 def _has_numbers(values: Sequence[object]) -> bool:

@@ -61,8 +61,8 @@ def _scripts() -> str:
 def _policy(scripts: list[str], *more: str) -> str:
     """A Content-Security-Policy that lets these scripts run and no other, and nothing be loaded; more: directives."""
     sources = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
-    own = ("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src {sources}")
-    return "; ".join((*own, "base-uri 'none'", "form-action 'none'", *more))
+    always = ("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src {sources}")
+    return "; ".join((*always, "base-uri 'none'", "form-action 'none'", *more))
 
 
 @cache

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from vtrain_sim.decide.fleet.placement.base import Placement
-from vtrain_sim.errors import UserError, nearest
 from vtrain_sim.extensions import Registry
 
 ENTRY_POINTS = "vtrain.placements"
 # Gangs are counted, not placed: each is as fast as on as few nodes as hold it.
 IDEAL = "ideal"
-_placements: Registry[Placement] = Registry(ENTRY_POINTS, "placement")
+_placements: Registry[Placement] = Registry(
+    ENTRY_POINTS, "placement", "--placement is {name}: it takes {names}", also=(IDEAL,)
+)
 register = _placements.register
 names = _placements.names
 
 
 def get(name: str) -> Placement | None:
     """The placement of a name, None for that of none at all; raises `UserError` if there is no such name."""
-    if name == IDEAL:
-        return None
-    found = _placements.find(name)
-    if found is None:
-        known = (IDEAL, *names())
-        raise UserError(f"--placement is {name!r}{nearest(name, known)}: it takes {', '.join(known)}")
-    return found
+    return None if name == IDEAL else _placements.get(name)

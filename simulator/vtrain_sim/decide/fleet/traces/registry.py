@@ -29,5 +29,5 @@ def detect(path: Path) -> TraceFormat | None:
             head = stream.read(_HEAD)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    found = [f for name in names() if (f := get(name)).recognises(head)]
-    return found[0] if len(found) == 1 else None
+    formats = [f for name in names() if (f := get(name)).recognises(head)]
+    return formats[0] if len(formats) == 1 else None
